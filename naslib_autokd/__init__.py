@@ -1,0 +1,1 @@
+"""AutoKD for NASLib."""
