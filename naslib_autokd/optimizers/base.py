@@ -1,0 +1,199 @@
+"""What an optimizer is, and which ones there are.
+
+An `Optimizer` proposes candidates one at a time (ask) and learns from trials (tell). A `OneShotMethod` trains shared
+weights instead (DARTS) and answers with one architecture. Both are found by name in a plain dict that entry points
+extend (groups ``naslib_autokd.optimizers`` and ``naslib_autokd.one_shot_methods``); an object is accepted wherever
+a name is. Importing this module imports neither smac nor torch: an optimizer's module is loaded when it is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
+
+from naslib_autokd.records import CandidateLike, Proposal, Trial
+
+
+class SearchSpaceLike(Protocol):
+    """What an optimizer needs from a search space (HNAG's is `search_spaces.hnag.HNAGSpace`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    def configuration_space(self) -> Any:
+        """A fresh ``ConfigSpace.ConfigurationSpace``, built the same way every time."""
+
+    def candidate(self, values: Mapping[str, Any]) -> Any:
+        """The candidate with these values of the active hyperparameters."""
+
+    def values(self, candidate: Any) -> dict[str, Any]:
+        """Plain values of the active hyperparameters; inverse of `candidate`."""
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """Proposes what to evaluate next. Random search and SMAC fit; so can yours.
+
+    The contract, held for every entry of `OPTIMIZERS` by ``tests/contract/test_optimizers.py``: proposals are legal
+    points of the space with budgets between the minimum and the maximum; the same seed gives the same proposals in
+    any process; `ask` may be called several times before `tell`; trials are told in any order; a failed trial is
+    told like any other; a trial that was never proposed (warm start) is learned from.
+    """
+
+    def ask(self) -> Proposal:
+        """The next evaluation, numbered from 0."""
+
+    def tell(self, trial: Trial) -> None:
+        """Learn from a finished trial, its own or a foreign one."""
+
+    def incumbent(self) -> CandidateLike | None:
+        """The candidate that the evidence favours, among those trained at the largest budget."""
+
+
+@dataclass
+class OneShotResult:
+    """What a one-shot search found."""
+
+    build: Callable[[], Any]
+    """Builds the found network afresh (an ``nn.Module`` with new weights), ready for the final training."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """The found architecture as plain data (JSON)."""
+    student_epochs: float = 0.0
+    """Spent on the search, in student-epochs: a supernet epoch counts by its measured cost."""
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    """``(student-epochs spent, validation accuracy of what the method would return then)``."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """Anything else that JSON can hold."""
+
+
+@runtime_checkable
+class OneShotMethod(Protocol):
+    """Trains shared weights and derives one architecture from them (DARTS)."""
+
+    def search(
+        self,
+        evaluator: Any,
+        budget_student_epochs: float,
+        seed: int,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> OneShotResult:
+        """Search within the budget; ``progress(message, student-epochs spent)`` is called now and then."""
+
+
+OptimizerFactory = Callable[..., Optimizer]
+"""``factory(space, *, seed, max_budget_epochs, min_budget_epochs, total_budget_epochs, **options)``"""
+
+
+def _lazy(module: str, attribute: str, **defaults: Any) -> Callable[..., Any]:
+    """A factory that imports its module when it is called; ``defaults`` are options the caller may override."""
+
+    def factory(*args: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(module), attribute)(*args, **(defaults | options))
+
+    factory.__name__ = factory.__qualname__ = attribute
+    return factory
+
+
+OPTIMIZERS: dict[str, OptimizerFactory] = {
+    "autokd": _lazy("naslib_autokd.optimizers.autokd", "AutoKD"),
+    "autokd-full": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", fidelity="full"),
+    "random_search": _lazy("naslib_autokd.optimizers.random_search", "RandomSearch"),
+    "hyperband": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="random", choose_by="observed"),
+    "smac-rf": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="rf", fidelity="full", choose_by="observed"),
+    "smac-gp": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="gp", fidelity="full", choose_by="observed"),
+    "smac-mf": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="rf", choose_by="observed"),
+}
+"""Ask-and-tell optimizers by name. The ``smac-*`` entries are SMAC's stock facades, kept for comparison."""
+
+ONE_SHOT_METHODS: dict[str, Callable[..., OneShotMethod]] = {
+    "darts": _lazy("naslib_autokd.optimizers.darts", "DARTS"),
+}
+
+
+def nearest(given: object, known: Iterable[str], what: str) -> str:
+    """Error text for a name that is not known: what was given, the nearest names, and all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(given).lower().replace(" ", "_"), names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"unknown {what} {given!r}{hint} (known: {', '.join(names)})"
+
+
+def _get(given: Any, table: Mapping[str, Any], group: str, what: str) -> Any:
+    if not isinstance(given, str):
+        return given
+    if given in table:
+        return table[given]
+    extra = {point.name: point for point in entry_points(group=group)}
+    if given in extra:
+        return extra[given].load()
+    raise ValueError(nearest(given, [*table, *extra], what))
+
+
+def get_optimizer(name: str | OptimizerFactory) -> OptimizerFactory:
+    """The factory of this name; an object (a class or function with the same arguments) is returned as it is.
+
+    Raises:
+        ValueError: If there is no such optimizer (with the nearest names).
+    """
+    return _get(name, OPTIMIZERS, "naslib_autokd.optimizers", "optimizer")
+
+
+def get_one_shot_method(name: str | Callable[..., OneShotMethod]) -> Callable[..., OneShotMethod]:
+    """As `get_optimizer`, for one-shot methods."""
+    return _get(name, ONE_SHOT_METHODS, "naslib_autokd.one_shot_methods", "one-shot method")
+
+
+def check_budgets(max_budget_epochs: int, min_budget_epochs: int, total_budget_epochs: float | None) -> None:
+    """Refuse budgets that no run can follow.
+
+    Raises:
+        ValueError: If the minimum is not in [1, maximum], or the total does not pay one full training.
+    """
+    for name, value in (("max_budget_epochs", max_budget_epochs), ("min_budget_epochs", min_budget_epochs)):
+        if value != int(value) or value < 1:
+            raise ValueError(f"{name} must be a whole number of epochs, at least 1, got {value}")
+    if min_budget_epochs > max_budget_epochs:
+        raise ValueError(
+            f"min_budget_epochs must not exceed max_budget_epochs, got {min_budget_epochs} > {max_budget_epochs}"
+        )
+    if total_budget_epochs is not None and not total_budget_epochs >= max_budget_epochs:
+        raise ValueError(
+            f"total_budget_epochs={total_budget_epochs} does not pay one full training of {max_budget_epochs} epochs; "
+            f"raise the total or lower max_budget_epochs"
+        )
+
+
+def replay(optimizer: Optimizer, trials: Iterable[Trial]) -> list[Proposal]:
+    """Bring a fresh optimizer (same arguments, same seed) to where a run was, from the run's trials.
+
+    Asks again, number by number, and tells the stored trial of each number. A run with one worker then goes on
+    exactly as if it had never stopped. Trials that the optimizer would not have proposed (a run with several
+    workers, whose asks and tells interleaved otherwise) are told as foreign ones: learned from, never repeated.
+
+    Returns:
+        Proposals without a trial (in flight when the run stopped), to be evaluated before the next `ask`.
+    """
+    by_number = {trial.number: trial for trial in trials}
+    in_flight = []
+    for number in range(max(by_number, default=-1) + 1):
+        proposal = optimizer.ask()
+        trial = by_number.get(number)
+        if trial is not None:
+            optimizer.tell(trial)
+        if trial is None or not answers(trial, proposal):
+            in_flight.append(proposal)
+    return in_flight
+
+
+def answers(trial: Trial, proposal: Proposal) -> bool:
+    """Whether ``trial`` is the evaluation that ``proposal`` asked for."""
+    return (trial.number, trial.candidate_digest, trial.budget_epochs, trial.seed) == (
+        proposal.number,
+        proposal.candidate.digest,
+        proposal.budget_epochs,
+        proposal.seed,
+    )
