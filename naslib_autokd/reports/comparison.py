@@ -1,0 +1,240 @@
+"""The table and the figure of a comparison, and its live display."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from naslib_autokd.runners.comparison import Comparison, JobProgress, Method
+from naslib_autokd.runners.statistics import mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: distinguishable with every common colour blindness.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """The rows of ``comparison`` and the teacher's, for a terminal or a text file."""
+    table = Table(box=SIMPLE_HEAD, title=_title(comparison), title_justify="left", title_style="bold")
+    table.add_column("method")
+    for name in ("kept student", "mean student", "AutoKD minus it"):
+        table.add_column(name.replace("AutoKD", comparison.rows[0].label) if comparison.rows else name, justify="right")
+    for name in ("agrees", "params", "MMACs", "train MB", "search", "epochs", "trained"):
+        table.add_column(name, justify="right")
+    for row in comparison.rows:
+        difference = ""
+        if row.difference is not None:
+            difference = row.difference.difference.percent()
+            if row.difference.p_value is not None:
+                difference += f" p={row.difference.p_value:.2g}"
+        table.add_row(
+            row.label,
+            row.test_accuracy.percent(),
+            row.mean_test_accuracy.percent(),
+            difference,
+            f"{100 * row.teacher_agreement:.1f}",
+            f"{row.n_params / 1e3:.1f}k",
+            f"{row.macs / 1e6:.2f}",
+            f"{row.train_memory_bytes / 2**20:.1f}",
+            f"{row.search_cpu_s:.0f} s",
+            f"{row.student_epochs:.0f}",
+            f"{row.n_students:.0f}",
+        )
+    teacher = comparison.teacher
+    table.add_row(
+        "teacher",
+        f"{100 * teacher['test_accuracy']:.1f}",
+        "",
+        "",
+        "",
+        f"{teacher['n_params'] / 1e3:.1f}k",
+        f"{teacher['macs'] / 1e6:.2f}",
+        f"{teacher['train_memory_bytes'] / 2**20:.1f}",
+        "",
+        "",
+        "",
+        end_section=True,
+    )
+    return table
+
+
+def _title(comparison: Comparison) -> str:
+    n = len(comparison.seeds)
+    return (
+        f"{comparison.task}: test accuracy in %, mean [95% interval] over {n} seed{'s' * (n > 1)}, "
+        f"{comparison.budget:.0f} student-epochs for each search"
+    )
+
+
+LEGEND = (
+    "kept student: the final student with the best validation accuracy, judged once; mean student: mean of a seed's "
+    "final students; agrees: same class as the teacher on test images (%); train MB: peak live tensors of a training "
+    "step; search: CPU seconds; epochs: student-epochs charged; trained: students (or supernets) trained in the search."
+)
+
+
+def table_text(comparison: Comparison, width: int = 160) -> str:
+    """The table as plain text."""
+    console = Console(width=width, file=StringIO(), force_terminal=False)
+    console.print(comparison_table(comparison))
+    console.print(LEGEND)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def what_it_shows(comparison: Comparison) -> list[str]:
+    """What a reader may conclude from this run, and what not, from its own numbers."""
+    lines = []
+    n = len(comparison.seeds)
+    for row in comparison.rows[1:]:
+        if row.difference is None:
+            continue
+        interval = row.difference.difference
+        first = comparison.rows[0].label
+        if interval.low is None or interval.high is None:
+            lines.append(f"{first} against {row.label}: one seed, no interval; run more (--seeds).")
+        elif interval.low > 0:
+            lines.append(f"{first} is ahead of {row.label}: the interval of {n} paired seeds lies above 0.")
+        elif interval.high < 0:
+            lines.append(f"{first} is behind {row.label}: the interval of {n} paired seeds lies below 0.")
+        else:
+            lines.append(f"{first} and {row.label} cannot be told apart by {n} paired seeds (interval includes 0).")
+    trained = max((row.n_students for row in comparison.rows), default=0)
+    if trained < 60:
+        lines.append(
+            "So short a search compares the space of families with DARTS's cells; it cannot tell the optimizer from "
+            "random draws of families (that takes some 60 trainings and 20 seeds: benchmarks/optimizers.py)."
+        )
+    collapsed = [job for job in comparison.jobs if job.details.get("collapsed")]
+    if collapsed:
+        which = ", ".join(f"{job.method} seed {job.seed}" for job in collapsed)
+        lines.append(f"DARTS collapsed into skip connections in: {which}.")
+    return lines
+
+
+def write_csv(comparison: Comparison, path: str | Path) -> None:
+    """One line per (method, seed): what the figure and the table are made of."""
+    columns = ["method", "seed", "test_accuracy", "mean_test_accuracy", "teacher_agreement", "n_params", "macs"]
+    columns += ["train_memory_bytes", "search_cpu_s", "student_epochs", "n_students"]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for job in comparison.jobs:
+            mean = sum(job.test_accuracies) / len(job.test_accuracies)
+            values = {**job.__dict__, "mean_test_accuracy": mean}
+            writer.writerow([values[column] for column in columns])
+
+
+def anytime_figure(comparison: Comparison, path: str | Path) -> None:
+    """Both anytime curves over student-epochs, and beside them the final test accuracies.
+
+    Thin lines are seeds, thick ones their mean. A search's curve is the validation accuracy of its incumbent; a
+    one-shot method's is that of its supernet with shared weights, which says little about the cell that is cut out
+    of it: the points on the right are what can be compared. The format follows the suffix of ``path``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.6), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1.4), sharey=True)
+    for index, row in enumerate(comparison.rows):
+        jobs = [job for job in comparison.jobs if job.method == row.label]
+        _curves(left, jobs, COLOURS[index % len(COLOURS)], row.label)
+        _finals(right, index, jobs, COLOURS[index % len(COLOURS)])
+    teacher = 100 * comparison.teacher["test_accuracy"]
+    for axes in (left, right):
+        axes.axhline(teacher, color="#555555", linewidth=1, linestyle=":")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.5)
+        axes.set_axisbelow(True)
+    left.annotate(
+        "teacher (test)", (0.01, teacher), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="#555555"
+    )
+    left.set_xlabel("student-epochs spent on the search")
+    left.set_ylabel("accuracy (%)")
+    left.set_title("validation: incumbent, or supernet (dashed)", fontsize=9)
+    right.set_title("final students, test", fontsize=9)
+    right.set_xticks(range(len(comparison.rows)), [row.label.replace(" with ", "\nwith ") for row in comparison.rows])
+    right.tick_params(axis="x", labelsize=8)
+    right.set_xlim(-0.6, len(comparison.rows) - 0.4)
+    left.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.savefig(path)
+
+
+def _curves(axes: Axes, jobs: Sequence[Any], colour: str, label: str) -> None:
+    import numpy as np
+
+    jobs = [job for job in jobs if job.curve]
+    if not jobs:
+        return
+    dashed = jobs[0].n_students == 1
+    style: dict[str, Any] = {"color": colour, "drawstyle": "default" if dashed else "steps-post"}
+    style["linestyle"] = "--" if dashed else "-"
+    for job in jobs:
+        axes.plot([x for x, _ in job.curve], [100 * y for _, y in job.curve], linewidth=0.7, alpha=0.45, **style)
+    grid = np.linspace(max(job.curve[0][0] for job in jobs), max(job.curve[-1][0] for job in jobs), 200)
+    means = []
+    for x in grid:
+        values = [max((p for p in job.curve if p[0] <= x), key=lambda p: p[0])[1] for job in jobs]
+        means.append(100 * sum(values) / len(values))
+    axes.plot(grid, means, linewidth=2, label=label, **style)
+
+
+def _finals(axes: Axes, position: int, jobs: Sequence[Any], colour: str) -> None:
+    for k, job in enumerate(jobs):
+        x = position + 0.16 * (k - (len(jobs) - 1) / 2) / max(1, len(jobs) / 3)
+        axes.plot([x] * len(job.test_accuracies), [100 * y for y in job.test_accuracies], ".", color=colour, alpha=0.5)
+    interval = mean_interval([sum(job.test_accuracies) / len(job.test_accuracies) for job in jobs])
+    axes.plot([position], [100 * interval.mean], "_", color=colour, markersize=22, markeredgewidth=2)
+
+
+class LiveComparison:
+    """Progress of all jobs: bars in a terminal, a line per finished job in a log file.
+
+    Use as a context manager and pass `update` to ``compare(progress=...)``.
+    """
+
+    def __init__(self, methods: Sequence[Method], seeds: Sequence[int], console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._total = len(methods) * len(seeds)
+        self._done = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[tuple[str, int], TaskID] = {}
+
+    def __enter__(self) -> LiveComparison:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, message: JobProgress) -> None:
+        key = (message.method, message.seed)
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(f"{message.method}, seed {message.seed}", total=1.0, text="")
+        self._progress.update(self._tasks[key], completed=message.fraction, text=message.text)
+        if message.fraction >= 1:
+            self._done += 1
+            self._progress.stop_task(self._tasks[key])
+            if not self.console.is_terminal:
+                self.console.print(
+                    f"[{self._done}/{self._total}] {message.method}, seed {message.seed}: {message.text}", markup=False
+                )

@@ -1,0 +1,456 @@
+"""Several search methods under one protocol: the same task, teacher, splits, student-epochs, seeds and final trainings.
+
+Each (method, seed) is a job with its own folder and its own process of one thread; jobs run side by side. A job that
+has finished is never run again, so an interrupted comparison continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import queue
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from naslib_autokd.records import derive_seed, environment
+from naslib_autokd.runners.search import FinalStudents, SearchProgress, open_run, search, train_family, train_finals
+from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
+from naslib_autokd.tasks import Task, get_task, task_from_dict
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a comparison."""
+
+    label: str
+    """What the table says."""
+    kind: str
+    """``"search"``: an ask-and-tell optimizer on families of students; ``"one-shot"``: DARTS on its cells."""
+    optimizer: str
+    objective: str = "kd"
+    """``"kd"`` or ``"ce"``: what the students learn from, in the search and in the final trainings."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        return "".join(c if c.isalnum() else "-" for c in self.label.lower()).strip("-")
+
+
+AUTOKD_VS_DARTS = (
+    Method("AutoKD", "search", "autokd"),
+    Method("DARTS with KD", "one-shot", "darts", "kd"),
+    Method("DARTS", "one-shot", "darts", "ce"),
+)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What one (method, seed) came to."""
+
+    method: str
+    seed: int
+    test_accuracies: tuple[float, ...]
+    """Of the final students, each judged once."""
+    test_accuracy: float
+    """Of the student kept by validation."""
+    val_accuracies: tuple[float, ...]
+    teacher_agreement: float
+    """Share of test images on which the kept student and the teacher name the same class."""
+    n_params: int
+    macs: int
+    train_memory_bytes: int
+    search_cpu_s: float
+    student_epochs: float
+    """Charged to the search."""
+    n_students: int
+    """Trained during the search (a supernet counts as one)."""
+    curve: tuple[tuple[float, float], ...]
+    """``(student-epochs, validation accuracy)`` of the incumbent, or of the supernet for a one-shot method."""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> JobResult:
+        lists = {key: tuple(values[key]) for key in ("test_accuracies", "val_accuracies")}
+        return cls(**{**values, **lists, "curve": tuple((float(x), float(y)) for x, y in values["curve"])})
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """A message from a running job."""
+
+    method: str
+    seed: int
+    fraction: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method over all seeds."""
+
+    label: str
+    test_accuracy: Interval
+    """Of the students kept by validation, over seeds."""
+    mean_test_accuracy: Interval
+    """Mean of all final students of a seed, over seeds."""
+    difference: PairedDifference | None
+    """The first method minus this one, paired by seed; None for the first."""
+    teacher_agreement: float
+    n_params: float
+    macs: float
+    train_memory_bytes: float
+    search_cpu_s: float
+    student_epochs: float
+    n_students: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All results, and the teacher's own row."""
+
+    task: str
+    seeds: tuple[int, ...]
+    budget: float
+    jobs: tuple[JobResult, ...]
+    failures: tuple[tuple[str, int, str], ...]
+    """``(method, seed, error)`` of jobs that did not finish."""
+    teacher: dict[str, Any]
+    rows: tuple[Row, ...]
+    wall_s: float
+
+
+def compare(
+    task: str | Task,
+    methods: Sequence[Method] = AUTOKD_VS_DARTS,
+    *,
+    seeds: Sequence[int],
+    budget: float,
+    out: str | Path,
+    n_finals: int = 3,
+    workers: int = 2,
+    device: str = "cpu",
+    teacher: str | None = None,
+    progress: Callable[[JobProgress], None] | None = None,
+) -> Comparison:
+    """Run every method with every seed and put the results side by side.
+
+    Args:
+        task: Name or `Task`.
+        methods: Rows of the table; the first one is what the others are compared with.
+        seeds: Shared by all methods: seed k of one is paired with seed k of the others.
+        budget: Student-epochs that each search may spend. A one-shot method's supernet epoch is charged by its cost
+            relative to a student's.
+        out: Run folder.
+        n_finals: Students that are trained in full and judged after each search.
+        workers: Jobs at the same time, one thread each.
+        device: Torch device of all trainings.
+        teacher: Another teacher than the task's (a checkpoint or ``module:function``).
+        progress: Called with each message of a running job.
+
+    Raises:
+        ValueError: For settings that cannot work, before any work.
+    """
+    task = get_task(task)
+    if not seeds:
+        raise ValueError("a comparison needs at least one seed, got none")
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must differ, got {list(seeds)}")
+    if budget < task.max_budget_epochs:
+        raise ValueError(
+            f"budget must be at least one full training ({task.max_budget_epochs} student-epochs), got {budget:g}"
+        )
+    if n_finals < 1 or workers < 1:
+        raise ValueError(f"n_finals and workers must be at least 1, got {n_finals} and {workers}")
+    started = time.perf_counter()
+    settings = {
+        "methods": [asdict(method) for method in methods],
+        "budget": float(budget),
+        "n_finals": n_finals,
+        "device": device,
+        "teacher": teacher,
+    }
+    settings = json.loads(json.dumps(settings))  # as YAML will give it back
+    folder = open_run(out, task, settings)
+    teacher_row = _prepare(task, device, teacher)
+    jobs = [(method, seed) for seed in seeds for method in methods]
+    results, failures = _run_jobs(jobs, task, settings, folder, workers, progress)
+    comparison = Comparison(
+        task=task.name,
+        seeds=tuple(seeds),
+        budget=float(budget),
+        jobs=tuple(results),
+        failures=tuple(failures),
+        teacher=teacher_row,
+        rows=tuple(_rows(results, methods)),
+        wall_s=time.perf_counter() - started,
+    )
+    (folder / "comparison.json").write_text(
+        json.dumps({**asdict(comparison), "environment": environment()}, indent=1), encoding="utf-8"
+    )
+    return comparison
+
+
+def _prepare(task: Task, device: str, teacher: str | None) -> dict[str, Any]:
+    """Train or load the teacher once, on all cores, before the jobs start; its own row of the table."""
+    from naslib_autokd.evaluators.kd import KDEvaluator
+
+    evaluator = KDEvaluator(task, device=device, teacher=teacher, threads=os.cpu_count() or 1)
+    return evaluator.teacher_row().to_dict()
+
+
+def _run_jobs(
+    jobs: Sequence[tuple[Method, int]],
+    task: Task,
+    settings: Mapping[str, Any],
+    folder: Path,
+    workers: int,
+    progress: Callable[[JobProgress], None] | None,
+) -> tuple[list[JobResult], list[tuple[str, int, str]]]:
+    results: list[JobResult] = []
+    failures: list[tuple[str, int, str]] = []
+    context = multiprocessing.get_context("spawn")  # forked torch threads deadlock
+    with context.Manager() as manager:
+        messages = manager.Queue()
+        with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=_one_thread) as pool:
+            waiting: dict[Future[dict[str, Any]], tuple[Method, int]] = {}
+            for method, seed in jobs:
+                job = _job_folder(folder, method, seed)
+                waiting[
+                    pool.submit(run_job, asdict(method), seed, asdict(task), dict(settings), str(job), messages)
+                ] = (method, seed)
+            while waiting:
+                finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                _drain(messages, progress)
+                for future in finished:
+                    method, seed = waiting.pop(future)
+                    try:
+                        results.append(JobResult.from_dict(future.result()))
+                        text, fraction = f"test {100 * results[-1].test_accuracy:.1f}", 1.0
+                    except Exception as error:
+                        failures.append((method.label, seed, f"{type(error).__name__}: {error}"))
+                        text, fraction = f"failed: {error}", 1.0
+                    if progress is not None:
+                        progress(JobProgress(method.label, seed, fraction, text))
+            _drain(messages, progress)
+    order = {(method.label, seed): index for index, (method, seed) in enumerate(jobs)}
+    results.sort(key=lambda result: order[result.method, result.seed])
+    return results, failures
+
+
+def _job_folder(folder: Path, method: Method, seed: int) -> Path:
+    return folder / method.slug / f"seed-{seed}"
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _drain(messages: Any, progress: Callable[[JobProgress], None] | None) -> None:
+    while True:
+        try:
+            message = messages.get_nowait()
+        except queue.Empty:
+            return
+        if progress is not None:
+            progress(JobProgress(**message))
+
+
+def run_job(
+    method: dict[str, Any], seed: int, task: dict[str, Any], settings: dict[str, Any], out: str, messages: Any
+) -> dict[str, Any]:
+    """One (method, seed) in this process; the finished result is read from ``out`` if it is there."""
+    folder = Path(out)
+    path = folder / "result.json"
+    if path.exists():
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return stored
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = Method(**method)
+
+    def report(fraction: float, text: str) -> None:
+        messages.put({"method": spec.label, "seed": seed, "fraction": fraction, "text": text})
+
+    report(0.0, "starting")
+    try:
+        runner = {"search": _run_search, "one-shot": _run_one_shot}[spec.kind]
+        result = runner(spec, seed, task_from_dict(task), settings, folder, report)
+    except Exception:
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+    temporary = path.with_name("result.json.tmp")
+    temporary.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+    return asdict(result)
+
+
+Report = Callable[[float, str], None]
+
+SEARCH_SHARE = 0.75
+"""Share of the progress bar that belongs to the search; the rest to the final trainings."""
+
+
+def _run_search(
+    method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: Path, report: Report
+) -> JobResult:
+    from naslib_autokd.evaluators.kd import KDEvaluator
+
+    evaluator = KDEvaluator(
+        task, device=settings["device"], teacher=settings["teacher"], objective=method.objective, threads=1
+    )
+
+    def progress(state: SearchProgress) -> None:
+        best = "-" if state.best_val_accuracy is None else f"{100 * state.best_val_accuracy:.1f}"
+        report(SEARCH_SHARE * state.fraction, f"trial {state.n_trials}, best validation {best}")
+
+    before = time.process_time()
+    found = search(
+        task,
+        method.optimizer,
+        evaluator=evaluator,
+        student_epochs=settings["budget"],
+        seed=seed,
+        out=folder,
+        options=method.options,
+        progress=progress,
+    )
+    search_cpu_s = time.process_time() - before
+    report(SEARCH_SHARE, "final trainings")
+    finals = train_family(evaluator, found.candidate, n_students=settings["n_finals"], seed=seed, out=folder)
+    curve, spent, best = [], 0.0, 0.0
+    largest = max(trial.budget_epochs for trial in found.trials)
+    for trial in found.trials:
+        spent += trial.student_epochs
+        if trial.val_accuracy is not None and trial.budget_epochs == largest:
+            best = max(best, trial.val_accuracy)
+            curve.append((spent, best))
+    return _job_result(
+        method,
+        seed,
+        finals,
+        search_cpu_s=search_cpu_s,
+        student_epochs=found.student_epochs,
+        n_students=len(found.trials),
+        curve=curve,
+        details={
+            "candidate": found.candidate.to_dict(),
+            "agreement": list(found.agreement),
+            "expected_cost": found.expected_cost,
+            "overhead_s": found.overhead_s,
+            "search_s": found.search_s,
+        },
+    )
+
+
+def _run_one_shot(
+    method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: Path, report: Report
+) -> JobResult:
+    from naslib_autokd.evaluators.kd import KDEvaluator
+    from naslib_autokd.optimizers.darts import DARTS
+
+    evaluator = KDEvaluator(
+        task, device=settings["device"], teacher=settings["teacher"], objective=method.objective, threads=1
+    )
+    darts = DARTS(objective=method.objective, **method.options)
+    before = time.process_time()
+    found = darts.search(
+        evaluator,
+        budget_student_epochs=settings["budget"],
+        seed=seed,
+        progress=lambda fraction, text: report(SEARCH_SHARE * fraction, text),
+    )
+    search_cpu_s = time.process_time() - before
+    (folder / "search.json").write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
+    report(SEARCH_SHARE, "final trainings")
+    seeds = [derive_seed(seed, "final", index) for index in range(settings["n_finals"])]
+    students = [(darts.builder(found, evaluator, derive_seed(s, "weights")), s) for s in seeds]
+    finals = train_finals(evaluator, students, kd=darts.kd, label=f"{task.name}/{found.genotype.digest}", out=folder)
+    return _job_result(
+        method,
+        seed,
+        finals,
+        search_cpu_s=search_cpu_s,
+        student_epochs=found.student_epochs,
+        n_students=1,
+        curve=[(epoch.student_epochs, epoch.val_accuracy) for epoch in found.history],
+        details={"collapsed": found.collapsed, "message": found.message},
+    )
+
+
+def _job_result(
+    method: Method,
+    seed: int,
+    finals: FinalStudents,
+    *,
+    search_cpu_s: float,
+    student_epochs: float,
+    n_students: int,
+    curve: Sequence[tuple[float, float]],
+    details: dict[str, Any],
+) -> JobResult:
+    best = finals.best
+    assert best.test_accuracy is not None
+    assert best.test_agreement is not None
+    return JobResult(
+        method=method.label,
+        seed=seed,
+        test_accuracies=tuple(finals.test_accuracies),
+        test_accuracy=best.test_accuracy,
+        val_accuracies=tuple(result.val_accuracy for result in finals.results),
+        teacher_agreement=best.test_agreement,
+        n_params=best.n_params,
+        macs=best.macs,
+        train_memory_bytes=best.train_memory_bytes,
+        search_cpu_s=search_cpu_s,
+        student_epochs=student_epochs,
+        n_students=n_students,
+        curve=tuple(curve),
+        details=details,
+    )
+
+
+def _rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list[Row]:
+    by_method = {method.label: {r.seed: r for r in results if r.method == method.label} for method in methods}
+    reference = by_method[methods[0].label]
+    rows = []
+    for method in methods:
+        jobs = by_method[method.label]
+        if not jobs:
+            continue
+        shared = sorted(set(jobs) & set(reference))
+        difference = None
+        if method.label != methods[0].label and shared:
+            difference = paired_difference(
+                [_mean(reference[seed].test_accuracies) for seed in shared],
+                [_mean(jobs[seed].test_accuracies) for seed in shared],
+            )
+        values = list(jobs.values())
+        rows.append(
+            Row(
+                label=method.label,
+                test_accuracy=mean_interval([job.test_accuracy for job in values]),
+                mean_test_accuracy=mean_interval([_mean(job.test_accuracies) for job in values]),
+                difference=difference,
+                teacher_agreement=_mean([job.teacher_agreement for job in values]),
+                n_params=_mean([job.n_params for job in values]),
+                macs=_mean([job.macs for job in values]),
+                train_memory_bytes=_mean([job.train_memory_bytes for job in values]),
+                search_cpu_s=_mean([job.search_cpu_s for job in values]),
+                student_epochs=_mean([job.student_epochs for job in values]),
+                n_students=_mean([job.n_students for job in values]),
+            )
+        )
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,117 @@
+"""The law of layers: imports run down, never up; records and descriptions never import torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import naslib_autokd
+
+PACKAGE = Path(naslib_autokd.__file__).parent
+
+# Each layer may import itself, the layers below it, and the package's version.
+LAYERS = [
+    {"records", "tasks", "_version"},
+    {"search_spaces"},
+    {"distillation"},
+    {"evaluators"},
+    {"optimizers"},
+    {"plugin", "runners"},
+    {"cli", "reports"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+WITHOUT_TORCH = [
+    "naslib_autokd",
+    "naslib_autokd.records",
+    "naslib_autokd.tasks",
+    "naslib_autokd.cli",
+    "naslib_autokd.search_spaces.hnag",
+    "naslib_autokd.search_spaces.hnag.generator",
+    "naslib_autokd.search_spaces.hnag.parameters",
+    "naslib_autokd.search_spaces.hnag.wiring",
+    "naslib_autokd.search_spaces.cell.genotype",
+    "naslib_autokd.optimizers",
+    "naslib_autokd.runners.search",
+    "naslib_autokd.runners.comparison",
+]
+
+
+def imported_modules(source: str) -> set[str]:
+    """Modules that ``source`` imports anywhere, also inside functions and for type checking."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the layer"
+            found.add(node.module or "")
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def violations(path: Path, source: str) -> list[str]:
+    """Imports of ``source`` (at ``path`` below the package) that break a law."""
+    layer = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if layer == "__init__":
+        return []  # the public names are loaded lazily from every layer
+    wrong = []
+    for module in sorted(imported_modules(source)):
+        parts = module.split(".")
+        if parts[0] == "naslib" and layer != "plugin":
+            wrong.append(f"{path.name} imports {module}: only plugin/ may import naslib")
+        if parts[0] == "naslib_autokd" and len(parts) > 1 and parts[1] in LEVEL and LEVEL[parts[1]] > LEVEL[layer]:
+            wrong.append(f"{path.name} ({layer}) imports {module}, which is above it")
+    return wrong
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_down_the_layers(path: Path) -> None:
+    assert violations(path, path.read_text(encoding="utf-8")) == []
+
+
+def test_every_module_has_a_layer() -> None:
+    top = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")}
+    assert top - {"__init__"} <= set(LEVEL)
+
+
+@pytest.mark.parametrize(
+    ("where", "source"),
+    [
+        ("search_spaces/hnag/student.py", "from naslib_autokd.distillation import losses"),
+        ("distillation/training.py", "def f():\n    import naslib_autokd.runners.search"),
+        ("optimizers/autokd.py", "from naslib.optimizers import Bananas"),
+        ("records.py", "from naslib_autokd import search_spaces"),
+    ],
+)
+def test_the_layer_check_can_fail(where: str, source: str) -> None:
+    assert violations(PACKAGE / where, source)
+
+
+def loaded_packages(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_module_imports_without_torch(module: str) -> None:
+    assert not loaded_packages(module) & {"torch", "torchvision", "naslib", "smac"}
+
+
+def test_the_torch_check_can_fail() -> None:
+    assert "torch" in loaded_packages("naslib_autokd.search_spaces.hnag.student")
+
+
+def test_import_of_the_package_loads_nothing_heavy() -> None:
+    heavy = {"torch", "naslib", "smac", "ConfigSpace", "numpy", "sklearn", "networkx", "matplotlib", "scipy"}
+    assert not loaded_packages("naslib_autokd") & heavy
+
+
+def test_every_public_name_loads() -> None:
+    for name in naslib_autokd.__all__:
+        assert getattr(naslib_autokd, name) is not None
