@@ -1,0 +1,403 @@
+"""The space that an optimizer searches: ConfigSpace points to candidates and back.
+
+Points with ``k >= nodes`` do not exist: k (2 or 4) is a choice only from 5 nodes on, by a condition. So is p only
+where it has an effect (from 4 nodes on; from 2 in the mid graph). Compared with a forbidden clause this leaves the
+other marginals flat (rejection gives 3 nodes 4% of the draws instead of 12.5%) and no design point is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from naslib_autokd.records import content_digest
+from naslib_autokd.search_spaces.hnag._checks import check_integer, check_mapping, check_name, check_real
+from naslib_autokd.search_spaces.hnag.generator import Generator, from_yaml
+from naslib_autokd.search_spaces.hnag.graphs import ErdosRenyi, WattsStrogatz
+from naslib_autokd.search_spaces.hnag.wiring import MERGES, Wiring
+
+if TYPE_CHECKING:
+    import ConfigSpace
+    import numpy
+
+MODES = ("family", "individual")
+
+MAX_WIRING_SEED = 2**16 - 1
+"""In "individual" mode the wiring seed is a dimension of the space: 0 to this."""
+
+OPERATION_MIXES = {
+    "conv3x3": (("conv3x3", 1.0),),
+    "separable3x3": (("separable3x3", 1.0),),
+    "convolutions": tuple((f"conv{size}", 0.2) for size in ("3x3", "5x5", "1x1", "1x3", "3x1")),
+    "all": tuple((f"conv{size}", 1 / 7) for size in ("3x3", "5x5", "1x1", "1x3", "3x1"))
+    + (("avgpool3x3", 1 / 7), ("avgpool5x5", 1 / 7)),
+}
+"""Choices of `hnag-wide`: distributions of the operations; "all" is uniform over the authors' seven."""
+
+PUBLISHED_HEAD_RATIO = 4.7
+"""1280 / 272: the authors' fixed head over the last stage of a student of 4M parameters."""
+
+
+@dataclass(frozen=True)
+class KDSettings:
+    """Hyperparameters of the distillation loss.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive or ``kd_weight`` not in [0, 1].
+    """
+
+    temperature: float = 4.0
+    """Softens teacher and student; positive, 1 leaves them as they are."""
+    kd_weight: float = 0.9
+    """Share of the teacher's term; 0 is ordinary training, 1 ignores the labels."""
+
+    def __post_init__(self) -> None:
+        temperature = check_real(self.temperature, "temperature", 0.0, math.inf, open_low=True)
+        object.__setattr__(self, "temperature", temperature)
+        object.__setattr__(self, "kd_weight", check_real(self.kd_weight, "kd_weight", 0.0, 1.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "kd_weight": self.kd_weight}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], path: tuple[str, ...] = ()) -> KDSettings:
+        """Inverse of `to_dict`; what is missing takes its default."""
+        return cls(**check_mapping(values, ("temperature", "kd_weight"), "KD settings", path))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A point of the space: a family and how it is taught."""
+
+    generator: Generator
+    kd: KDSettings = field(default_factory=KDSettings)
+    wiring_seed: int | None = None
+    """"individual" mode: the one wiring that is meant; None means the family."""
+
+    def __post_init__(self) -> None:
+        if self.wiring_seed is not None:
+            object.__setattr__(self, "wiring_seed", check_integer(self.wiring_seed, "wiring_seed", 0))
+
+    def sample_wiring(self, seed: int) -> Wiring:
+        """Draw a wiring of the family; in "individual" mode always the same one, whatever ``seed``."""
+        return self.generator.sample_wiring(seed if self.wiring_seed is None else self.wiring_seed)
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits of the content, the same on every machine."""
+        return content_digest(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.to_dict(), "kd": self.kd.to_dict(), "wiring_seed": self.wiring_seed}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Candidate:
+        """Inverse of `to_dict`; ``kd`` and ``wiring_seed`` may be missing.
+
+        Raises:
+            UnknownKeyError: A ValueError that names the key and the nearest known one.
+            ValueError: If a value is missing or outside its range.
+        """
+        names = tuple(field.name for field in fields(cls))
+        check_mapping(values, names, "candidate", required=("generator",))
+        return cls(
+            generator=Generator.from_dict(values["generator"], ("generator",)),
+            kd=KDSettings.from_dict(values.get("kd", {}), ("kd",)),
+            wiring_seed=values.get("wiring_seed"),
+        )
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Candidate:
+        """Inverse of `to_yaml`; an unknown key is named with its line."""
+        candidate: Candidate = from_yaml(text, cls.from_dict)
+        return candidate
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Ranges of one version of the space. A range of one value is fixed and no hyperparameter."""
+
+    top_nodes: tuple[int, int] = (3, 10)
+    mid_nodes: tuple[int, int] = (1, 10)
+    bottom_nodes: tuple[int, int] = (3, 10)
+    p: tuple[float, float] = (0.1, 1.0)
+    """Of all three levels."""
+    channel_growth: tuple[float, float] = (2.0, 2.0)
+    downsampling: tuple[str, ...] = ("average",)
+    stage_ratio: tuple[float, float] = (1.0, 1.0)
+    """Range of the first and of the last stage's share of top nodes, relative to the middle stage's."""
+    operations: tuple[str, ...] = ("conv3x3",)
+    """Names in `OPERATION_MIXES`."""
+    merges: tuple[str, ...] = ("sum",)
+    """Of all three levels at once."""
+    head_ratio: float = 0.0
+    max_operations: int | None = None
+    """Bounds top_nodes * bottom_nodes, by forbidden clauses (for a mid level of one node)."""
+    temperature: tuple[float, float] = (1.0, 10.0)
+    kd_weight: tuple[float, float] = (0.0, 1.0)
+
+
+PRESETS = {
+    "hnag": Preset(head_ratio=PUBLISHED_HEAD_RATIO),
+    "hnag-wide": Preset(
+        channel_growth=(0.5, 2.0),
+        downsampling=("average", "max"),
+        stage_ratio=(0.25, 4.0),
+        operations=tuple(OPERATION_MIXES),
+        merges=MERGES,
+        head_ratio=PUBLISHED_HEAD_RATIO,
+    ),
+    "hnag-small": Preset(
+        top_nodes=(3, 9),
+        mid_nodes=(1, 1),
+        bottom_nodes=(1, 5),
+        channel_growth=(0.6, 2.0),
+        downsampling=("average", "max"),
+        max_operations=20,
+    ),
+}
+"""``hnag``: the published ranges, stage and channel ratios fixed to 1/3 each and 2, average pooling. ``hnag-wide``: the
+same graphs with stage ratios, growth, downsampling, operations and merges searched. ``hnag-small``: for small images
+and few parameters, at most 20 operations; bottom graphs of one node included, which are among the best there."""
+
+# Defaults of the searched hyperparameters, clipped into their ranges.
+_DEFAULT_NODES = {"top": 5, "mid": 3, "bottom": 3}
+_DEFAULT_P = 0.5
+
+
+class HNAGSpace:
+    """The families that an optimizer may propose.
+
+    Args:
+        preset: A name in `PRESETS`, or a `Preset`.
+        search_kd: Whether temperature and kd_weight are searched; otherwise ``kd`` holds for all.
+        kd: Fixed KD settings, and the defaults of searched ones.
+        mode: "family": a candidate is a generator. "individual": the wiring seed is one more dimension, and a
+            candidate is one wiring.
+
+    Raises:
+        ValueError: If the preset or the mode is unknown (names the nearest preset).
+    """
+
+    def __init__(
+        self,
+        preset: str | Preset = "hnag-small",
+        *,
+        search_kd: bool = True,
+        kd: KDSettings | None = None,
+        mode: str = "family",
+    ) -> None:
+        if isinstance(preset, str):
+            check_name(preset, PRESETS, "preset")
+        check_name(mode, MODES, "mode")
+        self.name = preset if isinstance(preset, str) else "custom"
+        self.preset = PRESETS[preset] if isinstance(preset, str) else preset
+        self.search_kd, self.mode = search_kd, mode
+        self.kd = kd if kd is not None else KDSettings()
+
+    def __repr__(self) -> str:
+        return f"HNAGSpace({self.name!r}, search_kd={self.search_kd}, kd={self.kd}, mode={self.mode!r})"
+
+    def configuration_space(self) -> ConfigSpace.ConfigurationSpace:
+        """A fresh ConfigSpace, the same every time (its random state too: seed 0)."""
+        from ConfigSpace import (
+            Categorical,
+            ConfigurationSpace,
+            Float,
+            ForbiddenAndConjunction,
+            ForbiddenEqualsClause,
+            ForbiddenInClause,
+            GreaterThanCondition,
+            Integer,
+        )
+
+        preset = self.preset
+        space = ConfigurationSpace(name=self.name, seed=0)
+
+        def add(hyperparameter: Any) -> Any:
+            space.add(hyperparameter)
+            return hyperparameter
+
+        def add_float(name: str, bounds: tuple[float, float], default: float, log: bool = False) -> Any:
+            if bounds[0] == bounds[1]:
+                return None
+            return add(Float(name, bounds, default=min(max(default, bounds[0]), bounds[1]), log=log))
+
+        def add_choice(name: str, items: tuple[Any, ...], ordered: bool = False) -> Any:
+            if len(items) == 1:
+                return None
+            return add(Categorical(name, list(items), default=items[0], ordered=ordered))
+
+        for level, smallest_with_p in (("top", 4), ("mid", 2), ("bottom", 4)):
+            low, high = getattr(preset, f"{level}_nodes")
+            nodes = None
+            if low < high:
+                default = min(max(_DEFAULT_NODES[level], low), high)
+                nodes = add(Integer(f"{level}_nodes", (low, high), default=default))
+            if level != "mid" and high >= 5:
+                k = add_choice(f"{level}_k", (2, 4), ordered=True)
+                if nodes is not None and low < 5:
+                    space.add(GreaterThanCondition(k, nodes, 4))
+            if high >= smallest_with_p:
+                p = add_float(f"{level}_p", preset.p, _DEFAULT_P)
+                if p is not None and nodes is not None and low < smallest_with_p:
+                    space.add(GreaterThanCondition(p, nodes, smallest_with_p - 1))
+        if preset.max_operations is not None:
+            top, bottom = preset.top_nodes, preset.bottom_nodes
+            for n in range(bottom[0], bottom[1] + 1):
+                too_many = [m for m in range(top[0], top[1] + 1) if m * n > preset.max_operations]
+                if too_many:
+                    space.add(
+                        ForbiddenAndConjunction(
+                            ForbiddenEqualsClause(space["bottom_nodes"], n),
+                            ForbiddenInClause(space["top_nodes"], too_many),
+                        )
+                    )
+        add_float("first_stage_ratio", preset.stage_ratio, 1.0, log=True)
+        add_float("last_stage_ratio", preset.stage_ratio, 1.0, log=True)
+        add_float("channel_growth", preset.channel_growth, 1.0, log=True)
+        add_choice("downsampling", preset.downsampling)
+        add_choice("operations", preset.operations)
+        add_choice("merges", preset.merges)
+        if self.search_kd:
+            add_float("temperature", preset.temperature, self.kd.temperature, log=True)
+            add_float("kd_weight", preset.kd_weight, self.kd.kd_weight)
+        if self.mode == "individual":
+            space.add(Integer("wiring_seed", (0, MAX_WIRING_SEED), default=0))
+        return space
+
+    @cached_property
+    def _space(self) -> ConfigSpace.ConfigurationSpace:
+        return self.configuration_space()
+
+    def candidate(self, values: Mapping[str, Any]) -> Candidate:
+        """The candidate of a configuration (ConfigSpace's, or any mapping of the active hyperparameters).
+
+        Raises:
+            ValueError: If a name is unknown (names the nearest), a value missing, outside its range, or inactive, or
+                the point forbidden.
+        """
+        from ConfigSpace import Configuration
+
+        plain = {name: _plain(value) for name, value in dict(values).items()}
+        check_mapping(plain, list(self._space), f"configuration of {self.name}")
+        try:
+            Configuration(self._space, values=plain)
+        except (ValueError, KeyError) as error:  # ConfigSpace's own errors are these
+            raise ValueError(f"not a configuration of {self.name}: {error}") from error
+        return self._candidate(plain)
+
+    def _candidate(self, plain: Mapping[str, Any]) -> Candidate:
+        preset = self.preset
+
+        def n_nodes(level: str) -> int:
+            return int(plain.get(f"{level}_nodes", getattr(preset, f"{level}_nodes")[0]))
+
+        def fixed_p(smallest: int, n: int) -> float:
+            return preset.p[0] if n >= smallest and preset.p[0] == preset.p[1] else 0.0
+
+        def watts_strogatz(level: str) -> WattsStrogatz:
+            n = n_nodes(level)
+            k = plain.get(f"{level}_k", min(2, n - 1))
+            return WattsStrogatz(n, k, plain.get(f"{level}_p", fixed_p(4, n)))
+
+        merges = ((plain.get("merges", preset.merges[0]), 1.0),)
+        mid_nodes = n_nodes("mid")
+        generator = Generator(
+            top=watts_strogatz("top"),
+            mid=ErdosRenyi(mid_nodes, plain.get("mid_p", fixed_p(2, mid_nodes))),
+            bottom=watts_strogatz("bottom"),
+            stage_ratios=self._stage_ratios(plain),
+            channel_growth=plain.get("channel_growth", preset.channel_growth[0]),
+            downsampling=plain.get("downsampling", preset.downsampling[0]),
+            operations=OPERATION_MIXES[plain.get("operations", preset.operations[0])],
+            top_merges=merges,
+            mid_merges=merges,
+            bottom_merges=merges,
+            head_ratio=preset.head_ratio,
+        )
+        kd = KDSettings(plain.get("temperature", self.kd.temperature), plain.get("kd_weight", self.kd.kd_weight))
+        return Candidate(generator, kd, plain.get("wiring_seed"))
+
+    def _stage_ratios(self, plain: Mapping[str, Any]) -> tuple[float, float, float]:
+        low, high = self.preset.stage_ratio
+        if low == high == 1.0:
+            return 1 / 3, 1 / 3, 1 / 3
+        return plain.get("first_stage_ratio", low), 1.0, plain.get("last_stage_ratio", low)
+
+    def values(self, candidate: Candidate) -> dict[str, Any]:
+        """The configuration of a candidate: plain ints, floats and strings, active hyperparameters only.
+
+        Raises:
+            ValueError: If the candidate is not in this space.
+        """
+        generator = candidate.generator
+        mixes = {mix: name for name, mix in _checked_mixes().items()}
+        described = {
+            "top_nodes": generator.top.n_nodes,
+            "top_k": generator.top.k,
+            "top_p": generator.top.p,
+            "mid_nodes": generator.mid.n_nodes,
+            "mid_p": generator.mid.p,
+            "bottom_nodes": generator.bottom.n_nodes,
+            "bottom_k": generator.bottom.k,
+            "bottom_p": generator.bottom.p,
+            "first_stage_ratio": generator.stage_ratios[0] / generator.stage_ratios[1]
+            if generator.stage_ratios[1]
+            else 0.0,
+            "last_stage_ratio": generator.stage_ratios[2] / generator.stage_ratios[1]
+            if generator.stage_ratios[1]
+            else 0.0,
+            "channel_growth": generator.channel_growth,
+            "downsampling": generator.downsampling,
+            "operations": mixes.get(generator.operations, "?"),
+            "merges": generator.bottom_merges[0][0],
+            "temperature": candidate.kd.temperature,
+            "kd_weight": candidate.kd.kd_weight,
+            "wiring_seed": candidate.wiring_seed,
+        }
+        inactive = set()
+        for level in ("top", "mid", "bottom"):
+            n = described[f"{level}_nodes"]
+            if n < (2 if level == "mid" else 4):
+                inactive.add(f"{level}_p")
+            if n < 5:
+                inactive.add(f"{level}_k")
+        values = {name: described[name] for name in self._space if name not in inactive}
+        try:
+            back = self.candidate(values)
+        except ValueError as error:
+            raise ValueError(f"candidate {candidate.digest} is not in the space {self.name}: {error}") from error
+        if back != candidate:
+            raise ValueError(
+                f"candidate {candidate.digest} is not in the space {self.name}: its nearest point is {values}"
+            )
+        return values
+
+    def sample(self, rng: numpy.random.Generator) -> Candidate:
+        """Draw a candidate uniformly (log-uniformly where the scale is logarithmic)."""
+        self._space.seed(int(rng.integers(2**31)))
+        configuration = self._space.sample_configuration()
+        return self._candidate({name: _plain(value) for name, value in dict(configuration).items()})
+
+
+def _checked_mixes() -> dict[str, Any]:
+    """`OPERATION_MIXES` in the form that `Generator` gives them."""
+    from naslib_autokd.search_spaces.hnag.generator import _distribution
+    from naslib_autokd.search_spaces.hnag.wiring import OPERATIONS
+
+    return {name: _distribution(mix, OPERATIONS, "operation") for name, mix in OPERATION_MIXES.items()}
+
+
+def _plain(value: Any) -> Any:
+    """numpy's scalars as Python's."""
+    value = value.item() if hasattr(value, "item") else value
+    return str(value) if isinstance(value, str) else value
