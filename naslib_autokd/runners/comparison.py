@@ -18,12 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from naslib_autokd.records import derive_seed, environment
 from naslib_autokd.runners.search import FinalStudents, SearchProgress, open_run, search, train_family, train_finals
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
-from naslib_autokd.tasks import Task, get_task, task_from_dict
+from naslib_autokd.tasks import Task, get_task
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ def _run_jobs(
             for method, seed in jobs:
                 job = _job_folder(folder, method, seed)
                 waiting[
-                    pool.submit(run_job, asdict(method), seed, asdict(task), dict(settings), str(job), messages)
+                    pool.submit(run_job, asdict(method), seed, task.to_dict(), dict(settings), str(job), messages)
                 ] = (method, seed)
             while waiting:
                 finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -283,7 +281,7 @@ def run_job(
     report(0.0, "starting")
     try:
         runner = {"search": _run_search, "one-shot": _run_one_shot}[spec.kind]
-        result = runner(spec, seed, task_from_dict(task), settings, folder, report)
+        result = runner(spec, seed, Task.from_dict(task), settings, folder, report)
     except Exception:
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         raise

@@ -9,20 +9,21 @@ propose them again, and nothing that is on disk is trained twice.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from naslib_autokd.evaluators.base import Evaluator
-from naslib_autokd.optimizers.base import Optimizer, get_optimizer
+from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, get_optimizer
 from naslib_autokd.records import Trial, TrialStore, derive_seed, environment
 from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace
-from naslib_autokd.tasks import Task, get_task, task_to_yaml
+from naslib_autokd.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
@@ -81,7 +82,7 @@ def open_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> Path:
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"--out {folder} is a file; give a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {"task.yaml": yaml.safe_load(task_to_yaml(task)), "run.yaml": dict(settings)}
+    wanted = {"task.yaml": task.to_dict(), "run.yaml": dict(settings)}
     for name, content in wanted.items():
         path = folder / name
         if not path.exists():
@@ -112,7 +113,7 @@ def _write_atomically(path: Path, text: str) -> None:
 
 def search(
     task: str | Task,
-    optimizer: str | Optimizer = "autokd",
+    optimizer: str | OptimizerFactory | Optimizer = "autokd",
     *,
     evaluator: Evaluator,
     space: HNAGSpace | None = None,
@@ -127,7 +128,7 @@ def search(
 
     Args:
         task: Name or `Task`.
-        optimizer: Name in ``OPTIMIZERS`` or an object that asks and tells.
+        optimizer: Name in ``OPTIMIZERS``, a class with the same arguments, or an object that asks and tells.
         evaluator: Trains the students (`KDEvaluator`), or answers from a table.
         space: What is searched; the task's preset with the KD settings by default.
         n_trials: Stop after so many trials.
@@ -150,12 +151,15 @@ def search(
         raise ValueError(f"n_trials must be at least 1, got {n_trials}")
     if student_epochs is not None and student_epochs < task.max_budget_epochs:
         raise ValueError(
-            f"student_epochs must be at least one full training ({task.max_budget_epochs} epochs), got {student_epochs:g}"
+            f"student_epochs must be at least one full training ({task.max_budget_epochs} epochs), "
+            f"got {student_epochs:g}"
         )
     total_epochs = expected_epochs(task, n_trials, student_epochs)
-    name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
-    if isinstance(optimizer, str):
-        optimizer = get_optimizer(optimizer)(
+    if isinstance(optimizer, Optimizer) and not isinstance(optimizer, type):
+        name, chosen = type(optimizer).__name__, optimizer
+    else:
+        name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", repr(optimizer))
+        chosen = get_optimizer(optimizer)(
             space,
             seed=seed,
             max_budget_epochs=task.max_budget_epochs,
@@ -176,21 +180,21 @@ def search(
         store = TrialStore(open_run(out, task, settings) / "trials.jsonl")
     started, inside = time.perf_counter(), 0.0
     with store:
-        _replay(optimizer, store)
+        _replay(chosen, store)
         spent = store.student_epochs
         while n_trials is None or len(store) < n_trials:
-            proposal = optimizer.ask()
+            proposal = chosen.ask()
             if student_epochs is not None and spent + proposal.budget_epochs > student_epochs:
                 break
             before = time.perf_counter()
             trial = evaluator.evaluate(proposal)
             inside += time.perf_counter() - before
             store.append(trial)  # on disk before the optimizer knows of it
-            optimizer.tell(trial)
+            chosen.tell(trial)
             spent += trial.student_epochs
             if progress is not None:
                 progress(_progress(store, spent, n_trials, student_epochs))
-    candidate = optimizer.incumbent()
+    candidate = chosen.incumbent()
     if candidate is None:
         reasons = sorted({trial.message for trial in store if trial.message})
         raise RuntimeError(
@@ -198,14 +202,14 @@ def search(
             + (f"; the reasons were: {'; '.join(reasons[:3])}" if reasons else "")
         )
     elapsed = time.perf_counter() - started
-    expected = _expected_costs(optimizer)
+    expected = _expected_costs(chosen)
     observed = store.incumbent(expected)
     assert observed is not None
     return SearchResult(
         candidate=candidate,
         trials=tuple(store),
         expected_cost=expected.get(candidate.digest, observed.cost),
-        agreement=tuple(_agreement(optimizer)),
+        agreement=tuple(_agreement(chosen)),
         student_epochs=spent,
         search_s=elapsed,
         overhead_s=elapsed - inside,
@@ -255,7 +259,11 @@ def _agreement(optimizer: Optimizer) -> list[dict[str, Any]]:
     method = getattr(optimizer, "budget_agreement", None)
     if method is None:
         return []
-    return [item if isinstance(item, dict) else asdict(item) for item in method()]
+    pairs = [dict(pair._asdict()) for pair in method()]
+    for pair in pairs:
+        if math.isnan(pair["kendall_tau"]):
+            pair["kendall_tau"] = None
+    return pairs
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,176 @@
+"""The search loop: budgets, records before tells, resume by replay, refusal of foreign folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed
+from naslib_autokd.runners.search import ReplayError, RunFolderError, SearchResult, open_run, search
+from naslib_autokd.tasks import get_task
+
+TASK = get_task("cluttered-digits")
+
+
+class FormulaEvaluator:
+    """Answers at once: the error falls with the budget, with growth near 1 and with a high KD weight, plus noise."""
+
+    def __init__(self, die_after: int | None = None) -> None:
+        self.proposals: list[Proposal] = []
+        self.die_after = die_after
+
+    def evaluate(self, proposal: Proposal) -> Trial:
+        if self.die_after is not None and len(self.proposals) >= self.die_after:
+            raise KeyboardInterrupt  # what a kill looks like from inside
+        self.proposals.append(proposal)
+        candidate: Any = proposal.candidate
+        noise = 0.02 * (derive_seed(proposal.seed, "noise") / 2**31 - 0.5)
+        error = 0.1 + 0.1 * abs(candidate.generator.channel_growth - 1) + 0.1 * (1 - candidate.kd.kd_weight)
+        cost = min(1.0, error + 0.3 / proposal.budget_epochs + noise)
+        return Trial(
+            number=proposal.number,
+            candidate=candidate.to_dict(),
+            candidate_digest=candidate.digest,
+            budget_epochs=proposal.budget_epochs,
+            seed=proposal.seed,
+            cost=cost,
+            val_accuracy=1 - cost,
+            student_epochs=float(proposal.budget_epochs),
+        )
+
+
+def run(out: Path | None = None, evaluator: FormulaEvaluator | None = None, **settings: Any) -> SearchResult:
+    defaults: dict[str, Any] = {"optimizer": "autokd", "n_trials": 14, "seed": 3}
+    return search(TASK, evaluator=evaluator or FormulaEvaluator(), out=out, **{**defaults, **settings})
+
+
+@pytest.mark.parametrize("optimizer", ["autokd", "random_search"])
+def test_same_seed_gives_the_same_trials(optimizer: str) -> None:
+    first, second = run(optimizer=optimizer), run(optimizer=optimizer)
+    assert [t.outcome() for t in first.trials] == [t.outcome() for t in second.trials]
+    assert first.candidate == second.candidate
+    other = run(optimizer=optimizer, seed=4)
+    assert [t.candidate for t in other.trials] != [t.candidate for t in first.trials]
+
+
+def test_search_stops_at_the_number_of_trials() -> None:
+    assert len(run(n_trials=7, optimizer="random_search").trials) == 7
+
+
+@pytest.mark.parametrize("optimizer", ["autokd", "random_search"])
+@pytest.mark.parametrize("budget", [9, 40, 108])
+def test_search_never_spends_more_than_its_student_epochs(optimizer: str, budget: int) -> None:
+    result = run(optimizer=optimizer, n_trials=None, student_epochs=budget)
+    assert budget - TASK.max_budget_epochs < result.student_epochs <= budget
+    assert result.student_epochs == sum(t.student_epochs for t in result.trials)
+
+
+def test_interrupted_run_continues_with_the_same_trials(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    for cut in (1, 5, 9):
+        folder = tmp_path / f"cut-{cut}"
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, FormulaEvaluator(die_after=cut))
+        assert len(TrialStore(folder / "trials.jsonl")) == cut
+        evaluator = FormulaEvaluator()
+        continued = run(folder, evaluator)
+        assert [t.outcome() for t in continued.trials] == [t.outcome() for t in whole.trials]
+        assert len(evaluator.proposals) == 14 - cut, "nothing on disk is trained again"
+        assert continued.candidate == whole.candidate
+
+
+def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
+    run(tmp_path, n_trials=4, optimizer="random_search")
+    longer = run(tmp_path, n_trials=6, optimizer="random_search")
+    assert len(longer.trials) == 6
+
+
+def test_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
+    run(tmp_path, n_trials=2, optimizer="random_search")
+    with pytest.raises(RunFolderError, match="seed: 3 there, 5 asked for"):
+        run(tmp_path, n_trials=2, optimizer="random_search", seed=5)
+    with pytest.raises(RunFolderError, match="max_params: 24000 there, 20000 asked for"):
+        open_run(tmp_path, get_task(TASK, max_params=20000), {})
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(RunFolderError, match="is a file"):
+        run(file)
+
+
+def test_replay_that_differs_is_told(tmp_path: Path) -> None:
+    run(tmp_path, n_trials=3, optimizer="random_search")
+    path = tmp_path / "trials.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[1], lines[0], lines[2], ""]))
+    with pytest.raises(ReplayError, match="not proposed again"):
+        run(tmp_path, n_trials=3, optimizer="random_search")
+
+
+def test_run_folder_says_what_was_run(tmp_path: Path) -> None:
+    run(tmp_path, n_trials=2, optimizer="random_search")
+    stored = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    assert (stored["optimizer"], stored["seed"], stored["n_trials"]) == ("random_search", 3, 2)
+    assert {"torch", "smac", "python"} <= set(stored["environment"])
+    assert get_task(str(tmp_path / "task.yaml")) == TASK
+
+
+class FailingEvaluator(FormulaEvaluator):
+    def evaluate(self, proposal: Proposal) -> Trial:
+        good = super().evaluate(proposal)
+        values = {**good.to_dict(), "status": "diverged", "cost": 1.0, "val_accuracy": None, "message": "loss is NaN"}
+        return Trial.from_dict(values)
+
+
+def test_a_search_in_which_everything_fails_says_why() -> None:
+    with pytest.raises(RuntimeError, match=r"none of 14 trials succeeded.*loss is NaN"):
+        run(evaluator=FailingEvaluator())
+
+
+class FlakyEvaluator(FormulaEvaluator):
+    def evaluate(self, proposal: Proposal) -> Trial:
+        if proposal.number % 3 == 1:
+            return FailingEvaluator().evaluate(proposal)
+        return super().evaluate(proposal)
+
+
+@pytest.mark.parametrize("optimizer", ["autokd", "random_search"])
+def test_failures_do_not_stop_a_search_and_are_never_chosen(optimizer: str) -> None:
+    result = run(evaluator=FlakyEvaluator(), optimizer=optimizer, n_trials=24)
+    failed = {t.candidate_digest for t in result.trials if not t.succeeded}
+    good = {t.candidate_digest for t in result.trials if t.succeeded}
+    assert failed
+    assert result.candidate.digest in good
+
+
+def test_bad_settings_are_refused_before_any_work() -> None:
+    evaluator = FormulaEvaluator()
+    with pytest.raises(ValueError, match="give a budget"):
+        run(evaluator=evaluator, n_trials=None)
+    with pytest.raises(ValueError, match="n_trials must be at least 1"):
+        run(evaluator=evaluator, n_trials=0)
+    with pytest.raises(ValueError, match="at least one full training"):
+        run(evaluator=evaluator, n_trials=None, student_epochs=2)
+    with pytest.raises(ValueError, match=r"unknown optimizer 'autokdd'.*autokd"):
+        run(evaluator=evaluator, optimizer="autokdd")
+    assert evaluator.proposals == []
+
+
+def test_an_object_is_accepted_where_a_name_is() -> None:
+    from naslib_autokd.optimizers.random_search import RandomSearch
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
+
+    by_class = run(optimizer=RandomSearch, n_trials=3)
+    by_name = run(optimizer="random_search", n_trials=3)
+    instance = RandomSearch(
+        HNAGSpace(TASK.preset),
+        seed=3,
+        max_budget_epochs=TASK.max_budget_epochs,
+        min_budget_epochs=TASK.min_budget_epochs,
+        total_budget_epochs=18,
+    )
+    by_instance = run(optimizer=instance, n_trials=3)
+    assert [t.candidate for t in by_class.trials] == [t.candidate for t in by_name.trials]
+    assert [t.candidate for t in by_instance.trials] == [t.candidate for t in by_name.trials]
