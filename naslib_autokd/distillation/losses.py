@@ -1,0 +1,44 @@
+"""The knowledge-distillation objective, a plain function of logits."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def distillation_loss(
+    student_logits: Tensor,  # (batch, classes)
+    teacher_logits: Tensor,  # (batch, classes), without gradient
+    labels: Tensor,  # (batch,), int64
+    *,
+    temperature: float,
+    kd_weight: float,
+) -> Tensor:  # ()
+    """Cross-entropy with the labels, mixed with softened KL divergence to the teacher.
+
+    ``(1 - kd_weight) * CE + kd_weight * temperature**2 * KL(teacher || student)``,
+    averaged over the batch, in nats.
+
+    Args:
+        temperature: Softens both distributions; 1 leaves them as they are.
+        kd_weight: Share of the teacher's term, in [0, 1]. 0 is ordinary training,
+            1 ignores the labels.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive or ``kd_weight`` not in [0, 1].
+
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2. Departure: none.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    if not 0 <= kd_weight <= 1:
+        raise ValueError(f"kd_weight must be in [0, 1], got {kd_weight}")
+    if kd_weight == 0:
+        return F.cross_entropy(student_logits, labels)
+    student_log_p = F.log_softmax(student_logits / temperature, dim=1)
+    teacher_log_p = F.log_softmax(teacher_logits / temperature, dim=1)
+    divergence = F.kl_div(student_log_p, teacher_log_p, reduction="batchmean", log_target=True)
+    soft = temperature**2 * divergence
+    if kd_weight == 1:
+        return soft
+    return (1 - kd_weight) * F.cross_entropy(student_logits, labels) + kd_weight * soft

@@ -1,0 +1,190 @@
+"""The training loop, on one screen and without hooks, and prediction in large batches.
+
+Nothing here draws from a global random state: one `torch.Generator` per training shuffles and picks views, so the
+same seed gives the same weights, bit for bit, on the same machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from naslib_autokd.distillation.data import TaskData
+from naslib_autokd.distillation.losses import distillation_loss
+
+PREDICT_BATCH = 250
+
+
+class KDLike(Protocol):
+    """The KD settings of a candidate; `search_spaces.hnag.KDSettings` is one."""
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def kd_weight(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How every student is trained. Defaults: kd-notes' recipe for short trainings, the same for all methods."""
+
+    lr: float = 0.1
+    """Peak of the triangular schedule."""
+    momentum: float = 0.9
+    """Nesterov's."""
+    weight_decay: float = 5e-4
+    peak: float = 0.2
+    """Share of the training after which the learning rate is highest."""
+    max_grad_norm: float = 5.0
+    divergence_factor: float = 4.0
+    """A training has diverged when an epoch's mean loss exceeds this many times the loss of its first batch."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to; failures that the student caused are results too."""
+
+    status: str
+    """``success``, ``diverged`` or ``timeout``."""
+    message: str
+    epochs: float
+    """Epochs trained, also of a training that ended early."""
+    curve: tuple[float, ...]
+    """Mean loss of each epoch, in nats; finite values only."""
+    train_accuracy: float | None
+    """Share of the last epoch's training images that were named correctly in passing."""
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    data: TaskData,
+    teacher_logits: Tensor | None,  # (n_views, n_train, classes)
+    *,
+    kd: KDLike | None,
+    epochs: int,
+    seed: int,
+    settings: TrainingSettings | None = None,
+    time_limit_s: float | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> TrainingResult:
+    """Train ``model`` in place on the students' images; plain cross-entropy without ``teacher_logits`` or ``kd``.
+
+    Args:
+        epochs: The schedule spans exactly these, so every budget sees a whole one. Each epoch drops the last partial
+            batch, and shows each image in the next of its views (start drawn per image).
+        progress: Called with (epochs done, mean loss) after each epoch.
+    """
+    settings = settings or TrainingSettings()
+    views, labels, device = data.train_views, data.train_labels, data.device
+    n_views, n = views.shape[:2]
+    batch_size = min(data.task.batch_size, n)
+    steps_per_epoch = n // batch_size
+    rng = torch.Generator().manual_seed(seed)
+    first_view = torch.randint(n_views, (n,), generator=rng)
+    parameters = [parameter for parameter in model.to(device).parameters() if parameter.requires_grad]
+    torch_optimizer = torch.optim.SGD(
+        parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=True, fused=True
+    )
+    start, curve, first_loss = time.perf_counter(), list[float](), None
+    status, message, train_accuracy = "success", "", None
+    for epoch in range(epochs):
+        model.train()
+        order = torch.randperm(n, generator=rng)
+        shown = ((first_view[order] + epoch) % n_views).to(device)
+        order = order.to(device)
+        total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+        for step in range(steps_per_epoch):
+            batch = slice(step * batch_size, (step + 1) * batch_size)
+            view, index = shown[batch], order[batch]
+            logits = model(data.normalise(views[view, index]))
+            if teacher_logits is None or kd is None:
+                loss = F.cross_entropy(logits, labels[index])
+            else:
+                loss = distillation_loss(
+                    logits,
+                    teacher_logits[view, index],
+                    labels[index],
+                    temperature=kd.temperature,
+                    kd_weight=kd.kd_weight,
+                )
+            torch_optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+            torch_optimizer.param_groups[0]["lr"] = triangular_lr(
+                epoch * steps_per_epoch + step, epochs * steps_per_epoch, settings
+            )
+            torch_optimizer.step()
+            detached = loss.detach()
+            first_loss = detached if first_loss is None else first_loss
+            total += detached
+            correct += (logits.detach().argmax(dim=1) == labels[index]).sum()
+        mean_loss = float(total) / steps_per_epoch  # once per epoch: the only wait for the device
+        if not math.isfinite(mean_loss):
+            status, message = "diverged", f"training loss was {mean_loss} in epoch {epoch + 1} of {epochs}"
+            epochs = epoch + 1
+            break
+        curve.append(mean_loss)
+        train_accuracy = float(correct) / (steps_per_epoch * batch_size)
+        if progress is not None:
+            progress(epoch + 1, mean_loss)
+        if mean_loss > settings.divergence_factor * float(first_loss if first_loss is not None else math.inf):
+            status = "diverged"
+            message = f"training loss rose from {float(first_loss or 0):.3g} to {mean_loss:.3g} in epoch {epoch + 1}"
+        elif time_limit_s is not None and time.perf_counter() - start > time_limit_s and epoch + 1 < epochs:
+            status, message = "timeout", f"stopped after epoch {epoch + 1} of {epochs}, over {time_limit_s:g} s"
+        if status != "success":
+            epochs = epoch + 1
+            break
+    return TrainingResult(
+        status, message, float(epochs), tuple(curve), train_accuracy, time.perf_counter() - start
+    )
+
+
+def triangular_lr(step: int, n_steps: int, settings: TrainingSettings) -> float:
+    """Rises linearly to ``settings.lr`` over the first ``settings.peak`` of the steps, then falls to zero.
+
+    Taken at the middle of the step, so that neither the first nor the last step has rate 0.
+    """
+    position = (step + 0.5) / n_steps
+    return settings.lr * min(position / settings.peak, (1 - position) / (1 - settings.peak))
+
+
+@torch.no_grad()
+def predict(model: nn.Module, data: TaskData, images: Tensor, batch_size: int = PREDICT_BATCH) -> Tensor:
+    """Logits ``(n, classes)`` of uint8 ``images``; the model is left in eval mode."""
+    model.eval()
+    return torch.cat([model(data.normalise(part)) for part in images.split(batch_size)])
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows whose largest logit is at the label (or at another model's prediction)."""
+    return int((logits.argmax(dim=1) == labels).sum()) / len(labels)
+
+
+@contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """Run torch on ``threads`` CPU threads inside the block, and on as many as before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generator inside the block (modules draw their weights from it), and put it back after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

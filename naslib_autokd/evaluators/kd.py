@@ -1,0 +1,397 @@
+"""Trains students against the teacher: trials during a search, and the common final protocol after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from naslib_autokd.distillation.costs import count_macs, count_params, train_memory
+from naslib_autokd.distillation.data import TaskData, load_data
+from naslib_autokd.distillation.teachers import SoftTargets, Teacher, load_teacher
+from naslib_autokd.distillation.training import (
+    KDLike,
+    TrainingResult,
+    TrainingSettings,
+    accuracy,
+    limited_threads,
+    predict,
+    seeded,
+    train,
+)
+from naslib_autokd.records import Proposal, Trial, derive_seed
+from naslib_autokd.tasks import Task, did_you_mean, get_task
+
+OBJECTIVES = ("kd", "ce")
+
+
+class SpecLike(Protocol):
+    """What the evaluator reads from a student's description (`search_spaces.hnag.StudentSpec`)."""
+
+    @property
+    def wiring(self) -> Any: ...
+    @property
+    def channels(self) -> tuple[int, ...]: ...
+    @property
+    def n_params(self) -> int: ...
+    @property
+    def macs(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """A network after its final training (or the teacher): one row of a result table."""
+
+    name: str
+    seed: int
+    status: str
+    """``success`` or ``diverged``; accuracies of a diverged training are 0."""
+    message: str
+    epochs: float
+    val_accuracy: float
+    teacher_agreement: float
+    """On the validation split."""
+    n_params: int
+    macs: int
+    train_memory_bytes: int
+    """See `costs.train_memory`, at the task's batch size."""
+    seconds: float
+    """Of training."""
+    temperature: float | None = None
+    """None if trained without a teacher."""
+    kd_weight: float | None = None
+    curve: tuple[float, ...] = ()
+    test_accuracy: float | None = None
+    """None until `KDEvaluator.judge`."""
+    test_agreement: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FinalResult:
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"final result has unknown fields {', '.join(unknown)}: written by another version")
+        return cls(**{**values, "curve": tuple(values.get("curve", ()))})
+
+
+class KDEvaluator:
+    """Evaluates candidates by training one student of their family against the task's teacher.
+
+    Args:
+        task: A `Task` or its name.
+        threads: CPU threads of one training; one is fastest for students this small, and workers run side by side.
+        objective: ``kd`` trains with the candidate's KD settings, ``ce`` on the labels alone (the teacher then only
+            serves to report the agreement with it).
+        teacher: Anything that `load_teacher` takes; None is the task's own. Wrong teachers are errors here.
+        time_limit_s: A training that is over it after an epoch ends with status ``timeout``. None, the default,
+            keeps results independent of the machine's speed.
+        report: Told what takes long while the evaluator is made (training the teacher, once).
+
+    Raises:
+        TaskError: If the data cannot be used.
+        TeacherError: If the teacher cannot be used.
+    """
+
+    def __init__(
+        self,
+        task: Task | str,
+        *,
+        device: str | torch.device = "cpu",
+        threads: int = 1,
+        objective: str = "kd",
+        data: TaskData | None = None,
+        teacher: str | Path | nn.Module | Callable[[], nn.Module] | None = None,
+        settings: TrainingSettings | None = None,
+        time_limit_s: float | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        if objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {objective!r}{did_you_mean(objective, OBJECTIVES)}")
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        self.device = checked_device(device)
+        self.threads, self.objective, self.time_limit_s = threads, objective, time_limit_s
+        self.settings = settings or TrainingSettings()
+        self.data = (load_data(get_task(task)) if data is None else data).to(self.device)
+        self.task = self.data.task
+        """The task with everything that only its data tell (number of classes of a folder, sizes) filled in."""
+        self.teacher: Teacher = load_teacher(self.data, teacher, threads=threads, report=report)
+        with limited_threads(threads):
+            self.soft_targets = SoftTargets.of(self.teacher, self.data)
+        self._teacher_test: Tensor | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (self.task.in_channels, self.task.image_size, self.task.image_size)
+
+    def student_spec(self, candidate: Any, seed: int) -> Any:
+        """The student that ``seed`` draws from the candidate's family, with its width fitted to the task."""
+        from naslib_autokd.search_spaces.hnag.wiring import fit_width
+
+        return fit_width(
+            candidate.sample_wiring(derive_seed(seed, "wiring")),
+            self.task.max_params,
+            in_channels=self.task.in_channels,
+            image_size=self.task.image_size,
+            n_classes=self.task.n_classes,
+            stem=self.task.stem,
+            min_channels=self.task.min_channels,
+        )
+
+    def build_student(self, spec: Any, seed: int) -> nn.Module:
+        """The module of a spec, with weights drawn by ``derive_seed(seed, "weights")``."""
+        from naslib_autokd.search_spaces.hnag.student import Student
+
+        return Student(spec, seed=derive_seed(seed, "weights"))
+
+    def evaluate(self, proposal: Proposal) -> Trial:
+        """Draw a student, train it for the proposal's budget, validate it once.
+
+        Raises:
+            ValueError: If the budget is larger than the task's ``max_budget_epochs``. Whatever the student does
+                (divergence, memory, errors) is a trial with that status instead.
+        """
+        if proposal.budget_epochs > self.task.max_budget_epochs:
+            raise ValueError(
+                f"budget_epochs={proposal.budget_epochs} is larger than the maximum of task {self.task.name!r}, "
+                f"{self.task.max_budget_epochs}; raise max_budget_epochs in the task or lower the budget"
+            )
+        trial = Trial(
+            number=proposal.number,
+            candidate=proposal.candidate.to_dict(),
+            candidate_digest=proposal.candidate.digest,
+            budget_epochs=proposal.budget_epochs,
+            seed=proposal.seed,
+            wiring_seed=derive_seed(proposal.seed, "wiring"),
+            info={"device": str(self.device), "torch": str(torch.__version__), "objective": self.objective},
+        )
+        steps: dict[str, Any] = {}
+        try:
+            with limited_threads(self.threads):
+                self._run(proposal, steps)
+        except Exception as error:
+            status = "out_of_memory" if is_out_of_memory(error) else "error"
+            steps |= {"status": status, "message": f"{type(error).__name__}: {error}"}
+            if status == "error":
+                steps["info"] = trial.info | {"traceback": traceback.format_exc(limit=-3)}
+        return replace(trial, **steps)
+
+    def _run(self, proposal: Proposal, steps: dict[str, Any]) -> None:
+        """Fill ``steps`` with the fields of the trial as they become known, so that a failure keeps the earlier."""
+        clock = _Clock(steps)
+        kd: KDLike = cast(Any, proposal.candidate).kd
+        with clock("sample_s"):
+            spec = self.student_spec(proposal.candidate, proposal.seed)
+            steps |= {
+                "wiring": spec.wiring.digest,
+                "channels": tuple(spec.channels),
+                "n_params": spec.n_params,
+                "budget_used": spec.n_params / self.task.max_params,
+                "macs": spec.macs,
+                "depth": spec.depth,
+            }
+        with clock("build_s"):
+            student = self.build_student(spec, proposal.seed).to(self.device)
+            steps["train_memory_bytes"] = train_memory(student, self.image_shape, self.task.batch_size)
+        steps["student_epochs"] = float(proposal.budget_epochs)  # a training that raises is charged in full
+        with clock("train_s"):
+            result = self._train(student, kd, proposal.budget_epochs, derive_seed(proposal.seed, "batches"))
+        steps |= {
+            "status": result.status,
+            "message": result.message,
+            "student_epochs": result.epochs,
+            "curve": result.curve,
+            "train_accuracy": result.train_accuracy,
+        }
+        if result.status != "success":
+            return
+        with clock("evaluate_s"):
+            logits = predict(student, self.data, self.data.val_images)
+            if not bool(torch.isfinite(logits).all()):
+                steps |= {"status": "diverged", "message": "outputs on the validation split are not finite"}
+                return
+            val_accuracy = accuracy(logits, self.data.val_labels)
+            steps |= {
+                "val_accuracy": val_accuracy,
+                "cost": 1 - val_accuracy,
+                "teacher_agreement": accuracy(logits, self.soft_targets.val.argmax(dim=1)),
+            }
+
+    def _train(self, model: nn.Module, kd: KDLike | None, epochs: int, seed: int) -> TrainingResult:
+        use_teacher = self.objective == "kd" and kd is not None
+        return train(
+            model,
+            self.data,
+            self.soft_targets.train if use_teacher else None,
+            kd=kd if use_teacher else None,
+            epochs=epochs,
+            seed=seed,
+            settings=self.settings,
+            time_limit_s=self.time_limit_s,
+        )
+
+    def train_final(
+        self,
+        build: Callable[[], nn.Module],
+        kd: KDLike | None,
+        seed: int,
+        epochs: int | None = None,
+        name: str = "",
+    ) -> tuple[nn.Module, FinalResult]:
+        """The final training that all methods share: build, train in full, validate. Does not read the test split.
+
+        Args:
+            build: Makes the network; runs with torch's global generator seeded by ``derive_seed(seed, "weights")``.
+            kd: Ignored with ``objective="ce"``; None trains on the labels alone.
+            epochs: Default: the task's ``max_budget_epochs``.
+        """
+        with limited_threads(self.threads):
+            with seeded(derive_seed(seed, "weights")):
+                model = build().to(self.device)
+            memory = train_memory(model, self.image_shape, self.task.batch_size)
+            macs = count_macs(model, self.image_shape)
+            result = self._train(model, kd, epochs or self.task.max_budget_epochs, derive_seed(seed, "batches"))
+            logits = predict(model, self.data, self.data.val_images)
+            good = result.status != "diverged" and bool(torch.isfinite(logits).all())
+        used = kd if self.objective == "kd" else None
+        return model, FinalResult(
+            name=name,
+            seed=seed,
+            status=result.status if good else "diverged",
+            message=result.message,
+            epochs=result.epochs,
+            val_accuracy=accuracy(logits, self.data.val_labels) if good else 0.0,
+            teacher_agreement=accuracy(logits, self.soft_targets.val.argmax(dim=1)) if good else 0.0,
+            n_params=count_params(model),
+            macs=macs,
+            train_memory_bytes=memory,
+            seconds=result.seconds,
+            temperature=None if used is None else used.temperature,
+            kd_weight=None if used is None else used.kd_weight,
+            curve=result.curve,
+        )
+
+    def judge(self, model: nn.Module, result: FinalResult) -> FinalResult:
+        """``result`` with the model's test accuracy and test agreement. Reads the test split: call once per model."""
+        images, labels = self.data.read_test()
+        with limited_threads(self.threads):
+            logits = predict(model, self.data, images)
+            teacher = self._teacher_on_test(images)
+        if result.status == "diverged":
+            return replace(result, test_accuracy=0.0, test_agreement=0.0)
+        return replace(
+            result,
+            test_accuracy=accuracy(logits, labels),
+            test_agreement=accuracy(logits, teacher.argmax(dim=1)),
+        )
+
+    def teacher_row(self) -> FinalResult:
+        """The teacher as a row of the table, judged on the test split like everybody else."""
+        images, labels = self.data.read_test()
+        network = self.teacher.network
+        with limited_threads(self.threads):
+            test = self._teacher_on_test(images)
+            macs = count_macs(network, self.image_shape)
+            trainable = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+            try:
+                memory = train_memory(network, self.image_shape, self.task.batch_size)
+            finally:
+                for parameter in trainable:
+                    parameter.requires_grad_(False)
+        return FinalResult(
+            name="teacher",
+            seed=self.task.split_seed,
+            status="success",
+            message="",
+            epochs=0.0,
+            val_accuracy=accuracy(self.soft_targets.val, self.data.val_labels),
+            teacher_agreement=1.0,
+            n_params=count_params(network),
+            macs=macs,
+            train_memory_bytes=memory,
+            seconds=0.0,
+            test_accuracy=accuracy(test, labels),
+            test_agreement=1.0,
+        )
+
+    def _teacher_on_test(self, images: Tensor) -> Tensor:
+        if self._teacher_test is None:
+            self._teacher_test = self.teacher.predict(images)
+        return self._teacher_test
+
+    def save_student(self, model: nn.Module, result: FinalResult, path: str | Path) -> None:
+        """Weights as safetensors, with spec, normalisation, classes and result as metadata; whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        spec = getattr(model, "spec", None)
+        metadata = {
+            "spec": None if spec is None else spec.to_dict(),
+            "classes": list(self.data.classes),
+            "mean": list(self.data.mean),
+            "std": list(self.data.std),
+            "input": list(self.image_shape),
+            "task": self.task.name,
+            "task_digest": self.task.digest,
+            "result": result.to_dict(),
+        }
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        content = to_safetensors(state, {key: json.dumps(value) for key, value in metadata.items()})
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device, if torch has it.
+
+    Raises:
+        ValueError: For an unknown device or one that this machine lacks.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used here: {error}") from error
+    return found
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the CPU or on a GPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in text for words in ("out of memory", "not enough memory", "can't allocate memory")
+    )
+
+
+class _Clock:
+    """``with clock("train_s"):`` writes the wall seconds of the block into the record, also if it raises."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self._record = record
+
+    def __call__(self, name: str) -> _Clock:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._record[self._name] = time.perf_counter() - self._start

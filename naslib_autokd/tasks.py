@@ -1,0 +1,413 @@
+"""A task fixes what every method of a comparison shares: data, splits, views, teacher, limits and budgets.
+
+`Task` is frozen plain data without torch; `TASKS` holds the ones we ship, `get_task` finds them by name, and a YAML
+file describes your own: any field left out is taken from the task of the same ``dataset``.
+
+>>> get_task("cluttered-digits", n_train=1000).n_train
+1000
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from naslib_autokd.records import content_digest
+
+AUGMENTATIONS = ("none", "shift", "crop-flip")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class TaskError(ValueError):
+    """The task cannot be used: a wrong setting, a missing or empty data folder."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that is fixed before a search starts. Sizes count images; 0 means "all there are"."""
+
+    name: str
+    dataset: str
+    """One of `TASKS`: which loader reads the images."""
+    n_classes: int
+    """0 for ``imagefolder`` until `resolve` has counted the folders."""
+    in_channels: int
+    image_size: int
+    """Height and width in pixels."""
+    max_params: int
+    """Parameter budget of a student."""
+    n_train: int
+    """Images that students train on; the first of the teacher's."""
+    n_teacher: int
+    """Images that the teacher trains on."""
+    n_val: int
+    n_test: int
+    min_channels: int = 4
+    """Fewest channels of a stage: starved students train badly (2 to 3 channels: 38 to 68% on cluttered-digits)."""
+    min_budget_epochs: int = 3
+    max_budget_epochs: int = 9
+    batch_size: int = 32
+    stem: str = "auto"
+    preset: str = "hnag-small"
+    """Search space that the command line takes by default."""
+    augmentation: str = "none"
+    """How views are drawn: ``none``, ``shift`` (up to ``max_shift`` pixels) or ``crop-flip`` (also mirrored)."""
+    max_shift: int = 1
+    n_views: int = 1
+    """Fixed views per training image; view 0 is the image itself. Soft targets are cached by (sample, view)."""
+    split_seed: int = 0
+    """Draws the splits, the canvases and the views: the same task always sees the same images."""
+    teacher: str = "resnet-small"
+    """Architecture of the teacher that is trained on first use; see ``distillation.teachers.ARCHITECTURES``."""
+    teacher_epochs: int = 10
+    min_teacher_accuracy: float = 0.0
+    """Validation accuracy below which a teacher is refused; never less than twice chance."""
+    data_dir: str | None = None
+    """Folder of the images; the embedded tasks need none."""
+    download: bool = False
+    """Let torchvision fetch CIFAR into ``data_dir`` if it is not there."""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise TaskError(f"unknown dataset {self.dataset!r}{did_you_mean(self.dataset, DATASETS)}")
+        if self.augmentation not in AUGMENTATIONS:
+            raise TaskError(f"unknown augmentation {self.augmentation!r}{did_you_mean(self.augmentation, AUGMENTATIONS)}")
+        if self.image_size < 4:
+            raise TaskError(f"image_size must be at least 4 (three stages, each half as large), got {self.image_size}")
+        if self.in_channels not in (1, 3):
+            raise TaskError(f"in_channels must be 1 (grey) or 3 (colour), got {self.in_channels}")
+        if not 1 <= self.min_budget_epochs <= self.max_budget_epochs:
+            raise TaskError(
+                "budgets must satisfy 1 <= min_budget_epochs <= max_budget_epochs, "
+                f"got {self.min_budget_epochs} and {self.max_budget_epochs}"
+            )
+        for field, smallest in POSITIVE_FIELDS.items():
+            if getattr(self, field) < smallest:
+                raise TaskError(f"{field} must be at least {smallest}, got {getattr(self, field)}")
+        if self.augmentation == "none" and self.n_views != 1:
+            raise TaskError(f"augmentation 'none' has one view, got n_views={self.n_views}")
+        if self.n_teacher and self.n_train > self.n_teacher:
+            raise TaskError(f"students see {self.n_train} of the teacher's {self.n_teacher} images; raise n_teacher")
+        if not 0 <= self.min_teacher_accuracy <= 1:
+            raise TaskError(f"min_teacher_accuracy is a fraction in [0, 1], got {self.min_teacher_accuracy}")
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that decides results; where the data lie and how they are fetched does not count."""
+        return content_digest({k: v for k, v in self.to_dict().items() if k not in ("data_dir", "download")})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Task:
+        """Inverse of `to_dict`; fields left out come from the task of the same ``dataset``.
+
+        Raises:
+            TaskError: For an unknown key (names the nearest) or a value of the wrong type.
+        """
+        for key in values:
+            if key not in _TYPES:
+                raise TaskError(f"unknown key {key!r}{did_you_mean(key, _TYPES)}")
+        base = values.get("dataset", values.get("name", ""))
+        if base not in TASKS:
+            raise TaskError(f"a task names its dataset, got {base!r}{did_you_mean(base, TASKS)}")
+        return replace(TASKS[base], **{key: _typed(key, value) for key, value in values.items()})
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """The task as YAML, also written to ``path`` if one is given."""
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Task:
+        """Read a task from YAML: a path, or the text itself if it has a newline.
+
+        Raises:
+            TaskError: For an unknown key (names the key, its line and the nearest key) or a wrong value.
+        """
+        if isinstance(source, str) and "\n" in source:
+            text, where = source, "task"
+        else:
+            text, where = Path(source).read_text(encoding="utf-8"), str(source)
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            raise TaskError(f"{where}: not valid YAML: {error}") from error
+        if not isinstance(node, yaml.MappingNode):
+            raise TaskError(f"{where}: a task is a mapping of keys to values, such as 'dataset: cluttered-digits'")
+        seen: set[str] = set()
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if key not in _TYPES:
+                raise TaskError(f"{where}, line {line}: unknown key {key!r}{did_you_mean(key, _TYPES)}")
+            if key in seen:
+                raise TaskError(f"{where}, line {line}: key {key!r} appears twice")
+            seen.add(key)
+            try:
+                _typed(key, yaml.safe_load(yaml.serialize(value_node)))
+            except TaskError as error:
+                raise TaskError(f"{where}, line {line}: {error}") from error
+        try:
+            return cls.from_dict(yaml.safe_load(text))
+        except TaskError as error:
+            raise TaskError(f"{where}: {error}") from error
+
+    def resolve(self) -> Task:
+        """Check that the images are there, and fill in the classes of an image folder. Cheap: reads no image.
+
+        Raises:
+            TaskError: If the data folder is missing or empty or a class has no images; says what to put where.
+        """
+        if self.dataset == "imagefolder":
+            classes = image_folder_classes(self.require_data_dir("one subfolder per class"))
+            if self.n_classes not in (0, len(classes)):
+                raise TaskError(
+                    f"{self.data_dir} has {len(classes)} classes, but the task says n_classes={self.n_classes}"
+                )
+            return replace(self, n_classes=len(classes))
+        if self.dataset in CIFAR_FOLDERS and not self.download:
+            folder, first = CIFAR_FOLDERS[self.dataset]
+            root = self.require_data_dir(folder)
+            if not (root / folder / first).is_file():
+                raise TaskError(
+                    f"{self.dataset} not found: {root / folder / first} does not exist. Extract the archive "
+                    f"(https://www.cs.toronto.edu/~kriz/cifar.html, python version) into {root}, or set download=True"
+                )
+        return self
+
+    def require_data_dir(self, content: str) -> Path:
+        if self.data_dir is None:
+            raise TaskError(f"task {self.name!r} needs data_dir: the folder with {content}")
+        root = Path(self.data_dir).expanduser()
+        if not root.is_dir() and not self.download:
+            raise TaskError(f"data_dir {root} does not exist; it should be a folder with {content}")
+        return root
+
+
+POSITIVE_FIELDS = {
+    "n_classes": 0,
+    "max_params": 1,
+    "n_train": 0,
+    "n_teacher": 0,
+    "n_val": 0,
+    "n_test": 0,
+    "min_channels": 1,
+    "batch_size": 2,
+    "max_shift": 0,
+    "n_views": 1,
+    "teacher_epochs": 1,
+}
+CIFAR_FOLDERS = {"cifar10": ("cifar-10-batches-py", "data_batch_1"), "cifar100": ("cifar-100-python", "train")}
+DATASETS = ("cluttered-digits", "digits", "cifar10", "cifar100", "imagefolder")
+
+_TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(Task)}
+
+
+def _typed(key: str, value: Any) -> Any:
+    """``value`` if it has the type of the field ``key`` (an int passes as a float)."""
+    expected = _TYPES[key]
+    allowed: dict[str, tuple[type, ...]] = {
+        "str": (str,),
+        "int": (int,),
+        "bool": (bool,),
+        "float": (int, float),
+        "str | None": (str, type(None)),
+    }
+    if not isinstance(value, allowed[expected]) or (isinstance(value, bool) and expected != "bool"):
+        raise TaskError(f"{key} must be {expected}, got {value!r}")
+    return float(value) if expected == "float" else value
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        # Difficulty and teacher: measured in the tests of tests/science; the canvases are described in data.py.
+        Task(
+            name="cluttered-digits",
+            dataset="cluttered-digits",
+            n_classes=10,
+            in_channels=1,
+            image_size=12,
+            max_params=24_000,
+            n_train=1500,
+            n_teacher=6000,
+            n_val=3000,
+            n_test=3000,
+            min_teacher_accuracy=0.85,
+        ),
+        # 200 images: with all 900, students reach 98.7% without a teacher and KD gains 0.4 points.
+        Task(
+            name="digits",
+            dataset="digits",
+            n_classes=10,
+            in_channels=1,
+            image_size=8,
+            max_params=24_000,
+            n_train=200,
+            n_teacher=900,
+            n_val=300,
+            n_test=597,
+            min_budget_epochs=9,
+            max_budget_epochs=27,
+            augmentation="shift",
+            n_views=4,
+            min_teacher_accuracy=0.95,
+        ),
+        Task(
+            name="cifar10",
+            dataset="cifar10",
+            n_classes=10,
+            in_channels=3,
+            image_size=32,
+            max_params=500_000,
+            n_train=45_000,
+            n_teacher=45_000,
+            n_val=5_000,
+            n_test=10_000,
+            min_budget_epochs=10,
+            max_budget_epochs=30,
+            batch_size=64,
+            preset="hnag-wide",
+            augmentation="crop-flip",
+            max_shift=4,
+            n_views=4,
+            teacher="resnet-medium",
+            teacher_epochs=30,
+            min_teacher_accuracy=0.8,
+        ),
+        Task(
+            name="cifar100",
+            dataset="cifar100",
+            n_classes=100,
+            in_channels=3,
+            image_size=32,
+            max_params=500_000,
+            n_train=45_000,
+            n_teacher=45_000,
+            n_val=5_000,
+            n_test=10_000,
+            min_budget_epochs=10,
+            max_budget_epochs=30,
+            batch_size=64,
+            preset="hnag-wide",
+            augmentation="crop-flip",
+            max_shift=4,
+            n_views=4,
+            teacher="resnet-medium",
+            teacher_epochs=30,
+            min_teacher_accuracy=0.5,
+        ),
+        Task(
+            name="imagefolder",
+            dataset="imagefolder",
+            n_classes=0,
+            in_channels=3,
+            image_size=32,
+            max_params=500_000,
+            n_train=0,
+            n_teacher=0,
+            n_val=0,
+            n_test=0,
+            min_budget_epochs=10,
+            max_budget_epochs=30,
+            preset="hnag-wide",
+            augmentation="crop-flip",
+            max_shift=4,
+            n_views=4,
+            teacher="resnet-medium",
+            teacher_epochs=30,
+        ),
+    )
+}
+
+
+def get_task(task: str | Task, **overrides: Any) -> Task:
+    """A task by name, by path of a YAML file (``*.yaml``), or as it is; ``overrides`` replace single fields.
+
+    Raises:
+        TaskError: For an unknown name or field (names the nearest) or an illegal value.
+    """
+    if isinstance(task, str):
+        if task.endswith((".yaml", ".yml")):
+            if not Path(task).is_file():
+                raise TaskError(f"task file {task} does not exist")
+            task = Task.from_yaml(Path(task))
+        elif task in TASKS:
+            task = TASKS[task]
+        else:
+            raise TaskError(f"unknown task {task!r}{did_you_mean(task, TASKS)}")
+    for key in overrides:
+        if key not in _TYPES:
+            raise TaskError(f"unknown field of a task {key!r}{did_you_mean(key, _TYPES)}")
+    return replace(task, **{key: _typed(key, value) for key, value in overrides.items()})
+
+
+def did_you_mean(name: object, choices: Iterable[str]) -> str:
+    """``"; did you mean 'x'? (known: ...)"``: the end of an error about an unknown name."""
+    known = list(choices)
+    near = difflib.get_close_matches(str(name), known, n=2, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+    return f"{hint} (known: {', '.join(known)})"
+
+
+def image_folder_splits(root: Path) -> dict[str, Path]:
+    """``{"train": ..., "val": ..., "test": ...}`` of a folder, or ``{"all": root}`` if it has no ``train/``.
+
+    With ``train/`` and only one of ``val/`` (``valid/``) and ``test/``, that one is the test split, and validation is
+    taken from ``train/``, as is usual with ImageNet.
+    """
+    if not (root / "train").is_dir():
+        return {"all": root}
+    splits = {"train": root / "train"}
+    held_out = [root / name for name in ("val", "valid", "test") if (root / name).is_dir()]
+    if len(held_out) > 1:
+        splits["val"] = held_out[0]
+    if held_out:
+        splits["test"] = held_out[-1]
+    return splits
+
+
+def image_folder_classes(root: Path) -> tuple[str, ...]:
+    """Names of the class folders, sorted.
+
+    Raises:
+        TaskError: If there are fewer than two, a class is empty, or the splits have different classes.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for split, folder in image_folder_splits(root).items():
+        classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
+        if len(classes) < 2:
+            raise TaskError(f"{folder} needs one subfolder of images per class, at least two; found {len(classes)}")
+        for name in classes:
+            if next(iter_images(folder / name), None) is None:
+                raise TaskError(f"class folder {folder / name} has no images ({', '.join(IMAGE_SUFFIXES)})")
+        found[split] = classes
+    first = next(iter(found))
+    for split, classes in found.items():
+        if classes != found[first]:
+            odd = sorted(set(classes) ^ set(found[first]))
+            raise TaskError(f"{root}: {first}/ and {split}/ have different classes: {', '.join(odd)}")
+    return found[first]
+
+
+def iter_images(folder: Path) -> Iterator[Path]:
+    """Images below ``folder``, in no particular order."""
+    return (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def task_to_yaml(task: Task) -> str:
+    """`Task.to_yaml` as a function."""
+    return task.to_yaml()
+
+
+def task_from_dict(values: Mapping[str, Any]) -> Task:
+    """`Task.from_dict` as a function."""
+    return Task.from_dict(dict(values))
