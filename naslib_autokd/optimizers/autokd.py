@@ -19,6 +19,7 @@ Departures from SMAC's habits, each because the other way was measured to be wor
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 import warnings
@@ -384,7 +385,7 @@ class AutoKD:
         return model
 
     def expected_costs(self) -> dict[str, float]:
-        """Posterior mean cost of every known family at the largest budget with a success (for `TrialStore.incumbent`)."""
+        """Posterior mean cost of every known family at the largest successful budget (for `TrialStore.incumbent`)."""
         model = self.fitted_model()
         largest = self._largest_budget()
         if model is None or largest is None:
@@ -470,15 +471,14 @@ class BudgetAwareSelector(ConfigSelector):
             pool = self._best_first(rows, rng)
         else:
             pool = owner.vectors.sample(64, rng)
-        for vector in pool:
-            configuration = owner.vectors.configuration(vector)
+        pools = itertools.chain([pool], (owner.vectors.sample(256, rng) for _ in range(16)))  # more for a finite space
+        for vector in itertools.chain.from_iterable(pools):
+            try:
+                configuration = owner.vectors.configuration(vector)
+            except ValueError:  # not legal after all
+                continue
             if configuration not in taken:
                 return configuration
-        for _ in range(16):  # a small finite space
-            for vector in owner.vectors.sample(256, rng):
-                configuration = owner.vectors.configuration(vector)
-                if configuration not in taken:
-                    return configuration
         raise ConfigurationSpaceExhaustedException()
 
     def _taken(self, full: bool) -> set[Any]:
@@ -534,7 +534,7 @@ def with_priors(space: ConfigurationSpace, priors: Mapping[str, tuple[float, flo
     from ConfigSpace import Beta, Float, Integer
     from ConfigSpace.hyperparameters import FloatHyperparameter, IntegerHyperparameter
 
-    bound = {h.name for c in space.conditions for h in (c.child, c.parent)} if space.conditions else set()
+    bound = {name for name in space if space.children_of[name] or space.parents_of[name]}
     out = ConfigurationSpace(name=space.name)
     replaced = {}
     for name, (alpha, beta) in priors.items():
@@ -547,7 +547,7 @@ def with_priors(space: ConfigurationSpace, priors: Mapping[str, tuple[float, flo
             raise ValueError(f"no prior on {name!r}: only numerical dimensions have one")
         if min(alpha, beta) < 1:
             raise ValueError(f"prior of {name!r}: both shape parameters must be at least 1, got ({alpha}, {beta})")
-        kind = Float if isinstance(old, FloatHyperparameter) else Integer
+        kind: Any = Float if isinstance(old, FloatHyperparameter) else Integer
         replaced[name] = kind(name, (old.lower, old.upper), distribution=Beta(alpha, beta), log=old.log)
     out.add([replaced.get(name, hyperparameter) for name, hyperparameter in space.items()])
     if space.conditions:

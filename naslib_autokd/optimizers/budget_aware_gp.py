@@ -143,13 +143,17 @@ class SpaceVectors:
     def _legal(self, vectors: Array) -> Array:
         """Sets inactive coordinates to NaN and drops what a clause forbids."""
         by_row = vectors.T.copy()  # ConfigSpace wants (hyperparameters, points)
-        for condition in self.space.conditions:
-            satisfied = condition.satisfied_by_vector_array(by_row)
-            children = getattr(condition, "child_vector_id", None)
-            if children is None:
-                children = condition.get_children_vector()
-            for child in np.unique(np.atleast_1d(children)):
-                by_row[int(child), ~satisfied] = np.nan
+        for _ in range(len(self.space.conditions)):  # a child of an inactive child is inactive too: until all agree
+            before = np.isnan(by_row).sum()
+            for condition in self.space.conditions:
+                satisfied = condition.satisfied_by_vector_array(by_row)
+                children = getattr(condition, "child_vector_id", None)
+                if children is None:
+                    children = condition.get_children_vector()
+                for child in np.unique(np.atleast_1d(children)):
+                    by_row[int(child), ~satisfied] = np.nan
+            if np.isnan(by_row).sum() == before:
+                break
         legal = np.ones(len(vectors), dtype=bool)
         for clause in self.space.forbidden_clauses:
             legal &= ~clause.is_forbidden_vector_array(by_row)
