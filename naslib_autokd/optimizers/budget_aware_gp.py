@@ -380,7 +380,7 @@ class BudgetAwareGP:
 
 def expected_improvement(mean: Array, sd: Array, best: float) -> Array:
     """``E[max(best - cost, 0)]`` for normal costs (minimisation); 0 standard deviation is allowed."""
-    z = (best - mean) / np.maximum(sd, 1e-300)
+    z = np.clip((best - mean) / np.maximum(sd, 1e-12), -40.0, 40.0)
     density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
     return np.where(sd > 0, (best - mean) * ndtr(z) + sd * density, np.maximum(best - mean, 0.0))
 

@@ -1,0 +1,278 @@
+"""What every ask-and-tell optimizer keeps, whoever wrote it: run for each entry of `OPTIMIZERS`."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from naslib_autokd.optimizers import OPTIMIZERS, Optimizer, get_optimizer, replay
+from naslib_autokd.records import Proposal, Trial, content_digest, derive_seed
+
+MAX_EPOCHS, MIN_EPOCHS, TOTAL = 9, 3, 9 * 40
+CASES = [
+    *OPTIMIZERS,
+    "autokd:hyperband-3",  # name:fidelity
+    "autokd:hyperband",
+]
+
+
+@dataclass(frozen=True)
+class Point:
+    items: tuple[tuple[str, Any], ...]
+
+    @property
+    def digest(self) -> str:
+        return content_digest([list(item) for item in self.items])
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.items)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Point:
+        return cls(tuple(sorted(values.items())))
+
+
+class Space:
+    """Small, with everything that a space can have: integer, log, ordinal, category, condition, clause, constant."""
+
+    name = "test"
+
+    def configuration_space(self) -> Any:
+        from ConfigSpace import (
+            Categorical,
+            ConfigurationSpace,
+            Constant,
+            EqualsCondition,
+            Float,
+            ForbiddenGreaterThanEqualsRelation,
+            Integer,
+        )
+
+        space = ConfigurationSpace()
+        space.add(Integer("nodes", (3, 10)), Integer("k", (2, 5), default=2), Float("temperature", (1, 20), log=True))
+        space.add(Categorical("operation", ["conv", "pool", "depthwise"]), Categorical("pool", ["mean", "max"]))
+        space.add(Float("pool_p", (0.0, 1.0)), Constant("stem", "small"))
+        space.add(Categorical("width", [4, 8, 16], ordered=True))
+        space.add(EqualsCondition(space["pool"], space["operation"], "pool"))
+        space.add(EqualsCondition(space["pool_p"], space["pool"], "max"))
+        space.add(ForbiddenGreaterThanEqualsRelation(space["k"], space["nodes"]))
+        return space
+
+    def candidate(self, values: Mapping[str, Any]) -> Point:
+        return Point(tuple(sorted(values.items())))
+
+    def values(self, candidate: Point) -> dict[str, Any]:
+        return candidate.to_dict()
+
+
+def build(case: str, seed: int = 0, space: Any = None) -> Optimizer:
+    name, _, fidelity = case.partition(":")
+    options = {"fidelity": fidelity} if fidelity else {}
+    return get_optimizer(name)(
+        space or Space(),
+        seed=seed,
+        max_budget_epochs=MAX_EPOCHS,
+        min_budget_epochs=MIN_EPOCHS,
+        total_budget_epochs=TOTAL,
+        **options,
+    )
+
+
+def cost_of(proposal: Proposal) -> float:
+    values = proposal.candidate.to_dict()
+    error = 0.1 + 0.004 * abs(values.get("nodes", 5) - 7) + 0.02 * abs(math.log(values.get("temperature", 4)) - 1.5)
+    return error + 0.3 / proposal.budget_epochs + (proposal.seed % 1000) / 1e5
+
+
+def answer(proposal: Proposal, *, cost: float | None = None, status: str = "success") -> Trial:
+    return Trial(
+        proposal.number,
+        proposal.candidate.to_dict(),
+        proposal.candidate.digest,
+        proposal.budget_epochs,
+        proposal.seed,
+        status=status,
+        cost=1.0 if status != "success" else cost_of(proposal) if cost is None else cost,
+        message="" if status == "success" else status,
+    )
+
+
+def run(
+    optimizer: Optimizer, n: int, respond: Callable[[Proposal], Trial] = answer
+) -> tuple[list[Proposal], list[Trial]]:
+    proposals, trials = [], []
+    for _ in range(n):
+        proposals.append(optimizer.ask())
+        trials.append(respond(proposals[-1]))
+        optimizer.tell(trials[-1])
+    return proposals, trials
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_proposals_are_legal_numbered_and_seeded(case: str) -> None:
+    from ConfigSpace import Configuration
+
+    proposals, _ = run(build(case, seed=4), 25)
+    space = Space().configuration_space()
+    for number, proposal in enumerate(proposals):
+        assert isinstance(proposal.budget_epochs, int)
+        assert MIN_EPOCHS <= proposal.budget_epochs <= MAX_EPOCHS
+        assert proposal.number == number
+        assert proposal.seed == derive_seed(4, "trial", number)
+        Configuration(space, values=proposal.candidate.to_dict()).check_valid_configuration()
+    assert len({proposal.seed for proposal in proposals}) == 25
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_repeated_seed_repeats_the_proposals_and_another_seed_does_not(case: str) -> None:
+    first, again, other = (run(build(case, seed=seed), 18)[0] for seed in (1, 1, 2))
+    assert first == again
+    assert [p.candidate for p in first] != [p.candidate for p in other]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_failures_are_survived_and_not_chosen(case: str) -> None:
+    def respond(proposal: Proposal) -> Trial:
+        statuses = ("error", "diverged", "timeout", "out_of_memory")
+        return answer(proposal, status="success" if proposal.number % 3 else statuses[proposal.number % 4])
+
+    optimizer = build(case)
+    _, trials = run(optimizer, 24, respond)
+    incumbent = optimizer.incumbent()
+    assert incumbent is not None
+    largest = max(trial.budget_epochs for trial in trials if trial.succeeded)
+    winners = {t.candidate_digest for t in trials if t.succeeded and t.budget_epochs == largest}
+    assert incumbent.digest in winners
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_of_failures_alone_has_no_incumbent_and_goes_on(case: str) -> None:
+    optimizer = build(case)
+    assert optimizer.incumbent() is None
+    run(optimizer, 15, lambda proposal: answer(proposal, status="error"))
+    assert optimizer.incumbent() is None
+    optimizer.ask()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_several_asks_and_tells_out_of_order(case: str) -> None:
+    optimizer = build(case)
+    for _ in range(5):
+        batch = [optimizer.ask() for _ in range(4)]
+        for proposal in (batch[2], batch[0], batch[3], batch[1]):
+            optimizer.tell(answer(proposal))
+    numbers = [proposal.number for proposal in [optimizer.ask() for _ in range(3)]]
+    assert numbers == [20, 21, 22]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_trials_it_never_proposed_are_learned_from(case: str) -> None:
+    """A warm start: told before the first ask, and in the middle of a run; the best of them can be the incumbent."""
+    _, old = run(build("random_search", seed=77), 12)
+    optimizer = build(case)
+    for trial in old[:6]:
+        optimizer.tell(trial)
+    assert optimizer.incumbent() is not None
+    proposals, _ = run(optimizer, 4)
+    assert [proposal.number for proposal in proposals] == [0, 1, 2, 3]
+    for trial in old[6:]:
+        optimizer.tell(trial)
+    star = Space().candidate(old[0].candidate | {"nodes": 7, "k": 2, "temperature": 4.4817})
+    optimizer.tell(Trial(900, star.to_dict(), star.digest, MAX_EPOCHS, 5, cost=0.001))
+    assert optimizer.incumbent() == star
+    run(optimizer, 5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_trial_told_twice_counts_once(case: str) -> None:
+    optimizer, once = build(case, seed=3), build(case, seed=3)
+    for _ in range(14):
+        a, b = optimizer.ask(), once.ask()
+        assert a == b
+        optimizer.tell(answer(a))
+        optimizer.tell(answer(a))
+        once.tell(answer(b))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replay_brings_a_fresh_optimizer_to_where_the_run_was(case: str) -> None:
+    optimizer = build(case, seed=5)
+    _, trials = run(optimizer, 13)
+    lost = optimizer.ask()  # in flight when the run is killed
+    resumed = build(case, seed=5)
+    assert replay(resumed, trials) == []
+    assert resumed.ask() == lost
+    assert [p.candidate for p in run(resumed, 5)[0]] == [p.candidate for p in run(optimizer, 5)[0]]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_global_random_state_and_the_working_directory_are_left_alone(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import random
+
+    import numpy as np
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    before = (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    run(build(case), 12)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_trial_of_another_space_is_refused(case: str) -> None:
+    stranger = Point((("colour", "red"),))
+    optimizer = build(case)
+    if case == "random_search":
+        pytest.skip("random search learns nothing from a trial's values")
+    with pytest.raises(ValueError, match="test"):
+        optimizer.tell(Trial(0, stranger.to_dict(), stranger.digest, MAX_EPOCHS, 0, cost=0.1))
+
+
+@pytest.mark.parametrize("case", ["autokd", "autokd-full", "random_search", "hyperband"])
+@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small"])
+def test_the_real_space_is_searched(case: str, preset: str) -> None:
+    hnag = pytest.importorskip("naslib_autokd.search_spaces.hnag.parameters")
+    space = hnag.HNAGSpace(preset)
+    optimizer = build(case, space=space)
+    proposals, trials = run(optimizer, 20)
+    for proposal in proposals:
+        assert space.candidate(space.values(proposal.candidate)) == proposal.candidate
+    warm = build(case, seed=1, space=space)
+    for trial in trials:
+        warm.tell(Trial.from_dict(trial.to_dict()))
+    assert warm.incumbent() is not None
+    run(warm, 3)
+
+
+_SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_optimizers import build, run
+for case in {cases!r}:
+    print(case, [(p.candidate.digest, p.budget_epochs, p.seed) for p in run(build(case, seed=6), 18)[0]])
+"""
+
+
+def test_proposals_do_not_depend_on_the_process_or_its_hash_seed() -> None:
+    script = _SCRIPT.format(folder=str(Path(__file__).parent), cases=CASES)
+    outputs = []
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        outputs.append(done.stdout)
+    assert outputs[0].count("\n") == len(CASES)
+    assert outputs[0] == outputs[1]
