@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
+
+from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings
 
 
 def count_params(model: nn.Module) -> int:
@@ -24,24 +26,42 @@ def count_params(model: nn.Module) -> int:
 def count_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Multiply-adds (counted once) of one image ``(channels, height, width)``: convolutions and matrix products.
 
-    Counted by torch's FlopCounterMode on the meta device, so nothing is computed. torch counts two per multiply-add.
+    Counted with the formulas of torch's flop counter (two per multiply-add) while one blank image runs in eval mode:
+    on the meta device nothing would be computed, but its kernels import torch._dynamo, which takes longer.
     """
-    twin = _on_meta(model).eval()
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        twin(torch.empty(1, *image_shape, device="meta"))
-    return counter.get_total_flops() // 2
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    with _Flops() as counter, torch.no_grad():
+        model(torch.zeros(1, *image_shape, device=device))
+    model.train(was_training)
+    return counter.total // 2
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        twin = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
-    return copy.deepcopy(model, memo)
+class _Mode(TorchDispatchMode):
+    """A dispatch mode that does not import torch._dynamo (2 s in every process), as FlopCounterMode would."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
 
-class _LiveBytes(TorchDispatchMode):
+class _Flops(_Mode):
+    """FlopCounterMode's total."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+class _LiveBytes(_Mode):
     """Counts the bytes of the storages that operations return, until they are freed."""
 
     def __init__(self) -> None:
@@ -87,12 +107,11 @@ def train_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size
     with _LiveBytes() as memory:
         for tensor in (*twin.parameters(), *twin.buffers()):
             memory.watch(tensor)
-        torch_optimizer = torch.optim.SGD(twin.parameters(), lr=0.0, momentum=0.9, nesterov=True, fused=True)
-        for _ in range(2):  # the first step makes the momentum, the second is like all others
+        torch_optimizer = NesterovSGD(twin.parameters(), TrainingSettings())
+        for _ in range(2):  # as the second step, all steps are
             loss = twin(torch.zeros(batch_size, *image_shape, device=device)).logsumexp(dim=1).mean()
-            torch_optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch_optimizer.step()
+            torch_optimizer.step(lr=0.0)
             del loss
     return memory.peak
 

@@ -11,6 +11,7 @@ The test split is closed: it is made when `TaskData.read_test` is called, which 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -38,6 +39,9 @@ Split = tuple[Images, Labels]
 CLUTTER_BRIGHTNESS = 0.8
 NOISE = 0.1
 PIECE = 4
+BLACK, WHITE = -0.25, 1.25
+"""Brightness of the pixel values 0 and 255 of a canvas: dark noise must not be cut off at 0, it would make the task
+easier (a CNN of 24k parameters: 83.4 instead of 81.4%)."""
 HELD_OUT_SHARES = {"val": 0.15, "test": 0.2}
 """Of an image folder that says nothing itself."""
 
@@ -178,12 +182,13 @@ def stratified_order(labels: Labels, rng: np.random.RandomState) -> npt.NDArray[
 def draw_views(images: Images, task: Task) -> Images:
     """``(n_views, n, channels, size, size)``; view 0 is the image itself, the others are drawn once per sample.
 
-    ``shift``: moved by up to ``max_shift`` pixels in each direction, zeros enter. ``crop-flip``: the same, and
-    mirrored with probability one half.
+    ``shift``: moved by up to ``max_shift`` pixels in each direction, the border is repeated. ``crop-flip``: the same
+    with zeros at the border, and mirrored with probability one half.
     """
     views = np.broadcast_to(images, (task.n_views, *images.shape)).copy()
     rng, n, size, margin = _rng(task, "views"), len(images), task.image_size, task.max_shift
-    padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
+    border = ((0, 0), (0, 0), (margin, margin), (margin, margin))
+    padded = np.pad(images, border, mode="constant" if task.augmentation == "crop-flip" else "edge")
     for view in views[1:]:
         rows, columns = (rng.randint(0, 2 * margin + 1, size=n)[:, None] + np.arange(size) for _ in range(2))
         if task.augmentation == "crop-flip":
@@ -202,10 +207,18 @@ DIGIT_SPLITS = {"train": 900, "val": 300, "test": 597}
 
 @lru_cache(maxsize=1)
 def _digits() -> Split:
-    from sklearn.datasets import load_digits
+    """Images ``(1797, 1, 8, 8)`` and labels of ``sklearn.datasets.load_digits``."""
+    spec = importlib.util.find_spec("sklearn")
+    folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else Path()
+    file = folder / "datasets" / "data" / "digits.csv.gz"
+    if file.is_file():  # importing sklearn.datasets takes 1.5 s in every process, reading its file 0.1 s
+        table = np.loadtxt(file, delimiter=",")
+    else:
+        from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    return (digits.images / 16 * 255).round().astype(np.uint8)[:, None], digits.target.astype(np.int64)
+        table = np.column_stack(load_digits(return_X_y=True))
+    images = (table[:, :-1] / 16 * 255).round().astype(np.uint8).reshape(-1, 1, 8, 8)
+    return images, table[:, -1].astype(np.int64)
 
 
 def digit_originals(task: Task) -> dict[str, npt.NDArray[np.int64]]:
@@ -221,7 +234,7 @@ def draw_canvases(originals: Split, count: int, size: int, seed: int) -> Split:
     A pure function of its arguments. Originals are taken in turn, so that their classes keep their proportions. The
     digit lies at a random place with brightness 0.6 to 1; a 4x4 piece of a digit of another class lies at another
     random place with brightness 0.8, over or under it, whichever is brighter; every pixel gets Gaussian noise of
-    standard deviation 0.1 and is clipped to [0, 1].
+    standard deviation 0.1. Brightness -0.25 to 1.25 is stored as 0 to 255.
     """
     images, labels = originals
     side = images.shape[-1]
@@ -238,7 +251,8 @@ def draw_canvases(originals: Split, count: int, size: int, seed: int) -> Split:
     pieces = digits[other[:, None, None], corner[0][:, :, None], corner[1][:, None, :]] * CLUTTER_BRIGHTNESS
     _paste(canvases, pieces, rng.randint(0, size - PIECE + 1, size=(2, count)))
     canvases += rng.normal(scale=NOISE, size=canvases.shape)
-    return (canvases.clip(0, 1) * 255).round().astype(np.uint8)[:, None], labels[index]
+    pixels = (canvases.clip(BLACK, WHITE) - BLACK) / (WHITE - BLACK) * 255
+    return pixels.round().astype(np.uint8)[:, None], labels[index]
 
 
 def _paste(canvases: npt.NDArray[np.float64], pieces: npt.NDArray[np.float64], place: npt.NDArray[np.int64]) -> None:
@@ -254,7 +268,9 @@ def _paste(canvases: npt.NDArray[np.float64], pieces: npt.NDArray[np.float64], p
 
 def _load_cluttered_digits(task: Task) -> tuple[Split, Split, Callable[[], Split], tuple[str, ...]]:
     if task.image_size < 8:
-        raise TaskError(f"{task.name}: the digits have 8x8 pixels, image_size must be at least 8, got {task.image_size}")
+        raise TaskError(
+            f"{task.name}: the digits have 8x8 pixels, image_size must be at least 8, got {task.image_size}"
+        )
     images, labels = _digits()
     originals = digit_originals(task)
     counts = {"train": task.n_teacher or 6000, "val": task.n_val or 3000, "test": task.n_test or 3000}

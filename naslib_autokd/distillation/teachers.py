@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import filelock
 import numpy as np
@@ -108,7 +108,7 @@ class Teacher(nn.Module):
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in eval mode, whatever is asked: batch statistics would change the soft targets."""
-        return cast(Teacher, super().train(False))
+        return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -148,16 +148,15 @@ def load_teacher(
         teacher: None: the task's own, trained on first use and cached in `cache_folder`. A path: a state dict of a
             `SmallResNet` in a ``.safetensors`` or ``.pt`` file. ``"module:function"``: called without arguments, it
             returns a module. A `Teacher`, or any module that takes images normalised as the students' are.
+        threads: CPU threads for checking it.
         report: Told what takes time (training the teacher).
 
     Raises:
         TeacherError: If it cannot be loaded or would spoil the search (`check_teacher`).
     """
     if teacher is None:
-        loaded = _cached_teacher(data, threads, report or (lambda _: None))
-    else:
-        loaded = as_teacher(teacher, data)
-    loaded = cast(Teacher, loaded.to(data.device))
+        teacher = _cached_teacher(data, report or (lambda _: None))
+    loaded = as_teacher(teacher, data).to(data.device)
     with limited_threads(threads):
         check_teacher(loaded, data)
     return loaded
@@ -187,17 +186,26 @@ def as_teacher(teacher: str | Path | nn.Module | Callable[[], nn.Module], data: 
     return as_teacher(made, data)
 
 
-def train_teacher(data: TaskData, *, threads: int = 1, epochs: int | None = None) -> Teacher:
-    """Train the task's teacher on its ``n_teacher`` images; a pure function of the task and its data."""
+def train_teacher(data: TaskData, *, epochs: int | None = None) -> Teacher:
+    """Train the task's teacher on its ``n_teacher`` images; a pure function of the task and its data.
+
+    Always on one CPU thread, since the number of threads changes the rounding, and with it every later result.
+    """
     task = data.task
     if task.teacher not in ARCHITECTURES:
         raise TeacherError(f"unknown teacher {task.teacher!r}{did_you_mean(task.teacher, ARCHITECTURES)}")
     seed = derive_seed("teacher", task.split_seed)
-    with limited_threads(threads), seeded(seed):
+    with limited_threads(1), seeded(seed):
         network = _build(task.teacher, data)
         all_images = replace(data, task=replace(task, n_train=task.n_teacher, batch_size=TEACHER_BATCH))
         result = train(
-            network, all_images, None, kd=None, epochs=epochs or task.teacher_epochs, seed=seed, settings=TEACHER_TRAINING
+            network,
+            all_images,
+            None,
+            kd=None,
+            epochs=epochs or task.teacher_epochs,
+            seed=seed,
+            settings=TEACHER_TRAINING,
         )
         if result.status != "success":
             raise TeacherError(f"training the teacher of {task.name!r} failed: {result.message}")
@@ -213,7 +221,10 @@ TEACHER_TRAINING = TrainingSettings()
 def _build(architecture: str, data: TaskData) -> nn.Module:
     # channels_last: about 20% less time per step than the default layout with these few channels (CPU).
     network = SmallResNet(data.task.in_channels, data.task.n_classes, ARCHITECTURES[architecture])
-    return cast(nn.Module, network.to(memory_format=torch.channels_last))
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 # --- check ----------------------------------------------------------------------------------------------------------
@@ -329,7 +340,7 @@ def cached_teacher_path(data: TaskData) -> Path:
     return cache_folder() / "teachers" / f"{task.name}-{content_digest(recipe)}.safetensors"
 
 
-def _cached_teacher(data: TaskData, threads: int, report: Callable[[str], None]) -> Teacher:
+def _cached_teacher(data: TaskData, report: Callable[[str], None]) -> Teacher:
     path = cached_teacher_path(data)
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):  # workers that start together: one trains, the others wait
@@ -339,7 +350,7 @@ def _cached_teacher(data: TaskData, threads: int, report: Callable[[str], None])
             except TeacherError as error:
                 report(f"the cached teacher is unusable and is trained again: {error}")
         report(f"training the teacher of {data.task.name!r} (once; kept in {path})")
-        teacher = train_teacher(data, threads=threads)
+        teacher = train_teacher(data)
         check_teacher(teacher, data)
         write_checkpoint(teacher, path, data)
         return teacher
@@ -413,5 +424,5 @@ def read_checkpoint(path: str | Path, data: TaskData) -> Teacher:
             f"teacher checkpoint {path} does not fit {architecture} with {data.task.n_classes} classes: {error}"
         ) from error
     mean, std = metadata.get("mean", data.mean), metadata.get("std", data.std)
-    known = {key: metadata[key] for key in ("val_accuracy", "classes") if key in metadata}
+    known: dict[str, Any] = {key: metadata[key] for key in ("val_accuracy", "classes") if key in metadata}
     return Teacher(network, tuple(mean), tuple(std), {"architecture": architecture, **known})
