@@ -180,6 +180,7 @@ class AutoKD:
         self._pending: dict[int, tuple[Proposal, TrialInfo]] = {}
         self._configurations: dict[str, Any] = {}  # digest -> Configuration
         self._candidates: dict[str, CandidateLike] = {}
+        self._unseen: list[Any] = []  # configurations that the selector has not noted as taken
         self._trials: dict[tuple[int, str, int, int], Trial] = {}
         self._untold: list[Trial] = []  # foreign trials that SMAC's own model has not seen yet
         self._smac_seed: int | None = None
@@ -293,8 +294,10 @@ class AutoKD:
         return self.ladder[-1 - k]
 
     def _remember(self, candidate: CandidateLike, configuration: Any) -> None:
-        self._candidates.setdefault(candidate.digest, candidate)
-        self._configurations.setdefault(candidate.digest, configuration)
+        if candidate.digest not in self._configurations:
+            self._candidates[candidate.digest] = candidate
+            self._configurations[candidate.digest] = configuration
+            self._unseen.append(configuration)
 
     def tell(self, trial: Trial) -> None:
         """Learn from a trial; one that was never proposed here enters the model like any other.
@@ -321,10 +324,12 @@ class AutoKD:
                 raise ValueError(
                     f"trial {trial.number} ({trial.candidate_digest}) is not a point of {self.space.name!r}: {error}"
                 ) from error
+            if candidate.digest != trial.candidate_digest:
+                raise ValueError(
+                    f"trial {trial.number} names its candidate {trial.candidate_digest}, but its values have the "
+                    f"digest {candidate.digest}: it was written by another version"
+                )
             self._remember(candidate, configuration)
-            # a trial of another process names its candidate by the same digest; keep that name in any case
-            self._candidates.setdefault(trial.candidate_digest, candidate)
-            self._configurations.setdefault(trial.candidate_digest, configuration)
         if not known and self._selector is None:
             self._untold.append(trial)
             self._tell_untold()
@@ -426,6 +431,11 @@ class AutoKD:
 
     # --- used by the selector
 
+    def unseen_configurations(self) -> list[Any]:
+        """Configurations that became known since the last call."""
+        out, self._unseen = self._unseen, []
+        return out
+
     def pending_features(self, configurations: Sequence[Any]) -> Array:
         return self.vectors.features(np.array([c.get_array() for c in configurations]))
 
@@ -445,6 +455,8 @@ class BudgetAwareSelector(ConfigSelector):
         self._owner = owner
         self._n_initial = n_initial
         self._chosen: list[Any] = []
+        self._seen: set[Any] = set()  # kept, since hashing a configuration costs 50 us
+        self._n_seen = 0
 
     def __iter__(self) -> Iterator[Any]:
         while True:
@@ -470,7 +482,7 @@ class BudgetAwareSelector(ConfigSelector):
         if owner.model != "random" and sum(row.succeeded for row in rows) >= 5 and rng.random() >= owner.random_share:
             pool = self._best_first(rows, rng)
         else:
-            pool = owner.vectors.sample(64, rng)
+            pool = owner.vectors.sample(8, rng)
         pools = itertools.chain([pool], (owner.vectors.sample(256, rng) for _ in range(16)))  # more for a finite space
         for vector in itertools.chain.from_iterable(pools):
             try:
@@ -489,7 +501,9 @@ class BudgetAwareSelector(ConfigSelector):
                 p.candidate.digest for p, _ in owner._pending.values() if p.budget_epochs == top
             }
             return {owner._configurations[digest] for digest in digests}
-        return {*self._chosen, *owner._configurations.values()}
+        self._seen.update(self._chosen[self._n_seen :], owner.unseen_configurations())
+        self._n_seen = len(self._chosen)
+        return self._seen
 
     def _best_first(self, rows: list[_Row], rng: np.random.Generator) -> Array:
         owner = self._owner

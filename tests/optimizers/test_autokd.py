@@ -1,0 +1,347 @@
+"""What AutoKD makes of its trials; the contract that it shares with the others is in tests/contract."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from naslib_autokd.optimizers import OPTIMIZERS, get_one_shot_method, get_optimizer, replay
+from naslib_autokd.optimizers.autokd import AutoKD, budget_ladder
+from naslib_autokd.optimizers.random_search import RandomSearch
+from naslib_autokd.records import Proposal, Trial, content_digest
+
+
+class Point(tuple):  # ((name, value), ...)
+    __slots__ = ()
+
+    @property
+    def digest(self) -> str:
+        return content_digest([list(item) for item in self])
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Point:
+        return cls(sorted(values.items()))
+
+
+class Square:
+    """Dimensions a, b, c, d in [0, 1]."""
+
+    name = "square"
+
+    def __init__(self, names: str = "abcd") -> None:
+        self.names = names
+
+    def configuration_space(self) -> Any:
+        from ConfigSpace import ConfigurationSpace, Float
+
+        space = ConfigurationSpace()
+        space.add([Float(name, (0.0, 1.0)) for name in self.names])
+        return space
+
+    def candidate(self, values: Mapping[str, Any]) -> Point:
+        return Point(sorted(values.items()))
+
+    def values(self, candidate: Point) -> dict[str, Any]:
+        return candidate.to_dict()
+
+
+def build(**options: Any) -> AutoKD:
+    return AutoKD(**({"space": Square(), "seed": 0, "max_budget_epochs": 27, "min_budget_epochs": 3} | options))
+
+
+def trial(number: int, point: float, budget: int, cost: float, status: str = "success", seed: int = 0) -> Trial:
+    candidate = Point((name, point) for name in "abcd")
+    return Trial(number, candidate.to_dict(), candidate.digest, budget, seed, status=status, cost=cost)
+
+
+def true_error(candidate: Any) -> float:
+    return 0.1 + 0.3 * sum(
+        (value - target) ** 2 for (_, value), target in zip(candidate, (0.3, 0.6, 0.7, 0.4), strict=True)
+    )
+
+
+def spend(optimizer: Any, total: float, *, seed: int, noise: float = 0.01) -> None:
+    rng = np.random.default_rng(seed)
+    spent = 0.0
+    while spent < total:
+        proposal: Proposal = optimizer.ask()
+        cost = true_error(proposal.candidate) + 0.5 / proposal.budget_epochs + noise * rng.normal()
+        spent += proposal.budget_epochs
+        optimizer.tell(
+            Trial(
+                proposal.number,
+                proposal.candidate.to_dict(),
+                proposal.candidate.digest,
+                proposal.budget_epochs,
+                proposal.seed,
+                cost=float(cost),
+            )
+        )
+
+
+# --- ladder
+
+
+@pytest.mark.parametrize(
+    ("largest", "smallest", "eta", "n_rungs", "ladder"),
+    [
+        (27, 3, 3, 2, (9, 27)),
+        (27, 3, 3, 64, (3, 9, 27)),
+        (9, 3, 3, 3, (3, 9)),  # the embedded task: one epoch misleads there
+        (9, 4, 3, 3, (9,)),
+        (8, 3, 3, 3, (3, 8)),  # 8 / 3 is rounded
+        (40, 5, 3, 64, (13, 40)),  # SMAC's ladder starts at the top, 5 is never used
+        (1, 1, 3, 3, (1,)),
+        (2, 1, 3, 3, (1, 2)),
+        (16, 1, 2, 64, (1, 2, 4, 8, 16)),
+    ],
+)
+def test_ladder_starts_at_the_maximum_and_respects_the_minimum(
+    largest: int, smallest: int, eta: int, n_rungs: int, ladder: tuple[int, ...]
+) -> None:
+    assert budget_ladder(largest, smallest, eta, n_rungs) == ladder
+
+
+@pytest.mark.parametrize(("largest", "smallest", "eta"), [(27, 1, 3), (8, 3, 3), (40, 5, 3), (10, 1, 2), (54, 1, 3)])
+def test_every_rung_of_the_ladder_is_asked_for(largest: int, smallest: int, eta: int) -> None:
+    optimizer = build(
+        max_budget_epochs=largest, min_budget_epochs=smallest, eta=eta, fidelity="hyperband", model="random"
+    )
+    seen = set()
+    for number in range(2 * eta ** len(optimizer.ladder)):
+        proposal = optimizer.ask()
+        seen.add(proposal.budget_epochs)
+        candidate = proposal.candidate
+        optimizer.tell(
+            Trial(number, candidate.to_dict(), candidate.digest, proposal.budget_epochs, proposal.seed, cost=0.5)
+        )
+    assert seen == set(optimizer.ladder)
+
+
+def test_short_runs_get_three_rungs_and_long_ones_two() -> None:
+    assert build(total_budget_epochs=12 * 27).ladder == (3, 9, 27)
+    assert build(total_budget_epochs=60 * 27).ladder == (9, 27)
+    assert build().ladder == (9, 27)
+    assert build(total_budget_epochs=12 * 9, max_budget_epochs=9).ladder == (3, 9)
+    assert build(fidelity="full", total_budget_epochs=12 * 27).ladder == (27,)
+
+
+# --- what it makes of trials
+
+
+def test_failures_enter_the_model_at_the_worst_success_of_their_budget() -> None:
+    optimizer = build()
+    for number, (point, budget, cost, status) in enumerate(
+        [
+            (0.1, 9, 0.30, "success"),
+            (0.2, 9, 0.40, "success"),
+            (0.3, 27, 0.20, "success"),
+            (0.4, 27, 0.25, "success"),
+            (0.5, 9, 1.0, "diverged"),
+            (0.6, 27, 1.0, "timeout"),
+            (0.7, 3, 1.0, "error"),  # no success at this budget: the worst of all
+        ]
+    ):
+        optimizer.tell(trial(number, point, budget, cost, status))
+    assert [row.cost for row in optimizer.rows()] == [0.30, 0.40, 0.20, 0.25, 0.40, 0.25, 0.40]
+
+
+def test_failures_alone_give_no_rows() -> None:
+    optimizer = build()
+    optimizer.tell(trial(0, 0.5, 9, 1.0, "error"))
+    assert optimizer.rows() == []
+    assert optimizer.fitted_model() is None
+    assert optimizer.expected_costs() == {}
+
+
+def test_the_incumbent_is_not_the_luckiest_training() -> None:
+    """One lucky training among bad neighbours, and a good region whose every training was ordinary."""
+    optimizer, observing = build(), build(choose_by="observed")
+    rng = np.random.default_rng(0)
+    for number, point in enumerate(np.linspace(0.0, 1.0, 21)):
+        cost = 0.2 + 0.2 * (point - 0.3) ** 2 + 0.004 * rng.normal()
+        if abs(point - 0.9) < 0.01:
+            cost = 0.185  # true: 0.272
+        for each in (optimizer, observing):
+            each.tell(trial(number, float(point), 27, cost))
+    assert dict(observing.incumbent())["a"] == pytest.approx(0.9)  # type: ignore[call-overload]
+    assert abs(dict(optimizer.incumbent())["a"] - 0.3) <= 0.15  # type: ignore[call-overload]
+    costs = optimizer.expected_costs()
+    assert min(costs, key=costs.__getitem__) == optimizer.incumbent().digest  # type: ignore[union-attr]
+
+
+def test_the_incumbent_was_trained_at_the_largest_budget() -> None:
+    optimizer = build()
+    for number, point in enumerate(np.linspace(0.1, 0.9, 9)):
+        optimizer.tell(trial(number, float(point), 9, 0.2 + 0.2 * (point - 0.3) ** 2))
+    assert dict(optimizer.incumbent())["a"] == pytest.approx(0.3)  # type: ignore[call-overload]
+    optimizer.tell(trial(9, 0.6, 27, 0.19))
+    optimizer.tell(trial(10, 0.7, 27, 0.20))
+    assert dict(optimizer.incumbent())["a"] == pytest.approx(0.6)  # type: ignore[call-overload]
+
+
+def test_budget_agreement_is_kendalls_tau_of_the_families_at_both() -> None:
+    from scipy.stats import kendalltau
+
+    optimizer = build()
+    low, high = (0.40, 0.38, 0.35, 0.39), (0.20, 0.18, 0.19, 0.22)
+    for number, (a, b) in enumerate(zip(low, high, strict=True)):
+        optimizer.tell(trial(number, number / 10, 9, a))
+        optimizer.tell(trial(10 + number, number / 10, 27, b))
+    optimizer.tell(trial(20, 0.9, 9, 0.5))  # not promoted
+    optimizer.tell(trial(21, 0.8, 9, 0.5))
+    optimizer.tell(trial(22, 0.8, 27, 1.0, "error"))  # failed at one of the two
+    (agreement,) = optimizer.budget_agreement()
+    assert agreement[:3] == (9, 27, 4)
+    assert agreement.kendall_tau == pytest.approx(kendalltau(low, high).statistic)
+
+
+def test_budget_agreement_says_nothing_with_two_families() -> None:
+    optimizer = build()
+    for number in range(2):
+        optimizer.tell(trial(number, number / 10, 9, 0.3 + number / 10))
+        optimizer.tell(trial(10 + number, number / 10, 27, 0.2))
+    (agreement,) = optimizer.budget_agreement()
+    assert agreement.n == 2
+    assert math.isnan(agreement.kendall_tau)
+
+
+def test_the_order_of_tells_does_not_matter() -> None:
+    trials = [trial(i, i / 12, 27 if i % 3 else 9, 0.2 + (i * 7 % 5) / 50) for i in range(12)]
+    a, b = build(), build()
+    for each in trials:
+        a.tell(each)
+    for each in reversed(trials):
+        b.tell(each)
+    assert a.expected_costs() == b.expected_costs()
+    assert [a.ask() for _ in range(12)] == [b.ask() for _ in range(12)]
+
+
+def test_a_finite_space_ends_with_a_clear_error() -> None:
+    class Tiny(Square):
+        name = "tiny"
+
+        def configuration_space(self) -> Any:
+            from ConfigSpace import Categorical, ConfigurationSpace
+
+            space = ConfigurationSpace()
+            space.add(Categorical("a", ["x", "y"]), Categorical("b", ["x", "y", "z"]))
+            return space
+
+    optimizer = build(space=Tiny(), fidelity="full")
+    seen = set()
+    for _ in range(6):
+        proposal = optimizer.ask()
+        seen.add(proposal.candidate.digest)
+        candidate = proposal.candidate
+        optimizer.tell(Trial(proposal.number, candidate.to_dict(), candidate.digest, 27, proposal.seed, cost=0.3))
+    assert len(seen) == 6
+    with pytest.raises(RuntimeError, match="'tiny' has no more points"):
+        optimizer.ask()
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "budget-aware-gb"}, "did you mean 'budget-aware-gp'"),
+        ({"fidelity": "ful"}, "did you mean 'full'"),
+        ({"choose_by": "modell"}, "did you mean 'model'"),
+        ({"min_budget_epochs": 30}, "min_budget_epochs must not exceed max_budget_epochs, got 30 > 27"),
+        ({"min_budget_epochs": 0}, "min_budget_epochs must be a whole number of epochs, at least 1, got 0"),
+        ({"max_budget_epochs": 2.5}, "max_budget_epochs must be a whole number"),
+        ({"total_budget_epochs": 20}, "does not pay one full training of 27 epochs"),
+        ({"eta": 1}, "eta must be a whole number of at least 2"),
+        ({"n_initial": 0}, "n_initial must be at least 1"),
+        ({"random_share": 1.5}, r"random_share must be in \[0, 1\]"),
+        ({"model": "gp", "fidelity": "hyperband"}, 'use fidelity="full"'),
+        ({"model": "rf", "stock_options": {"retrain_aftr": 1}}, "did you mean 'retrain_after'"),
+        ({"priors": {"aa": (2, 2)}}, "unknown hyperparameter in priors 'aa'"),
+        ({"priors": {"a": (0.5, 2)}}, "both shape parameters must be at least 1"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_names_are_resolved_and_objects_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from naslib_autokd.optimizers import base
+
+    with pytest.raises(ValueError, match="unknown optimizer 'auto_kd'; did you mean 'autokd'"):
+        get_optimizer("auto_kd")
+    with pytest.raises(ValueError, match="unknown one-shot method 'dart'; did you mean 'darts'"):
+        get_one_shot_method("dart")
+    assert get_optimizer(RandomSearch) is RandomSearch
+    assert set(OPTIMIZERS) >= {"autokd", "random_search", "hyperband"}
+    point = types.SimpleNamespace(name="mine", load=lambda: RandomSearch)
+    monkeypatch.setattr(base, "entry_points", lambda group: [point] if group == "naslib_autokd.optimizers" else [])
+    assert get_optimizer("mine") is RandomSearch
+
+
+def test_importing_the_package_loads_neither_smac_nor_torch() -> None:
+    code = "import sys, naslib_autokd.optimizers; print([m for m in ('smac', 'torch', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_priors_move_the_draws_and_are_off_by_default() -> None:
+    plain, informed = build(), build(priors={"a": (8, 2)})
+    means = [np.mean([dict(optimizer.ask().candidate)["a"] for _ in range(30)]) for optimizer in (plain, informed)]
+    assert abs(means[0] - 0.5) < 0.12
+    assert means[1] > 0.68  # Beta(8, 2) has mean 0.8
+
+
+# --- is it better?
+
+
+def test_autokd_beats_random_search() -> None:
+    """Same budget, paired over seeds, scored by the true error; one-sided, the alarm is false in 1 of 1000 suites."""
+    from scipy.stats import ttest_rel
+
+    differences = []
+    for seed in range(6):
+        errors = []
+        for optimizer in (
+            build(seed=seed, total_budget_epochs=25 * 27),
+            RandomSearch(Square(), seed=seed, max_budget_epochs=27),
+        ):
+            spend(optimizer, 25 * 27, seed=seed)
+            errors.append(true_error(optimizer.incumbent()))
+        differences.append(errors[0] - errors[1])
+    assert ttest_rel(differences, np.zeros(6), alternative="less").pvalue < 0.05, differences
+
+
+def test_a_killed_run_goes_on_identically_after_replay() -> None:
+    def trials_of(optimizer: AutoKD, n: int) -> list[Trial]:
+        out = []
+        for _ in range(n):
+            proposal = optimizer.ask()
+            candidate = proposal.candidate
+            cost = true_error(candidate) + 0.5 / proposal.budget_epochs + (proposal.seed % 100) / 5000
+            out.append(
+                Trial(
+                    proposal.number, candidate.to_dict(), candidate.digest, proposal.budget_epochs, proposal.seed,
+                    cost=cost,
+                )
+            )  # fmt: skip
+            optimizer.tell(out[-1])
+        return out
+
+    whole = trials_of(build(seed=3), 34)
+    for cut in (1, 11, 26):
+        resumed = build(seed=3)
+        assert replay(resumed, [Trial.from_dict(t.to_dict()) for t in whole[:cut]]) == []
+        assert trials_of(resumed, 34 - cut) == whole[cut:]
