@@ -215,7 +215,8 @@ def from_yaml(text: str, from_dict: Callable[[Mapping[str, Any]], Any]) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(f"not a YAML document: {error}") from error
     except UnknownKeyError as error:
-        node, line = yaml.compose(text, yaml.SafeLoader), 0
+        node: Any = yaml.compose(text, yaml.SafeLoader)
+        line = 0
         for name in error.path:
             key, node = next((k, v) for k, v in node.value if k.value == name)
             line = key.start_mark.line + 1

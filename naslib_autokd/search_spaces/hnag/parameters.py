@@ -34,8 +34,10 @@ OPERATION_MIXES = {
     "conv3x3": (("conv3x3", 1.0),),
     "separable3x3": (("separable3x3", 1.0),),
     "convolutions": tuple((f"conv{size}", 0.2) for size in ("3x3", "5x5", "1x1", "1x3", "3x1")),
-    "all": tuple((f"conv{size}", 1 / 7) for size in ("3x3", "5x5", "1x1", "1x3", "3x1"))
-    + (("avgpool3x3", 1 / 7), ("avgpool5x5", 1 / 7)),
+    "all": (
+        *((f"conv{size}", 1 / 7) for size in ("3x3", "5x5", "1x1", "1x3", "3x1")),
+        *((f"avgpool{size}", 1 / 7) for size in ("3x3", "5x5")),
+    ),
 }
 """Choices of `hnag-wide`: distributions of the operations; "all" is uniform over the authors' seven."""
 
@@ -341,7 +343,7 @@ class HNAGSpace:
         """
         generator = candidate.generator
         mixes = {mix: name for name, mix in _checked_mixes().items()}
-        described = {
+        described: dict[str, Any] = {
             "top_nodes": generator.top.n_nodes,
             "top_k": generator.top.k,
             "top_p": generator.top.p,

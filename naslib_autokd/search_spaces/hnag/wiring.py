@@ -146,7 +146,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Wiring:
-    """One network drawn from a family: nested DAGs, before any tensor exists. Hashable, and equal means equal content."""
+    """One network drawn from a family: nested DAGs, before any tensor exists; equal means equal content."""
 
     graph: Graph
     """The top level."""
@@ -545,7 +545,7 @@ def fit_width(
         stem = "large" if image_size >= LARGE_IMAGE else "small"
     check_name(stem, STEMS, "stem")
     min_channels = check_integer(min_channels, "min_channels", 1)
-    smallest = StudentSpec(wiring, (min_channels,) * N_STAGES, in_channels, image_size, n_classes, stem)
+    smallest = StudentSpec(wiring, (min_channels, min_channels, min_channels), in_channels, image_size, n_classes, stem)
     n_params = _parameter_count(wiring, smallest.in_channels, smallest.n_classes, stem)
     if n_params(*smallest.channels) > max_params:
         needed = n_params(*smallest.channels)
