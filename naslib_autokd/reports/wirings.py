@@ -72,6 +72,11 @@ def draw_wiring(wiring: Wiring | StudentSpec, path: str | Path) -> Path:
     return _save(figure, path)
 
 
+def draw_wirings(wirings: Sequence[Wiring | StudentSpec], path: str | Path, *, title: str = "") -> Path:
+    """`draw_wiring` for one, `draw_sheet` for several."""
+    return draw_wiring(wirings[0], path) if len(wirings) == 1 else draw_sheet(wirings, path, title=title)
+
+
 def draw_sheet(wirings: Sequence[Wiring | StudentSpec], path: str | Path, *, title: str = "") -> Path:
     """Draw several wirings on one sheet, as their flattened graphs: one dot per operation (filled by operation, ringed
     by stage), one column per step of the longest path.
@@ -182,12 +187,33 @@ def _cell_size(cell: Cell) -> tuple[float, float]:
     return width + 0.6, height + 0.6
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], curve: float, **style: Any) -> None:
+def _arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    *,
+    curve: float = 0.0,
+    shrink: tuple[float, float] = (0.0, 0.0),
+    colour: str = "#555555",
+    dashed: bool = False,
+) -> None:
     from matplotlib.patches import FancyArrowPatch
 
-    style = {"arrowstyle": "-|>", "mutation_scale": 6, "linewidth": 0.7, "color": "#555555", "zorder": 3} | style
-    connection = f"arc3,rad={curve}" if curve else "arc3"
-    axes.add_patch(FancyArrowPatch(start, end, connectionstyle=connection, **style))
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            connectionstyle=f"arc3,rad={curve}",
+            mutation_scale=6,
+            linewidth=0.7,
+            linestyle="--" if dashed else "-",
+            color=colour,
+            shrinkA=shrink[0],
+            shrinkB=shrink[1],
+            zorder=3,
+        )
+    )
 
 
 def _draw_cells(axes: Axes, wiring: Wiring, detailed: bool) -> None:
@@ -213,9 +239,9 @@ def _draw_cells(axes: Axes, wiring: Wiring, detailed: bool) -> None:
         axes.annotate(str(index), (x + 0.12, -own_height + 0.08), fontsize=6, color="#333333")
         corners, _, _ = _cell_layout(cell)
         boxes = []
-        for node, (left, low) in zip(cell.nodes, corners, strict=True):
+        for node, (corner_x, corner_y) in zip(cell.nodes, corners, strict=True):
             w, h = _bottom_size(node.graph)
-            left, low = x + 0.3 + left, low - 0.3
+            left, low = x + 0.3 + corner_x, corner_y - 0.3
             boxes.append((left, low, w, h))
             if len(cell.nodes) > 1:
                 axes.add_patch(Rectangle((left, low), w, h, facecolor="#f7f7f7", edgecolor="#aaaaaa", linewidth=0.7))
@@ -224,14 +250,12 @@ def _draw_cells(axes: Axes, wiring: Wiring, detailed: bool) -> None:
             for point, name in zip(points, node.operations, strict=True):
                 axes.add_patch(Circle(point, 0.24, facecolor=COLOURS[name], edgecolor="black", linewidth=0.4, zorder=4))
             for a, b in node.graph.edges:
-                _arrow(axes, points[a], points[b], 0.0, shrinkA=3, shrinkB=4 if detailed else 2)
+                _arrow(axes, points[a], points[b], shrink=(3, 4 if detailed else 2))
         for a, b in cell.graph.edges:
             left, low, w, _ = boxes[a]
             left_b, low_b, w_b, h_b = boxes[b]
             start, end = (left + w / 2, low), (left_b + w_b / 2, low_b + h_b)
-            _arrow(
-                axes, start, end, 0.15 if abs(start[0] - end[0]) < 0.3 else 0.0, color="#996633", shrinkA=0, shrinkB=0
-            )
+            _arrow(axes, start, end, curve=0.15 if abs(start[0] - end[0]) < 0.3 else 0.0, colour="#996633")
         first, _ = spans.get(stage, (x, 0.0))
         spans[stage] = (first, x + width)
         x += width + gap
@@ -249,10 +273,10 @@ def _draw_cells(axes: Axes, wiring: Wiring, detailed: bool) -> None:
         axes.annotate(f"stage {stage + 1}", ((left + right) / 2, -height - 0.65), fontsize=8, ha="center")
     for a, b in wiring.graph.edges:
         _arc(axes, tops[a], tops[b], 0.55 * (b - a) ** 0.8)
-    for node in wiring.graph.inputs:
-        _arrow(axes, (tops[node] - 0.5, 0.75), (tops[node] - 0.15, 0.0), 0.0, linestyle="--", shrinkA=0, shrinkB=0)
-    for node in wiring.graph.outputs:
-        _arrow(axes, (tops[node] + 0.15, 0.0), (tops[node] + 0.5, 0.75), 0.0, linestyle="--", shrinkA=0, shrinkB=0)
+    for source in wiring.graph.inputs:
+        _arrow(axes, (tops[source] - 0.5, 0.75), (tops[source] - 0.15, 0.0), dashed=True)
+    for output in wiring.graph.outputs:
+        _arrow(axes, (tops[output] + 0.15, 0.0), (tops[output] + 0.5, 0.75), dashed=True)
     axes.set_xlim(-gap / 2 - 0.1, x - gap / 2 + 0.1)
     axes.set_ylim(-height - 1.0, top + 0.1)
 
@@ -289,7 +313,8 @@ def _draw_flat(axes: Axes, wiring: Wiring) -> None:
         for row, node in enumerate(members)
     }
     lines = [(place[a], place[b]) for a, b in flat.edges if a in place and b in place]
-    axes.add_collection(LineCollection(lines, colors="#999999", linewidths=0.4, zorder=1))
+    alpha = min(1.0, max(0.15, 300 / max(1, len(lines))))
+    axes.add_collection(LineCollection(lines, colors="#777777", linewidths=0.5, alpha=alpha, zorder=1))
     size = max(4.0, min(40.0, 900 / len(nodes)))
     for stage, edge in enumerate(RING_COLOURS):
         members = [node for node in nodes if wiring.stages[node[0]] == stage]

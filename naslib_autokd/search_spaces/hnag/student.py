@@ -4,8 +4,9 @@ This module is the definition of what a student computes; anything faster has to
 steps over numbered values, made once when the module is built: no module per node or edge, the ReLU of a value is
 computed once for all its readers, a value halved for one reader serves the next, and values are dropped at their last
 use. Activations are channels-last, which took 0.7 to 0.85 of the contiguous layout's time for students of 10 to 20
-channels (x86, torch 2.13, batch 32, 12x12); parameters stay contiguous, as checkpoints want them. All merge weights are one parameter, and so are the scales and the shifts of all batch norms, which keeps the
-number of tensors that an optimizer touches near the number of convolutions.
+channels (x86, torch 2.13, batch 32, 12x12); parameters stay contiguous, as checkpoints want them. All merge weights
+are one parameter, and so are the scales and the shifts of all batch norms, which keeps the number of tensors that an
+optimizer touches near the number of convolutions.
 
 The forward pass uses no random numbers, and initialisation takes its own seed; torch's global generator is not touched.
 """
