@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "parameters, MACs and depth of the students at the task's parameter limit.",
         epilog="example: naslib-autokd sample --preset hnag --seed 0 --count 6 --draw wirings.png",
     )
-    sample.add_argument("--task", default="cluttered-digits", help="gives image size, classes and parameter limit")
+    sample.add_argument("--task", help="image size, classes and parameter limit (default: one made for the preset)")
     sample.add_argument("--preset", help="preset of the search space (default: the task's)")
     sample.add_argument("--candidate", type=Path, help="YAML or JSON file of one candidate: draw its family")
     sample.add_argument("--max-params", type=int, help="another parameter limit than the task's")
@@ -170,15 +170,24 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 def run_search(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from naslib_autokd.optimizers.base import get_optimizer
     from naslib_autokd.reports.search import LiveSearch, search_report
-    from naslib_autokd.runners.search import search, train_family
+    from naslib_autokd.runners.search import check_run, make_optimizer, run_settings, search, train_family
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
 
     task = task_from_options(options)
-    get_optimizer(options.optimizer)  # a wrong name is told before the teacher is trained
     trials = options.trials
     if trials is None and options.student_epochs is None:
         trials = 24
+    if options.finals < 1:
+        raise ValueError(f"--finals must be at least 1, got {options.finals}")
+    optimizer_options = parse_options(options.option)
+    # what is wrong is told before the teacher is trained
+    budget = {"n_trials": trials, "student_epochs": options.student_epochs}
+    make_optimizer(task, options.optimizer, options=optimizer_options, **budget)
+    settings = run_settings(
+        options.optimizer, HNAGSpace(task.preset), seed=options.seed, options=optimizer_options, **budget
+    )
+    check_run(options.out, task, settings)
     console = Console(stderr=options.json)
     evaluator = evaluator_from_options(options, task)
     with LiveSearch(console, trials, options.student_epochs) as live:
@@ -186,11 +195,10 @@ def run_search(options: argparse.Namespace) -> int:
             task,
             options.optimizer,
             evaluator=evaluator,
-            n_trials=trials,
-            student_epochs=options.student_epochs,
+            **budget,
             seed=options.seed,
             out=options.out,
-            options=parse_options(options.option),
+            options=optimizer_options,
             progress=live.update,
         )
     console.print(f"training {options.finals} students of the incumbent family in full")
@@ -210,7 +218,11 @@ def run_sample(options: argparse.Namespace) -> int:
 
     from naslib_autokd.search_spaces.hnag import HNAGSpace, fit_width
 
+    if options.task is None:
+        options.task = "cluttered-digits" if options.preset in (None, "hnag-small") else "cifar10"
     task = task_from_options(options)
+    if task.n_classes == 0:
+        task = task.resolve()
     if options.count < 1:
         raise ValueError(f"--count must be at least 1, got {options.count}")
     rng = np.random.default_rng(options.seed)
@@ -270,6 +282,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
     else:
         candidate = HNAGSpace(task.preset).sample(np.random.default_rng(options.seed))
     budget = task.max_budget_epochs if options.budget is None else options.budget
+    if not 1 <= budget <= task.max_budget_epochs:
+        raise ValueError(
+            f"--budget must be from 1 to the task's maximum of {task.max_budget_epochs} epochs, got {budget}"
+        )
     proposal = Proposal(candidate, budget, derive_seed(options.seed, "trial", 0), 0)
     trial = evaluator_from_options(options, task).evaluate(proposal)
     if options.json:

@@ -70,8 +70,28 @@ class SearchResult:
 ProgressCallback = Callable[[SearchProgress], None]
 
 
-def open_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> Path:
-    """Create the run folder, or check that an existing one belongs to this task and these settings.
+def run_settings(
+    optimizer: str,
+    space: HNAGSpace,
+    *,
+    seed: int,
+    n_trials: int | None,
+    student_epochs: float | None,
+    options: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What ``run.yaml`` says of a search, besides the environment."""
+    return {
+        "optimizer": optimizer,
+        "options": dict(options or {}),
+        "space": space.name,
+        "seed": seed,
+        "n_trials": n_trials,
+        "student_epochs": student_epochs,
+    }
+
+
+def check_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> None:
+    """Check, without writing, that ``out`` is new or belongs to this task and these settings.
 
     The budget (``n_trials``, ``student_epochs``) may differ: a run can be made longer.
 
@@ -81,14 +101,9 @@ def open_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> Path:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"--out {folder} is a file; give a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = {"task.yaml": task.to_dict(), "run.yaml": dict(settings)}
-    for name, content in wanted.items():
+    for name, content in (("task.yaml", task.to_dict()), ("run.yaml", dict(settings))):
         path = folder / name
         if not path.exists():
-            if name == "run.yaml":
-                content = {**content, "environment": environment()}
-            _write_atomically(path, yaml.safe_dump(content, sort_keys=False))
             continue
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
         stored = stored if isinstance(stored, dict) else {}
@@ -102,6 +117,22 @@ def open_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> Path:
                 f"{folder} belongs to another run ({name} differs: {'; '.join(differences)}); "
                 "give another --out, or the settings of that run"
             )
+
+
+def open_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> Path:
+    """Create the run folder, or check that an existing one belongs to this task and these settings (`check_run`).
+
+    Raises:
+        RunFolderError: With the differences, if the folder holds another run.
+    """
+    check_run(out, task, settings)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "task.yaml").exists():
+        _write_atomically(folder / "task.yaml", task.to_yaml())
+    if not (folder / "run.yaml").exists():
+        content = {**settings, "environment": environment()}
+        _write_atomically(folder / "run.yaml", yaml.safe_dump(content, sort_keys=False))
     return folder
 
 
@@ -145,38 +176,19 @@ def search(
     """
     task = get_task(task)
     space = space or HNAGSpace(task.preset)
-    if n_trials is None and student_epochs is None:
-        raise ValueError("give a budget: n_trials (number of trials) or student_epochs (total epochs of training)")
-    if n_trials is not None and n_trials < 1:
-        raise ValueError(f"n_trials must be at least 1, got {n_trials}")
-    if student_epochs is not None and student_epochs < task.max_budget_epochs:
-        raise ValueError(
-            f"student_epochs must be at least one full training ({task.max_budget_epochs} epochs), "
-            f"got {student_epochs:g}"
-        )
-    total_epochs = expected_epochs(task, n_trials, student_epochs)
     if isinstance(optimizer, Optimizer) and not isinstance(optimizer, type):
+        check_budget(task, n_trials, student_epochs)
         name, chosen = type(optimizer).__name__, optimizer
     else:
         name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", repr(optimizer))
-        chosen = get_optimizer(optimizer)(
-            space,
-            seed=seed,
-            max_budget_epochs=task.max_budget_epochs,
-            min_budget_epochs=task.min_budget_epochs,
-            total_budget_epochs=total_epochs,
-            **(options or {}),
+        chosen = make_optimizer(
+            task, optimizer, space=space, n_trials=n_trials, student_epochs=student_epochs, seed=seed, options=options
         )
     store = TrialStore()
     if out is not None:
-        settings = {
-            "optimizer": name,
-            "options": dict(options or {}),
-            "space": space.name,
-            "seed": seed,
-            "n_trials": n_trials,
-            "student_epochs": student_epochs,
-        }
+        settings = run_settings(
+            name, space, seed=seed, n_trials=n_trials, student_epochs=student_epochs, options=options
+        )
         store = TrialStore(open_run(out, task, settings) / "trials.jsonl")
     started, inside = time.perf_counter(), 0.0
     with store:
@@ -216,8 +228,50 @@ def search(
     )
 
 
-def expected_epochs(task: Task, n_trials: int | None, student_epochs: float | None) -> float:
-    """Student-epochs that a budget is worth: a trial of Hyperband with two rungs costs two thirds of a full one."""
+def make_optimizer(
+    task: Task,
+    optimizer: str | OptimizerFactory,
+    *,
+    space: HNAGSpace | None = None,
+    n_trials: int | None = None,
+    student_epochs: float | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Optimizer:
+    """The optimizer that `search` would use; takes no part in any training, so it serves to check settings early.
+
+    Raises:
+        ValueError: For an unknown name or option, or a budget that cannot work.
+    """
+    factory = get_optimizer(optimizer)
+    try:
+        return factory(
+            space or HNAGSpace(task.preset),
+            seed=seed,
+            max_budget_epochs=task.max_budget_epochs,
+            min_budget_epochs=task.min_budget_epochs,
+            total_budget_epochs=check_budget(task, n_trials, student_epochs),
+            **(options or {}),
+        )
+    except TypeError as error:  # an option that the optimizer does not have
+        raise ValueError(f"optimizer {optimizer!r}: {error}") from error
+
+
+def check_budget(task: Task, n_trials: int | None, student_epochs: float | None) -> float:
+    """Student-epochs that a budget is worth: a trial of Hyperband with two rungs costs two thirds of a full one.
+
+    Raises:
+        ValueError: If there is no budget, or less than one full training.
+    """
+    if n_trials is None and student_epochs is None:
+        raise ValueError("give a budget: n_trials (number of trials) or student_epochs (total epochs of training)")
+    if n_trials is not None and n_trials < 1:
+        raise ValueError(f"n_trials must be at least 1, got {n_trials}")
+    if student_epochs is not None and not student_epochs >= task.max_budget_epochs:
+        raise ValueError(
+            f"student_epochs must be at least one full training ({task.max_budget_epochs} epochs), "
+            f"got {student_epochs:g}"
+        )
     if student_epochs is not None:
         return float(student_epochs)
     assert n_trials is not None

@@ -1,0 +1,163 @@
+"""The command line: what it prints, what it writes, and one clear line for every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from naslib_autokd.cli import main
+from naslib_autokd.records import TrialStore
+from naslib_autokd.search_spaces.hnag import Candidate
+
+SMALL_TASK = """\
+dataset: cluttered-digits
+name: small
+n_train: 320
+n_val: 400
+min_budget_epochs: 1
+max_budget_epochs: 3
+"""
+
+
+@pytest.fixture
+def small_task(tmp_path: Path) -> str:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL_TASK)
+    return str(path)
+
+
+def test_sample_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "wirings.png"
+    assert main(["sample", "--preset", "hnag", "--seed", "1", "--count", "3", "--draw", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all("MMACs" in line for line in lines)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sampled_candidate_is_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "--seed", "4", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    path = tmp_path / "candidate.json"
+    path.write_text(json.dumps(first))
+    assert main(["sample", "--candidate", str(path), "--seed", "4", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again == first
+    assert first["n_params"] <= 24_000
+    assert Candidate.from_dict(first["candidate"]).sample_wiring(first["wiring_seed"]).digest == first["wiring"]
+
+
+def test_search_runs_to_the_end_resumes_and_keeps_everything(
+    small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["search", "--task", small_task, "--trials", "4", "--seed", "2", "--finals", "2", "--out", str(out)]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "incumbent family" in text
+    assert "kept by validation: test accuracy" in text
+    trials = [trial.outcome() for trial in TrialStore(out / "trials.jsonl")]
+    assert len(trials) == 4
+    assert all(trial["info"].get("test_accuracy") is None for trial in trials)
+    assert len(list((out / "students").glob("*.safetensors"))) == 2
+
+    before = (out / "finals.jsonl").read_bytes()
+    assert main([*command, "--json"]) == 0  # nothing is trained again
+    data = json.loads(capsys.readouterr().out)
+    assert (out / "finals.jsonl").read_bytes() == before
+    assert [trial.outcome() for trial in TrialStore(out / "trials.jsonl")] == trials
+    assert len(data["finals"]) == 2
+    assert 0 < data["finals"][data["kept"]]["test_accuracy"] <= 1
+
+
+def test_evaluate_is_the_same_bit_for_bit_in_a_new_process(small_task: str) -> None:
+    command = ["-m", "naslib_autokd.cli", "evaluate", "--task", small_task, "--budget", "1", "--seed", "5", "--json"]
+    trials = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+        trials.append(json.loads(done.stdout))
+    for trial in trials:
+        for name in ("sample_s", "build_s", "train_s", "evaluate_s"):
+            assert trial.pop(name) >= 0
+    assert trials[0] == trials[1]
+    assert trials[0]["status"] == "success"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "--preset", "hnagg"], "unknown preset 'hnagg'; did you mean 'hnag'"),
+        (["sample", "--task", "clutered-digits"], "did you mean 'cluttered-digits'"),
+        (["sample", "--max-params", "900"], "is too small for this wiring"),
+        (["sample", "--count", "0"], "--count must be at least 1"),
+        (["sample", "--candidate", "nowhere.yaml"], "nowhere.yaml"),
+        (["evaluate", "--budget", "99"], "--budget must be from 1 to the task's maximum of 9 epochs, got 99"),
+        (["evaluate", "--teacher", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["evaluate", "--device", "warp"], "device 'warp' cannot be used"),
+        (["evaluate", "--task", "cifar10"], "needs data_dir"),
+        (["evaluate", "--task", "cifar10", "--data-dir", "/nowhere"], "does not exist"),
+        (["search", "--optimizer", "autokdd", "--out", "unused"], "unknown optimizer 'autokdd'; did you mean"),
+        (["search", "--trials", "0", "--out", "unused"], "n_trials must be at least 1"),
+        (["search", "--option", "fidelity", "--out", "unused"], "NAME=VALUE"),
+        (["search", "--option", "fidelity=fulll", "--out", "unused"], "did you mean 'full'"),
+        (["search", "--finals", "0", "--out", "unused"], "--finals must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("naslib-autokd: error: ")
+    assert len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind by a refused command"
+
+
+def test_bad_values_in_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = tmp_path / "task.yaml"
+    task.write_text("dataset: cluttered-digits\nbatchsize: 64\n")
+    assert main(["evaluate", "--task", str(task)]) == 2
+    assert "line 2: unknown key 'batchsize'; did you mean 'batch_size'" in capsys.readouterr().err
+    assert main(["sample", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    candidate = tmp_path / "candidate.json"
+    for change, message in (
+        ({"temperature": 0.0, "kd_weight": 0.5}, "temperature"),
+        ({"temperature": 4.0, "kd_weight": 1.5}, "kd_weight"),
+        ({"temperature": 4.0, "kdweight": 0.5}, "did you mean 'kd_weight'"),
+    ):
+        candidate.write_text(json.dumps({**content["candidate"], "kd": change}))
+        assert main(["evaluate", "--candidate", str(candidate)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_run_folder_of_another_task_is_refused(
+    small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "task.yaml").write_text(SMALL_TASK.replace("320", "640"))
+    assert main(["search", "--task", small_task, "--trials", "1", "--out", str(out)]) == 2
+    assert "belongs to another run" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(ValueError, match="unknown preset"):
+        main(["sample", "--preset", "x", "--debug"])
+
+
+def test_console_command_is_installed() -> None:
+    command = Path(sys.executable).with_name("naslib-autokd")
+    done = subprocess.run([str(command), "--help"], capture_output=True, text=True, check=True)
+    for name in ("search", "sample", "evaluate"):
+        assert name in done.stdout
