@@ -58,6 +58,9 @@ THREE_RUNGS_BELOW = 20
 """Full trainings below which "auto" takes three budgets: short searches want more and cheaper ones (measured on a
 table of real KD trainings: 12 trainings 0.346 against 0.360; 30 trainings 0.338 against 0.335)."""
 
+MIN_PAIRS = 5
+MIN_CORRELATION = 0.75
+
 _SMAC_STATUS = {
     "success": StatusType.SUCCESS,
     "timeout": StatusType.TIMEOUT,
@@ -185,6 +188,7 @@ class AutoKD:
         self._untold: list[Trial] = []  # foreign trials that SMAC's own model has not seen yet
         self._smac_seed: int | None = None
         self._full_only = len(self.ladder) == 1
+        self._watch_budgets = fidelity == "auto" and model == "budget-aware-gp"
         self._fitted: tuple[int, BudgetAwareGP | None] = (-1, None)
         self._version = 0  # counts tells
         self._selector: BudgetAwareSelector | None = None
@@ -201,6 +205,11 @@ class AutoKD:
             return 3
         short = total_budget_epochs is not None and total_budget_epochs < THREE_RUNGS_BELOW * self.max_budget_epochs
         return 3 if short else 2
+
+    @property
+    def full_only(self) -> bool:
+        """Whether all further proposals are full trainings (asked for, or because the low budget misleads)."""
+        return self._full_only
 
     # --- SMAC
 
@@ -262,7 +271,7 @@ class AutoKD:
         Raises:
             RuntimeError: If every point of a finite space has been proposed.
         """
-        if not self._full_only and self.fidelity == "auto" and self._low_budgets_mislead():
+        if self._watch_budgets and not self._full_only and self.low_budgets_mislead():
             self._full_only = True
         number = self._asked
         try:
@@ -426,8 +435,21 @@ class AutoKD:
                 pairs.append(BudgetAgreement(low, high, len(both), tau))
         return pairs
 
-    def _low_budgets_mislead(self) -> bool:
-        return False
+    def low_budgets_mislead(self) -> bool:
+        """Whether two witnesses agree that the rung below the top does not order families as the top does.
+
+        The ranks of the promoted families (at least `MIN_PAIRS` of them, Kendall's tau not above 0) and the model,
+        which sees all trials (correlation below `MIN_CORRELATION`). Either alone is too noisy: where the low budget
+        is good, tau of 5 pairs is below 0 in every fourth run.
+        """
+        if len(self.ladder) < 2:
+            return False
+        low, high = self.ladder[-2:]
+        pair = next((p for p in self.budget_agreement() if (p.low, p.high) == (low, high)), None)
+        if pair is None or pair.n < MIN_PAIRS or not pair.kendall_tau <= 0.0:
+            return False
+        model = self.fitted_model()
+        return model is not None and model.budget_correlation(low, high) < MIN_CORRELATION
 
     # --- used by the selector
 
@@ -482,7 +504,7 @@ class BudgetAwareSelector(ConfigSelector):
         if owner.model != "random" and sum(row.succeeded for row in rows) >= 5 and rng.random() >= owner.random_share:
             pool = self._best_first(rows, rng)
         else:
-            pool = owner.vectors.sample(8, rng)
+            pool = owner.vectors.sample(64, rng)
         pools = itertools.chain([pool], (owner.vectors.sample(256, rng) for _ in range(16)))  # more for a finite space
         for vector in itertools.chain.from_iterable(pools):
             try:

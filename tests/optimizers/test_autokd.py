@@ -216,6 +216,37 @@ def test_budget_agreement_says_nothing_with_two_families() -> None:
     assert math.isnan(agreement.kendall_tau)
 
 
+@pytest.mark.parametrize("misleading", [True, False])
+def test_a_low_budget_that_misleads_is_given_up(misleading: bool) -> None:
+    optimizer = build()
+    for number, point in enumerate(np.linspace(0.0, 1.0, 12)):
+        # what 9 epochs prefer is the other end of what 27 epochs prefer
+        optimizer.tell(trial(100 + number, float(point), 9, 0.3 + 0.1 * (1 - point if misleading else point)))
+        optimizer.tell(trial(200 + number, float(point), 27, 0.1 + 0.1 * float(point)))
+    (agreement,) = optimizer.budget_agreement()
+    assert agreement.kendall_tau == pytest.approx(-1.0 if misleading else 1.0)
+    assert optimizer.low_budgets_mislead() == misleading
+    budgets = {optimizer.ask().budget_epochs for _ in range(9)}
+    assert optimizer.full_only == misleading
+    assert budgets == ({27} if misleading else {9, 27})
+    asked_for = build(fidelity="hyperband-2")  # who asks for brackets gets them
+    for each in optimizer._trials.values():
+        asked_for.tell(each)
+    assert {asked_for.ask().budget_epochs for _ in range(9)} == {9, 27}
+
+
+def test_families_known_from_low_budgets_may_come_again_for_a_full_training() -> None:
+    optimizer = build()
+    for number, point in enumerate(np.linspace(0.0, 1.0, 12)):
+        optimizer.tell(trial(100 + number, float(point), 9, 0.3 + 0.1 * (1 - float(point))))
+        if number != 2:
+            optimizer.tell(trial(200 + number, float(point), 27, 0.1 + 0.1 * (float(point) - 2 / 11) ** 2))
+    optimizer._full_only = True
+    taken = optimizer._selector._taken(full=True)  # type: ignore[union-attr]
+    assert len(taken) == 11
+    assert all(dict(c)["a"] != pytest.approx(2 / 11) for c in taken)
+
+
 def test_the_order_of_tells_does_not_matter() -> None:
     trials = [trial(i, i / 12, 27 if i % 3 else 9, 0.2 + (i * 7 % 5) / 50) for i in range(12)]
     a, b = build(), build()
