@@ -180,7 +180,7 @@ class AutoKD:
         configurations = with_priors(space.configuration_space(), priors)
         self.vectors = SpaceVectors(configurations)
         self._asked = 0
-        self._pending: dict[int, tuple[Proposal, TrialInfo]] = {}
+        self._pending: dict[int, tuple[Proposal, TrialInfo | None]] = {}
         self._configurations: dict[str, Any] = {}  # digest -> Configuration
         self._candidates: dict[str, CandidateLike] = {}
         self._unseen: list[Any] = []  # configurations that the selector has not noted as taken
@@ -275,27 +275,28 @@ class AutoKD:
             self._full_only = True
         number = self._asked
         try:
-            info = self._ask_smac()
+            config, budget, info = self._next()
         except (StopIteration, ConfigurationSpaceExhaustedException) as error:
             raise RuntimeError(f"the space {self.space.name!r} has no more points to propose") from error
-        self._smac_seed = info.seed
-        candidate = self.space.candidate(plain_values(info.config))
-        budget = self.max_budget_epochs if info.budget is None else self._rung(info.budget)
+        candidate = self.space.candidate(plain_values(config))
         proposal = Proposal(candidate, budget, derive_seed(self.seed, "trial", number), number)
         self._asked += 1
         self._pending[number] = (proposal, info)
-        self._remember(candidate, info.config)
+        self._remember(candidate, config)
         self._tell_untold()
         return proposal
 
-    def _ask_smac(self) -> TrialInfo:
+    def _next(self) -> tuple[Any, int, TrialInfo | None]:
+        """Configuration, budget, and SMAC's name for it (None: SMAC is not told)."""
         if self._full_only and self._selector is not None and len(self.ladder) > 1:
-            # brackets are given up: the selector is asked directly, SMAC's run history goes on
-            config = self._selector.propose(full=True)
-            return TrialInfo(config, seed=self._smac_seed, budget=float(self.max_budget_epochs))
+            # the brackets are given up, so SMAC need not know: the selector is asked directly
+            return self._selector.propose(full=True), self.max_budget_epochs, None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn and numpy inside SMAC's stock models
-            return self._facade.ask()
+            info = self._facade.ask()
+        self._smac_seed = info.seed
+        budget = self.max_budget_epochs if info.budget is None else self._rung(info.budget)
+        return info.config, budget, info
 
     def _rung(self, smac_budget: float) -> int:
         """SMAC's float budget as epochs: 27 / 3**k is the k-th rung from the top, also where it is not whole."""
@@ -317,7 +318,8 @@ class AutoKD:
         pending = self._pending.get(trial.number)
         if pending is not None and answers(trial, pending[0]):
             del self._pending[trial.number]
-            self._tell_smac(pending[1], trial)
+            if pending[1] is not None:
+                self._tell_smac(pending[1], trial)
         else:
             self._adopt(trial)
         self._trials[(trial.number, trial.candidate_digest, trial.budget_epochs, trial.seed)] = trial

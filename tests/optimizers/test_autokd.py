@@ -226,12 +226,17 @@ def test_a_low_budget_that_misleads_is_given_up(misleading: bool) -> None:
     (agreement,) = optimizer.budget_agreement()
     assert agreement.kendall_tau == pytest.approx(-1.0 if misleading else 1.0)
     assert optimizer.low_budgets_mislead() == misleading
-    budgets = {optimizer.ask().budget_epochs for _ in range(9)}
+    proposals = [optimizer.ask() for _ in range(9)]
     assert optimizer.full_only == misleading
+    budgets = {proposal.budget_epochs for proposal in proposals}
     assert budgets == ({27} if misleading else {9, 27})
+    for each in proposals:
+        optimizer.tell(
+            Trial(each.number, each.candidate.to_dict(), each.candidate.digest, each.budget_epochs, each.seed, cost=0.2)
+        )
     asked_for = build(fidelity="hyperband-2")  # who asks for brackets gets them
-    for each in optimizer._trials.values():
-        asked_for.tell(each)
+    for told in optimizer._trials.values():
+        asked_for.tell(told)
     assert {asked_for.ask().budget_epochs for _ in range(9)} == {9, 27}
 
 
