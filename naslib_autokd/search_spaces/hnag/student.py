@@ -252,14 +252,14 @@ class Student(nn.Module):
         """
 
         def normal(shape: tuple[int, ...], std: float) -> Tensor:
-            return torch.randn(shape, generator=rng, dtype=torch.float32) * std
+            return torch.randn(shape, generator=rng, dtype=torch.float32, device="cpu") * std
 
         for weight, conv in zip(self.convs, self.plan.convs, strict=True):
             n_out, n_in, height, width = conv.shape
             value = normal(conv.shape, math.sqrt(2.0 / (n_in * height * width)))
             if conv.role != "stem":
                 value *= 0.5
-                channels = torch.arange(n_out)
+                channels = torch.arange(n_out, device="cpu")
                 if n_in == 1 and conv.role == "node":  # depthwise, or a single channel
                     value[channels, 0, height // 2, width // 2] += 1.0
                 else:
