@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {"operations": OPERATIONS, "n_nodes": 2, "init_channels"
 
 
 def evaluator(n: int = 128, seed: int = 0) -> Any:
-    """Two bright pixels, three apart: side by side (class 0) or one above the other (class 1). The test split is closed."""
+    """Two bright pixels, three apart: side by side (class 0) or one above the other (class 1); no test split."""
     task = get_task(
         "digits", n_classes=2, n_train=n, n_teacher=n, n_val=n, image_size=8, batch_size=16, n_views=1,
         augmentation="none", max_params=4000, min_budget_epochs=1, max_budget_epochs=2,
@@ -88,20 +88,20 @@ def test_alphas_that_are_not_finite_are_refused():
 
 def test_entropy_and_none_share():
     assert mean_entropy(table({})) == pytest.approx(1.0)
-    assert mean_entropy(table({edge: (0, 1e3, 0) for edge in range(5)})) == pytest.approx(0.0)
+    assert mean_entropy(table(dict.fromkeys(range(5), (0, 1000.0, 0)))) == pytest.approx(0.0)
     assert none_share(table({0: (1, 0, 0), 1: (0, 1, 0)}), OPERATIONS) == pytest.approx(4 / 5)  # ties count as none
 
 
 @pytest.mark.parametrize(
     ("strong", "text"),
     [
-        ({edge: (0, 5, 0) for edge in range(5)}, "4 of 4 edges of the normal cell are skip connections"),
+        (dict.fromkeys(range(5), (0, 5, 0)), "4 of 4 edges of the normal cell are skip connections"),
         ({0: (0, 5, 0), 1: (0, 5, 0), 2: (0, 5, 0), 3: (0, 0, 5)}, "3 of 4 edges"),
         ({0: (0, 5, 0), 1: (0, 0, 5), 2: (0, 5, 0), 3: (0, 0, 5)}, ""),
     ],
 )
 def test_collapse_into_skip_connections_is_seen(strong, text):
-    skips = {edge: (0.0, 5.0, 0.0) for edge in range(5)}
+    skips = dict.fromkeys(range(5), (0.0, 5.0, 0.0))
     genotype = discretise(table(strong), table(skips), OPERATIONS, 2)
     assert collapse(genotype).startswith(text)
     assert bool(collapse(genotype)) == bool(text)
@@ -114,29 +114,30 @@ def test_a_cell_without_weights_has_collapsed_and_reduction_cells_of_pools_have_
     assert collapse(Genotype(convolutions, pools)) == ""
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
-@pytest.mark.parametrize("data", ["half", "validation"])
-@pytest.mark.parametrize("objective", ["kd", "ce"])
+@pytest.mark.parametrize(
+    ("order", "data", "objective"),
+    [("first", "half", "kd"), ("first", "validation", "ce"), ("second", "validation", "kd")],
+)
 def test_a_search_keeps_its_budget_and_repeats_bit_for_bit(order, data, objective):
     darts = DARTS(order=order, architecture_data=data, objective=objective, **SMALL)
     told: list[tuple[float, str]] = []
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    found = darts.search(evaluator(), 5, seed=7, progress=lambda fraction, text: told.append((fraction, text)))
+    found = darts.search(evaluator(), 2.6, seed=7, progress=lambda fraction, text: told.append((fraction, text)))
     assert torch.equal(before, torch.get_rng_state())
-    # 128 images, batches of 16: 8 student steps per epoch, 2 of them per search step
-    assert found.student_epochs == 5.0
+    # 128 images, batches of 16: 8 student steps per epoch, 2 of them per search step: 10 steps, and 0.1 does not pay 11
+    assert found.student_epochs == 2.5
     assert found.status == "success"
     steps = 4 if data == "half" else 8
-    assert len(found.history) == -(-20 // steps)
+    assert len(found.history) == -(-10 // steps)
     assert [fraction for fraction, _ in told] == pytest.approx(
-        [min(1.0, (i + 1) * steps / 20) for i in range(len(told))]
+        [min(1.0, (i + 1) * steps / 10) for i in range(len(told))]
     )
-    assert [epoch.student_epochs for epoch in found.history][-1] == 5.0
+    assert found.history[-1].student_epochs == 2.5
     assert found.spec.n_params <= 4000
-    again = DARTS(order=order, architecture_data=data, objective=objective, **SMALL).search(evaluator(), 5, seed=7)
+    again = DARTS(order=order, architecture_data=data, objective=objective, **SMALL).search(evaluator(), 2.6, seed=7)
     assert again.outcome() == found.outcome()
-    assert darts.search(evaluator(), 5, seed=8).history[0].alphas != found.history[0].alphas
+    assert darts.search(evaluator(), 1, seed=8).history[0].alphas != found.history[0].alphas
     json.dumps(found.to_dict(), allow_nan=False)
 
 
@@ -152,11 +153,10 @@ def test_another_process_finds_the_same():
     assert json.loads(run.stdout) == json.loads(json.dumps(here))
 
 
-@pytest.mark.parametrize("objective", ["kd", "ce"])
-def test_search_prefers_the_operation_that_helps(objective):
+def test_search_prefers_the_operation_that_helps():
     # Pixels three apart are beyond the stem's 3x3; only a convolution in a cell can bring them together.
-    darts = DARTS(objective=objective, **(SMALL | {"step_cost": 1.0, "alpha_lr": 0.03, "init_channels": 8}))
-    found = darts.search(evaluator(512), 8, seed=0)
+    darts = DARTS(**(SMALL | {"step_cost": 1.0, "alpha_lr": 0.03, "n_nodes": 1}))
+    found = darts.search(evaluator(192), 5, seed=0)
     rows = found.history[-1].alphas["normal"]
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     assert mean[2] > mean[0] + 0.1
