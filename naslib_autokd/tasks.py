@@ -93,6 +93,8 @@ class Task:
                 raise TaskError(f"{field} must be at least {smallest}, got {getattr(self, field)}")
         if self.augmentation == "none" and self.n_views != 1:
             raise TaskError(f"augmentation 'none' has one view, got n_views={self.n_views}")
+        if self.augmentation == "shift" and self.max_shift < 1:
+            raise TaskError(f"augmentation 'shift' needs max_shift of at least 1, got {self.max_shift}")
         if self.n_teacher and self.n_train > self.n_teacher:
             raise TaskError(f"students see {self.n_train} of the teacher's {self.n_teacher} images; raise n_teacher")
         if not 0 <= self.min_teacher_accuracy <= 1:

@@ -1,0 +1,69 @@
+"""Shared by all tests: a cache folder of their own, and the embedded task with its teacher, trained once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The user's cache is neither read nor written; child processes inherit this one."""
+    before = os.environ.get("NASLIB_AUTOKD_CACHE")
+    folder = str(tmp_path_factory.mktemp("cache"))
+    os.environ["NASLIB_AUTOKD_CACHE"] = folder
+    yield folder
+    if before is None:
+        del os.environ["NASLIB_AUTOKD_CACHE"]
+    else:
+        os.environ["NASLIB_AUTOKD_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def cluttered_data(cache_folder):
+    """The images of the task ``cluttered-digits``."""
+    from naslib_autokd.distillation.data import load_data
+
+    return load_data("cluttered-digits")
+
+
+@pytest.fixture(scope="session")
+def cluttered_teacher(cluttered_data):
+    """Its teacher, trained once (8 s) and then cached for child processes too."""
+    from naslib_autokd.distillation.teachers import load_teacher
+
+    return load_teacher(cluttered_data)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(cluttered_data):
+    """64 training and 200 validation canvases: trainings take a moment."""
+    from naslib_autokd.distillation.data import load_data
+
+    return load_data(cluttered_task(n_train=64, n_teacher=64, n_val=200, n_test=200))
+
+
+def cluttered_task(**overrides):
+    from naslib_autokd.tasks import get_task
+
+    return get_task("cluttered-digits", **overrides)
+
+
+def small_cnn(channels=(16, 32, 64), in_channels=1, n_classes=10):
+    """A plain CNN with as many parameters as the students of ``cluttered-digits`` (24k)."""
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    for index, width in enumerate(channels):
+        if index:
+            layers.append(nn.MaxPool2d(2))
+        layers += [nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        in_channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, n_classes))
+
+
+@pytest.fixture(scope="session")
+def make_cnn():
+    return small_cnn

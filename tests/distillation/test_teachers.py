@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from naslib_autokd.distillation.teachers import (
+    ARCHITECTURES,
+    SmallResNet,
+    SoftTargets,
+    Teacher,
+    TeacherError,
+    cache_folder,
+    cached_teacher_path,
+    check_teacher,
+    load_teacher,
+    read_checkpoint,
+    train_teacher,
+    write_checkpoint,
+)
+from naslib_autokd.distillation.training import accuracy, seeded
+
+
+def fresh_network(n_classes=10):
+    with seeded(0):
+        return SmallResNet(1, n_classes, ARCHITECTURES["resnet-small"])
+
+
+def good_factory():
+    """A user's teacher, by 'module:function'."""
+    return nn.Flatten()
+
+
+# --- the task's own teacher -----------------------------------------------------------------------------------------
+
+
+def test_the_teacher_is_as_good_as_promised(cluttered_teacher, cluttered_data):
+    reached = check_teacher(cluttered_teacher, cluttered_data)
+    assert 0.90 < reached < 0.95  # measured: 0.914 to 0.921
+    assert reached == pytest.approx(cluttered_teacher.info["val_accuracy"], abs=1e-3)
+    assert 30_000 < sum(parameter.numel() for parameter in cluttered_teacher.parameters()) < 50_000
+
+
+def test_the_teacher_is_trained_once_and_then_read_from_the_cache(cluttered_teacher, cluttered_data, cache_folder):
+    said = []
+    again = load_teacher(cluttered_data, report=said.append)
+    assert said == []
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, cluttered_teacher.state_dict()[name])
+    assert str(cached_teacher_path(cluttered_data)).startswith(cache_folder)
+
+
+def test_training_a_teacher_is_deterministic_and_leaves_threads_alone(tiny_data):
+    threads = torch.get_num_threads()
+    first, second = (train_teacher(tiny_data, epochs=1).state_dict() for _ in range(2))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert torch.get_num_threads() == threads
+
+
+def test_the_cache_key_depends_on_what_the_training_depends_on(tiny_data):
+    path = cached_teacher_path(tiny_data)
+    for change in ({"teacher_epochs": 6}, {"teacher": "resnet-medium"}):
+        assert cached_teacher_path(replace(tiny_data, task=replace(tiny_data.task, **change))) != path
+    for change in ({"max_params": 9_000}, {"batch_size": 16}):  # what only students see
+        assert cached_teacher_path(replace(tiny_data, task=replace(tiny_data.task, **change))) == path
+    changed = tiny_data.teacher_views.clone()
+    changed[0, 0, 0, 0, 0] ^= 1
+    assert cached_teacher_path(replace(tiny_data, teacher_views=changed)) != path
+
+
+def test_fewer_images_for_students_leave_the_teacher_alone(cluttered_data):
+    from naslib_autokd.distillation.data import load_data
+
+    fewer = load_data(replace(cluttered_data.task, n_train=100, n_val=500))
+    assert cached_teacher_path(fewer) == cached_teacher_path(cluttered_data)
+
+
+def test_a_corrupt_cache_file_is_reported_and_replaced(cluttered_data, monkeypatch, tmp_path, cluttered_teacher):
+    monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
+    monkeypatch.setattr("naslib_autokd.distillation.teachers.train_teacher", lambda data: cluttered_teacher)
+    path = cached_teacher_path(cluttered_data)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"torn")
+    said = []
+    load_teacher(cluttered_data, report=said.append)
+    assert "unusable and is trained again" in said[0]
+    said.clear()
+    load_teacher(cluttered_data, report=said.append)
+    assert said == []
+    assert [file for file in os.listdir(path.parent) if file.endswith(".tmp")] == []
+
+
+def test_cache_folder_follows_the_environment(monkeypatch):
+    monkeypatch.delenv("NASLIB_AUTOKD_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert str(cache_folder()) == "/xdg/naslib_autokd"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(cache_folder()) == "/home/someone/.cache/naslib_autokd"
+
+
+# --- frozen ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_is_frozen_and_stays_in_eval_mode(cluttered_data):
+    teacher = Teacher(fresh_network().train(), cluttered_data.mean, cluttered_data.std)
+    nn.ModuleList([teacher]).train()
+    teacher.train(True)
+    assert not any(module.training for module in teacher.modules())
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    logits = teacher(cluttered_data.train_images[:8])
+    assert not logits.requires_grad
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_soft_targets_are_the_teachers_logits_of_each_sample_and_view(cluttered_teacher, tiny_data):
+    targets = SoftTargets.of(cluttered_teacher, tiny_data)
+    assert targets.train.shape == (2, 64, 10)
+    assert targets.train.dtype == torch.float32
+    for view, sample in ((0, 0), (1, 5), (1, 63)):
+        live = cluttered_teacher(tiny_data.train_views[view, sample][None])[0]
+        torch.testing.assert_close(targets.train[view, sample], live, rtol=1e-4, atol=1e-4)
+    agreement = accuracy(targets.val, tiny_data.val_labels)
+    assert agreement > 0.85
+
+
+# --- wrong teachers are told apart ----------------------------------------------------------------------------------
+
+
+def test_wrong_number_of_classes_is_an_error(cluttered_data):
+    with pytest.raises(TeacherError, match=r"\(3000, 7\).*has 10 classes"):
+        load_teacher(cluttered_data, fresh_network(n_classes=7))
+
+
+def test_untrained_teacher_is_an_error(cluttered_data):
+    with pytest.raises(TeacherError, match=r"below the floor of 85.0% \(chance 10.0%\).*looks untrained"):
+        load_teacher(cluttered_data, fresh_network())
+
+
+def test_permuted_classes_are_recognised(cluttered_teacher, cluttered_data):
+    class Permuted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = cluttered_teacher.network
+
+        def forward(self, images):
+            return self.network(images)[:, [1, 0, *range(2, 10)]].roll(1, dims=1)
+
+    with pytest.raises(TeacherError, match=r"with its classes permuted \(.*->.*\) it would reach 9\d\.\d%"):
+        load_teacher(cluttered_data, Permuted())
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "expected"),
+    [
+        ((0.0,), (1 / 255,), "with the task's normalisation as input it reaches 9"),
+        ((3.0,), (0.05,), "with the task's normalisation as input it reaches 9"),
+    ],
+)
+def test_wrong_scale_is_recognised(cluttered_teacher, cluttered_data, mean, std, expected):
+    with pytest.raises(TeacherError, match=f"{expected}.*on the wrong scale"):
+        load_teacher(cluttered_data, Teacher(cluttered_teacher.network, mean, std))
+
+
+def test_a_network_that_wants_pixels_is_recognised(cluttered_teacher, cluttered_data):
+    class WantsPixels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = cluttered_teacher.network
+
+        def forward(self, images):  # made for 0..255, given standardised images
+            return self.network((images / 255 - cluttered_data.mean[0]) / cluttered_data.std[0])
+
+    with pytest.raises(TeacherError, match=r"with pixels in 0\.\.255 as input it reaches 9.*wrong scale"):
+        load_teacher(cluttered_data, WantsPixels())
+
+
+def test_outputs_that_are_not_finite_are_an_error(cluttered_data):
+    network = fresh_network()
+    nn.init.constant_(network.head.bias, float("nan"))
+    with pytest.raises(TeacherError, match="not finite"):
+        load_teacher(cluttered_data, network)
+
+
+def test_a_teacher_for_other_images_is_an_error(cluttered_data):
+    with pytest.raises(TeacherError, match=r"cannot take the images of 'cluttered-digits' \(1x12x12\)"):
+        load_teacher(cluttered_data, SmallResNet(3, 10, (8, 8)))
+
+
+def test_a_teacher_below_what_its_checkpoint_states_is_an_error(cluttered_teacher, cluttered_data):
+    boastful = Teacher(cluttered_teacher.network, cluttered_teacher.mean, cluttered_teacher.std, {"val_accuracy": 0.99})
+    with pytest.raises(TeacherError, match=r"its checkpoint states 99\.0%"):
+        load_teacher(cluttered_data, boastful)
+
+
+def test_other_class_names_are_an_error(cluttered_teacher, cluttered_data):
+    names = [str(digit) for digit in (1, 0, *range(2, 10))]
+    other = Teacher(cluttered_teacher.network, cluttered_teacher.mean, cluttered_teacher.std, {"classes": names})
+    with pytest.raises(TeacherError, match="the teacher's classes are 1, 0, 2"):
+        load_teacher(cluttered_data, other)
+
+
+# --- the user's teacher ---------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_survive_both_formats(cluttered_teacher, cluttered_data, tmp_path):
+    write_checkpoint(cluttered_teacher, tmp_path / "t.safetensors", cluttered_data)
+    torch.save(cluttered_teacher.network.state_dict(), tmp_path / "t.pt")
+    prefixed = {f"module.{name}": tensor for name, tensor in cluttered_teacher.network.state_dict().items()}
+    torch.save(prefixed, tmp_path / "parallel.pt")
+    images = cluttered_data.val_images[:50]
+    for name in ("t.safetensors", "t.pt", "parallel.pt"):
+        loaded = load_teacher(cluttered_data, tmp_path / name)
+        torch.testing.assert_close(loaded(images), cluttered_teacher(images), rtol=1e-5, atol=1e-5)
+    assert read_checkpoint(tmp_path / "t.safetensors", cluttered_data).info["classes"] == list(cluttered_data.classes)
+
+
+def test_a_teacher_brings_its_own_normalisation(cluttered_teacher, cluttered_data, tmp_path):
+    write_checkpoint(cluttered_teacher, tmp_path / "t.safetensors", cluttered_data)
+    other_data = replace(cluttered_data, mean=(0.7,), std=(0.1,))
+    assert read_checkpoint(tmp_path / "t.safetensors", other_data).mean == cluttered_data.mean
+
+
+def test_teacher_by_module_and_function(cluttered_data):
+    with pytest.raises(TeacherError, match=r"answers with shape \(3000, 144\)"):
+        load_teacher(cluttered_data, f"{__name__}:good_factory")
+    with pytest.raises(TeacherError, match="cannot be imported"):
+        load_teacher(cluttered_data, "nowhere:at_all")
+    with pytest.raises(TeacherError, match="neither an existing file nor"):
+        load_teacher(cluttered_data, "teacher")
+    with pytest.raises(TeacherError, match="returned a str, not a torch module"):
+        load_teacher(cluttered_data, "os:getcwd")
+
+
+def test_unusable_checkpoints_are_errors(cluttered_data, tmp_path):
+    def expect(message, name):
+        with pytest.raises(TeacherError, match=message):
+            load_teacher(cluttered_data, tmp_path / name)
+
+    expect("does not exist", "missing.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{broken")
+    expect("is corrupt", "torn.safetensors")
+    (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 torn")
+    expect("cannot be loaded", "torn.pt")
+    (tmp_path / "empty.pt").touch()
+    expect("cannot be loaded", "empty.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    expect("must hold a state dict", "list.pt")
+    state = fresh_network().state_dict()
+    state.pop("head.bias")
+    torch.save(state, tmp_path / "partial.pt")
+    expect(r"(?s)does not fit resnet-small.*head\.bias", "partial.pt")
+    save_file(fresh_network(n_classes=7).state_dict(), tmp_path / "seven.safetensors")
+    expect("does not fit resnet-small with 10 classes", "seven.safetensors")
+
+
+def test_a_truncated_checkpoint_is_an_error(cluttered_teacher, cluttered_data, tmp_path):
+    path = tmp_path / "t.safetensors"
+    write_checkpoint(cluttered_teacher, path, cluttered_data)
+    assert set(load_file(path)) == set(cluttered_teacher.network.state_dict())
+    content = path.read_bytes()
+    for share in (0.1, 0.5, 0.99):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(TeacherError, match="is corrupt"):
+            read_checkpoint(path, cluttered_data)
+
+
+class Malicious:
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return (np.savetxt, (self.victim, [1.0]))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_pickle_is_not_executed(cluttered_data, tmp_path, zipped):
+    victim = str(tmp_path / "executed")
+    payload = {"stem.weight": Malicious(victim)}
+    if zipped:
+        torch.save(payload, tmp_path / "evil.pt")
+    else:
+        (tmp_path / "evil.pt").write_bytes(pickle.dumps(payload))
+    with pytest.raises(TeacherError, match="cannot be loaded"):
+        load_teacher(cluttered_data, tmp_path / "evil.pt")
+    assert not os.path.exists(victim)
+    pickle.loads(pickle.dumps(Malicious(victim)))  # the file would do harm if it were unpickled
+    assert os.path.exists(victim)

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+
+from naslib_autokd.distillation.training import (
+    NesterovSGD,
+    TrainingSettings,
+    accuracy,
+    limited_threads,
+    predict,
+    seeded,
+    train,
+    triangular_lr,
+)
+
+
+@dataclass(frozen=True)
+class KD:
+    temperature: float = 4.0
+    kd_weight: float = 0.9
+
+
+def new_cnn(make_cnn, seed=0):
+    with seeded(seed):
+        return make_cnn((4, 8, 8))
+
+
+def test_sgd_moves_exactly_like_torchs_with_clipping():
+    torch.manual_seed(0)
+    ours, theirs = (nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double() for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    settings = TrainingSettings(max_grad_norm=0.5, weight_decay=0.01)
+    mine = NesterovSGD(ours.parameters(), settings)
+    reference = torch.optim.SGD(theirs.parameters(), 1.0, settings.momentum, weight_decay=0.01, nesterov=True)
+    clipped = 0
+    for step in range(30):
+        inputs = torch.randn(4, 5, dtype=torch.float64)
+        lr = triangular_lr(step, 30, settings)
+        for model in (ours, theirs):
+            model(inputs).square().sum().backward()
+        clipped += nn.utils.clip_grad_norm_(theirs.parameters(), 0.5).item() > 0.5
+        reference.param_groups[0]["lr"] = lr
+        reference.step()
+        reference.zero_grad()
+        mine.step(lr)
+    assert 0 < clipped < 30  # both cases happened
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+        assert a.grad is None
+
+
+def test_sgd_leaves_parameters_without_gradient_alone():
+    used, unused, frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2)), torch.ones(2)
+    used.sum().backward()
+    optimizer = NesterovSGD([used, unused, frozen], TrainingSettings())
+    optimizer.step(0.1)
+    optimizer.step(0.1)  # nothing has a gradient now
+    assert used[0] != 1
+    assert unused[0] == frozen[0] == 1
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    settings = TrainingSettings(lr=0.1, peak=0.2)
+    rates = [triangular_lr(step, 1000, settings) for step in range(1000)]
+    assert max(rates) == pytest.approx(0.1, rel=0.01)
+    assert rates.index(max(rates)) in (199, 200)
+    assert sum(rates) / 1000 == pytest.approx(0.05, rel=1e-3)  # a triangle's mean height
+    assert 0 < rates[0] < 0.001
+    assert 0 < rates[-1] < 0.001
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(tiny_data, make_cnn):
+    def weights(seed):
+        model = new_cnn(make_cnn)
+        result = train(model, tiny_data, None, kd=None, epochs=2, seed=seed)
+        return result, torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()])
+
+    (first, a), (second, b), (third, c) = weights(1), weights(1), weights(2)
+    assert torch.equal(a, b)
+    assert first.curve == second.curve != third.curve
+    assert not torch.equal(a, c)
+
+
+def test_training_touches_no_global_random_state_and_no_data(tiny_data, make_cnn):
+    state, views = torch.get_rng_state(), tiny_data.teacher_views.clone()
+    train(new_cnn(make_cnn), tiny_data, None, kd=None, epochs=1, seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(tiny_data.teacher_views, views)
+
+
+def test_kd_weight_0_trains_exactly_like_cross_entropy(tiny_data, make_cnn):
+    teacher_logits = torch.randn(2, 64, 10, generator=torch.Generator().manual_seed(0))
+    curves = [
+        train(new_cnn(make_cnn), tiny_data, logits, kd=kd, epochs=3, seed=5).curve
+        for logits, kd in ((None, None), (teacher_logits, KD(kd_weight=0.0)), (teacher_logits, None))
+    ]
+    assert curves[0] == curves[1] == curves[2]
+
+
+class Recorder(nn.Module):
+    """Writes down the images that it is shown; its logits do not depend on them."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(10))
+        self.batches = []
+
+    def forward(self, images):
+        self.batches.append(images)
+        return self.bias.expand(len(images), 10)
+
+
+def test_each_image_is_shown_once_per_epoch_in_its_next_view(tiny_data):
+    recorder = Recorder()
+    train(recorder, tiny_data, None, kd=None, epochs=2, seed=0)
+    assert [len(batch) for batch in recorder.batches] == [32] * 4
+    views = tiny_data.normalise(tiny_data.train_views.flatten(0, 1))
+    shown = []
+    for epoch in (0, 1):
+        images = torch.cat(recorder.batches[2 * epoch : 2 * epoch + 2])
+        distances = torch.cdist(images.flatten(1), views.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        assert distances.min(dim=1).values.max() < 1e-4
+        shown.append(distances.argmin(dim=1))
+        assert sorted((shown[-1] % 64).tolist()) == list(range(64))
+    assert set(torch.cat(shown).tolist()) == set(range(128))  # both views of every image
+    assert 10 < int((shown[0] < 64).sum()) < 54  # which of them comes first is drawn
+
+
+def test_soft_targets_follow_sample_and_view(tiny_data):
+    # Targets that only a model which gets the view's own row can match: each (view, sample) has its own one-hot.
+    codes = torch.arange(128).view(2, 64)
+
+    class Oracle(Recorder):
+        def forward(self, images):
+            super().forward(images)
+            views = tiny_data.normalise(tiny_data.train_views.flatten(0, 1)).flatten(1)
+            row = torch.cdist(images.flatten(1), views).argmin(dim=1)
+            return self.bias * 0 + 100.0 * nn.functional.one_hot(row % 10, 10)
+
+    targets = 100.0 * nn.functional.one_hot(codes % 10, 10).float()
+    result = train(Oracle(), tiny_data, targets, kd=KD(1.0, 1.0), epochs=2, seed=0)
+    assert max(result.curve) < 1e-6
+
+
+def test_a_last_partial_batch_is_dropped(tiny_data):
+    recorder = Recorder()
+    data = replace(tiny_data, task=replace(tiny_data.task, batch_size=48))
+    assert train(recorder, data, None, kd=None, epochs=1, seed=0).status == "success"
+    assert [len(batch) for batch in recorder.batches] == [48]
+
+
+def test_loss_that_is_not_a_number_ends_the_training_as_diverged(tiny_data):
+    class Broken(Recorder):
+        def forward(self, images):
+            logits = super().forward(images)
+            return logits * math.nan if len(self.batches) > 4 else logits
+
+    result = train(Broken(), tiny_data, None, kd=None, epochs=9, seed=0)
+    assert (result.status, result.epochs, len(result.curve)) == ("diverged", 3, 2)
+    assert "nan in epoch 3 of 9" in result.message
+
+
+def test_exploding_loss_ends_the_training_as_diverged(tiny_data):
+    class Exploding(Recorder):
+        def forward(self, images):
+            logits = super().forward(images)
+            noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(len(self.batches)))
+            return logits + noise * 3.0 ** len(self.batches)
+
+    result = train(Exploding(), tiny_data, None, kd=None, epochs=9, seed=0)
+    assert result.status == "diverged"
+    assert "loss rose from" in result.message
+    assert result.epochs < 9
+    assert all(map(math.isfinite, result.curve))
+
+
+def test_time_limit_ends_the_training_after_an_epoch(tiny_data):
+    result = train(Recorder(), tiny_data, None, kd=None, epochs=9, seed=0, time_limit_s=0.0)
+    assert (result.status, result.epochs) == ("timeout", 1)
+
+
+def test_training_learns_and_reports_it(tiny_data, make_cnn):
+    model, seen = new_cnn(make_cnn), []
+    result = train(model, tiny_data, None, kd=None, epochs=30, seed=0, progress=lambda *args: seen.append(args))
+    assert result.train_accuracy > 0.6
+    assert result.curve[-1] < 0.7 * result.curve[0]
+    assert seen == list(enumerate(result.curve, start=1))
+
+
+def test_prediction_does_not_depend_on_the_batches(tiny_data, make_cnn):
+    model = new_cnn(make_cnn)
+    train(model, tiny_data, None, kd=None, epochs=1, seed=0)
+    whole, parts = (predict(model, tiny_data, tiny_data.val_images, size) for size in (200, 7))
+    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+    assert not model.training
+    expected = (whole.argmax(1) == tiny_data.val_labels).double().mean().item()
+    assert accuracy(whole, tiny_data.val_labels) == pytest.approx(expected)
+
+
+def test_threads_and_seeds_are_put_back():
+    before, state = torch.get_num_threads(), torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="inside"), limited_threads(before + 1), seeded(3):
+        assert torch.get_num_threads() == before + 1
+        torch.rand(3)
+        raise RuntimeError("inside")
+    assert torch.get_num_threads() == before
+    assert torch.equal(torch.get_rng_state(), state)

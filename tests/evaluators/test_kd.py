@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from naslib_autokd.distillation.teachers import TeacherError
+from naslib_autokd.distillation.training import TrainingSettings, accuracy, predict
+from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator, is_out_of_memory
+from naslib_autokd.records import Proposal, derive_seed
+from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.search_spaces.hnag.wiring import fit_width
+
+
+@dataclass(frozen=True)
+class KD:
+    temperature: float = 4.0
+    kd_weight: float = 0.9
+
+
+@dataclass(frozen=True)
+class FakeCandidate:
+    kd: KD = field(default_factory=KD)
+    digest: str = "fake"
+
+    def to_dict(self):
+        return {"fake": True}
+
+
+class FakeEvaluator(KDEvaluator):
+    """Trains whatever ``network`` makes, so that tests decide what a student does."""
+
+    network = None
+
+    def student_spec(self, candidate, seed):
+        wiring = SimpleNamespace(digest=f"wiring-{derive_seed(seed, 'wiring')}")
+        return SimpleNamespace(wiring=wiring, channels=(4, 4, 4), n_params=12_000, macs=34, depth=3)
+
+    def build_student(self, spec, seed):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        return self.network()
+
+
+@pytest.fixture
+def evaluator(tiny_data, cluttered_teacher, make_cnn):
+    made = FakeEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher)
+    made.network = make_cnn
+    return made
+
+
+def proposal(budget=2, seed=7, number=3, candidate=None):
+    return Proposal(candidate or FakeCandidate(), budget, seed, number)
+
+
+# --- trials ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_reports_everything(evaluator):
+    trial = evaluator.evaluate(proposal())
+    assert (trial.status, trial.message, trial.number, trial.seed) == ("success", "", 3, 7)
+    assert trial.wiring_seed == derive_seed(7, "wiring")
+    assert trial.wiring == f"wiring-{trial.wiring_seed}"
+    assert (trial.n_params, trial.macs, trial.depth, trial.channels) == (12_000, 34, 3, (4, 4, 4))
+    assert trial.budget_used == 0.5
+    assert trial.student_epochs == 2
+    assert len(trial.curve) == 2
+    assert trial.cost == 1 - trial.val_accuracy
+    assert 0 <= trial.teacher_agreement <= 1
+    assert 0 < trial.train_accuracy <= 1
+    assert trial.train_memory_bytes > 3 * 4 * 24_000
+    assert min(trial.build_s, trial.train_s, trial.evaluate_s) > 0
+    assert json.loads(trial.to_json())["candidate"] == {"fake": True}
+    assert evaluator.data.test_reads == 0
+
+
+def test_validation_accuracy_and_agreement_are_those_of_the_trained_student(evaluator, make_cnn):
+    kept = []
+    evaluator.network = lambda: kept.append(make_cnn()) or kept[-1]
+    trial = evaluator.evaluate(proposal())
+    logits = predict(kept[0], evaluator.data, evaluator.data.val_images)
+    assert trial.val_accuracy == accuracy(logits, evaluator.data.val_labels)
+    teacher = evaluator.teacher.predict(evaluator.data.val_images).argmax(1)
+    assert trial.teacher_agreement == accuracy(logits, teacher)
+
+
+def test_the_objective_decides_whether_the_teacher_is_heard(tiny_data, cluttered_teacher, make_cnn):
+    curves = {}
+    for objective in ("kd", "ce"):
+        for weight in (0.0, 0.9):
+            made = FakeEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher, objective=objective)
+            made.network = make_cnn
+            curves[objective, weight] = made.evaluate(proposal(candidate=FakeCandidate(KD(kd_weight=weight)))).curve
+    assert curves["ce", 0.0] == curves["ce", 0.9] == curves["kd", 0.0] != curves["kd", 0.9]
+
+
+def test_a_budget_over_the_maximum_is_the_callers_mistake(evaluator):
+    with pytest.raises(ValueError, match=r"budget_epochs=10 is larger than the maximum of task 'cluttered-digits', 9"):
+        evaluator.evaluate(proposal(budget=10))
+
+
+# --- faults of a student are results --------------------------------------------------------------------------------
+
+
+class Faulty(nn.Module):
+    def __init__(self, fault, after=0):
+        super().__init__()
+        self.linear, self.fault, self.left = nn.Linear(144, 10), fault, after
+
+    def forward(self, images):
+        self.left -= 1
+        logits = self.linear(images.flatten(1))
+        return logits if self.left >= 0 else self.fault(logits)
+
+
+def raising(error):
+    def fault(logits):
+        raise error
+
+    return fault
+
+
+@pytest.mark.parametrize("after", [0, 2, 3])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("boom"), "error"),
+        (RuntimeError("shape mismatch"), "error"),
+        (AssertionError(), "error"),
+        (MemoryError("too much"), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory"),
+    ],
+)
+def test_exceptions_of_a_student_become_trials(evaluator, error, status, after):
+    evaluator.network = lambda: Faulty(raising(error), after)
+    threads = torch.get_num_threads()
+    trial = evaluator.evaluate(proposal())
+    assert (trial.status, trial.cost, trial.val_accuracy) == (status, 1.0, None)
+    assert trial.message.startswith(type(error).__name__)
+    assert str(error) in trial.message
+    assert trial.wiring  # what was known before is kept
+    assert torch.get_num_threads() == threads
+    json.loads(trial.to_json())
+
+
+def test_a_student_of_nan_is_diverged(evaluator):
+    evaluator.network = lambda: Faulty(lambda logits: logits * float("nan"))
+    trial = evaluator.evaluate(proposal())
+    assert (trial.status, trial.cost, trial.student_epochs) == ("diverged", 1.0, 1)
+    assert "nan" in trial.message
+    json.loads(trial.to_json())
+
+
+def test_a_student_that_breaks_in_validation_is_diverged(evaluator):
+    class BreaksInEval(Faulty):
+        def forward(self, images):
+            return self.linear(images.flatten(1)) * (1.0 if self.training else float("inf"))
+
+    evaluator.network = lambda: BreaksInEval(None)
+    trial = evaluator.evaluate(proposal())
+    assert (trial.status, trial.cost) == ("diverged", 1.0)
+    assert "not finite" in trial.message
+
+
+def test_an_absurd_learning_rate_is_survived(tiny_data, cluttered_teacher, make_cnn):
+    settings = TrainingSettings(lr=1e8, max_grad_norm=1e8)
+    made = FakeEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher, settings=settings)
+    made.network = lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 64), nn.ReLU(), nn.Linear(64, 10))
+    trial = made.evaluate(proposal(budget=9))
+    assert trial.status == "diverged"
+    assert trial.student_epochs < 9
+
+
+def test_a_time_limit_is_a_timeout(tiny_data, cluttered_teacher, make_cnn):
+    made = FakeEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher, time_limit_s=0.0)
+    made.network = make_cnn
+    trial = made.evaluate(proposal())
+    assert (trial.status, trial.cost, trial.student_epochs) == ("timeout", 1.0, 1)
+
+
+def test_an_interrupt_passes(evaluator):
+    evaluator.network = lambda: Faulty(raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.evaluate(proposal())
+
+
+def test_out_of_memory_is_recognised_by_type_and_by_words():
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert not is_out_of_memory(RuntimeError("sizes do not match"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+# --- bad arguments --------------------------------------------------------------------------------------------------
+
+
+def test_bad_arguments_are_errors_before_any_work(tiny_data, cluttered_teacher):
+    with pytest.raises(ValueError, match="unknown objective 'kl'"):
+        KDEvaluator(tiny_data.task, data=tiny_data, objective="kl")
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        KDEvaluator(tiny_data.task, data=tiny_data, threads=0)
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here"):
+        KDEvaluator(tiny_data.task, data=tiny_data, device="gpu")
+    with pytest.raises(TeacherError, match="does not exist"):
+        KDEvaluator(tiny_data.task, data=tiny_data, teacher="nowhere.pt")
+
+
+# --- the common final protocol --------------------------------------------------------------------------------------
+
+
+def test_final_training_validates_and_only_the_judge_reads_the_test_split(evaluator, make_cnn, tmp_path):
+    model, result = evaluator.train_final(make_cnn, KD(), seed=5, name="cnn")
+    assert evaluator.data.test_reads == 0
+    assert (result.status, result.epochs, result.name, result.test_accuracy) == ("success", 9, "cnn", None)
+    assert (result.temperature, result.kd_weight) == (4.0, 0.9)
+    assert result.n_params == sum(parameter.numel() for parameter in model.parameters())
+    assert result.val_accuracy == accuracy(
+        predict(model, evaluator.data, evaluator.data.val_images), evaluator.data.val_labels
+    )
+    judged = evaluator.judge(model, result)
+    assert evaluator.data.test_reads == 1
+    images, labels = evaluator.data.read_test()
+    logits = predict(model, evaluator.data, images)
+    assert judged.test_accuracy == accuracy(logits, labels)
+    assert judged.test_agreement == accuracy(logits, evaluator.teacher.predict(images).argmax(1))
+    assert FinalResult.from_dict(json.loads(json.dumps(judged.to_dict()))) == judged
+    with pytest.raises(ValueError, match="unknown fields surprise"):
+        FinalResult.from_dict(judged.to_dict() | {"surprise": 1})
+
+    evaluator.save_student(model, judged, tmp_path / "students" / "s.safetensors")
+    with safe_open(tmp_path / "students" / "s.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["result"])["test_accuracy"] == judged.test_accuracy
+        assert set(file.keys()) == set(model.state_dict())
+
+
+def test_final_training_depends_on_its_seed_alone(evaluator, make_cnn):
+    results = []
+    for noise, seed in ((1, 5), (2, 5), (3, 6)):
+        torch.manual_seed(noise)
+        results.append(evaluator.train_final(make_cnn, KD(), seed=seed, epochs=2)[1].curve)
+    assert results[0] == results[1] != results[2]
+
+
+def test_a_diverged_final_training_has_accuracy_0(evaluator):
+    model, result = evaluator.train_final(lambda: Faulty(lambda logits: logits * float("nan")), KD(), seed=0)
+    assert (result.status, result.val_accuracy) == ("diverged", 0.0)
+    assert evaluator.judge(model, result).test_accuracy == 0.0
+
+
+def test_the_teacher_has_a_row_of_its_own(evaluator):
+    row = evaluator.teacher_row()
+    assert row.test_accuracy > 0.85
+    assert row.test_agreement == row.teacher_agreement == 1.0
+    assert row.macs > 0
+    assert row.train_memory_bytes > row.n_params * 12
+    assert not any(parameter.requires_grad for parameter in evaluator.teacher.parameters())
+
+
+# --- with real students ---------------------------------------------------------------------------------------------
+
+CHILD = """
+import sys, json, random, numpy, torch
+seed = int(sys.argv[1])
+random.seed(seed); numpy.random.seed(seed); torch.manual_seed(seed)
+from naslib_autokd.evaluators.kd import KDEvaluator
+from naslib_autokd.records import Proposal
+from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.tasks import get_task
+candidate = HNAGSpace("hnag-small").sample(numpy.random.default_rng(11))
+trial = KDEvaluator(get_task("cluttered-digits", n_train=320)).evaluate(Proposal(candidate, 2, 17, 0))
+print(json.dumps(trial.outcome()))
+"""
+
+
+def test_the_same_seed_gives_the_same_trial_in_a_new_process(cluttered_teacher):
+    outcomes = []
+    for seed, hash_seed, threads in (("1", "1", "1"), ("2", "2", "2")):
+        env = os.environ | {"PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": threads}
+        child = subprocess.run(
+            [sys.executable, "-c", CHILD, seed], env=env, capture_output=True, text=True, check=True, timeout=120
+        )
+        outcomes.append(json.loads(child.stdout))
+    assert outcomes[0]["status"] == "success"
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_real_candidate_fills_the_record(tiny_data, cluttered_teacher):
+    evaluator = KDEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher)
+    candidate = HNAGSpace("hnag-small").sample(np.random.default_rng(0))
+    trial = evaluator.evaluate(Proposal(candidate, 1, 5, 0))
+    assert trial.status == "success", trial.message
+    spec = fit_width(
+        candidate.sample_wiring(derive_seed(5, "wiring")),
+        24_000,
+        in_channels=1,
+        image_size=12,
+        n_classes=10,
+        min_channels=4,
+    )
+    assert (trial.wiring, trial.n_params, trial.macs) == (spec.wiring.digest, spec.n_params, spec.macs)
+    assert trial.candidate == candidate.to_dict()
+
+
+def test_a_family_too_large_for_the_budget_is_a_failed_trial_that_says_the_smallest(tiny_data, cluttered_teacher):
+    evaluator = KDEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher)
+    evaluator.task = evaluator.task.__class__(**{**evaluator.task.to_dict(), "max_params": 100})
+    trial = evaluator.evaluate(Proposal(HNAGSpace("hnag-small").sample(np.random.default_rng(0)), 1, 5, 0))
+    assert (trial.status, trial.student_epochs) == ("error", 0)
+    assert "ParameterBudgetError" in trial.message
+    assert any(word.isdigit() and int(word) > 100 for word in trial.message.replace(",", " ").split())
