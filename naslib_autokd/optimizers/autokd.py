@@ -192,7 +192,10 @@ class AutoKD:
         self._fitted: tuple[int, BudgetAwareGP | None] = (-1, None)
         self._version = 0  # counts tells
         self._selector: BudgetAwareSelector | None = None
-        self._facade = self._build(configurations, with_prior_draws=bool(priors), stock=dict(stock_options or {}))
+        self._own_selector = model in ("budget-aware-gp", "random")
+        self._facade = self._build(
+            configurations, total_budget_epochs, with_prior_draws=bool(priors), stock=dict(stock_options or {})
+        )
 
     def _n_rungs(self, total_budget_epochs: float | None) -> int:
         if self.fidelity == "full":
@@ -213,8 +216,22 @@ class AutoKD:
 
     # --- SMAC
 
-    def _build(self, configurations: ConfigurationSpace, *, with_prior_draws: bool, stock: dict[str, int]) -> Any:
-        multi_fidelity = len(self.ladder) > 1 or self.model in ("budget-aware-gp", "random")
+    def _n_trials(self, total_budget_epochs: float | None) -> int:
+        """Does not stop ask/tell, but sizes the initial designs: a quarter of it at most for SMAC's stock models."""
+        if self._own_selector or total_budget_epochs is None:
+            return 1_000_000 if self._own_selector else 100
+        per_training = 2.5 if len(self.ladder) > 1 else 1.0  # Hyperband: about 150 trials for the price of 60
+        return max(20, round(per_training * total_budget_epochs / self.max_budget_epochs))
+
+    def _build(
+        self,
+        configurations: ConfigurationSpace,
+        total_budget_epochs: float | None,
+        *,
+        with_prior_draws: bool,
+        stock: dict[str, int],
+    ) -> Any:
+        multi_fidelity = len(self.ladder) > 1 or self._own_selector
         budgets: dict[str, float] = {}
         if multi_fidelity:
             # SMAC builds its ladder from the maximum downwards; a little slack keeps floor(log) from losing a rung
@@ -226,14 +243,14 @@ class AutoKD:
                 name="autokd",
                 output_directory=Path(folder),
                 deterministic=False,
-                n_trials=1_000_000,  # does not stop ask/tell; small values would cut the initial design
+                n_trials=self._n_trials(total_budget_epochs),
                 seed=derive_seed(self.seed, "smac"),
                 **budgets,
             )
             common: dict[str, Any] = {"overwrite": True, "logging_level": False}
             if multi_fidelity:
                 common["intensifier"] = Hyperband(scenario, eta=self.eta, incumbent_selection="highest_budget")
-            if self.model in ("budget-aware-gp", "random"):
+            if self._own_selector:
                 if with_prior_draws:  # SMAC's designs ignore priors: the first draws come from the space itself
                     design = RandomInitialDesign(scenario, n_configs=1, max_ratio=1.0)
                 else:
