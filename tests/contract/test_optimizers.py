@@ -118,7 +118,6 @@ def run(
 def test_its_own_model_is_reached_and_proposes(case: str) -> None:
     """The shortest run of all: 12 trials are just beyond every initial design."""
     proposals, trials = run(build(case), 12)
-    assert build(case).incumbent() is None
     assert len({p.candidate.digest for p in proposals}) >= 5
     assert all(trial.succeeded for trial in trials)
 
