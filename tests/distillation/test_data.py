@@ -242,7 +242,7 @@ def test_cifar_is_read_from_its_official_files(name, tmp_path, without_checksums
 
 def test_a_damaged_cifar_folder_is_an_error(tmp_path):
     write_cifar(tmp_path, fine=False)
-    with pytest.raises(TaskError, match="cifar10 in .* cannot be read: .*corrupted"):
+    with pytest.raises(TaskError, match=r"cifar10 in .* cannot be read: .*corrupted"):
         load_data(get_task("cifar10", data_dir=str(tmp_path)))
 
 

@@ -204,9 +204,14 @@ def test_prediction_does_not_depend_on_the_batches(tiny_data, make_cnn):
 
 def test_threads_and_seeds_are_put_back():
     before, state = torch.get_num_threads(), torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="inside"), limited_threads(before + 1), seeded(3):
-        assert torch.get_num_threads() == before + 1
-        torch.rand(3)
-        raise RuntimeError("inside")
+
+    def fail():
+        with limited_threads(before + 1), seeded(3):
+            assert torch.get_num_threads() == before + 1
+            torch.rand(3)
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert torch.get_num_threads() == before
     assert torch.equal(torch.get_rng_state(), state)

@@ -317,3 +317,15 @@ def test_a_family_too_large_for_the_budget_is_a_failed_trial_that_says_the_small
     assert (trial.status, trial.student_epochs) == ("error", 0)
     assert "ParameterBudgetError" in trial.message
     assert any(word.isdigit() and int(word) > 100 for word in trial.message.replace(",", " ").split())
+
+
+@pytest.mark.gpu
+def test_everything_runs_on_a_gpu(tiny_data, cluttered_teacher, make_cnn):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    evaluator = KDEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher, device="cuda")
+    trial = evaluator.evaluate(Proposal(HNAGSpace("hnag-small").sample(np.random.default_rng(0)), 1, 5, 0))
+    assert trial.status == "success", trial.message
+    model, result = evaluator.train_final(make_cnn, KD(), seed=0, epochs=1)
+    assert evaluator.judge(model, result).test_accuracy is not None
+    evaluator.teacher.to("cpu")
