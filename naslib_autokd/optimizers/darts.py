@@ -259,6 +259,8 @@ class DARTSResult:
     step_cost: float
     """Student steps charged per search step."""
     search_s: float
+    step_cpu_s: float = 0.0
+    """CPU seconds that a search step took: divided by a student step's, what ``step_cost`` stands for."""
     status: str = "success"
     """``success`` or ``diverged``."""
     collapsed: bool = False
@@ -282,7 +284,8 @@ class DARTSResult:
     @property
     def info(self) -> dict[str, Any]:
         return {
-            name: getattr(self, name) for name in ("status", "collapsed", "message", "step_cost", "search_s", "choices")
+            name: getattr(self, name)
+            for name in ("status", "collapsed", "message", "step_cost", "step_cpu_s", "search_s", "choices")
         }
 
     def build(self, seed: int = 0) -> CellNetwork:
@@ -290,8 +293,8 @@ class DARTSResult:
         return CellNetwork(self.spec, seed)
 
     def outcome(self) -> dict[str, Any]:
-        """Everything but the time: equal, bit for bit, for the same seed."""
-        return {name: value for name, value in self.to_dict().items() if name != "search_s"}
+        """Everything but the times: equal, bit for bit, for the same seed."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("search_s", "step_cpu_s")}
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -321,6 +324,9 @@ class DARTS:
             validation is kept (the paper keeps the best of four). 1 spends everything on one.
         step_cost: Student steps charged per search step; by default from `forward_work`, as a
             multiple of `reference_work`.
+
+    Channels grow by ``channel_growth`` in each reduction cell of the supernet, ``final_channel_growth`` in the final
+    network; the stem has ``stem_multiplier`` times as many as the first cell. The paper has 2, 2 and 3.
     """
 
     objective: str = "kd"
@@ -333,13 +339,17 @@ class DARTS:
     init_channels: int = 16
     channel_growth: float = 1.0
     stem_multiplier: float = 1.0
+    # cluttered-digits, 24k parameters, one searched and one random cell, one training of 9 epochs each: 5 cells 1.7
+    # points below 3; growth 0.7, 1, 1.5, 2 and 2 with a stem of 3 within a point (91.1, 91.0, 91.2, 90.2, 90.9), and
+    # 1.5 in half the time of 1.
     final_cells: int = 3
-    final_channel_growth: float = 1.0
+    final_channel_growth: float = 1.5
     final_stem_multiplier: float = 1.0
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 3e-4
     max_grad_norm: float = 5.0
+    # The paper's 3e-4 lets an alpha move by 5.9 in its 19,500 steps; a few hundred steps of 3e-4 would move it by 0.1.
     alpha_lr: float = 0.01
     alpha_betas: tuple[float, float] = (0.5, 0.999)
     alpha_weight_decay: float = 1e-3
@@ -418,6 +428,7 @@ class DARTS:
             student_epochs=spent,
             step_cost=chosen.step_cost,
             search_s=time.perf_counter() - start,
+            step_cpu_s=chosen.step_cpu_s,
             status=chosen.status,
             collapsed=chosen.collapsed,
             message=chosen.message,
@@ -492,7 +503,7 @@ class DARTS:
         status, message = "success", ""
         table = {name: alpha.detach().tolist() for name, alpha in net.alphas.items()}
         genotype = discretise(table["normal"], table["reduction"], self.operations, self.n_nodes)
-        done = 0
+        done, start_cpu = 0, time.process_time()
         while done < n_steps:
             steps = min(epoch_steps, n_steps - done)
             train_total = val_total = correct = torch.zeros((), device=data.device)
@@ -569,6 +580,7 @@ class DARTS:
             student_epochs=done * step_cost / student_steps,
             step_cost=step_cost,
             search_s=time.perf_counter() - start,
+            step_cpu_s=(time.process_time() - start_cpu) / done,
             status=status,
             collapsed=bool(why),
             message="; ".join(filter(None, (message, why))),
