@@ -418,7 +418,12 @@ class AutoKD:
         return model
 
     def expected_costs(self) -> dict[str, float]:
-        """Posterior mean cost of every known family at the largest successful budget (for `TrialStore.incumbent`)."""
+        """Posterior mean cost of every known family at the largest successful budget (for `TrialStore.incumbent`).
+
+        Empty with ``choose_by="observed"``: the observed costs decide then.
+        """
+        if self.choose_by == "observed":
+            return {}
         model = self.fitted_model()
         largest = self._largest_budget()
         if model is None or largest is None:
@@ -434,7 +439,7 @@ class AutoKD:
     def incumbent(self) -> CandidateLike | None:
         """The family that the evidence favours among those trained at the largest budget; None before a success."""
         trials = [self._trials[key] for key in sorted(self._trials)]
-        best = incumbent(trials, self.expected_costs() if self.choose_by == "model" else None)
+        best = incumbent(trials, self.expected_costs())
         return None if best is None else self._candidates[best.candidate_digest]
 
     def budget_agreement(self) -> list[BudgetAgreement]:
