@@ -233,7 +233,7 @@ def _typed(key: str, value: Any) -> Any:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        # Teacher 92% in 5 epochs (8 CPU s); CNN of 24k parameters 83.5% alone, 86.5% with it. Canvases: data.py.
+        # Test accuracy: teacher 92.3% (8 CPU s), CNN of 24k parameters 83.7% alone and 87.3% with it (n=5). See data.py.
         Task(
             name="cluttered-digits",
             dataset="cluttered-digits",
@@ -247,7 +247,7 @@ TASKS: dict[str, Task] = {
             n_test=3000,
             augmentation="shift",
             n_views=2,
-            teacher_epochs=5,
+            teacher_epochs=6,
             min_teacher_accuracy=0.85,
         ),
         # 200 images: with all 900, students reach 98.7% without a teacher and KD gains 0.4 points.

@@ -42,7 +42,7 @@ def good_factory():
 
 def test_the_teacher_is_as_good_as_promised(cluttered_teacher, cluttered_data):
     reached = check_teacher(cluttered_teacher, cluttered_data)
-    assert 0.90 < reached < 0.95  # measured: 0.914 to 0.921
+    assert 0.89 < reached < 0.95  # measured with 5 to 7 epochs: 0.909 to 0.932
     assert reached == pytest.approx(cluttered_teacher.info["val_accuracy"], abs=1e-3)
     assert 30_000 < sum(parameter.numel() for parameter in cluttered_teacher.parameters()) < 50_000
 

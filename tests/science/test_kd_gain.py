@@ -11,7 +11,7 @@ from naslib_autokd.evaluators.kd import KDEvaluator
 
 
 def test_distillation_beats_cross_entropy_on_cluttered_digits(cluttered_data, cluttered_teacher, make_cnn):
-    # 24k parameters, 9 epochs, 4 seeds: 83.7 alone, 87.1 with the teacher; gain 3.4 +- 0.9 (standard deviation).
+    # 24k parameters, 9 epochs, 5 seeds, test: 83.7 alone, 87.3 with the teacher; gain 3.6 (standard error 0.6).
     evaluator = KDEvaluator("cluttered-digits", data=cluttered_data, teacher=cluttered_teacher)
     kd = SimpleNamespace(temperature=4.0, kd_weight=0.9)
     alone, taught = (
