@@ -233,7 +233,7 @@ def _typed(key: str, value: Any) -> Any:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        # Test accuracy: teacher 92.3% (8 CPU s), CNN of 24k parameters 83.7% alone and 87.3% with it (n=5). See data.py.
+        # Test accuracy: teacher 92.3% (8 CPU s), CNN of 24k parameters 83.7% alone and 87.3% with it (n=5).
         Task(
             name="cluttered-digits",
             dataset="cluttered-digits",

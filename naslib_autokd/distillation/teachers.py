@@ -29,7 +29,7 @@ from naslib_autokd.records import content_digest, derive_seed
 from naslib_autokd.tasks import did_you_mean
 
 STATED_TOLERANCE = 0.03
-"""How far a teacher may stay below the accuracy that its checkpoint states."""
+"""How far a teacher may stay below the accuracy that its checkpoint states, beside three standard errors."""
 
 
 class TeacherError(ValueError):
@@ -264,7 +264,8 @@ def check_teacher(teacher: Teacher, data: TaskData) -> float:
             f"{floor:.1%} (chance {1 / task.n_classes:.1%}): {_diagnosis(teacher, data, logits, reached)}"
         )
     stated = teacher.info.get("val_accuracy")
-    if stated is not None and reached < float(stated) - STATED_TOLERANCE:
+    standard_error = (reached * (1 - reached) / len(labels)) ** 0.5
+    if stated is not None and reached < float(stated) - STATED_TOLERANCE - 3 * standard_error:
         raise TeacherError(
             f"the teacher names {reached:.1%} of the validation images correctly, but its checkpoint states "
             f"{float(stated):.1%}: other data, another normalisation or a damaged file"

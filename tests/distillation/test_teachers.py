@@ -65,7 +65,7 @@ def test_training_a_teacher_is_deterministic_and_leaves_threads_alone(tiny_data)
 
 def test_the_cache_key_depends_on_what_the_training_depends_on(tiny_data):
     path = cached_teacher_path(tiny_data)
-    for change in ({"teacher_epochs": 6}, {"teacher": "resnet-medium"}):
+    for change in ({"teacher_epochs": 2}, {"teacher": "resnet-medium"}):
         assert cached_teacher_path(replace(tiny_data, task=replace(tiny_data.task, **change))) != path
     for change in ({"max_params": 9_000}, {"batch_size": 16}):  # what only students see
         assert cached_teacher_path(replace(tiny_data, task=replace(tiny_data.task, **change))) == path
