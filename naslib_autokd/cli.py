@@ -140,6 +140,7 @@ def evaluator_from_options(options: argparse.Namespace, task: Task) -> KDEvaluat
         threads=options.threads,
         objective=options.objective,
         teacher=options.teacher,
+        report=lambda text: print(text, file=sys.stderr),
     )
 
 
@@ -243,7 +244,7 @@ def run_sample(options: argparse.Namespace) -> int:
             min_channels=task.min_channels,
         )
         specs.append(spec)
-        line = {
+        line: dict[str, Any] = {
             "wiring": wiring.digest,
             "wiring_seed": wiring_seed,
             "channels": list(spec.channels),

@@ -10,7 +10,7 @@ file describes your own: any field left out is taken from the task of the same `
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -408,13 +408,3 @@ def image_folder_classes(root: Path) -> tuple[str, ...]:
 def iter_images(folder: Path) -> Iterator[Path]:
     """Images below ``folder``, in no particular order."""
     return (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-
-
-def task_to_yaml(task: Task) -> str:
-    """`Task.to_yaml` as a function."""
-    return task.to_yaml()
-
-
-def task_from_dict(values: Mapping[str, Any]) -> Task:
-    """`Task.from_dict` as a function."""
-    return Task.from_dict(dict(values))

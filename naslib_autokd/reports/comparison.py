@@ -227,6 +227,9 @@ class LiveComparison:
         self._progress.stop()
 
     def update(self, message: JobProgress) -> None:
+        if message.seed is None:
+            self.console.print(f"{message.method}: {message.text}", markup=False, highlight=False)
+            return
         key = (message.method, message.seed)
         if key not in self._tasks:
             self._tasks[key] = self._progress.add_task(f"{message.method}, seed {message.seed}", total=1.0, text="")

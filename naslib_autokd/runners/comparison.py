@@ -82,10 +82,10 @@ class JobResult:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """A message from a running job."""
+    """A message from a running job, or from the preparation of the teacher (``seed`` None)."""
 
     method: str
-    seed: int
+    seed: int | None
     fraction: float
     text: str
 
@@ -177,7 +177,7 @@ def compare(
     }
     settings = json.loads(json.dumps(settings))  # as YAML will give it back
     folder = open_run(out, task, settings)
-    teacher_row = _prepare(task, device, teacher)
+    teacher_row = _prepare(task, device, teacher, progress)
     jobs = [(method, seed) for seed in seeds for method in methods]
     results, failures = _run_jobs(jobs, task, settings, folder, workers, progress)
     comparison = Comparison(
@@ -196,11 +196,17 @@ def compare(
     return comparison
 
 
-def _prepare(task: Task, device: str, teacher: str | None) -> dict[str, Any]:
+def _prepare(
+    task: Task, device: str, teacher: str | None, progress: Callable[[JobProgress], None] | None
+) -> dict[str, Any]:
     """Train or load the teacher once, on all cores, before the jobs start; its own row of the table."""
     from naslib_autokd.evaluators.kd import KDEvaluator
 
-    evaluator = KDEvaluator(task, device=device, teacher=teacher, threads=os.cpu_count() or 1)
+    def say(text: str) -> None:
+        if progress is not None:
+            progress(JobProgress("teacher", None, 0.0, text))
+
+    evaluator = KDEvaluator(task, device=device, teacher=teacher, threads=os.cpu_count() or 1, report=say)
     return evaluator.teacher_row().to_dict()
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -206,7 +206,7 @@ def search(
             spent += trial.student_epochs
             if progress is not None:
                 progress(_progress(store, spent, n_trials, student_epochs))
-    candidate = chosen.incumbent()
+    candidate = cast("Candidate | None", chosen.incumbent())
     if candidate is None:
         reasons = sorted({trial.message for trial in store if trial.message})
         raise RuntimeError(
