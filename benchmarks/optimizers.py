@@ -1,6 +1,6 @@
 """Does the search beat random search? Every optimizer on noisy functions with known truth, paired over seeds.
 
-    python benchmarks/optimizers.py                     # everything that is not in the results yet (about an hour)
+    python benchmarks/optimizers.py                     # what is not in the results yet (all: an hour of CPU)
     python benchmarks/optimizers.py --quick             # 3 seeds, 15 full trainings, the cheap methods: a minute
     python benchmarks/optimizers.py --table             # only print what is there
     python benchmarks/optimizers.py --methods autokd random_search --functions A C --seeds 5
