@@ -25,7 +25,7 @@ from naslib_autokd.reports.comparison import LiveComparison, anytime_figure, tab
 from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, Method, compare
 
 DEFAULT_SEEDS = 2
-DEFAULT_TRAININGS = 12  # full trainings' worth of student-epochs for each search
+DEFAULT_TRAININGS = 5  # full trainings' worth of student-epochs for each search
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="kd",
         help="what AutoKD's students learn from: the teacher (kd, default) or the labels alone (ce)",
     )
-    parser.add_argument("--finals", type=int, default=3, help="final trainings after each search (default: 3)")
+    parser.add_argument("--finals", type=int, default=1, help="final trainings after each search (default: 1)")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes (default: 2)")
     return parser.parse_args(arguments)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,34 +53,52 @@ class Optimizer(Protocol):
         """The candidate that the evidence favours, among those trained at the largest budget."""
 
 
-@dataclass
-class OneShotResult:
+class OneShotResult(Protocol):
     """What a one-shot search found."""
 
-    build: Callable[[], Any]
-    """Builds the found network afresh (an ``nn.Module`` with new weights), ready for the final training."""
-    architecture: dict[str, Any] = field(default_factory=dict)
-    """The found architecture as plain data (JSON)."""
-    student_epochs: float = 0.0
-    """Spent on the search, in student-epochs: a supernet epoch counts by its measured cost."""
-    curve: list[tuple[float, float]] = field(default_factory=list)
-    """``(student-epochs spent, validation accuracy of what the method would return then)``."""
-    info: dict[str, Any] = field(default_factory=dict)
-    """Anything else that JSON can hold."""
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The found architecture as plain data (JSON)."""
+
+    @property
+    def student_epochs(self) -> float:
+        """Charged to the search: a supernet epoch counts by its cost relative to a student's."""
+
+    @property
+    def n_students(self) -> int:
+        """Networks trained by the search, supernets included."""
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """``(student-epochs, accuracy of the supernet)``."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Anything else that JSON can hold; ``collapsed`` and ``message`` are shown."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON can hold it, for the run folder."""
+
+    def build(self, seed: int = 0) -> Any:
+        """The found network (an ``nn.Module``) with new weights, for the final training."""
 
 
 @runtime_checkable
 class OneShotMethod(Protocol):
     """Trains shared weights and derives one architecture from them (DARTS)."""
 
+    @property
+    def kd(self) -> Any:
+        """KD settings of the final training (``temperature``, ``kd_weight``)."""
+
     def search(
         self,
         evaluator: Any,
         budget_student_epochs: float,
         seed: int,
-        progress: Callable[[str, float], None] | None = None,
+        progress: Callable[[float, str], None] | None = None,
     ) -> OneShotResult:
-        """Search within the budget; ``progress(message, student-epochs spent)`` is called now and then."""
+        """Search within the budget; ``progress(share done, text)`` is called now and then."""
 
 
 OptimizerFactory = Callable[..., Optimizer]

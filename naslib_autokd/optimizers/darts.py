@@ -282,6 +282,11 @@ class DARTSResult:
         return [(epoch.student_epochs, epoch.val_accuracy) for epoch in self.history]
 
     @property
+    def n_students(self) -> int:
+        """Networks trained: the supernet, or a supernet and its cell for each of several searches."""
+        return 2 * len(self.choices) or 1
+
+    @property
     def info(self) -> dict[str, Any]:
         return {
             name: getattr(self, name)
@@ -321,8 +326,8 @@ class DARTS:
         architecture_data: What the alphas learn from: ``"half"`` of the training images, the weights from the other
             half, as published; or the ``"validation"`` split, the weights from all training images.
         n_searches: Searches that share the budget; each result is trained ``selection_epochs`` and the best by
-            validation is kept (the paper keeps the best of four). Fewer if the budget would leave a search less than
-            its result's training; 1 spends everything on one.
+            validation is kept (the paper keeps the best of four). Fewer where the choice would cost more than a
+            quarter of the budget; 1 spends everything on one.
         step_cost: Student steps charged per search step; by default from `forward_work`, as a
             multiple of `reference_work`.
 
@@ -397,7 +402,7 @@ class DARTS:
         start = time.perf_counter()
         task = evaluator.data.task
         selection = self.selection_epochs or task.max_budget_epochs
-        n_searches = max(1, min(self.n_searches, int(budget_student_epochs // (2 * selection))))
+        n_searches = max(1, min(self.n_searches, int(budget_student_epochs // (4 * selection))))
         share = budget_student_epochs / n_searches - (selection if n_searches > 1 else 0)
         results, choices = [], []
         for index in range(n_searches):

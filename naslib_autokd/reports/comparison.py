@@ -115,6 +115,14 @@ def what_it_shows(comparison: Comparison) -> list[str]:
             "So short a search compares the space of families with DARTS's cells; it cannot tell the optimizer from "
             "random draws of families (that takes some 60 trainings and 20 seeds: benchmarks/optimizers.py)."
         )
+    for job in comparison.jobs:
+        for pair in job.details.get("agreement", []):
+            tau = pair["kendall_tau"]
+            if tau is not None:
+                lines.append(
+                    f"Rank agreement of {pair['low']} with {pair['high']} epochs, {job.method} seed {job.seed}: "
+                    f"Kendall's tau {tau:+.2f} (n = {pair['n']} promoted families)."
+                )
     collapsed = [job for job in comparison.jobs if job.details.get("collapsed")]
     if collapsed:
         which = ", ".join(f"{job.method} seed {job.seed}" for job in collapsed)
@@ -138,9 +146,10 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
 def anytime_figure(comparison: Comparison, path: str | Path) -> None:
     """Both anytime curves over student-epochs, and beside them the final test accuracies.
 
-    Thin lines are seeds, thick ones their mean. A search's curve is the validation accuracy of its incumbent; a
-    one-shot method's is that of its supernet with shared weights, which says little about the cell that is cut out
-    of it: the points on the right are what can be compared. The format follows the suffix of ``path``.
+    Thin lines are seeds, thick ones their mean. A search's curve is the validation accuracy of its best full training
+    so far; a one-shot method's is that of its supernet with shared weights, on the images that train its architecture,
+    which says little about the cell that is cut out of it: the points on the right are what can be compared. The
+    format follows the suffix of ``path``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -163,7 +172,7 @@ def anytime_figure(comparison: Comparison, path: str | Path) -> None:
     )
     left.set_xlabel("student-epochs spent on the search")
     left.set_ylabel("accuracy (%)")
-    left.set_title("validation: incumbent, or supernet (dashed)", fontsize=9)
+    left.set_title("during the search: incumbent, or supernet (dashed)", fontsize=9)
     right.set_title("final students, test", fontsize=9)
     right.set_xticks(range(len(comparison.rows)), [row.label.replace(" with ", "\nwith ") for row in comparison.rows])
     right.tick_params(axis="x", labelsize=8)
@@ -178,7 +187,7 @@ def _curves(axes: Axes, jobs: Sequence[Any], colour: str, label: str) -> None:
     jobs = [job for job in jobs if job.curve]
     if not jobs:
         return
-    dashed = jobs[0].n_students == 1
+    dashed = jobs[0].one_shot
     style: dict[str, Any] = {"color": colour, "drawstyle": "default" if dashed else "steps-post"}
     style["linestyle"] = "--" if dashed else "-"
     for job in jobs:

@@ -6,6 +6,7 @@ has finished is never run again, so an interrupted comparison continues where it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -15,10 +16,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from naslib_autokd.records import derive_seed, environment
+from naslib_autokd.optimizers.base import get_one_shot_method
+from naslib_autokd.records import content_digest, derive_seed, environment
 from naslib_autokd.runners.search import FinalStudents, SearchProgress, open_run, search, train_family, train_finals
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
 from naslib_autokd.tasks import Task, get_task
@@ -71,7 +74,10 @@ class JobResult:
     n_students: int
     """Trained during the search (a supernet counts as one)."""
     curve: tuple[tuple[float, float], ...]
-    """``(student-epochs, validation accuracy)`` of the incumbent, or of the supernet for a one-shot method."""
+    """``(student-epochs, accuracy)``: the incumbent's on the validation split (so far, at the largest budget), or the
+    supernet's on the images that train its architecture."""
+    one_shot: bool
+    """Whether ``curve`` is a supernet's."""
     details: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -223,9 +229,10 @@ def _run_jobs(
     context = multiprocessing.get_context("spawn")  # forked torch threads deadlock
     with context.Manager() as manager:
         messages = manager.Queue()
-        with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=_prepare_worker) as pool:
             waiting: dict[Future[dict[str, Any]], tuple[Method, int]] = {}
-            for method, seed in jobs:
+            # the longest jobs first, so that the workers end together
+            for method, seed in sorted(jobs, key=lambda item: item[0].kind != "one-shot"):
                 job = _job_folder(folder, method, seed)
                 waiting[
                     pool.submit(run_job, asdict(method), seed, task.to_dict(), dict(settings), str(job), messages)
@@ -253,10 +260,21 @@ def _job_folder(folder: Path, method: Method, seed: int) -> Path:
     return folder / method.slug / f"seed-{seed}"
 
 
-def _one_thread() -> None:
+def _prepare_worker() -> None:
+    """One thread, and freed memory is kept: fresh pages for every activation cost DARTS's networks a third more."""
+    import ctypes
+
     import torch
 
     torch.set_num_threads(1)
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 64 << 20)):
+            mallopt(option, value)
+
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+"""Options of glibc's ``mallopt``."""
 
 
 def _drain(messages: Any, progress: Callable[[JobProgress], None] | None) -> None:
@@ -345,6 +363,7 @@ def _run_search(
         student_epochs=found.student_epochs,
         n_students=len(found.trials),
         curve=curve,
+        one_shot=False,
         details={
             "candidate": found.candidate.to_dict(),
             "agreement": list(found.agreement),
@@ -359,14 +378,13 @@ def _run_one_shot(
     method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: Path, report: Report
 ) -> JobResult:
     from naslib_autokd.evaluators.kd import KDEvaluator
-    from naslib_autokd.optimizers.darts import DARTS
 
     evaluator = KDEvaluator(
         task, device=settings["device"], teacher=settings["teacher"], objective=method.objective, threads=1
     )
-    darts = DARTS(objective=method.objective, **method.options)
+    one_shot = get_one_shot_method(method.optimizer)(objective=method.objective, **method.options)
     before = time.process_time()
-    found = darts.search(
+    found = one_shot.search(
         evaluator,
         budget_student_epochs=settings["budget"],
         seed=seed,
@@ -376,17 +394,19 @@ def _run_one_shot(
     (folder / "search.json").write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
     report(SEARCH_SHARE, "final trainings")
     seeds = [derive_seed(seed, "final", index) for index in range(settings["n_finals"])]
-    students = [(darts.builder(found, evaluator, derive_seed(s, "weights")), s) for s in seeds]
-    finals = train_finals(evaluator, students, kd=darts.kd, label=f"{task.name}/{found.genotype.digest}", out=folder)
+    students = [(partial(found.build, derive_seed(s, "weights")), s) for s in seeds]
+    label = f"{task.name}/{content_digest(found.architecture)}"
+    finals = train_finals(evaluator, students, kd=one_shot.kd, label=label, out=folder)
     return _job_result(
         method,
         seed,
         finals,
         search_cpu_s=search_cpu_s,
         student_epochs=found.student_epochs,
-        n_students=1,
-        curve=[(epoch.student_epochs, epoch.val_accuracy) for epoch in found.history],
-        details={"collapsed": found.collapsed, "message": found.message},
+        n_students=found.n_students,
+        curve=found.curve,
+        one_shot=True,
+        details={**found.info, "architecture": found.architecture},
     )
 
 
@@ -399,6 +419,7 @@ def _job_result(
     student_epochs: float,
     n_students: int,
     curve: Sequence[tuple[float, float]],
+    one_shot: bool,
     details: dict[str, Any],
 ) -> JobResult:
     best = finals.best
@@ -418,6 +439,7 @@ def _job_result(
         student_epochs=student_epochs,
         n_students=n_students,
         curve=tuple(curve),
+        one_shot=one_shot,
         details=details,
     )
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from naslib_autokd.evaluators.base import Evaluator
-from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, get_optimizer
+from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, get_optimizer, replay
 from naslib_autokd.records import Trial, TrialStore, derive_seed, environment
 from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace
 from naslib_autokd.tasks import Task, get_task
@@ -279,16 +279,12 @@ def check_budget(task: Task, n_trials: int | None, student_epochs: float | None)
 
 
 def _replay(optimizer: Optimizer, store: TrialStore) -> None:
-    for stored in store:
-        proposal = optimizer.ask()
-        asked = (proposal.candidate.digest, proposal.budget_epochs, proposal.seed)
-        if asked != (stored.candidate_digest, stored.budget_epochs, stored.seed):
-            raise ReplayError(
-                f"trial {stored.number} of {store.path} is not proposed again (stored candidate "
-                f"{stored.candidate_digest} at {stored.budget_epochs} epochs, now {asked[0]} at {asked[1]}): "
-                "the run was made with other versions or settings; see its run.yaml, or start a new folder"
-            )
-        optimizer.tell(stored)
+    unanswered = replay(optimizer, store)
+    if unanswered:
+        raise ReplayError(
+            f"trial {unanswered[0].number} of {store.path} is not proposed again: the run was made with other versions "
+            "or settings; see its run.yaml, or start a new folder"
+        )
 
 
 def _progress(store: TrialStore, spent: float, n_trials: int | None, student_epochs: float | None) -> SearchProgress:

@@ -186,19 +186,19 @@ def test_the_best_of_several_searches_is_chosen_by_validation():
 
     judged = evaluator()
     judged.train_final = train_final
-    found = DARTS(**(SMALL | {"n_searches": 3, "selection_epochs": 1})).search(judged, 9, seed=0)
+    found = DARTS(**(SMALL | {"n_searches": 3, "selection_epochs": 1})).search(judged, 12, seed=0)
     assert [epochs for _, epochs in asked] == [1, 1, 1]
-    assert found.student_epochs == 9.0  # three times two of search and one of training
+    assert found.student_epochs == 12.0  # three times three of search and one of training
     assert found.genotype == Genotype.from_dict(found.choices[1]["genotype"])
     assert found.choices[0]["seed"] == 0
-    alone = DARTS(**SMALL).search(evaluator(), 2, seed=0)
+    alone = DARTS(**SMALL).search(evaluator(), 3, seed=0)
     assert alone.genotype == Genotype.from_dict(found.choices[0]["genotype"])
 
 
 def test_a_small_budget_pays_one_search():
-    found = DARTS(**(SMALL | {"n_searches": 2, "selection_epochs": 1})).search(evaluator(), 2, seed=0)
+    found = DARTS(**(SMALL | {"n_searches": 2, "selection_epochs": 1})).search(evaluator(), 7, seed=0)
     assert found.choices == ()
-    assert found.student_epochs == 2.0
+    assert found.student_epochs == 7.0
 
 
 def test_a_result_builds_the_network_of_its_spec():
