@@ -123,6 +123,12 @@ def what_it_shows(comparison: Comparison) -> list[str]:
                     f"Rank agreement of {pair['low']} with {pair['high']} epochs, {job.method} seed {job.seed}: "
                     f"Kendall's tau {tau:+.2f} (n = {pair['n']} promoted families)."
                 )
+    searches = [job for job in comparison.jobs if "is_default" in job.details]
+    if searches:
+        unchanged = sum(job.details["is_default"] for job in searches)
+        lines.append(
+            f"The search kept the space's default family, which it trains first, in {unchanged} of {len(searches)} runs."
+        )
     collapsed = [job for job in comparison.jobs if job.details.get("collapsed")]
     if collapsed:
         which = ", ".join(f"{job.method} seed {job.seed}" for job in collapsed)

@@ -366,6 +366,7 @@ def _run_search(
         one_shot=False,
         details={
             "candidate": found.candidate.to_dict(),
+            "is_default": found.candidate.digest == found.trials[0].candidate_digest,
             "agreement": list(found.agreement),
             "expected_cost": found.expected_cost,
             "overhead_s": found.overhead_s,

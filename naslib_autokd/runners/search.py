@@ -21,7 +21,7 @@ import yaml
 
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, get_optimizer, replay
-from naslib_autokd.records import Trial, TrialStore, derive_seed, environment
+from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed, environment
 from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace
 from naslib_autokd.tasks import Task, get_task
 
@@ -78,6 +78,7 @@ def run_settings(
     n_trials: int | None,
     student_epochs: float | None,
     options: Mapping[str, Any] | None,
+    start_with_default: bool = True,
 ) -> dict[str, Any]:
     """What ``run.yaml`` says of a search, besides the environment."""
     return {
@@ -85,6 +86,7 @@ def run_settings(
         "options": dict(options or {}),
         "space": space.name,
         "seed": seed,
+        "start_with_default": start_with_default,
         "n_trials": n_trials,
         "student_epochs": student_epochs,
     }
@@ -153,6 +155,7 @@ def search(
     seed: int = 0,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    start_with_default: bool = True,
     progress: ProgressCallback | None = None,
 ) -> SearchResult:
     """Search for the best family of students.
@@ -167,6 +170,8 @@ def search(
         seed: Everything random follows from it.
         out: Run folder; nothing is written if None. An existing one is continued.
         options: Keyword arguments of the optimizer.
+        start_with_default: Before the optimizer is asked, train the space's default family in full and tell it: a
+            floor for short searches, whatever the optimizer. The trial has number -1 and counts in the budget.
         progress: Called after each trial.
 
     Raises:
@@ -187,15 +192,22 @@ def search(
     store = TrialStore()
     if out is not None:
         settings = run_settings(
-            name, space, seed=seed, n_trials=n_trials, student_epochs=student_epochs, options=options
+            name,
+            space,
+            seed=seed,
+            n_trials=n_trials,
+            student_epochs=student_epochs,
+            options=options,
+            start_with_default=start_with_default,
         )
         store = TrialStore(open_run(out, task, settings) / "trials.jsonl")
     started, inside = time.perf_counter(), 0.0
     with store:
         _replay(chosen, store)
         spent = store.student_epochs
+        first = _first_proposal(task, space, seed) if start_with_default and not len(store) else None
         while n_trials is None or len(store) < n_trials:
-            proposal = chosen.ask()
+            proposal, first = first or chosen.ask(), None
             if student_epochs is not None and spent + proposal.budget_epochs > student_epochs:
                 break
             before = time.perf_counter()
@@ -278,8 +290,15 @@ def check_budget(task: Task, n_trials: int | None, student_epochs: float | None)
     return max(1.0, n_trials * 2 / 3) * task.max_budget_epochs
 
 
+def _first_proposal(task: Task, space: HNAGSpace, seed: int) -> Proposal:
+    return Proposal(space.default_candidate(), task.max_budget_epochs, derive_seed(seed, "trial", -1), -1)
+
+
 def _replay(optimizer: Optimizer, store: TrialStore) -> None:
-    unanswered = replay(optimizer, store)
+    for trial in store:
+        if trial.number < 0:
+            optimizer.tell(trial)
+    unanswered = replay(optimizer, [trial for trial in store if trial.number >= 0])
     if unanswered:
         raise ReplayError(
             f"trial {unanswered[0].number} of {store.path} is not proposed again: the run was made with other versions "

@@ -104,7 +104,9 @@ def test_replay_that_differs_is_told(tmp_path: Path) -> None:
     run(tmp_path, n_trials=3, optimizer="random_search")
     path = tmp_path / "trials.jsonl"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[1], lines[0], lines[2], ""]))
+    stored = Trial.from_dict(yaml.safe_load(lines[2]))
+    lines[2] = Trial.from_dict({**stored.to_dict(), "candidate_digest": "0" * 12}).to_json()
+    path.write_text("\n".join([*lines, ""]))
     with pytest.raises(ReplayError, match="not proposed again"):
         run(tmp_path, n_trials=3, optimizer="random_search")
 
@@ -174,3 +176,28 @@ def test_an_object_is_accepted_where_a_name_is() -> None:
     by_instance = run(optimizer=instance, n_trials=3)
     assert [t.candidate for t in by_class.trials] == [t.candidate for t in by_name.trials]
     assert [t.candidate for t in by_instance.trials] == [t.candidate for t in by_name.trials]
+
+
+def test_the_default_family_comes_first_and_can_be_left_out() -> None:
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
+
+    default = HNAGSpace(TASK.preset).default_candidate()
+    first = run(n_trials=5, optimizer="random_search").trials[0]
+    assert first.candidate_digest == default.digest
+    assert (first.number, first.budget_epochs) == (-1, TASK.max_budget_epochs)
+    without = run(n_trials=4, optimizer="random_search", start_with_default=False).trials
+    assert [t.candidate for t in without] == [
+        t.candidate for t in run(n_trials=5, optimizer="random_search").trials[1:]
+    ]
+
+
+class DefaultIsBest(FormulaEvaluator):
+    def evaluate(self, proposal: Proposal) -> Trial:
+        trial = super().evaluate(proposal)
+        return Trial.from_dict({**trial.to_dict(), "cost": 0.05}) if proposal.number == -1 else trial
+
+
+@pytest.mark.parametrize("optimizer", ["autokd", "random_search"])
+def test_what_the_default_family_showed_is_known_to_the_optimizer(optimizer: str) -> None:
+    result = run(evaluator=DefaultIsBest(), optimizer=optimizer, n_trials=8)
+    assert result.candidate.digest == result.trials[0].candidate_digest

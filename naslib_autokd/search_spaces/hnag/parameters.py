@@ -145,6 +145,8 @@ class Preset:
     """Bounds top_nodes * bottom_nodes, by forbidden clauses (for a mid level of one node)."""
     temperature: tuple[float, float] = (1.0, 10.0)
     kd_weight: tuple[float, float] = (0.0, 1.0)
+    default: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the default family, where they are not those of `_DEFAULTS`."""
 
 
 PRESETS = {
@@ -164,6 +166,15 @@ PRESETS = {
         channel_growth=(0.6, 2.0),
         downsampling=("average", "max"),
         max_operations=20,
+        # of a dozen families by hand on cluttered-digits the best: 89.8 +- 0.1 on validation (3 trainings), others
+        # 88.1 to 89.3
+        default={
+            "top_k": 4,
+            "top_p": 0.3,
+            "bottom_nodes": 1,
+            "channel_growth": 1.3,
+            "downsampling": "max",
+        },
     ),
 }
 """``hnag``: the published ranges, stage and channel ratios fixed to 1/3 each and 2, average pooling. ``hnag-wide``: the
@@ -171,7 +182,7 @@ same graphs with stage ratios, growth, downsampling, operations and merges searc
 and few parameters, at most 20 operations; bottom graphs of one node included, which are among the best there."""
 
 # Defaults of the searched hyperparameters, clipped into their ranges.
-_DEFAULT_NODES = {"top": 5, "mid": 3, "bottom": 3}
+_DEFAULTS = {"top_nodes": 5, "mid_nodes": 3, "bottom_nodes": 3, "channel_growth": 1.0}
 _DEFAULT_P = 0.5
 
 
@@ -222,6 +233,7 @@ class HNAGSpace:
         )
 
         preset = self.preset
+        defaults = {**_DEFAULTS, **preset.default}
         space = ConfigurationSpace(name=self.name, seed=0)
 
         def add(hyperparameter: Any) -> Any:
@@ -231,18 +243,19 @@ class HNAGSpace:
         def add_float(name: str, bounds: tuple[float, float], default: float, log: bool = False) -> Any:
             if bounds[0] == bounds[1]:
                 return None
-            return add(Float(name, bounds, default=min(max(default, bounds[0]), bounds[1]), log=log))
+            default = min(max(defaults.get(name, default), bounds[0]), bounds[1])
+            return add(Float(name, bounds, default=default, log=log))
 
         def add_choice(name: str, items: tuple[Any, ...], ordered: bool = False) -> Any:
             if len(items) == 1:
                 return None
-            return add(Categorical(name, list(items), default=items[0], ordered=ordered))
+            return add(Categorical(name, list(items), default=defaults.get(name, items[0]), ordered=ordered))
 
         for level, smallest_with_p in (("top", 4), ("mid", 2), ("bottom", 4)):
             low, high = getattr(preset, f"{level}_nodes")
             nodes = None
             if low < high:
-                default = min(max(_DEFAULT_NODES[level], low), high)
+                default = min(max(int(defaults[f"{level}_nodes"]), low), high)
                 nodes = add(Integer(f"{level}_nodes", (low, high), default=default))
             if level != "mid" and high >= 5:
                 k = add_choice(f"{level}_k", (2, 4), ordered=True)
@@ -383,6 +396,10 @@ class HNAGSpace:
                 f"candidate {candidate.digest} is not in the space {self.name}: its nearest point is {values}"
             )
         return values
+
+    def default_candidate(self) -> Candidate:
+        """The family that the space's default configuration describes: a sensible first guess."""
+        return self.candidate(dict(self._space.get_default_configuration()))
 
     def sample(self, rng: numpy.random.Generator) -> Candidate:
         """Draw a candidate uniformly (log-uniformly where the scale is logarithmic)."""
