@@ -127,7 +127,8 @@ def what_it_shows(comparison: Comparison) -> list[str]:
     if searches:
         unchanged = sum(job.details["is_default"] for job in searches)
         lines.append(
-            f"The search kept the space's default family, which it trains first, in {unchanged} of {len(searches)} runs."
+            f"The search kept the space's default family, which it trains first, in {unchanged} of "
+            f"{len(searches)} runs."
         )
     collapsed = [job for job in comparison.jobs if job.details.get("collapsed")]
     if collapsed:
