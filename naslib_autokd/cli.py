@@ -172,7 +172,7 @@ def run_search(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from naslib_autokd.reports.search import LiveSearch, search_report
-    from naslib_autokd.runners.search import check_run, make_optimizer, run_settings, search, train_family
+    from naslib_autokd.runners.search import check_run, check_space, make_optimizer, run_settings, search, train_family
     from naslib_autokd.search_spaces.hnag import HNAGSpace
 
     task = task_from_options(options)
@@ -184,10 +184,10 @@ def run_search(options: argparse.Namespace) -> int:
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
     budget = {"n_trials": trials, "student_epochs": options.student_epochs}
+    space = HNAGSpace(task.preset)
+    check_space(task, space)
     make_optimizer(task, options.optimizer, options=optimizer_options, **budget)
-    settings = run_settings(
-        options.optimizer, HNAGSpace(task.preset), seed=options.seed, options=optimizer_options, **budget
-    )
+    settings = run_settings(options.optimizer, space, seed=options.seed, options=optimizer_options, **budget)
     check_run(options.out, task, settings)
     console = Console(stderr=options.json)
     evaluator = evaluator_from_options(options, task)

@@ -141,6 +141,23 @@ def test_bad_values_in_files_are_named(tmp_path: Path, capsys: pytest.CaptureFix
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("max_params: 700", "raise max_params to at least"),
+        ("image_size: 5\nstem: large", "image_size 5 is too small"),
+    ],
+)
+def test_a_task_that_no_student_fits_is_refused_before_any_work(
+    setting: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tmp_path / "task.yaml"
+    task.write_text(f"dataset: digits\nname: tight\n{setting}\n")
+    assert main(["search", "--task", str(task), "--out", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_run_folder_of_another_task_is_refused(
     small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

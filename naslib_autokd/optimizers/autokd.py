@@ -350,12 +350,7 @@ class AutoKD:
         known = (trial.number, trial.candidate_digest, trial.budget_epochs, trial.seed) in self._trials
         if trial.candidate_digest not in self._configurations:
             candidate = candidate_of(self.space, trial)
-            try:
-                configuration = Configuration(self.vectors.space, values=self.space.values(candidate))
-            except Exception as error:  # ConfigSpace has many
-                raise ValueError(
-                    f"trial {trial.number} ({trial.candidate_digest}) is not a point of {self.space.name!r}: {error}"
-                ) from error
+            configuration = Configuration(self.vectors.space, values=self.space.values(candidate))
             if candidate.digest != trial.candidate_digest:
                 raise ValueError(
                     f"trial {trial.number} names its candidate {trial.candidate_digest}, but its values have the "

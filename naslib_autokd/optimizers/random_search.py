@@ -65,10 +65,13 @@ def candidate_of(space: SearchSpaceLike, trial: Trial) -> Any:
     Raises:
         ValueError: If it is not a candidate of this space.
     """
-    default = space.configuration_space().get_default_configuration()
+    configurations = space.configuration_space()
+    default = configurations.get_default_configuration()
     try:
-        return type(space.candidate(plain_values(default))).from_dict(trial.candidate)
-    except (TypeError, ValueError, KeyError) as error:
+        candidate = type(space.candidate(plain_values(default))).from_dict(trial.candidate)
+        type(default)(configurations, values=space.values(candidate))  # checks names, ranges and clauses
+    except Exception as error:  # ConfigSpace has many
         raise ValueError(
             f"trial {trial.number} ({trial.candidate_digest}) is not a candidate of the space {space.name!r}: {error}"
         ) from error
+    return candidate

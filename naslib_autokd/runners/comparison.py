@@ -22,8 +22,17 @@ from typing import Any
 
 from naslib_autokd.optimizers.base import get_one_shot_method
 from naslib_autokd.records import content_digest, derive_seed, environment
-from naslib_autokd.runners.search import FinalStudents, SearchProgress, open_run, search, train_family, train_finals
+from naslib_autokd.runners.search import (
+    FinalStudents,
+    SearchProgress,
+    check_space,
+    open_run,
+    search,
+    train_family,
+    train_finals,
+)
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
+from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.tasks import Task, get_task
 
 
@@ -173,6 +182,7 @@ def compare(
         )
     if n_finals < 1 or workers < 1:
         raise ValueError(f"n_finals and workers must be at least 1, got {n_finals} and {workers}")
+    check_space(task, HNAGSpace(task.preset))
     started = time.perf_counter()
     settings = {
         "methods": [asdict(method) for method in methods],

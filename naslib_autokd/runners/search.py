@@ -22,7 +22,7 @@ import yaml
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, get_optimizer, replay
 from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed, environment
-from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace
+from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace, fit_width
 from naslib_autokd.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -68,6 +68,25 @@ class SearchResult:
 
 
 ProgressCallback = Callable[[SearchProgress], None]
+
+
+def check_space(task: Task, space: HNAGSpace) -> None:
+    """Check before any work that the default family fits the task's images and parameter budget.
+
+    Other families may still be too large: their trials then fail and say the smallest possible size.
+
+    Raises:
+        ValueError: If the images are too small for the stages, or (`ParameterBudgetError`) the budget is too small.
+    """
+    fit_width(
+        space.default_candidate().sample_wiring(0),
+        task.max_params,
+        in_channels=task.in_channels,
+        image_size=task.image_size,
+        n_classes=max(2, task.n_classes),  # an image folder's are not counted yet
+        stem=task.stem,
+        min_channels=task.min_channels,
+    )
 
 
 def run_settings(
@@ -181,6 +200,7 @@ def search(
     """
     task = get_task(task)
     space = space or HNAGSpace(task.preset)
+    check_space(task, space)
     if isinstance(optimizer, Optimizer) and not isinstance(optimizer, type):
         check_budget(task, n_trials, student_epochs)
         name, chosen = type(optimizer).__name__, optimizer
