@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.optimizers.base import get_one_shot_method
 from naslib_autokd.records import content_digest, derive_seed, environment
@@ -34,6 +34,9 @@ from naslib_autokd.runners.search import (
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.tasks import Task, get_task
+
+if TYPE_CHECKING:
+    from naslib_autokd.evaluators.kd import KDEvaluator
 
 
 @dataclass(frozen=True)
@@ -331,14 +334,18 @@ SEARCH_SHARE = 0.75
 """Share of the progress bar that belongs to the search; the rest to the final trainings."""
 
 
+def _evaluator(method: Method, task: Task, settings: Mapping[str, Any]) -> KDEvaluator:
+    from naslib_autokd.evaluators.kd import KDEvaluator
+
+    return KDEvaluator(
+        task, device=settings["device"], teacher=settings["teacher"], objective=method.objective, threads=1
+    )
+
+
 def _run_search(
     method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: Path, report: Report
 ) -> JobResult:
-    from naslib_autokd.evaluators.kd import KDEvaluator
-
-    evaluator = KDEvaluator(
-        task, device=settings["device"], teacher=settings["teacher"], objective=method.objective, threads=1
-    )
+    evaluator = _evaluator(method, task, settings)
 
     def progress(state: SearchProgress) -> None:
         best = "-" if state.best_val_accuracy is None else f"{100 * state.best_val_accuracy:.1f}"
@@ -388,11 +395,7 @@ def _run_search(
 def _run_one_shot(
     method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: Path, report: Report
 ) -> JobResult:
-    from naslib_autokd.evaluators.kd import KDEvaluator
-
-    evaluator = KDEvaluator(
-        task, device=settings["device"], teacher=settings["teacher"], objective=method.objective, threads=1
-    )
+    evaluator = _evaluator(method, task, settings)
     one_shot = get_one_shot_method(method.optimizer)(objective=method.objective, **method.options)
     before = time.process_time()
     found = one_shot.search(
