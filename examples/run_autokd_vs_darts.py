@@ -66,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         budget = options.budget or DEFAULT_TRAININGS * task.max_budget_epochs
         seeds = range(options.seeds)
         console.print(
-            f"task {task.name}; {len(seeds)} seed(s); {budget:.0f} student-epochs per search; run folder {out}"
+            f"task {task.name}; seeds: {len(seeds)}; {budget:.0f} student-epochs per search; run folder {out}",
+            soft_wrap=True,
+            highlight=False,
         )
         with LiveComparison(methods, seeds, console) as live:
             comparison = compare(
@@ -88,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"{method}, seed {seed} did not finish: {message}", style="red", markup=False)
     if not comparison.rows:
         return 1
-    text = table_text(comparison, width=max(150, console.width))
+    text = table_text(comparison)
     (out / "table.txt").write_text(text, encoding="utf-8")
     write_csv(comparison, out / "results.csv")
     anytime_figure(comparison, out / "anytime.png")

@@ -25,47 +25,32 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 def comparison_table(comparison: Comparison) -> Table:
     """The rows of ``comparison`` and the teacher's, for a terminal or a text file."""
+    first = comparison.rows[0].label if comparison.rows else ""
+    several_finals = any(len(job.test_accuracies) > 1 for job in comparison.jobs)
     table = Table(box=SIMPLE_HEAD, title=_title(comparison), title_justify="left", title_style="bold")
     table.add_column("method")
-    for name in ("kept student", "mean student", "AutoKD minus it"):
-        table.add_column(name.replace("AutoKD", comparison.rows[0].label) if comparison.rows else name, justify="right")
-    for name in ("agrees", "params", "MMACs", "train MB", "search", "epochs", "trained"):
-        table.add_column(name, justify="right")
+    names = ["kept student", *(["mean student"] if several_finals else []), f"{first} minus it"]
+    for name in (*names, "agrees", "params", "MMACs", "train MB", "search", "trained"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in comparison.rows:
-        difference = ""
-        if row.difference is not None:
-            difference = row.difference.difference.percent()
-            if row.difference.p_value is not None:
-                difference += f" p={row.difference.p_value:.2g}"
         table.add_row(
             row.label,
             row.test_accuracy.percent(),
-            row.mean_test_accuracy.percent(),
-            difference,
+            *([row.mean_test_accuracy.percent()] if several_finals else []),
+            "" if row.difference is None else row.difference.difference.percent(),
             f"{100 * row.teacher_agreement:.1f}",
-            f"{row.n_params / 1e3:.1f}k",
-            f"{row.macs / 1e6:.2f}",
-            f"{row.train_memory_bytes / 2**20:.1f}",
+            *_costs(row.n_params, row.macs, row.train_memory_bytes),
             f"{row.search_cpu_s:.0f} s",
-            f"{row.student_epochs:.0f}",
             f"{row.n_students:.0f}",
         )
     teacher = comparison.teacher
-    table.add_row(
-        "teacher",
-        f"{100 * teacher['test_accuracy']:.1f}",
-        "",
-        "",
-        "",
-        f"{teacher['n_params'] / 1e3:.1f}k",
-        f"{teacher['macs'] / 1e6:.2f}",
-        f"{teacher['train_memory_bytes'] / 2**20:.1f}",
-        "",
-        "",
-        "",
-        end_section=True,
-    )
+    costs = _costs(teacher["n_params"], teacher["macs"], teacher["train_memory_bytes"])
+    table.add_row("teacher", f"{100 * teacher['test_accuracy']:.1f}", *[""] * len(names), *costs)
     return table
+
+
+def _costs(n_params: float, macs: float, train_memory_bytes: float) -> tuple[str, str, str]:
+    return f"{n_params / 1e3:.1f}k", f"{macs / 1e6:.2f}", f"{train_memory_bytes / 2**20:.1f}"
 
 
 def _title(comparison: Comparison) -> str:
@@ -77,13 +62,14 @@ def _title(comparison: Comparison) -> str:
 
 
 LEGEND = (
-    "kept student: the final student with the best validation accuracy, judged once; mean student: mean of a seed's "
-    "final students; agrees: same class as the teacher on test images (%); train MB: peak live tensors of a training "
-    "step; search: CPU seconds; epochs: student-epochs charged; trained: students (or supernets) trained in the search."
+    "kept student: of each seed the final student with the best validation accuracy, judged once; mean student: mean "
+    "of a seed's final students (what the differences are made of); agrees: same class as the teacher on test images "
+    "(%); train MB: peak live tensors of a training step; search: CPU seconds of the search; trained: students (or "
+    "supernets) trained in the search."
 )
 
 
-def table_text(comparison: Comparison, width: int = 160) -> str:
+def table_text(comparison: Comparison, width: int = 132) -> str:
     """The table as plain text."""
     console = Console(width=width, file=StringIO(), force_terminal=False)
     console.print(comparison_table(comparison))
@@ -95,20 +81,20 @@ def table_text(comparison: Comparison, width: int = 160) -> str:
 def what_it_shows(comparison: Comparison) -> list[str]:
     """What a reader may conclude from this run, and what not, from its own numbers."""
     lines = []
-    n = len(comparison.seeds)
     for row in comparison.rows[1:]:
         if row.difference is None:
             continue
-        interval = row.difference.difference
+        interval, p_value = row.difference.difference, row.difference.p_value
         first = comparison.rows[0].label
+        shown = f"{interval.n} paired seeds" + ("" if p_value is None else f", p = {p_value:.2g}")
         if interval.low is None or interval.high is None:
             lines.append(f"{first} against {row.label}: one seed, no interval; run more (--seeds).")
         elif interval.low > 0:
-            lines.append(f"{first} is ahead of {row.label}: the interval of {n} paired seeds lies above 0.")
+            lines.append(f"{first} is ahead of {row.label}: the interval lies above 0 ({shown}).")
         elif interval.high < 0:
-            lines.append(f"{first} is behind {row.label}: the interval of {n} paired seeds lies below 0.")
+            lines.append(f"{first} is behind {row.label}: the interval lies below 0 ({shown}).")
         else:
-            lines.append(f"{first} and {row.label} cannot be told apart by {n} paired seeds (interval includes 0).")
+            lines.append(f"{first} and {row.label} cannot be told apart: the interval includes 0 ({shown}).")
     trained = max((row.n_students for row in comparison.rows), default=0)
     if trained < 60:
         lines.append(
@@ -153,10 +139,10 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
 def anytime_figure(comparison: Comparison, path: str | Path) -> None:
     """Both anytime curves over student-epochs, and beside them the final test accuracies.
 
-    Thin lines are seeds, thick ones their mean. A search's curve is the validation accuracy of its best full training
-    so far; a one-shot method's is that of its supernet with shared weights, on the images that train its architecture,
-    which says little about the cell that is cut out of it: the points on the right are what can be compared. The
-    format follows the suffix of ``path``.
+    Thin lines are seeds, thick ones their mean; bars on the right are 95% intervals over seeds. A search's curve is
+    the validation accuracy of its best full training so far; a one-shot method's is that of its supernet with shared
+    weights, on the images that train its architecture, which says little about the cell that is cut out of it: the
+    points on the right are what can be compared. The format follows the suffix of ``path``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -200,11 +186,11 @@ def _curves(axes: Axes, jobs: Sequence[Any], colour: str, label: str) -> None:
     for job in jobs:
         axes.plot([x for x, _ in job.curve], [100 * y for _, y in job.curve], linewidth=0.7, alpha=0.45, **style)
     grid = np.linspace(max(job.curve[0][0] for job in jobs), max(job.curve[-1][0] for job in jobs), 200)
-    means = []
-    for x in grid:
-        values = [max((p for p in job.curve if p[0] <= x), key=lambda p: p[0])[1] for job in jobs]
-        means.append(100 * sum(values) / len(values))
-    axes.plot(grid, means, linewidth=2, label=label, **style)
+    curves = []
+    for job in jobs:
+        x, y = np.array(job.curve).T
+        curves.append(np.interp(grid, x, y) if dashed else y[np.searchsorted(x, grid, side="right") - 1])
+    axes.plot(grid, 100 * np.mean(curves, axis=0), linewidth=2, label=label, **style)
 
 
 def _finals(axes: Axes, position: int, jobs: Sequence[Any], colour: str) -> None:
@@ -213,6 +199,10 @@ def _finals(axes: Axes, position: int, jobs: Sequence[Any], colour: str) -> None
         axes.plot([x] * len(job.test_accuracies), [100 * y for y in job.test_accuracies], ".", color=colour, alpha=0.5)
     interval = mean_interval([sum(job.test_accuracies) / len(job.test_accuracies) for job in jobs])
     axes.plot([position], [100 * interval.mean], "_", color=colour, markersize=22, markeredgewidth=2)
+    if interval.low is not None and interval.high is not None:
+        # an interval of two or three seeds can leave the possible accuracies
+        ends = [100 * max(interval.low, 0.0), 100 * min(interval.high, 1.0)]
+        axes.plot([position, position], ends, color=colour, linewidth=1.2)
 
 
 class LiveComparison:
@@ -244,7 +234,7 @@ class LiveComparison:
 
     def update(self, message: JobProgress) -> None:
         if message.seed is None:
-            self.console.print(f"{message.method}: {message.text}", markup=False, highlight=False)
+            self._line(f"{message.method}: {message.text}")
             return
         key = (message.method, message.seed)
         if key not in self._tasks:
@@ -254,6 +244,7 @@ class LiveComparison:
             self._done += 1
             self._progress.stop_task(self._tasks[key])
             if not self.console.is_terminal:
-                self.console.print(
-                    f"[{self._done}/{self._total}] {message.method}, seed {message.seed}: {message.text}", markup=False
-                )
+                self._line(f"[{self._done}/{self._total}] {message.method}, seed {message.seed}: {message.text}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
