@@ -150,10 +150,14 @@ def read_candidate(path: Path) -> Candidate:
 
     from naslib_autokd.search_spaces.hnag import Candidate
 
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no candidate: expected a mapping, got {type(content).__name__}")
-    return Candidate.from_dict(content.get("candidate", content))
+    text = path.read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text)
+        if isinstance(content, dict) and "candidate" in content:
+            return Candidate.from_dict(content["candidate"])
+        return Candidate.from_yaml(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} holds no candidate: {error}") from error
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

@@ -139,6 +139,17 @@ def test_bad_values_in_files_are_named(tmp_path: Path, capsys: pytest.CaptureFix
         candidate.write_text(json.dumps({**content["candidate"], "kd": change}))
         assert main(["evaluate", "--candidate", str(candidate)]) == 2
         assert message in capsys.readouterr().err
+    candidate = tmp_path / "candidate.yaml"
+    family = Candidate.from_dict(content["candidate"]).to_yaml()
+    candidate.write_text(family.replace("channel_growth", "chanel_growth"))
+    assert main(["evaluate", "--candidate", str(candidate)]) == 2
+    error = capsys.readouterr().err
+    line = 1 + next(i for i, text in enumerate(family.splitlines()) if "channel_growth" in text)
+    assert f"line {line}: unknown key 'chanel_growth'" in error
+    assert "did you mean 'channel_growth'" in error
+    candidate.write_text("just a line")
+    assert main(["evaluate", "--candidate", str(candidate)]) == 2
+    assert "candidate.yaml holds no candidate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class KDLike(Protocol):
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How every student is trained. Defaults: kd-notes' recipe for short trainings, the same for all methods."""
+    """How every student is trained. Defaults: a recipe for short trainings, the same for all methods."""
 
     lr: float = 0.1
     """Peak of the triangular schedule."""

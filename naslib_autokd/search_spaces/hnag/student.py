@@ -34,7 +34,8 @@ from naslib_autokd.search_spaces.hnag.wiring import (
 BATCH_NORM_MOMENTUM = 0.1
 BATCH_NORM_EPS = 1e-5
 MERGE_WEIGHT_START = 1.0
-"""sigmoid(1) = 0.731, as in the authors' code; starting at sigmoid(2) was worse (81.9% against 83.1%, kd demo task)."""
+"""sigmoid(1) = 0.731, as in the authors' code; starting at sigmoid(2) was worse (81.9% against 83.1% on
+cluttered-digits, 12 trainings each, se 0.8)."""
 
 
 class Step(NamedTuple):
