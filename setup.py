@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["naslib_autokd", "naslib_autokd.*"]),
     package_data={"naslib_autokd": ["py.typed"]},
     install_requires=[
