@@ -57,11 +57,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     console = Console()
+    out = options.out or Path("runs") / f"autokd-vs-darts-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         task = task_from_options(options)
         if options.seeds < 1:
             raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
-        out = options.out or Path("runs") / f"autokd-vs-darts-{time.strftime('%Y%m%d-%H%M%S')}"
         methods = (Method("AutoKD", "search", "autokd", options.objective), *AUTOKD_VS_DARTS[1:])
         budget = options.budget or DEFAULT_TRAININGS * task.max_budget_epochs
         seeds = range(options.seeds)
@@ -83,6 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
                 teacher=options.teacher,
                 progress=live.update,
             )
+    except KeyboardInterrupt:
+        print(f"interrupted; what has finished is kept, and --out {out} continues", file=sys.stderr)
+        return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -250,19 +250,25 @@ def _run_jobs(
                 waiting[
                     pool.submit(run_job, asdict(method), seed, task.to_dict(), dict(settings), str(job), messages)
                 ] = (method, seed)
-            while waiting:
-                finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                _drain(messages, progress)
-                for future in finished:
-                    method, seed = waiting.pop(future)
-                    try:
-                        results.append(JobResult.from_dict(future.result()))
-                        text, fraction = f"test {100 * results[-1].test_accuracy:.1f}", 1.0
-                    except Exception as error:
-                        failures.append((method.label, seed, f"{type(error).__name__}: {error}"))
-                        text, fraction = f"failed: {error}", 1.0
-                    if progress is not None:
-                        progress(JobProgress(method.label, seed, fraction, text))
+            try:
+                while waiting:
+                    finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                    _drain(messages, progress)
+                    for future in finished:
+                        method, seed = waiting.pop(future)
+                        try:
+                            results.append(JobResult.from_dict(future.result()))
+                            text, fraction = f"test {100 * results[-1].test_accuracy:.1f}", 1.0
+                        except Exception as error:
+                            failures.append((method.label, seed, f"{type(error).__name__}: {error}"))
+                            text, fraction = f"failed: {error}", 1.0
+                        if progress is not None:
+                            progress(JobProgress(method.label, seed, fraction, text))
+            except KeyboardInterrupt:  # the workers ignore it; what they have on disk stays
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                raise
             _drain(messages, progress)
     order = {(method.label, seed): index for index, (method, seed) in enumerate(jobs)}
     results.sort(key=lambda result: order[result.method, result.seed])
@@ -276,9 +282,11 @@ def _job_folder(folder: Path, method: Method, seed: int) -> Path:
 def _prepare_worker() -> None:
     """One thread, and freed memory is kept: fresh pages for every activation cost DARTS's networks a third more."""
     import ctypes
+    import signal
 
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     torch.set_num_threads(1)
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt

@@ -84,7 +84,7 @@ SMALL: dict[str, Any] = {"n_val": 300, "n_test": 300, "min_budget_epochs": 1, "m
 
 
 def test_real_comparison_finishes_and_is_not_repeated(tmp_path: Path) -> None:
-    task = get_task("cluttered-digits", n_train=320, **SMALL)
+    task = get_task("cluttered-digits", n_train=128, **SMALL)
     messages: list[JobProgress] = []
     first = compare(task, seeds=[0], budget=12, out=tmp_path, n_finals=1, workers=2, progress=messages.append)
     assert first.failures == ()

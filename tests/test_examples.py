@@ -1,0 +1,71 @@
+"""The examples run as a user starts them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+SMALL_TASK = """\
+dataset: cluttered-digits
+name: small
+n_train: 128
+n_val: 300
+n_test: 300
+min_budget_epochs: 1
+max_budget_epochs: 2
+"""
+
+
+@pytest.fixture
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("run_autokd_vs_darts", EXAMPLES / "run_autokd_vs_darts.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_autokd_vs_darts_prints_its_table_and_keeps_everything(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, out = tmp_path / "small.yaml", tmp_path / "run"
+    task.write_text(SMALL_TASK)
+    assert example.main(["--task", str(task), "--seeds", "2", "--budget", "10", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    for name in ("AutoKD", "DARTS with KD", "DARTS", "teacher"):
+        assert f"\n  {name} " in text
+    assert "over 2 seeds, 10 student-epochs" in text
+    assert "2 paired seeds" in text
+    for name in ("table.txt", "results.csv", "anytime.png", "comparison.json", "task.yaml", "run.yaml"):
+        assert (out / name).stat().st_size > 0
+    assert len(list(out.glob("*/seed-*/students/*.safetensors"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "clutered-digits"], "did you mean 'cluttered-digits'"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--budget", "3"], "at least one full training"),
+        (["--task", "cifar10", "--data-dir", "/nowhere"], "does not exist"),
+        (["--teacher", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_bad_input_is_an_error_before_any_training(
+    arguments: list[str],
+    message: str,
+    example: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert example.main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*/*/seed-*"))
