@@ -206,7 +206,7 @@ def run_search(options: argparse.Namespace) -> int:
             options=optimizer_options,
             progress=live.update,
         )
-    console.print(f"training {options.finals} students of the incumbent family in full")
+    console.print(f"training {options.finals} students of the incumbent family in full", highlight=False)
     finals = train_family(evaluator, result.candidate, n_students=options.finals, seed=options.seed, out=options.out)
     report = search_report(result, finals, evaluator.teacher_row())
     (options.out / "result.json").write_text(json.dumps(report.data, indent=1), encoding="utf-8")
@@ -214,7 +214,7 @@ def run_search(options: argparse.Namespace) -> int:
         print(json.dumps(report.data))
     else:
         report.print(console)
-        console.print(f"run folder: {options.out}")
+        console.print(f"run folder: {options.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -62,7 +62,7 @@ class SearchReport:
 
     def print(self, console: Console) -> None:
         for line in self.lines:
-            console.print(line, markup=False, highlight=False)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalResult) -> SearchReport:
