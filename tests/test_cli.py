@@ -184,6 +184,13 @@ def test_debug_shows_the_traceback() -> None:
         main(["sample", "--preset", "x", "--debug"])
 
 
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m naslib_autokd.cli sample --count 400 --json | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "wiring" in json.loads(done.stdout)
+
+
 def test_console_command_is_installed() -> None:
     command = Path(sys.executable).with_name("naslib-autokd")
     done = subprocess.run([str(command), "--help"], capture_output=True, text=True, check=True)

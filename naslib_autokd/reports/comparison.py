@@ -141,8 +141,9 @@ def anytime_figure(comparison: Comparison, path: str | Path) -> None:
 
     Thin lines are seeds, thick ones their mean; bars on the right are 95% intervals over seeds. A search's curve is
     the validation accuracy of its best full training so far; a one-shot method's is that of its supernet with shared
-    weights (of the search that was chosen), on the images that train its architecture, which says little about the cell that is cut out of it: the
-    points on the right are what can be compared. The format follows the suffix of ``path``.
+    weights (of the search that was chosen), on the images that train its architecture, which says little about the
+    cell that is cut out of it: the points on the right are what can be compared. The format follows the suffix of
+    ``path``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
