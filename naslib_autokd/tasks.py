@@ -331,10 +331,10 @@ def get_task(task: str | Task, **overrides: Any) -> Task:
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:
-    """``"; did you mean 'x'? (known: ...)"``: the end of an error about an unknown name."""
+    """``"; did you mean 'x'? (known: ...)"``: the end of an error about an unknown name, the same everywhere."""
     known = list(choices)
     near = difflib.get_close_matches(str(name), known, n=2, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"{hint} (known: {', '.join(known)})"
 
 

@@ -8,13 +8,13 @@ a name is. Importing this module imports neither smac nor torch: an optimizer's 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
 from naslib_autokd.records import CandidateLike, Proposal, Trial
+from naslib_autokd.tasks import did_you_mean
 
 
 class SearchSpaceLike(Protocol):
@@ -133,10 +133,7 @@ ONE_SHOT_METHODS: dict[str, Callable[..., OneShotMethod]] = {
 
 def nearest(given: object, known: Iterable[str], what: str) -> str:
     """Error text for a name that is not known: what was given, the nearest names, and all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(str(given).lower().replace(" ", "_"), names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return f"unknown {what} {given!r}{hint} (known: {', '.join(names)})"
+    return f"unknown {what} {given!r}{did_you_mean(str(given).lower().replace(' ', '_'), sorted(known))}"
 
 
 def _get(given: Any, table: Mapping[str, Any], group: str, what: str) -> Any:

@@ -286,7 +286,7 @@ def test_an_unknown_key_of_a_yaml_file_is_named_with_its_line() -> None:
     line = text.splitlines().index("downsampling: average") + 1
     with pytest.raises(ValueError, match=f"line {line}: unknown key 'downsamplin' in generator; did you mean 'downsa"):
         Generator.from_yaml(text.replace("downsampling", "downsamplin"))
-    with pytest.raises(ValueError, match=r"line 4: unknown key 'q' in generator\.top; known are k, n_nodes, p"):
+    with pytest.raises(ValueError, match=r"line 4: unknown key 'q' in generator\.top \(known: n_nodes, k, p\)"):
         Generator.from_yaml(text.replace("  p: 1.0", "  q: 1.0"))
     with pytest.raises(ValueError, match="generator lacks 'mid'"):
         Generator.from_dict({"top": {"n_nodes": 3, "k": 2, "p": 0}, "bottom": {"n_nodes": 3, "k": 2, "p": 0}})

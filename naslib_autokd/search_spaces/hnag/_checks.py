@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from naslib_autokd.tasks import did_you_mean
 
 
 class UnknownKeyError(ValueError):
@@ -15,18 +16,11 @@ class UnknownKeyError(ValueError):
         self.path = path
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"``, or the list of what is allowed if nothing is close."""
-    allowed = sorted(allowed)
-    close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(allowed)}"
-
-
 def check_name(name: str, allowed: Iterable[str], what: str) -> None:
     """Raise ValueError unless ``name`` is one of ``allowed``."""
     allowed = tuple(allowed)
     if name not in allowed:
-        raise ValueError(f"unknown {what} {name!r}{nearest(name, allowed)}")
+        raise ValueError(f"unknown {what} {name!r}{did_you_mean(name, allowed)}")
 
 
 def check_mapping(
@@ -43,7 +37,7 @@ def check_mapping(
     allowed = tuple(allowed)
     for key in values:
         if key not in allowed:
-            raise UnknownKeyError(f"unknown key {key!r} in {what}{nearest(key, allowed)}", (*path, str(key)))
+            raise UnknownKeyError(f"unknown key {key!r} in {what}{did_you_mean(key, allowed)}", (*path, str(key)))
     missing = [key for key in required if key not in values]
     if missing:
         raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}")
