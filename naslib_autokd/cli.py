@@ -180,8 +180,15 @@ def run_search(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from naslib_autokd.reports.search import LiveSearch, search_report
-    from naslib_autokd.runners.search import check_run, check_space, make_optimizer, run_settings, search, train_family
-    from naslib_autokd.search_spaces.hnag import HNAGSpace
+    from naslib_autokd.runners.search import (
+        check_run,
+        check_space,
+        make_optimizer,
+        run_settings,
+        search,
+        search_space,
+        train_family,
+    )
 
     task = task_from_options(options)
     trials = options.trials
@@ -192,9 +199,9 @@ def run_search(options: argparse.Namespace) -> int:
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
     budget = {"n_trials": trials, "student_epochs": options.student_epochs}
-    space = HNAGSpace(task.preset)
+    space = search_space(task)
     check_space(task, space)
-    make_optimizer(task, options.optimizer, options=optimizer_options, **budget)
+    make_optimizer(task, options.optimizer, space=space, options=optimizer_options, **budget)
     settings = run_settings(options.optimizer, space, seed=options.seed, options=optimizer_options, **budget)
     check_run(options.out, task, settings)
     console = Console(stderr=options.json)
@@ -204,6 +211,7 @@ def run_search(options: argparse.Namespace) -> int:
             task,
             options.optimizer,
             evaluator=evaluator,
+            space=space,
             **budget,
             seed=options.seed,
             out=options.out,

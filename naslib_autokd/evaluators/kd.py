@@ -35,10 +35,15 @@ OBJECTIVES = ("kd", "ce")
 
 
 class SpecLike(Protocol):
-    """What the evaluator reads from a student's description (`search_spaces.hnag.StudentSpec`)."""
+    """What the evaluator reads from a student's description (`search_spaces.hnag.StudentSpec`).
+
+    A description of another kind of student has ``build(seed) -> nn.Module`` too.
+    """
 
     @property
-    def wiring(self) -> Any: ...
+    def wiring(self) -> Any:
+        """What was drawn; its ``digest`` is recorded."""
+
     @property
     def channels(self) -> tuple[int, ...]: ...
     @property
@@ -46,7 +51,7 @@ class SpecLike(Protocol):
     @property
     def macs(self) -> int: ...
     @property
-    def depth(self) -> int: ...
+    def depth(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,13 @@ class KDEvaluator:
         return (self.task.in_channels, self.task.image_size, self.task.image_size)
 
     def student_spec(self, candidate: Any, seed: int) -> Any:
-        """The student that ``seed`` draws from the candidate's family, with its width fitted to the task."""
+        """The student that ``seed`` draws from the candidate's family, with its width fitted to the task.
+
+        A candidate of another space describes its student itself, by ``student_spec(task, seed)``.
+        """
+        own = getattr(candidate, "student_spec", None)
+        if own is not None:
+            return own(self.task, seed)
         from naslib_autokd.search_spaces.hnag.wiring import fit_width
 
         return fit_width(
@@ -153,6 +164,9 @@ class KDEvaluator:
 
     def build_student(self, spec: Any, seed: int) -> nn.Module:
         """The module of a spec, with weights drawn by ``derive_seed(seed, "weights")``."""
+        own = getattr(spec, "build", None)
+        if own is not None:
+            return cast(nn.Module, own(derive_seed(seed, "weights")))
         from naslib_autokd.search_spaces.hnag.student import Student
 
         return Student(spec, seed=derive_seed(seed, "weights"))

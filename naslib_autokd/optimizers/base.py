@@ -18,7 +18,12 @@ from naslib_autokd.tasks import did_you_mean
 
 
 class SearchSpaceLike(Protocol):
-    """What an optimizer needs from a search space (HNAG's is `search_spaces.hnag.HNAGSpace`)."""
+    """What an optimizer needs from a search space (HNAG's is `search_spaces.hnag.HNAGSpace`).
+
+    The runners use three more methods where a space has them: ``check(task)``, ``default_candidate()`` and
+    ``describe()``. A candidate of a space other than HNAG's describes its students itself (``student_spec(task, seed)``
+    answers with something that has ``build(seed)``, see `evaluators.kd`).
+    """
 
     @property
     def name(self) -> str: ...

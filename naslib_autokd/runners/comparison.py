@@ -28,11 +28,11 @@ from naslib_autokd.runners.search import (
     check_space,
     open_run,
     search,
+    search_space,
     train_family,
     train_finals,
 )
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
-from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def compare(
         )
     if n_finals < 1 or workers < 1:
         raise ValueError(f"n_finals and workers must be at least 1, got {n_finals} and {workers}")
-    check_space(task, HNAGSpace(task.preset))
+    check_space(task, search_space(task))
     started = time.perf_counter()
     settings = {
         "methods": [asdict(method) for method in methods],

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from naslib_autokd.evaluators.base import Evaluator
-from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, get_optimizer, replay
-from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed, environment
-from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace, fit_width
+from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, SearchSpaceLike, get_optimizer, replay
+from naslib_autokd.records import CandidateLike, Proposal, Trial, TrialStore, derive_seed, environment
+from naslib_autokd.search_spaces import get_search_space
 from naslib_autokd.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class SearchProgress:
 class SearchResult:
     """What a search found."""
 
-    candidate: Candidate
+    candidate: CandidateLike
     """The incumbent family, by the optimizer's evidence (AutoKD: posterior mean at the full budget)."""
     trials: tuple[Trial, ...]
     expected_cost: float
@@ -70,28 +70,30 @@ class SearchResult:
 ProgressCallback = Callable[[SearchProgress], None]
 
 
-def check_space(task: Task, space: HNAGSpace) -> None:
-    """Check before any work that the default family fits the task's images and parameter budget.
-
-    Other families may still be too large: their trials then fail and say the smallest possible size.
+def check_space(task: Task, space: SearchSpaceLike) -> None:
+    """Let the space check, before any work, whether it can be searched on this task.
 
     Raises:
-        ValueError: If the images are too small for the stages, or (`ParameterBudgetError`) the budget is too small.
+        ValueError: If it cannot; HNAG's: if the images are too small or the parameter limit is too low.
     """
-    fit_width(
-        space.default_candidate().sample_wiring(0),
-        task.max_params,
-        in_channels=task.in_channels,
-        image_size=task.image_size,
-        n_classes=max(2, task.n_classes),  # an image folder's are not counted yet
-        stem=task.stem,
-        min_channels=task.min_channels,
-    )
+    check = getattr(space, "check", None)
+    if check is not None:
+        check(task)
+
+
+def search_space(task: Task, space: str | SearchSpaceLike | None = None) -> SearchSpaceLike:
+    """The space that a search on ``task`` uses: the one given, by name or as it is, or the task's preset.
+
+    Raises:
+        ValueError: If the name is unknown (with the nearest ones).
+    """
+    found: SearchSpaceLike = get_search_space(task.preset if space is None else space)
+    return found
 
 
 def run_settings(
     optimizer: str,
-    space: HNAGSpace,
+    space: SearchSpaceLike,
     *,
     seed: int,
     n_trials: int | None,
@@ -103,7 +105,7 @@ def run_settings(
     return {
         "optimizer": optimizer,
         "options": dict(options or {}),
-        "space": space.name,
+        "space": space.describe() if hasattr(space, "describe") else space.name,
         "seed": seed,
         "start_with_default": start_with_default,
         "n_trials": n_trials,
@@ -168,7 +170,7 @@ def search(
     optimizer: str | OptimizerFactory | Optimizer = "autokd",
     *,
     evaluator: Evaluator,
-    space: HNAGSpace | None = None,
+    space: str | SearchSpaceLike | None = None,
     n_trials: int | None = None,
     student_epochs: float | None = None,
     seed: int = 0,
@@ -183,14 +185,15 @@ def search(
         task: Name or `Task`.
         optimizer: Name in ``OPTIMIZERS``, a class with the same arguments, or an object that asks and tells.
         evaluator: Trains the students (`KDEvaluator`), or answers from a table.
-        space: What is searched; the task's preset with the KD settings by default.
+        space: What is searched, a name or an object; the task's preset with the KD settings by default.
         n_trials: Stop after so many trials.
         student_epochs: Stop before a trial would bring the epochs trained above this. One of the two is required.
         seed: Everything random follows from it.
         out: Run folder; nothing is written if None. An existing one is continued.
         options: Keyword arguments of the optimizer.
         start_with_default: Before the optimizer is asked, train the space's default family in full and tell it: a
-            floor for short searches, whatever the optimizer. The trial has number -1 and counts in the budget.
+            floor for short searches, whatever the optimizer. The trial has number -1 and counts in the budget. A
+            space without a default (it has no ``default_candidate``) starts with the optimizer.
         progress: Called after each trial.
 
     Raises:
@@ -199,7 +202,7 @@ def search(
         ReplayError: If the stored trials of ``out`` cannot be reproduced.
     """
     task = get_task(task)
-    space = space or HNAGSpace(task.preset)
+    space = search_space(task, space)
     check_space(task, space)
     if isinstance(optimizer, Optimizer) and not isinstance(optimizer, type):
         check_budget(task, n_trials, student_epochs)
@@ -238,7 +241,7 @@ def search(
             spent += trial.student_epochs
             if progress is not None:
                 progress(_progress(store, spent, n_trials, student_epochs))
-    candidate = cast("Candidate | None", chosen.incumbent())
+    candidate = chosen.incumbent()
     if candidate is None:
         reasons = sorted({trial.message for trial in store if trial.message})
         raise RuntimeError(
@@ -264,7 +267,7 @@ def make_optimizer(
     task: Task,
     optimizer: str | OptimizerFactory,
     *,
-    space: HNAGSpace | None = None,
+    space: str | SearchSpaceLike | None = None,
     n_trials: int | None = None,
     student_epochs: float | None = None,
     seed: int = 0,
@@ -278,7 +281,7 @@ def make_optimizer(
     factory = get_optimizer(optimizer)
     try:
         return factory(
-            space or HNAGSpace(task.preset),
+            search_space(task, space),
             seed=seed,
             max_budget_epochs=task.max_budget_epochs,
             min_budget_epochs=task.min_budget_epochs,
@@ -310,8 +313,11 @@ def check_budget(task: Task, n_trials: int | None, student_epochs: float | None)
     return max(1.0, n_trials * 2 / 3) * task.max_budget_epochs
 
 
-def _first_proposal(task: Task, space: HNAGSpace, seed: int) -> Proposal:
-    return Proposal(space.default_candidate(), task.max_budget_epochs, derive_seed(seed, "trial", -1), -1)
+def _first_proposal(task: Task, space: SearchSpaceLike, seed: int) -> Proposal | None:
+    default = getattr(space, "default_candidate", None)
+    if default is None:
+        return None
+    return Proposal(default(), task.max_budget_epochs, derive_seed(seed, "trial", -1), -1)
 
 
 def _replay(optimizer: Optimizer, store: TrialStore) -> None:
@@ -373,17 +379,15 @@ class FinalStudents:
 
 
 def train_family(
-    evaluator: KDEvaluator, candidate: Candidate, *, n_students: int, seed: int, out: str | Path | None = None
+    evaluator: KDEvaluator, candidate: Any, *, n_students: int, seed: int, out: str | Path | None = None
 ) -> FinalStudents:
     """Draw ``n_students`` students from a family, train them in full, judge each once on the test split."""
-    from naslib_autokd.search_spaces.hnag.student import Student
-
     task = evaluator.task
 
     def builder(index: int) -> Callable[[], Any]:
         final_seed = derive_seed(seed, "final", index)
         spec = evaluator.student_spec(candidate, final_seed)
-        return lambda: Student(spec, seed=derive_seed(final_seed, "weights"))
+        return lambda: evaluator.build_student(spec, final_seed)
 
     return train_finals(
         evaluator,

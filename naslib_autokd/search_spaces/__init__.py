@@ -1,1 +1,48 @@
-"""Search spaces: ``hnag`` (families of random-graph students) and ``cell`` (the DARTS cells of the rival)."""
+"""Search spaces: ``hnag`` (families of random-graph students) and ``cell`` (the DARTS cells of the rival).
+
+`get_search_space` finds a space by name, as an optimizer needs it: the presets of HNAG here, and what entry points of
+the group ``naslib_autokd.search_spaces`` add (NASLib's own spaces do, see ``naslib_autokd.plugin``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import entry_points
+from typing import Any
+
+from naslib_autokd.tasks import did_you_mean
+
+ENTRY_POINTS = "naslib_autokd.search_spaces"
+
+
+def _hnag(preset: str, **options: Any) -> Any:
+    from naslib_autokd.search_spaces.hnag.parameters import HNAGSpace
+
+    return HNAGSpace(preset, **options)
+
+
+SEARCH_SPACES: dict[str, Callable[..., Any]] = {
+    preset: partial(_hnag, preset) for preset in ("hnag", "hnag-wide", "hnag-small")
+}
+"""Name -> ``factory(**options)``; entry points extend it. Importing this imports no space."""
+
+
+def get_search_space(space: Any, **options: Any) -> Any:
+    """The search space of this name with these options; an object is returned as it is.
+
+    Raises:
+        ValueError: If there is no such space (with the nearest names), or it does not take an option.
+    """
+    if not isinstance(space, str):
+        return space
+    factory = SEARCH_SPACES.get(space)
+    if factory is None:
+        extra = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+        if space not in extra:
+            raise ValueError(f"unknown search space {space!r}{did_you_mean(space, [*SEARCH_SPACES, *sorted(extra)])}")
+        factory = extra[space].load()
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise ValueError(f"search space {space!r}: {error}") from error

@@ -7,9 +7,10 @@ other marginals flat (rejection gives 3 nodes 4% of the draws instead of 12.5%) 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,13 @@ from naslib_autokd.records import content_digest
 from naslib_autokd.search_spaces.hnag._checks import check_integer, check_mapping, check_name, check_real
 from naslib_autokd.search_spaces.hnag.generator import Generator, from_yaml
 from naslib_autokd.search_spaces.hnag.graphs import ErdosRenyi, WattsStrogatz
-from naslib_autokd.search_spaces.hnag.wiring import MERGES, Wiring
+from naslib_autokd.search_spaces.hnag.wiring import MERGES, Wiring, fit_width
 
 if TYPE_CHECKING:
     import ConfigSpace
     import numpy
+
+    from naslib_autokd.tasks import Task
 
 MODES = ("family", "individual")
 
@@ -292,6 +295,31 @@ class HNAGSpace:
     @cached_property
     def _space(self) -> ConfigSpace.ConfigurationSpace:
         return self.configuration_space()
+
+    def describe(self) -> dict[str, Any]:
+        """What tells this space from others, as JSON can hold it (for ``run.yaml``)."""
+        described: dict[str, Any] = {"name": self.name, "mode": self.mode, "search_kd": self.search_kd}
+        if self.name == "custom":
+            described["preset"] = json.loads(json.dumps(asdict(self.preset)))
+        return described | {"kd": self.kd.to_dict()}
+
+    def check(self, task: Task) -> None:
+        """Check before any work that the default family fits the task's images and parameter limit.
+
+        Other families may still be too large: their trials then fail and say the smallest possible size.
+
+        Raises:
+            ValueError: If the images are too small for the stages, or (`ParameterBudgetError`) the limit is too low.
+        """
+        fit_width(
+            self.default_candidate().sample_wiring(0),
+            task.max_params,
+            in_channels=task.in_channels,
+            image_size=task.image_size,
+            n_classes=max(2, task.n_classes),  # an image folder's are not counted yet
+            stem=task.stem,
+            min_channels=task.min_channels,
+        )
 
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
         """The candidate of a configuration (ConfigSpace's, or any mapping of the active hyperparameters).
