@@ -18,7 +18,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["naslib_autokd", "naslib_autokd.*"]),
-    package_data={"naslib_autokd": ["py.typed"]},
+    package_data={"naslib_autokd": ["py.typed", "plugin/configs/*.yaml"]},
     install_requires=[
         "torch>=2.10",  # older ones have unsafe checkpoint loading (CVE-2026-24747)
         "torchvision",  # imported lazily: only the CIFAR and image-folder loaders need it
@@ -36,10 +36,51 @@ setup(
         "pillow>=10",
     ],
     extras_require={
+        # what NASLib's modules import (its own requirements pin versions of 2021); NASLib itself is not on PyPI
+        "naslib": [
+            "fvcore",
+            "seaborn",
+            "nasbench-pytorch",
+            "pytorch-msssim",
+            "scikit-image",
+            "termcolor",
+            "transforms3d",
+            "emcee",
+            "GraKeL",
+            "graphviz",
+            "lightgbm",
+            "ngboost",
+            "pybnn",
+            "pyro-ppl",
+            "six",
+            "xgboost",
+        ],
         "optuna": ["optuna>=4.0"],
         "test": ["pytest>=8", "pytest-timeout", "hypothesis", "fvcore", "ruff", "mypy>=1.10", "types-PyYAML"],
     },
-    entry_points={"console_scripts": ["naslib-autokd = naslib_autokd.cli:main"]},
+    entry_points={
+        "console_scripts": ["naslib-autokd = naslib_autokd.cli:main"],
+        # NASLib's spaces and optimizers under our names: their modules import NASLib, so they come in by this door
+        "naslib_autokd.search_spaces": [
+            "nasbench101 = naslib_autokd.plugin.spaces:nasbench101",
+            "nasbench201 = naslib_autokd.plugin.spaces:nasbench201",
+            "nasbench301 = naslib_autokd.plugin.spaces:nasbench301",
+            "simple_cell = naslib_autokd.plugin.spaces:simple_cell",
+        ],
+        "naslib_autokd.optimizers": [
+            "naslib-random_search = naslib_autokd.plugin.optimizers:random_search",
+            "naslib-regularized_evolution = naslib_autokd.plugin.optimizers:regularized_evolution",
+            "naslib-local_search = naslib_autokd.plugin.optimizers:local_search",
+            "naslib-bananas = naslib_autokd.plugin.optimizers:bananas",
+            "naslib-npenas = naslib_autokd.plugin.optimizers:npenas",
+            "naslib-base_predictor = naslib_autokd.plugin.optimizers:base_predictor",
+        ],
+        "naslib_autokd.one_shot_methods": [
+            "naslib-darts = naslib_autokd.plugin.one_shot:darts",
+            "naslib-gdas = naslib_autokd.plugin.one_shot:gdas",
+            "naslib-drnas = naslib_autokd.plugin.one_shot:drnas",
+        ],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
