@@ -122,3 +122,12 @@ def commit_of(checkout: Path) -> str | None:
         ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=30
     )
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def naslib_missing() -> str | None:
+    """Why NASLib cannot be used, in one line, or None; looks for it without importing it."""
+    try:
+        find_naslib()
+    except NASLibError as error:
+        return str(error).split(":\n")[0].split(". ")[0]
+    return None
