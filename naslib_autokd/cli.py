@@ -106,7 +106,16 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print the trial as JSON")
     evaluate.set_defaults(run=run_evaluate)
 
-    for command in (search, sample, evaluate):
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is installed and what is missing",
+        description="Look at this installation: packages, torch, GPU, NASLib and its commit, data, teachers; print the "
+        "commands that put right what is missing. The exit code is 1 if something is missing that everything needs.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.set_defaults(run=run_doctor)
+
+    for command in (search, sample, evaluate, doctor):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -312,6 +321,17 @@ def run_evaluate(options: argparse.Namespace) -> int:
             if value not in ("", None, {}, ()):
                 print(f"{name:20} {value}")
     return 0 if trial.succeeded else 1
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    from naslib_autokd.plugin.doctor import examine, print_report, report, works
+
+    findings = examine()
+    if options.json:
+        print(json.dumps(report(findings)))
+    else:
+        print_report(findings)
+    return 0 if works(findings) else 1
 
 
 if __name__ == "__main__":
