@@ -1,0 +1,610 @@
+"""Where trials run: in this process, in worker processes of this machine, or on a Dask cluster.
+
+An `Engine` takes proposals and gives finished trials back in any order. `InProcessEngine` is the default (no Dask, one
+trial at a time). `DaskEngine` runs as many as there are workers: on this machine, on a running cluster
+(``scheduler="tcp://host:port"``) or on SLURM, PBS and others through dask-jobqueue (`read_cluster`). On every machine a
+trial runs in a process of its own (`limits.WorkerProcess`) that loads data and teacher once and is replaced when it
+dies, so a Dask worker outlives its trials. Only plain values travel: candidates as dictionaries, trials as dictionaries.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from naslib_autokd.evaluators.base import Evaluator
+from naslib_autokd.records import Proposal, Trial
+from naslib_autokd.runners.limits import Handler, Limits, Outcome, Report, WorkerProcess, attempt, pickled
+from naslib_autokd.tasks import did_you_mean
+
+log = logging.getLogger(__name__)
+
+EvaluatorFactory = Callable[..., Evaluator]
+"""Builds the evaluator in a worker, for example ``functools.partial(KDEvaluator, task)``. It is called without
+arguments, or with ``device="cuda:1"`` where devices are assigned."""
+
+
+class EngineError(RuntimeError):
+    """The workers cannot go on, for a reason that is no trial's fault; the run can be continued."""
+
+
+class Engine(Protocol):
+    """Runs trials. `search` keeps ``n_slots`` of them running."""
+
+    @property
+    def n_slots(self) -> int:
+        """Trials that can run at the same time; may change, and be 0 while a cluster's workers are awaited."""
+
+    def submit(self, proposal: Proposal) -> None:
+        """Start a trial."""
+
+    def next_finished(self, timeout_s: float | None = None) -> tuple[Proposal, Trial] | None:
+        """Wait for a trial to finish; None if none did within ``timeout_s``.
+
+        Raises:
+            EngineError, WorkerStartError: If the workers cannot go on.
+        """
+
+    def close(self) -> None:
+        """Stop; trials that still run are lost."""
+
+
+def failed_trial(proposal: Proposal, outcome: Outcome) -> Trial:
+    """The record of a trial that did not come back with one: it is charged its whole budget."""
+    return Trial(
+        number=proposal.number,
+        candidate=proposal.candidate.to_dict(),
+        candidate_digest=proposal.candidate.digest,
+        budget_epochs=proposal.budget_epochs,
+        seed=proposal.seed,
+        status=outcome.status,
+        message=outcome.message,
+        student_epochs=float(proposal.budget_epochs),
+        train_s=outcome.seconds,
+        info={"traceback": outcome.details} if outcome.details else {},
+    )
+
+
+class InProcessEngine:
+    """One trial at a time, in this process. Without limits: nothing here can stop a training that hangs."""
+
+    n_slots = 1
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self._proposal: Proposal | None = None
+
+    def submit(self, proposal: Proposal) -> None:
+        assert self._proposal is None
+        self._proposal = proposal
+
+    def next_finished(self, timeout_s: float | None = None) -> tuple[Proposal, Trial] | None:
+        proposal, self._proposal = self._proposal, None
+        if proposal is None:
+            return None
+        started = time.perf_counter()
+        kind, *rest = attempt(lambda job, _: self.evaluator.evaluate(job), proposal, lambda _: None)
+        if kind == "done":
+            return proposal, rest[0]
+        return proposal, failed_trial(proposal, Outcome(None, *rest, time.perf_counter() - started))
+
+    def close(self) -> None:
+        self._proposal = None
+
+
+# --- what a worker does ---------------------------------------------------------------------------------------------
+
+
+def plain_job(proposal: Proposal) -> dict[str, Any]:
+    """A proposal as plain values (the candidate's class travels by its name)."""
+    return {
+        "candidate_type": type(proposal.candidate),
+        "candidate": proposal.candidate.to_dict(),
+        "budget_epochs": proposal.budget_epochs,
+        "seed": proposal.seed,
+        "number": proposal.number,
+    }
+
+
+def trial_handler(factory: EvaluatorFactory, devices: Sequence[str], index: int) -> Handler:
+    """Build the evaluator, once a worker; the handler trains one student of a `plain_job`."""
+    device = pick_device(devices, index)
+    evaluator = factory() if device is None else factory(device=device)
+
+    def handle(job: Mapping[str, Any], _: Report) -> dict[str, Any]:
+        candidate = job["candidate_type"].from_dict(job["candidate"])
+        return evaluator.evaluate(Proposal(candidate, job["budget_epochs"], job["seed"], job["number"])).to_dict()
+
+    return handle
+
+
+def pick_device(devices: Sequence[str], index: int) -> str | None:
+    """The device of worker ``index`` of a machine: round robin; ``cuda`` stands for all GPUs that are visible.
+
+    >>> [pick_device(["cuda:0", "cuda:1"], i) for i in range(4)]
+    ['cuda:0', 'cuda:1', 'cuda:0', 'cuda:1']
+    """
+    if not devices:
+        return None
+    if "cuda" in devices:
+        import torch
+
+        gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cuda"]
+        devices = [d for device in devices for d in (gpus if device == "cuda" else [device])]
+    return devices[index % len(devices)]
+
+
+class _Slots:
+    """The worker processes of one Dask worker, for one run."""
+
+    def __init__(self, recipe: bytes, limits: Limits, isolate: bool) -> None:
+        self.recipe, self.limits, self.isolate = recipe, limits, isolate
+        self._busy: set[int] = set()
+        self._processes: dict[int, WorkerProcess] = {}
+        self._handlers: dict[int, Handler] = {}
+        self._lock = threading.Lock()
+
+    def run(self, job: Any, base_index: int, report: Report) -> Outcome:
+        with self._lock:
+            slot = next(i for i in range(len(self._busy) + 1) if i not in self._busy)
+            self._busy.add(slot)
+        try:
+            return (self._run_isolated if self.isolate else self._run_here)(slot, job, base_index, report)
+        finally:
+            with self._lock:
+                self._busy.discard(slot)
+
+    def _run_isolated(self, slot: int, job: Any, base_index: int, report: Report) -> Outcome:
+        process = self._processes.get(slot)
+        if process is None:
+            import cloudpickle
+
+            make = partial(_with_index, self.recipe, base_index + slot)
+            process = self._processes[slot] = WorkerProcess(cloudpickle.dumps(make), self.limits)
+        return process.run(job, report)
+
+    def _run_here(self, slot: int, job: Any, base_index: int, report: Report) -> Outcome:
+        if slot not in self._handlers:
+            self._handlers[slot] = _with_index(self.recipe, base_index + slot)
+        started = time.perf_counter()
+        kind, *rest = attempt(self._handlers[slot], job, report)
+        seconds = time.perf_counter() - started
+        return Outcome(rest[0], seconds=seconds) if kind == "done" else Outcome(None, *rest, seconds)
+
+    def close(self) -> None:
+        for process in list(self._processes.values()):
+            process.close()
+
+
+def _with_index(recipe: bytes, index: int) -> Handler:
+    import pickle
+
+    return pickle.loads(recipe)(index)
+
+
+_SLOTS: dict[str, _Slots] = {}
+_SLOTS_LOCK = threading.Lock()
+
+
+def run_in_worker(
+    key: str, recipe: bytes, limits: Limits, isolate: bool, bases: Mapping[str, int], topic: str, job: Any
+) -> Outcome:
+    """A Dask task: one job in this Dask worker's slots, which stay for the next ones."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    with _SLOTS_LOCK:
+        if not _SLOTS:
+            atexit.register(_close_all)
+        slots = _SLOTS.setdefault(key, _Slots(recipe, limits, isolate))
+    return slots.run(job, bases.get(worker.address, 0), lambda message: worker.log_event(topic, message))
+
+
+def close_slots(key: str) -> None:
+    """End this Dask worker's processes of one run."""
+    with _SLOTS_LOCK:
+        slots = _SLOTS.pop(key, None)
+    if slots is not None:
+        slots.close()
+
+
+def _close_all() -> None:
+    for key in list(_SLOTS):
+        close_slots(key)
+
+
+# --- Dask -----------------------------------------------------------------------------------------------------------
+
+
+class DaskPool:
+    """Jobs on Dask workers: any handler, results in any order.
+
+    Args:
+        make_handler: ``make_handler(index) -> Handler``, called once in every worker process; ``index`` counts the
+            processes of a machine.
+        workers: Processes on this machine; jobs asked of the cluster with ``cluster``.
+        scheduler: Address of a running Dask scheduler; one job per thread of its workers.
+        cluster: Description of a job queue (`ClusterConfig`), or a Dask cluster object.
+        limits: Of one job.
+        isolate: False runs jobs in the threads of the Dask workers: for evaluators that only wait.
+        on_message: Called with what handlers report, in a thread of Dask's.
+
+    Raises:
+        ValueError: If no scheduler answers, or for settings that cannot work.
+    """
+
+    def __init__(
+        self,
+        make_handler: Callable[[int], Handler],
+        *,
+        workers: int | None = None,
+        scheduler: str | None = None,
+        cluster: Any = None,
+        limits: Limits | None = None,
+        isolate: bool = True,
+        on_message: Callable[[Any], None] | None = None,
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        if scheduler is not None and (cluster is not None or workers is not None):
+            raise ValueError("a running scheduler has its own workers: give either it, or workers (and a cluster)")
+        self._recipe = pickled(make_handler)  # type: ignore[arg-type]
+        self._limits, self._isolate = limits or Limits(), isolate
+        digest = hashlib.sha256(self._recipe + repr((self._limits, isolate, time.time_ns())).encode()).hexdigest()
+        self._key = f"naslib_autokd-{digest[:16]}"
+        self._finished: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        self._futures: dict[Any, Any] = {}
+        self._counter = 0
+        self._slots = (0.0, 0)
+        self._bases: dict[str, int] = {}
+        self._cluster: Any = None
+        self._local = scheduler is None and cluster is None
+        self._fixed = (workers or 1) if self._local else None
+        self._connect(scheduler, cluster, workers)
+        if on_message is not None:
+            self._client.subscribe_topic(self._key, lambda event: on_message(event[1]))
+
+    def _connect(self, scheduler: str | None, cluster: Any, workers: int | None) -> None:
+        import dask
+        from distributed import Client, LocalCluster
+
+        logging.getLogger("distributed").setLevel(logging.ERROR)
+        # a job that kills its worker must not be tried on three more
+        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+            if scheduler is not None:
+                try:
+                    self._client = Client(scheduler, timeout=10, set_as_default=False)
+                except (OSError, ValueError) as error:
+                    raise ValueError(f"no Dask scheduler answers at {scheduler!r} ({error})") from error
+                return
+            if self._local:
+                # threads that watch one process each: all that local workers need, and no port is opened
+                self._cluster = LocalCluster(
+                    n_workers=1,
+                    threads_per_worker=self._fixed,
+                    processes=False,
+                    protocol="inproc",
+                    dashboard_address=None,
+                    memory_limit=0,
+                    silence_logs=logging.ERROR,
+                )
+            elif isinstance(cluster, ClusterConfig):
+                self._cluster = cluster.start(workers)
+            else:
+                self._cluster = cluster
+            self._client = Client(self._cluster, set_as_default=False)
+
+    @property
+    def n_slots(self) -> int:
+        """Threads of all workers; asked of the scheduler once a second."""
+        if self._fixed is not None:
+            return self._fixed
+        now = time.monotonic()
+        if now - self._slots[0] > 1.0:
+            try:
+                threads = self._client.nthreads()
+            except (OSError, TimeoutError) as error:
+                raise EngineError(f"the Dask scheduler does not answer any more: {error}") from error
+            self._bases = worker_bases(threads, self._bases)
+            self._slots = (now, sum(threads.values()))
+        return self._slots[1]
+
+    def submit(self, name: Any, job: Any) -> None:
+        self._counter += 1
+        future = self._client.submit(
+            run_in_worker,
+            self._key,
+            self._recipe,
+            self._limits,
+            self._isolate,
+            self._bases,
+            self._key,
+            job,
+            key=f"{self._key}-{self._counter}",
+            pure=False,
+        )
+        self._futures[name] = future
+        future.add_done_callback(lambda done: self._finished.put((name, done)))
+
+    def next_finished(self, timeout_s: float | None = None) -> tuple[Any, Outcome] | None:
+        """``(name, outcome)`` of a finished job; None if there was none within ``timeout_s``."""
+        if not self._futures:
+            return None
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:  # a wait without end could not be interrupted, and would not see a lost scheduler
+            wait = 1.0 if deadline is None else max(0.0, min(1.0, deadline - time.monotonic()))
+            try:
+                name, future = self._finished.get(timeout=wait)
+                break
+            except queue.Empty:
+                if self._client.status not in ("running", "connecting", "newly-created"):
+                    raise EngineError(f"the connection to the Dask scheduler is lost ({self._client.status})") from None
+                if deadline is not None and time.monotonic() >= deadline:
+                    return None
+        del self._futures[name]
+        return name, self._outcome(future)
+
+    def _outcome(self, future: Any) -> Outcome:
+        from distributed.scheduler import KilledWorker
+
+        from naslib_autokd.runners.limits import WorkerStartError
+
+        if future.status in ("cancelled", "lost"):
+            raise EngineError("the Dask scheduler dropped a running trial: it was restarted or closed")
+        try:
+            outcome: Outcome = future.result()
+            return outcome
+        except KilledWorker as error:
+            where = getattr(error.last_worker, "address", "?")
+            return Outcome(None, "error", f"the Dask worker {where} disappeared while it ran this")
+        except (WorkerStartError, EngineError):
+            raise
+        except ImportError as error:
+            raise EngineError(f"the workers cannot import what they need, install it there: {error}") from error
+        except Exception as error:
+            raise EngineError(f"a worker failed outside a trial: {type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """End all worker processes; jobs that still run are lost."""
+        self._futures.clear()
+        with contextlib.suppress(Exception):  # whatever state the cluster is in, we are leaving
+            if self._local:
+                close_slots(self._key)
+            else:
+                self._client.run(close_slots, self._key)
+        with contextlib.suppress(Exception):
+            self._client.close(timeout=5)
+        if self._cluster is not None:
+            with contextlib.suppress(Exception):
+                self._cluster.close(timeout=5)
+        self._cluster = None
+
+    def __enter__(self) -> DaskPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def worker_bases(threads: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
+    """First slot number of each Dask worker among those of its host, so that a host's slots spread over its devices.
+
+    Workers that are ``known`` keep theirs; a new one takes the lowest numbers that are free on its host.
+
+    >>> worker_bases({"tcp://a:1": 2, "tcp://a:2": 2, "tcp://b:1": 1}, {})
+    {'tcp://a:1': 0, 'tcp://a:2': 2, 'tcp://b:1': 0}
+    """
+    bases = {address: base for address, base in known.items() if address in threads}
+    for address in sorted(set(threads) - set(bases)):
+        host = address.rpartition(":")[0]
+        taken = {
+            slot
+            for other, base in bases.items()
+            if other.rpartition(":")[0] == host
+            for slot in range(base, base + threads[other])
+        }
+        base = 0
+        while taken & set(range(base, base + threads[address])):
+            base += 1
+        bases[address] = base
+    return bases
+
+
+class DaskEngine:
+    """Trials on Dask workers (see `DaskPool` for the arguments).
+
+    Args:
+        factory: Builds the evaluator in each worker (`EvaluatorFactory`).
+        devices: Given to the workers of a machine in turn; ``("cuda",)`` stands for all its GPUs. Empty: the
+            factory's own. More workers than GPUs: several trials share one.
+    """
+
+    def __init__(
+        self,
+        factory: EvaluatorFactory,
+        *,
+        workers: int | None = None,
+        scheduler: str | None = None,
+        cluster: Any = None,
+        devices: Sequence[str] = (),
+        limits: Limits | None = None,
+        isolate: bool = True,
+    ) -> None:
+        self._pool = DaskPool(
+            partial(trial_handler, factory, tuple(devices)),
+            workers=workers,
+            scheduler=scheduler,
+            cluster=cluster,
+            limits=limits,
+            isolate=isolate,
+        )
+        self._proposals: dict[int, Proposal] = {}
+
+    @property
+    def n_slots(self) -> int:
+        return self._pool.n_slots
+
+    def submit(self, proposal: Proposal) -> None:
+        self._proposals[proposal.number] = proposal
+        self._pool.submit(proposal.number, plain_job(proposal))
+
+    def next_finished(self, timeout_s: float | None = None) -> tuple[Proposal, Trial] | None:
+        finished = self._pool.next_finished(timeout_s)
+        if finished is None:
+            return None
+        number, outcome = finished
+        return _answer(self._proposals.pop(number), outcome)
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def __enter__(self) -> DaskEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LimitedEngine:
+    """One trial at a time in a process of its own, with limits; no Dask."""
+
+    n_slots = 1
+
+    def __init__(self, factory: EvaluatorFactory, limits: Limits, devices: Sequence[str] = ()) -> None:
+        self._process = WorkerProcess(pickled(partial(trial_handler, factory, tuple(devices), 0)), limits)
+        self._proposal: Proposal | None = None
+
+    def submit(self, proposal: Proposal) -> None:
+        assert self._proposal is None
+        self._proposal = proposal
+
+    def next_finished(self, timeout_s: float | None = None) -> tuple[Proposal, Trial] | None:
+        proposal, self._proposal = self._proposal, None
+        return None if proposal is None else _answer(proposal, self._process.run(plain_job(proposal)))
+
+    def close(self) -> None:
+        self._process.close()
+
+    def __enter__(self) -> LimitedEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _answer(proposal: Proposal, outcome: Outcome) -> tuple[Proposal, Trial]:
+    if outcome.status == "success":
+        return proposal, Trial.from_dict(outcome.value)
+    return proposal, failed_trial(proposal, outcome)
+
+
+# --- job queues -----------------------------------------------------------------------------------------------------
+
+CLUSTERS = {
+    "htcondor": "HTCondorCluster",
+    "lsf": "LSFCluster",
+    "moab": "MoabCluster",
+    "oar": "OARCluster",
+    "pbs": "PBSCluster",
+    "sge": "SGECluster",
+    "slurm": "SLURMCluster",
+}
+"""Kinds of job queues, and dask-jobqueue's classes for them."""
+
+
+class ClusterConfigError(ValueError):
+    """A cluster file that cannot be used; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """A job queue: what ``--cluster cluster.yaml`` describes."""
+
+    kind: str
+    options: Mapping[str, Any]
+    """Keyword arguments of dask-jobqueue's class: ``cores``, ``memory``, ``walltime``, ``queue``, ..."""
+    workers: int = 1
+    """Dask workers that are asked for (a job of the queue holds ``processes`` of them)."""
+
+    def cluster(self) -> Any:
+        """The dask-jobqueue cluster, without any job yet (its ``job_script()`` shows what would be submitted)."""
+        import dask_jobqueue
+
+        return getattr(dask_jobqueue, CLUSTERS[self.kind])(**self.options)
+
+    def start(self, workers: int | None = None) -> Any:
+        """The cluster with its jobs submitted; they join when the queue lets them run."""
+        cluster = self.cluster()
+        cluster.scale(workers or self.workers)
+        return cluster
+
+
+def read_cluster(path: str | Path) -> ClusterConfig:
+    """Read and check a cluster file.
+
+    Raises:
+        ClusterConfigError: If the file is missing or no YAML, a key, kind or option is unknown (with the nearest),
+            or ``cores`` and ``memory`` are not given.
+        ImportError: If dask-jobqueue is not installed.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ClusterConfigError(f"cluster file {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ClusterConfigError(f"cluster file {path} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ClusterConfigError(f"cluster file {path} must hold keys (kind, workers, options)")
+    keys = ("kind", "workers", "options")
+    for key in content:
+        if key not in keys:
+            raise ClusterConfigError(f"{path}: unknown key {key!r}{did_you_mean(str(key), keys)}")
+    kind = content.get("kind")
+    if kind not in CLUSTERS:
+        raise ClusterConfigError(f"{path}: unknown kind {kind!r}{did_you_mean(str(kind), CLUSTERS)}")
+    workers = content.get("workers", 1)
+    if not isinstance(workers, int) or workers < 1:
+        raise ClusterConfigError(f"{path}: workers must be a whole number of at least 1, got {workers!r}")
+    options = content.get("options") or {}
+    if not isinstance(options, dict):
+        raise ClusterConfigError(f"{path}: options must hold dask-jobqueue's arguments, got {options!r}")
+    known = _job_options(kind)
+    for option in options:
+        if option not in known:
+            raise ClusterConfigError(f"{path}: unknown option {option!r} of {kind}{did_you_mean(str(option), known)}")
+    for required in ("cores", "memory"):
+        if required not in options:
+            raise ClusterConfigError(f"{path}: options need {required} (of one job), for example cores: 4, memory: 8GB")
+    return ClusterConfig(kind, options, workers)
+
+
+def _job_options(kind: str) -> list[str]:
+    """Arguments that dask-jobqueue's class of this kind takes."""
+    import inspect
+
+    try:
+        import dask_jobqueue
+        from dask_jobqueue.core import Job, JobQueueCluster
+    except ImportError as error:
+        raise ImportError("job queues need dask-jobqueue: pip install dask-jobqueue") from error
+    job_class = getattr(dask_jobqueue, CLUSTERS[kind]).job_cls
+    names: Counter[str] = Counter()
+    for function in (job_class.__init__, Job.__init__, JobQueueCluster.__init__):
+        names.update(
+            name for name, p in inspect.signature(function).parameters.items() if p.kind is not p.VAR_KEYWORD
+        )
+    return sorted(set(names) - {"self", "n_workers", "job_cls", "loop", "asynchronous"})

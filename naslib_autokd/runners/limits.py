@@ -1,0 +1,302 @@
+"""Work in a process of its own, so that a hang, a crash or a lack of memory costs one trial and nothing else.
+
+`WorkerProcess` keeps one child process that loads data and teacher once and then takes job after job. The parent
+watches it: over its time or memory it is killed, dead it is replaced, and either way the job has an `Outcome`.
+The child is started afresh (not forked: forked torch threads deadlock) and ends with its parent, however that ends.
+Imports nothing heavy; POSIX only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+POLL_S = 0.1
+"""How often time and memory are looked at."""
+
+Report = Callable[[Any], None]
+Handler = Callable[[Any, Report], Any]
+"""``handler(job, report) -> value``; what it reports on the way reaches the parent at once."""
+
+
+class WorkerStartError(RuntimeError):
+    """A worker process could not load what it needs (data, teacher, code): no trial's fault, so the run stops."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one trial may take. They hold even if the training hangs: its process is killed.
+
+    Raises:
+        ValueError: If a limit is not positive.
+    """
+
+    seconds: float | None = None
+    """Wall-clock seconds of one trial; loading data and teacher does not count."""
+    memory_bytes: int | None = None
+    """Resident memory of the trial's process (CPU), with everything in it: Python and torch alone take 0.3 GiB."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("seconds", self.seconds), ("memory_bytes", self.memory_bytes)):
+            if value is not None and not value > 0:
+                raise ValueError(f"limit {name} must be positive, got {value}")
+
+    def __bool__(self) -> bool:
+        return self.seconds is not None or self.memory_bytes is not None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to."""
+
+    value: Any = None
+    """What the handler returned; None for a failure."""
+    status: str = "success"
+    """One of `records.STATUSES`."""
+    message: str = ""
+    details: str = ""
+    """Traceback, or the last output of a process that died."""
+    seconds: float = 0.0
+
+
+class WorkerProcess:
+    """One child process; it is started by the first job and replaced when it was killed or died.
+
+    Args:
+        recipe: Pickled function without arguments that loads what is needed and returns the `Handler`
+            (`pickled` makes it).
+        limits: Of one job.
+    """
+
+    def __init__(self, recipe: bytes, limits: Limits | None = None) -> None:
+        self.recipe, self.limits = recipe, limits or Limits()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._output: Any = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running child; None if there is none."""
+        return None if self._process is None else self._process.pid
+
+    def run(self, job: Any, report: Report | None = None) -> Outcome:
+        """Do one job in the child.
+
+        Raises:
+            WorkerStartError: If the child cannot load what it needs.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        assert self._connection is not None
+        started = time.perf_counter()
+        try:
+            self._connection.send(job)
+        except OSError:  # it died between two jobs: a new one is not to blame
+            self._start()
+            self._connection.send(job)
+        deadline = None if self.limits.seconds is None else time.monotonic() + self.limits.seconds
+        answer = self._receive(deadline, report or (lambda _: None))
+        seconds = time.perf_counter() - started
+        if isinstance(answer, Outcome):
+            self._end()
+            return Outcome(answer.value, answer.status, answer.message, answer.details, seconds)
+        kind, *rest = answer
+        if kind == "done":
+            return Outcome(rest[0], seconds=seconds)
+        status, message, details = rest
+        return Outcome(None, status, message, details, seconds)
+
+    def close(self) -> None:
+        """Kill the child. May be called from another thread: the job that runs then ends as a failure."""
+        self._closed = True
+        self._end()
+
+    def _start(self) -> None:
+        self._end()
+        with self._lock:
+            if self._closed:
+                raise WorkerStartError("the worker is closed")
+            ours, theirs = socket.socketpair()
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
+            code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import child; child({theirs.fileno()})"
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+            )
+            theirs.close()
+            self._connection = Connection(ours.detach())
+            self._connection.send_bytes(self.recipe)
+        answer = self._receive(None, lambda _: None)
+        if isinstance(answer, Outcome):
+            self._end()
+            details = f": {answer.details.strip().splitlines()[-1]}" if answer.details.strip() else ""
+            raise WorkerStartError(f"a worker ended before its first trial: {answer.message}{details}")
+        if answer[0] != "ready":
+            self._end()
+            raise WorkerStartError(f"a worker cannot start: {answer[2]}")
+
+    def _receive(self, deadline: float | None, report: Report) -> tuple[Any, ...] | Outcome:
+        """The child's answer, or the outcome if it died or was killed for a limit."""
+        connection, process = self._connection, self._process
+        assert connection is not None
+        assert process is not None
+        while True:
+            wait = POLL_S if deadline is None else max(0.0, min(POLL_S, deadline - time.monotonic()))
+            try:
+                if connection.poll(wait):
+                    answer = connection.recv()
+                    if answer[0] != "report":
+                        return answer
+                    report(answer[1])
+                    continue
+            except (EOFError, OSError):
+                return self._death(process)
+            except Exception as error:  # an answer that does not unpickle here
+                return Outcome(None, "error", f"the worker's answer cannot be read: {type(error).__name__}: {error}")
+            if deadline is not None and time.monotonic() >= deadline:
+                return Outcome(None, "timeout", f"killed after {self.limits.seconds:g} s, the limit of one trial")
+            limit = self.limits.memory_bytes
+            if limit is not None and (used := resident_bytes(process.pid)) > limit:
+                message = f"killed at {used / 2**20:.0f} MiB of resident memory, the limit is {limit / 2**20:.0f} MiB"
+                return Outcome(None, "out_of_memory", message)
+
+    def _death(self, process: subprocess.Popen[bytes]) -> Outcome:
+        try:
+            code = process.wait(timeout=5)
+        except subprocess.TimeoutExpired:  # it closed its connection but lives
+            process.kill()
+            code = process.wait()
+        output = self._output
+        details = ""
+        if output is not None and not output.closed:
+            output.seek(max(0, output.seek(0, os.SEEK_END) - 2000))
+            details = output.read().decode(errors="replace")
+        return Outcome(None, "error", f"the worker process {ending(code)}", details)
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+            for resource in (self._connection, self._output):
+                if resource is not None:
+                    with contextlib.suppress(OSError):
+                        resource.close()
+            self._process = self._connection = self._output = None
+
+
+def pickled(make_handler: Callable[[], Handler]) -> bytes:
+    """What `WorkerProcess` starts from. Functions of the main script are taken along by value.
+
+    Raises:
+        ValueError: If it cannot be pickled.
+    """
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps(make_handler)
+    except Exception as error:  # PicklingError, TypeError, RecursionError, whatever __reduce__ raises
+        raise ValueError(
+            f"what the workers are built from cannot be pickled ({error}); "
+            "give a function or functools.partial(KDEvaluator, task, ...)"
+        ) from error
+
+
+def ending(code: int) -> str:
+    """Words for a process's return code; a signal is named."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}" + (" (often by the kernel, for want of memory)" if name == "SIGKILL" else "")
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 if it is gone."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+# --- in the child ---------------------------------------------------------------------------------------------------
+
+
+def child(descriptor: int) -> None:
+    """Main function of the child: load, then job after job until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    end_with_parent()
+    faulthandler.enable()
+    keep_freed_memory()
+    connection = Connection(descriptor)
+    try:
+        handler = pickle.loads(connection.recv_bytes())()
+    except Exception as error:
+        connection.send(("unusable", "error", f"{type(error).__name__}: {error}", traceback.format_exc()))
+        return
+    connection.send(("ready",))
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        connection.send(attempt(handler, job, lambda message: connection.send(("report", message))))
+
+
+def attempt(handler: Handler, job: Any, report: Report) -> tuple[Any, ...]:
+    """``("done", value)`` or ``("raised", status, message, traceback)``."""
+    try:
+        return ("done", handler(job, report))
+    except Exception as error:
+        status = "out_of_memory" if isinstance(error, MemoryError) else "error"
+        return ("raised", status, f"{type(error).__name__}: {error}", traceback.format_exc(limit=-5))
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends, even by kill -9."""
+    parent = os.getppid()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also if this process hangs in C (Linux)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+"""Options of glibc's ``mallopt``."""
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory in the process: fresh pages for every activation cost DARTS's networks a third more time."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 64 << 20)):
+            mallopt(option, value)
