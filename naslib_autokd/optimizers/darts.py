@@ -507,7 +507,9 @@ class DARTS:
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(torch_optimizer, n_steps)
         rng = torch.Generator().manual_seed(derive_seed(seed, "batches"))
-        inner, outer, epoch_steps = self._batches(evaluator, batch_size, rng)
+        inner, outer, epoch_steps = bilevel_batches(
+            evaluator, batch_size, rng, architecture_data=self.architecture_data, soft=self.objective == "kd"
+        )
 
         history: list[SearchEpoch] = []
         status, message = "success", ""
@@ -603,35 +605,41 @@ class DARTS:
             logits, teacher_logits, labels, temperature=self.kd.temperature, kd_weight=self.kd.kd_weight
         )
 
-    def _batches(
-        self, evaluator: Any, batch_size: int, rng: torch.Generator
-    ) -> tuple[Iterator[Batch], Iterator[Batch], int]:
-        """Endless batches for the weights and for the alphas, and the steps of one pass of the weights' images."""
-        data = evaluator.data
-        n = data.train_labels.shape[0]
-        order = torch.randperm(n, generator=rng)
-        if self.architecture_data == "half":
-            inner, outer = order[: n // 2], order[n // 2 :]
-        else:
-            inner, outer = order, torch.arange(data.val_labels.shape[0])
-        seeds = [int(torch.randint(2**31, (), generator=rng)) for _ in range(2)]
-        soft = evaluator.soft_targets if self.objective == "kd" else None
-        train = (data.train_views, data.train_labels, None if soft is None else soft.train)
-        val = (data.val_images[None], data.val_labels, None if soft is None else soft.val[None])
 
-        def endless(source: tuple[Tensor, Tensor, Tensor | None], index: Tensor, seed: int) -> Iterator[Batch]:
-            views, labels, targets = source
-            own = torch.Generator().manual_seed(seed)
-            while True:
-                for part in index[torch.randperm(len(index), generator=own)].split(batch_size):
-                    if len(part) == min(batch_size, len(index)):
-                        view = torch.randint(views.shape[0], part.shape, generator=own).to(views.device)
-                        part = part.to(views.device)
-                        target = labels[part] if targets is None else targets[view, part]
-                        yield data.normalise(views[view, part]), target, labels[part]
+def bilevel_batches(
+    evaluator: Any, batch_size: int, rng: torch.Generator, *, architecture_data: str = "half", soft: bool = True
+) -> tuple[Iterator[Batch], Iterator[Batch], int]:
+    """Endless batches for the weights and for the alphas, and the steps of one pass of the weights' images.
 
-        outer_source = train if self.architecture_data == "half" else val
-        return endless(train, inner, seeds[0]), endless(outer_source, outer, seeds[1]), max(1, len(inner) // batch_size)
+    Args:
+        architecture_data: As of `DARTS`.
+        soft: Whether batches carry the teacher's logits.
+    """
+    data = evaluator.data
+    n = data.train_labels.shape[0]
+    order = torch.randperm(n, generator=rng)
+    if architecture_data == "half":
+        inner, outer = order[: n // 2], order[n // 2 :]
+    else:
+        inner, outer = order, torch.arange(data.val_labels.shape[0])
+    seeds = [int(torch.randint(2**31, (), generator=rng)) for _ in range(2)]
+    targets = evaluator.soft_targets if soft else None
+    train = (data.train_views, data.train_labels, None if targets is None else targets.train)
+    val = (data.val_images[None], data.val_labels, None if targets is None else targets.val[None])
+
+    def endless(source: tuple[Tensor, Tensor, Tensor | None], index: Tensor, seed: int) -> Iterator[Batch]:
+        views, labels, logits = source
+        own = torch.Generator().manual_seed(seed)
+        while True:
+            for part in index[torch.randperm(len(index), generator=own)].split(batch_size):
+                if len(part) == min(batch_size, len(index)):
+                    view = torch.randint(views.shape[0], part.shape, generator=own).to(views.device)
+                    part = part.to(views.device)
+                    target = labels[part] if logits is None else logits[view, part]
+                    yield data.normalise(views[view, part]), target, labels[part]
+
+    outer_source = train if architecture_data == "half" else val
+    return endless(train, inner, seeds[0]), endless(outer_source, outer, seeds[1]), max(1, len(inner) // batch_size)
 
 
 Batch = tuple[Tensor, Tensor, Tensor]
