@@ -1,13 +1,18 @@
-"""What was asked, what came back, and the file that keeps it.
+"""What was asked, what came back, and the files that keep both.
 
-`Proposal` is what an optimizer asks for, `Trial` what the evaluator answers, `TrialStore` the append-only file of
-trials. Everything shown later (incumbents, curves, tables) is computed from these records, never stored beside them.
-Imports neither torch nor any other heavy package, so that records can be read anywhere.
+`Proposal` is what an optimizer asks for, `Trial` what the evaluator answers. `TrialStore` is the append-only file of
+trials, `AskLog` that of proposals; together they hold the exact order of asks and tells, from which a run with any
+number of workers is continued (`optimizers.base.replay`). Everything shown later (incumbents, curves, tables) is
+computed from these records, never stored beside them. Imports neither torch nor any other heavy package, so that
+records can be read anywhere.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import heapq
+import itertools
 import json
 import math
 import os
@@ -15,8 +20,10 @@ import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import filelock
 
@@ -26,6 +33,8 @@ STATUSES = ("success", "diverged", "out_of_memory", "timeout", "error")
 
 FAILURE_COST = 1.0
 """Cost of a trial that failed: the worst possible validation error, finite (smac-safe)."""
+
+_Record = TypeVar("_Record", "Trial", "Ask")
 
 TIMING_FIELDS = ("sample_s", "build_s", "train_s", "evaluate_s")
 
@@ -151,17 +160,54 @@ class Trial:
         Raises:
             ValueError: If a field is unknown (a record of a newer version) or missing.
         """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
+        return _from_fields(cls, values, "trial")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One proposal as it was handed out: one line of ``asks.jsonl``."""
+
+    number: int
+    candidate: dict[str, Any]
+    """The candidate as plain values (``Candidate.to_dict()``)."""
+    candidate_digest: str
+    budget_epochs: int
+    seed: int
+    after: int
+    """Trials that the optimizer had been told before this ask: the position in ``trials.jsonl``."""
+
+    @classmethod
+    def of(cls, proposal: Proposal, after: int) -> Ask:
+        candidate = proposal.candidate
+        return cls(proposal.number, candidate.to_dict(), candidate.digest, proposal.budget_epochs, proposal.seed, after)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Ask:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: If a field is unknown (a record of a newer version) or missing.
+        """
+        return _from_fields(cls, values, "ask")
+
+
+def _from_fields(cls: type[_Record], values: Mapping[str, Any], what: str) -> _Record:
+    try:
+        return cls(**values)
+    except TypeError as error:
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ValueError(
-                f"trial has unknown fields {', '.join(unknown)}: "
+                f"{what} has unknown fields {', '.join(unknown)}: "
                 f"it was written by another version of naslib_autokd (this is {__version__})"
-            )
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"trial is incomplete: {error}") from error
+            ) from error
+        raise ValueError(f"{what} is incomplete: {error}") from error
 
 
 class StoreLockedError(RuntimeError):
@@ -172,96 +218,191 @@ class CorruptStoreError(ValueError):
     """A line of the store that is not the last one cannot be read."""
 
 
-class TrialStore:
-    """Append-only file of trials, one JSON object per line; in memory alone if ``path`` is None.
+class StoreWriteError(RuntimeError):
+    """A record could not be written (disk full, folder gone); what was written before is whole."""
 
-    A trial that `append` returned from survives ``kill -9``: the line is written, flushed and synced. A torn last
-    line (a kill in the middle of a write) is dropped at load with a warning. The file is locked against a second
-    writer from the first `append` until `close`; reading needs no lock.
+
+class _RecordFile(Generic[_Record]):
+    """Append-only file of records, one JSON object per line; in memory alone if ``path`` is None.
+
+    A record that `append` returned from survives ``kill -9``: the line is written, flushed and synced. The file is
+    locked against a second writer from `lock` or the first `append` until `close`. Reading needs no lock, at any
+    moment of a running writer: whole lines are read, an unfinished last one is left alone. Whoever takes the lock
+    finds the last line unfinished only if its writer was killed, and drops it with a warning.
 
     Raises:
         CorruptStoreError: If a line other than the last cannot be read (names the line).
-        StoreLockedError: At the first `append`, if another process writes the same file.
+        StoreLockedError: In `lock` and the first `append`, if another process writes the file or has written to it
+            since it was read.
+        StoreWriteError: In `append`, if the file system refuses.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
-        self._trials: list[Trial] = []
+        self._records: list[_Record] = []
         self._lock: filelock.BaseFileLock | None = None
         self._good_bytes = 0
-        if self.path is not None and self.path.exists():
-            self._load()
+        self._load()
 
-    def _load(self) -> None:
-        assert self.path is not None
-        content = self.path.read_bytes()
-        lines = content.split(b"\n")
-        complete, last = lines[:-1], lines[-1]
-        for number, line in enumerate(complete, start=1):
-            try:
-                self._trials.append(Trial.from_dict(json.loads(line)))
-            except ValueError as error:
-                raise CorruptStoreError(f"{self.path}, line {number}: {error}") from error
-        self._good_bytes = len(content) - len(last)
-        if last:
-            warnings.warn(
-                f"{self.path}: dropped a torn last line of {len(last)} bytes (the run was killed while writing it)",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+    @staticmethod
+    def _parse(values: Mapping[str, Any]) -> _Record:
+        raise NotImplementedError
 
-    def _acquire(self) -> None:
-        assert self.path is not None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(f"{self.path}.lock")
+    def _added(self, record: _Record) -> None:
+        """Called for each record, in order."""
+
+    def _load(self) -> int:
+        """Read the whole lines beyond those that are known; the number of bytes of an unfinished last line."""
+        if self.path is None or not self.path.exists():
+            return 0
+        collecting = gc.isenabled()
+        gc.disable()  # nothing here is garbage, and looking for it takes a third of the time
         try:
-            self._lock.acquire(timeout=0)
+            with open(self.path, "rb") as file:
+                file.seek(self._good_bytes)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return len(line)
+                    try:
+                        record = self._parse(json.loads(line))
+                    except (ValueError, TypeError) as error:
+                        raise CorruptStoreError(f"{self.path}, line {len(self._records) + 1}: {error}") from error
+                    self._records.append(record)
+                    self._added(record)
+                    self._good_bytes += len(line)
+        finally:
+            if collecting:
+                gc.enable()
+        return 0
+
+    def refresh(self) -> int:
+        """Read what another process has added since; the number of new records."""
+        before = len(self._records)
+        self._load()
+        return len(self._records) - before
+
+    def lock(self) -> None:
+        """Become the one writer, and read what was added since; nothing if that is so already or there is no file.
+
+        Raises:
+            StoreLockedError: If another process writes the file.
+        """
+        if self.path is None or self._lock is not None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(f"{self.path}.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            self._lock = None
             raise StoreLockedError(
                 f"{self.path} is being written by another process; wait for it or use another run folder"
             ) from error
-        if self.path.exists() and self.path.stat().st_size > self._good_bytes:
-            with open(self.path, "r+b") as file:  # drop the torn line before the next one is glued to it
-                file.truncate(self._good_bytes)
+        self._lock = lock
+        try:
+            torn = self._load()
+        except CorruptStoreError:
+            self.close()
+            raise
+        if torn:
+            warnings.warn(
+                f"{self.path}: dropped a torn last line of {torn} bytes (the run was killed while writing it)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            os.truncate(self.path, self._good_bytes)
 
-    def append(self, trial: Trial) -> None:
-        """Add a trial; on disk when this returns."""
+    def append(self, record: _Record) -> None:
+        """Add a record; on disk when this returns.
+
+        Raises:
+            StoreWriteError: If it could not be written; then it is neither in the file nor in memory.
+        """
         if self.path is not None:
             if self._lock is None:
-                self._acquire()
-            line = trial.to_json().encode() + b"\n"
-            with open(self.path, "ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-            self._good_bytes += len(line)
-        self._trials.append(trial)
+                known = len(self._records)
+                self.lock()
+                if len(self._records) > known:
+                    self.close()
+                    raise StoreLockedError(
+                        f"another process has written {len(self._records) - known} records to {self.path} since it "
+                        "was read; they are read now, look at them before writing more"
+                    )
+            self._write(record.to_json().encode() + b"\n")
+        self._records.append(record)
+        self._added(record)
+
+    def _write(self, line: bytes) -> None:
+        assert self.path is not None
+        try:
+            with open(self.path, "ab", buffering=0) as file:  # a buffer would be written again when it is closed
+                if file.tell() < self._good_bytes:
+                    raise OSError(f"it was {self._good_bytes} bytes long and has {file.tell()} now")
+                try:
+                    file.truncate(self._good_bytes)  # of an earlier write that failed, if anything
+                    rest = memoryview(line)
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.truncate(self.path, self._good_bytes)  # a part of the line may be there
+                    raise
+        except OSError as error:
+            raise StoreWriteError(
+                f"{self.path} could not be written: {error}. The {len(self._records)} records before are whole and "
+                "safe, this one was not recorded; make room and start the run again to continue it"
+            ) from error
+        self._good_bytes += len(line)
 
     def close(self) -> None:
+        """Give the lock back."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
-    def __enter__(self) -> TrialStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Trial]:
-        return iter(self._trials)
+    def __iter__(self) -> Iterator[_Record]:
+        return iter(self._records)
 
     def __len__(self) -> int:
-        return len(self._trials)
+        return len(self._records)
 
-    def __getitem__(self, index: int) -> Trial:
-        return self._trials[index]
+    def __getitem__(self, index: int) -> _Record:
+        return self._records[index]
+
+
+class AskLog(_RecordFile[Ask]):
+    """``asks.jsonl``: every proposal, written before it is handed out, in the order of asking."""
+
+    @staticmethod
+    def _parse(values: Mapping[str, Any]) -> Ask:
+        return Ask.from_dict(values)
+
+
+class TrialStore(_RecordFile[Trial]):
+    """``trials.jsonl``: every finished trial, in the order in which the optimizer was told of them."""
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._student_epochs = 0.0
+        self._observed = _ObservedIncumbent()
+        self._n_observed = 0
+        super().__init__(path)
+
+    @staticmethod
+    def _parse(values: Mapping[str, Any]) -> Trial:
+        return Trial.from_dict(values)
+
+    def _added(self, record: Trial) -> None:
+        self._student_epochs += record.student_epochs
 
     @property
     def student_epochs(self) -> float:
         """Student-epochs spent so far, failures included."""
-        return sum(trial.student_epochs for trial in self._trials)
+        return self._student_epochs
 
     def incumbent(self, expected_costs: Mapping[str, float] | None = None) -> Trial | None:
         """A trial of the family that the evidence favours, among those at the largest budget.
@@ -274,18 +415,53 @@ class TrialStore:
         Returns:
             The best trial of that candidate at the largest budget, or None while no trial has succeeded.
         """
-        return incumbent(self._trials, expected_costs)
+        if expected_costs is not None:
+            return incumbent(self._records, expected_costs)
+        return self._observe().best
 
     def trajectory(self) -> list[tuple[float, Trial]]:
         """``(student-epochs spent, observed incumbent)`` each time the observed incumbent changed."""
-        points: list[tuple[float, Trial]] = []
-        spent = 0.0
-        for index, trial in enumerate(self._trials, start=1):
-            spent += trial.student_epochs
-            best = incumbent(self._trials[:index])
-            if best is not None and (not points or points[-1][1] is not best):
-                points.append((spent, best))
-        return points
+        return list(self._observe().points)
+
+    def _observe(self) -> _ObservedIncumbent:
+        for trial in itertools.islice(self._records, self._n_observed, None):
+            self._observed.add(trial)
+        self._n_observed = len(self._records)
+        return self._observed
+
+
+class _ObservedIncumbent:
+    """`incumbent` of a growing list of trials, without looking at all of them again for each new one."""
+
+    def __init__(self) -> None:
+        self.best: Trial | None = None
+        self.points: list[tuple[float, Trial]] = []
+        self._spent = 0.0
+        self._largest = 0
+        self._families: dict[str, tuple[int, float, int, Trial]] = {}  # first seen, sum of costs, number, best trial
+        self._queue: list[tuple[float, int, str]] = []  # (mean, first seen, digest), outdated entries included
+
+    def add(self, trial: Trial) -> None:
+        self._spent += trial.student_epochs
+        if not trial.succeeded or trial.budget_epochs < self._largest:
+            return
+        if trial.budget_epochs > self._largest:
+            self._largest = trial.budget_epochs
+            self._families, self._queue = {}, []
+        digest = trial.candidate_digest
+        first, total, n, best = self._families.get(digest, (len(self._families), 0.0, 0, trial))
+        total, n, best = total + trial.cost, n + 1, min(best, trial, key=lambda t: t.cost)
+        self._families[digest] = (first, total, n, best)
+        heapq.heappush(self._queue, (total / n, first, digest))
+        while True:
+            mean, _, leader = self._queue[0]
+            _, total, n, best = self._families[leader]
+            if mean == total / n:
+                break
+            heapq.heappop(self._queue)
+        if best is not self.best:
+            self.best = best
+            self.points.append((self._spent, best))
 
 
 def incumbent(trials: Iterable[Trial], expected_costs: Mapping[str, float] | None = None) -> Trial | None:
@@ -302,7 +478,8 @@ def incumbent(trials: Iterable[Trial], expected_costs: Mapping[str, float] | Non
     def expected(digest: str) -> float:
         if expected_costs is not None and digest in expected_costs:
             return expected_costs[digest]
-        return sum(trial.cost for trial in families[digest]) / len(families[digest])
+        costs = [trial.cost for trial in families[digest]]
+        return reduce(add, costs) / len(costs)  # one by one as in _ObservedIncumbent: ties must be the same ties
 
     best = min(families, key=expected)
     return min(families[best], key=lambda trial: trial.cost)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from naslib_autokd.records import (
+    Ask,
+    AskLog,
     CorruptStoreError,
     Proposal,
     StoreLockedError,
+    StoreWriteError,
     Trial,
     TrialStore,
     content_digest,
@@ -91,15 +95,17 @@ def test_store_keeps_what_append_returned_from(tmp_path: Path) -> None:
     assert list(TrialStore(path)) == [trial(number) for number in range(3)]
 
 
-def test_torn_last_line_is_dropped_with_a_warning_and_overwritten(tmp_path: Path) -> None:
+def test_torn_last_line_is_dropped_with_a_warning_by_the_next_writer(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     with TrialStore(path) as store:
         store.append(trial(0))
     with open(path, "ab") as file:
         file.write(trial(1).to_json().encode()[:40])
-    with pytest.warns(RuntimeWarning, match="torn last line of 40 bytes"):
-        store = TrialStore(path)
+    store = TrialStore(path)  # a reader neither warns nor touches the file: the writer may be at work
     assert len(store) == 1
+    assert path.stat().st_size == len(trial(0).to_json()) + 1 + 40
+    with pytest.warns(RuntimeWarning, match="torn last line of 40 bytes"):
+        store.lock()
     with store:
         store.append(trial(2))
     assert [t.number for t in TrialStore(path)] == [0, 2]
@@ -112,6 +118,15 @@ def test_corrupt_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) ->
         TrialStore(path)
 
 
+@pytest.mark.parametrize("line", ["3", "null", "[]", '{"number": 1}'])
+def test_a_line_that_is_no_record_is_named_too(tmp_path: Path, line: str) -> None:
+    for kind, good in ((TrialStore, trial(0).to_json()), (AskLog, ask(0).to_json())):
+        path = tmp_path / kind.__name__
+        path.write_text(f"{good}\n{good}\n{line}\n")
+        with pytest.raises(CorruptStoreError, match="line 3"):
+            kind(path)
+
+
 def test_two_writers_cannot_share_a_store(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     with TrialStore(path) as first:
@@ -122,6 +137,73 @@ def test_two_writers_cannot_share_a_store(tmp_path: Path) -> None:
     second.append(trial(1))  # the lock went with the first writer
     second.close()
     assert len(TrialStore(path)) == 2
+
+
+def test_a_writer_that_read_too_early_overwrites_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    early, locking = TrialStore(path), TrialStore(path)
+    with TrialStore(path) as store:
+        store.append(trial(0))
+        store.append(trial(1))
+    with pytest.raises(StoreLockedError, match="another process has written 2 records"):
+        early.append(trial(0))
+    assert len(TrialStore(path)) == 2
+    with locking:
+        locking.lock()  # from here on what is seen is what is appended to
+        assert [t.number for t in locking] == [0, 1]
+        locking.append(trial(2))
+    assert len(TrialStore(path)) == 3
+
+
+def test_the_lock_is_that_of_the_process_and_not_of_a_thread(tmp_path: Path) -> None:
+    import threading
+
+    store = TrialStore(tmp_path / "trials.jsonl")
+    thread = threading.Thread(target=store.lock)
+    thread.start()
+    thread.join()
+    store.append(trial(0))
+    with pytest.raises(StoreLockedError):
+        TrialStore(store.path).lock()
+    store.close()
+    TrialStore(store.path).lock()
+
+
+@pytest.mark.parametrize("kind", [TrialStore, AskLog])
+def test_a_full_disk_leaves_the_file_whole(tmp_path: Path, kind: Any) -> None:
+    """RLIMIT_FSIZE is the kernel's own refusal, after a part of the line has been written."""
+    record = trial if kind is TrialStore else ask
+    store = kind(tmp_path / "records.jsonl")
+    with store:
+        store.append(record(0))
+        store.append(record(1))
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (store.path.stat().st_size + 50, hard))
+        try:
+            with pytest.raises(StoreWriteError, match=r"records before are whole and safe, this one was not recorded"):
+                store.append(record(2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert len(store) == 2
+        assert store.path.read_text() == f"{record(0).to_json()}\n{record(1).to_json()}\n"
+        store.append(record(3))  # there is room again
+    assert [each.number for each in kind(store.path)] == [0, 1, 3]
+
+
+def test_a_sync_that_fails_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with TrialStore(tmp_path / "trials.jsonl") as store:
+        store.append(trial(0))
+        monkeypatch.setattr(os, "fsync", refuse)
+        with pytest.raises(StoreWriteError, match="No space left on device"):
+            store.append(trial(1))
+        monkeypatch.undo()
+        assert list(TrialStore(store.path)) == list(store) == [trial(0)]
+        store.path.unlink()  # somebody removes the run folder's file
+        with pytest.raises(StoreWriteError, match="and has 0 now"):
+            store.append(trial(1))
 
 
 WRITER = """
@@ -147,16 +229,65 @@ def test_kill_9_loses_no_trial_that_was_appended(tmp_path: Path) -> None:
     last = max([19, *map(int, process.stdout.read().split())])
     process.wait()
     process.stdout.close()
-    content = path.read_bytes()
-    torn = not content.endswith(b"\n")
-    if torn:
-        with pytest.warns(RuntimeWarning, match="torn"):
-            store = TrialStore(path)
-    else:
-        store = TrialStore(path)
+    store = TrialStore(path)
     assert len(store) >= last + 1
+    if path.read_bytes().endswith(b"\n"):
+        store.lock()
+    else:
+        with pytest.warns(RuntimeWarning, match="torn"):
+            store.lock()
     with store:  # the lock of the killed process does not block the next one
         store.append(trial(len(store)))
+
+
+def test_a_reader_beside_a_writer_sees_whole_records_alone(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        reader, looks = TrialStore(path), 0
+        while (len(reader) < 200 or looks < 200) and time.monotonic() < deadline:
+            known = len(reader)
+            assert reader.refresh() == len(reader) - known  # a warning would be an error here
+            fresh = TrialStore(path)
+            assert len(fresh) >= len(reader)
+            for store in (reader, fresh):
+                assert [t.number for t in store] == list(range(len(store)))
+                assert all(t.candidate == {"x": "y" * 500} for t in store)
+            looks += 1
+        assert len(reader) >= 200
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_trials_load_in_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    curve = tuple(2.3456789 / (epoch + 1) for epoch in range(27))
+    with open(path, "w") as file:
+        for number in range(100_000):
+            file.write(
+                trial(number, 0.1 + number % 977 / 1000, digest=str(number % 5000), curve=curve).to_json() + "\n"
+            )
+    started = time.process_time()
+    store = TrialStore(path)
+    assert len(store) == 100_000
+    store.trajectory()
+    store.incumbent()
+    assert time.process_time() - started < 20
+
+
+def test_trajectory_and_incumbent_of_many_trials_are_not_quadratic() -> None:
+    store = TrialStore()
+    started = time.process_time()
+    for number in range(20_000):
+        store.append(trial(number, 0.9 - number / 40_000, digest=str(number % 7000)))
+        store.incumbent()
+        assert store.student_epochs == 9.0 * (number + 1)
+    assert len(store.trajectory()) > 5000
+    assert time.process_time() - started < 10  # one second; looking at all trials each time takes minutes
 
 
 def test_incumbent_is_chosen_among_the_largest_budget() -> None:
@@ -186,3 +317,49 @@ def test_trajectory_is_over_student_epochs() -> None:
         store.append(trial(number, cost, digest=str(number)))
     assert [(spent, t.number) for spent, t in store.trajectory()] == [(9.0, 0), (27.0, 2)]
     assert store.student_epochs == 27
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.1, 0.2, 0.25, 0.3]), st.sampled_from([3, 9]), st.sampled_from("abc"), st.booleans()
+        )
+    )
+)
+def test_trajectory_is_the_incumbent_of_each_prefix(draws: list[tuple[float, int, str, bool]]) -> None:
+    store, expected = TrialStore(), []
+    for number, (cost, budget, digest, good) in enumerate(draws):
+        store.append(trial(number, cost, budget, digest, status="success" if good else "error"))
+        best = incumbent(store)
+        assert store.incumbent() is best
+        if best is not None and (not expected or expected[-1][1] is not best):
+            expected.append((store.student_epochs, best))
+    assert store.trajectory() == expected
+
+
+# --- asks
+
+
+class Point:
+    digest = "abc"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"x": 0.1}
+
+
+def ask(number: int, after: int = 0) -> Ask:
+    return Ask.of(Proposal(Point(), 9, 7, number), after)
+
+
+def test_asks_survive_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "asks.jsonl"
+    asks = [ask(0), ask(1), ask(2, after=2)]
+    with AskLog(path) as log:
+        for each in asks:
+            log.append(each)
+        with pytest.raises(StoreLockedError):
+            AskLog(path).append(ask(3))
+    assert list(AskLog(path)) == asks
+    assert asks[2] == Ask(2, {"x": 0.1}, "abc", 9, 7, 2)
+    with pytest.raises(ValueError, match="unknown fields flavour"):
+        Ask.from_dict({**asks[0].to_dict(), "flavour": 1})
