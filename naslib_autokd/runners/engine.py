@@ -4,7 +4,7 @@ An `Engine` takes proposals and gives finished trials back in any order. `InProc
 trial at a time). `DaskEngine` runs as many as there are workers: on this machine, on a running cluster
 (``scheduler="tcp://host:port"``) or on SLURM, PBS and others through dask-jobqueue (`read_cluster`). On every machine a
 trial runs in a process of its own (`limits.WorkerProcess`) that loads data and teacher once and is replaced when it
-dies, so a Dask worker outlives its trials. Only plain values travel: candidates as dictionaries, trials as dictionaries.
+dies, so a Dask worker outlives its trials. Only plain values travel: candidates and trials as dictionaries.
 """
 
 from __future__ import annotations
@@ -93,11 +93,10 @@ class InProcessEngine:
         proposal, self._proposal = self._proposal, None
         if proposal is None:
             return None
-        started = time.perf_counter()
-        kind, *rest = attempt(lambda job, _: self.evaluator.evaluate(job), proposal, lambda _: None)
-        if kind == "done":
-            return proposal, rest[0]
-        return proposal, failed_trial(proposal, Outcome(None, *rest, time.perf_counter() - started))
+        outcome = attempt(lambda job, _: self.evaluator.evaluate(job), proposal, lambda _: None)
+        if outcome.status == "success":
+            return proposal, outcome.value
+        return proposal, failed_trial(proposal, outcome)
 
     def close(self) -> None:
         self._proposal = None
@@ -168,7 +167,7 @@ class _Slots:
     def _run_isolated(self, slot: int, job: Any, base_index: int, report: Report) -> Outcome:
         process = self._processes.get(slot)
         if process is None:
-            import cloudpickle
+            import cloudpickle  # type: ignore[import-untyped]
 
             make = partial(_with_index, self.recipe, base_index + slot)
             process = self._processes[slot] = WorkerProcess(cloudpickle.dumps(make), self.limits)
@@ -177,10 +176,7 @@ class _Slots:
     def _run_here(self, slot: int, job: Any, base_index: int, report: Report) -> Outcome:
         if slot not in self._handlers:
             self._handlers[slot] = _with_index(self.recipe, base_index + slot)
-        started = time.perf_counter()
-        kind, *rest = attempt(self._handlers[slot], job, report)
-        seconds = time.perf_counter() - started
-        return Outcome(rest[0], seconds=seconds) if kind == "done" else Outcome(None, *rest, seconds)
+        return attempt(self._handlers[slot], job, report)
 
     def close(self) -> None:
         for process in list(self._processes.values()):
@@ -604,7 +600,5 @@ def _job_options(kind: str) -> list[str]:
     job_class = getattr(dask_jobqueue, CLUSTERS[kind]).job_cls
     names: Counter[str] = Counter()
     for function in (job_class.__init__, Job.__init__, JobQueueCluster.__init__):
-        names.update(
-            name for name, p in inspect.signature(function).parameters.items() if p.kind is not p.VAR_KEYWORD
-        )
+        names.update(name for name, p in inspect.signature(function).parameters.items() if p.kind is not p.VAR_KEYWORD)
     return sorted(set(names) - {"self", "n_workers", "job_cls", "loop", "asynchronous"})

@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -113,15 +113,11 @@ class WorkerProcess:
             self._connection.send(job)
         deadline = None if self.limits.seconds is None else time.monotonic() + self.limits.seconds
         answer = self._receive(deadline, report or (lambda _: None))
-        seconds = time.perf_counter() - started
-        if isinstance(answer, Outcome):
+        if isinstance(answer, Outcome):  # dead or over a limit
             self._end()
-            return Outcome(answer.value, answer.status, answer.message, answer.details, seconds)
-        kind, *rest = answer
-        if kind == "done":
-            return Outcome(rest[0], seconds=seconds)
-        status, message, details = rest
-        return Outcome(None, status, message, details, seconds)
+            return replace(answer, seconds=time.perf_counter() - started)
+        outcome: Outcome = answer[1]
+        return outcome
 
     def close(self) -> None:
         """Kill the child. May be called from another thread: the job that runs then ends as a failure."""
@@ -153,7 +149,7 @@ class WorkerProcess:
             raise WorkerStartError(f"a worker ended before its first trial: {answer.message}{details}")
         if answer[0] != "ready":
             self._end()
-            raise WorkerStartError(f"a worker cannot start: {answer[2]}")
+            raise WorkerStartError(f"a worker cannot start: {answer[1]}")
 
     def _receive(self, deadline: float | None, report: Report) -> tuple[Any, ...] | Outcome:
         """The child's answer, or the outcome if it died or was killed for a limit."""
@@ -211,7 +207,7 @@ def pickled(make_handler: Callable[[], Handler]) -> bytes:
     Raises:
         ValueError: If it cannot be pickled.
     """
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
     try:
         return cloudpickle.dumps(make_handler)
@@ -235,7 +231,7 @@ def ending(code: int) -> str:
 
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process; 0 if it is gone."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     try:
         return int(psutil.Process(pid).memory_info().rss)
@@ -256,7 +252,7 @@ def child(descriptor: int) -> None:
     try:
         handler = pickle.loads(connection.recv_bytes())()
     except Exception as error:
-        connection.send(("unusable", "error", f"{type(error).__name__}: {error}", traceback.format_exc()))
+        connection.send(("unusable", f"{type(error).__name__}: {error}"))
         return
     connection.send(("ready",))
     while True:
@@ -264,16 +260,18 @@ def child(descriptor: int) -> None:
             job = connection.recv()
         except EOFError:
             return
-        connection.send(attempt(handler, job, lambda message: connection.send(("report", message))))
+        connection.send(("done", attempt(handler, job, lambda message: connection.send(("report", message)))))
 
 
-def attempt(handler: Handler, job: Any, report: Report) -> tuple[Any, ...]:
-    """``("done", value)`` or ``("raised", status, message, traceback)``."""
+def attempt(handler: Handler, job: Any, report: Report) -> Outcome:
+    """One job; an exception is a failure like any other."""
+    started = time.perf_counter()
     try:
-        return ("done", handler(job, report))
+        return Outcome(handler(job, report), seconds=time.perf_counter() - started)
     except Exception as error:
         status = "out_of_memory" if isinstance(error, MemoryError) else "error"
-        return ("raised", status, f"{type(error).__name__}: {error}", traceback.format_exc(limit=-5))
+        message, details = f"{type(error).__name__}: {error}", traceback.format_exc(limit=-5)
+        return Outcome(None, status, message, details, time.perf_counter() - started)
 
 
 def end_with_parent() -> None:

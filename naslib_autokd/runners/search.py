@@ -9,19 +9,23 @@ propose them again, and nothing that is on disk is trained twice.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, SearchSpaceLike, get_optimizer, replay
 from naslib_autokd.records import CandidateLike, Proposal, Trial, TrialStore, derive_seed, environment
+from naslib_autokd.runners.engine import Engine, InProcessEngine
+from naslib_autokd.runners.session import BUDGETS, Session, fraction_spent, log
 from naslib_autokd.search_spaces import get_search_space
 from naslib_autokd.tasks import Task, get_task
 
@@ -37,6 +41,14 @@ class ReplayError(RuntimeError):
     """The optimizer did not propose the stored trials again, so the run cannot be continued."""
 
 
+class TooManyFailures(RuntimeError):
+    """So many trials failed in a row that something is wrong; the message says what most likely."""
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """The search was asked to stop and has finished and saved its running trials."""
+
+
 @dataclass(frozen=True)
 class SearchProgress:
     """Where a search stands, after each trial."""
@@ -48,6 +60,11 @@ class SearchProgress:
     """Share of the budget that is spent, in [0, 1]."""
     best_val_accuracy: float | None
     """Of the observed incumbent."""
+    n_in_flight: int = 0
+    """Trials that run now."""
+    n_failures: int = 0
+    elapsed_s: float = 0.0
+    """Of work on this run, earlier sessions included."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,9 @@ class SearchResult:
     student_epochs: float
     search_s: float
     overhead_s: float
-    """Seconds of the loop outside the evaluator: ask, tell and records."""
+    """Seconds in which the loop did not wait for trials: ask, tell and records."""
+    stop_reason: str = ""
+    """The budget that ended the search: ``n_trials``, ``student_epochs``, ``wall_s`` or ``target_cost``."""
 
 
 ProgressCallback = Callable[[SearchProgress], None]
@@ -96,10 +115,14 @@ def run_settings(
     space: SearchSpaceLike,
     *,
     seed: int,
-    n_trials: int | None,
-    student_epochs: float | None,
     options: Mapping[str, Any] | None,
+    n_trials: int | None = None,
+    student_epochs: float | None = None,
+    wall_s: float | None = None,
+    target_cost: float | None = None,
+    planned_epochs: float | None = None,
     start_with_default: bool = True,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What ``run.yaml`` says of a search, besides the environment."""
     return {
@@ -108,15 +131,19 @@ def run_settings(
         "space": space.describe() if hasattr(space, "describe") else space.name,
         "seed": seed,
         "start_with_default": start_with_default,
+        **({} if evaluation is None else {"evaluation": dict(evaluation)}),
         "n_trials": n_trials,
         "student_epochs": student_epochs,
+        "wall_s": wall_s,
+        "target_cost": target_cost,
+        "planned_epochs": planned_epochs,
     }
 
 
 def check_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> None:
     """Check, without writing, that ``out`` is new or belongs to this task and these settings.
 
-    The budget (``n_trials``, ``student_epochs``) may differ: a run can be made longer.
+    The budget may differ: a run can be made longer (`budget_change` tells).
 
     Raises:
         RunFolderError: With the differences, if the folder holds another run.
@@ -132,8 +159,9 @@ def check_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> None:
         stored = stored if isinstance(stored, dict) else {}
         differences = [
             f"{key}: {stored.get(key)!r} there, {content.get(key)!r} asked for"
-            for key in sorted({*stored, *content} - {"environment", "n_trials", "student_epochs"})
+            for key in sorted({*stored, *content} - {"environment", "planned_epochs", *BUDGETS})
             if stored.get(key) != content.get(key)
+            and not (key == "evaluation" and None in (stored.get(key), content.get(key)))
         ]
         if differences:
             raise RunFolderError(
@@ -156,7 +184,42 @@ def open_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> Path:
     if not (folder / "run.yaml").exists():
         content = {**settings, "environment": environment()}
         _write_atomically(folder / "run.yaml", yaml.safe_dump(content, sort_keys=False))
+    elif change := budget_change(folder, settings):
+        log.info("%s", change)
+        content = _stored_settings(folder) | {name: settings[name] for name in BUDGETS if name in settings}
+        _write_atomically(folder / "run.yaml", yaml.safe_dump(content, sort_keys=False))
     return folder
+
+
+def _stored_settings(folder: str | Path) -> dict[str, Any]:
+    path = Path(folder) / "run.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    return content if isinstance(content, dict) else {}
+
+
+def budget_change(out: str | Path, settings: Mapping[str, Any]) -> str:
+    """How the budget differs from that of the run in ``out``, in words; empty if it does not, or the run is new."""
+    stored = _stored_settings(out)
+    changes = [
+        f"{name} {stored.get(name)} -> {settings[name]}"
+        for name in BUDGETS
+        if stored and name in settings and stored.get(name) != settings[name]
+    ]
+    return f"the budget of {out} is changed: {', '.join(changes)}" if changes else ""
+
+
+def planned_epochs(out: str | Path, task: Task, planned: float | None) -> float | None:
+    """Student-epochs that the run in ``out`` was planned for, ``planned`` if it is new.
+
+    The optimizer chooses its ladder by them, so a run that is made longer keeps them: it could not be replayed else.
+    """
+    stored = _stored_settings(out)
+    if not stored:
+        return planned
+    if "planned_epochs" in stored:
+        return None if stored["planned_epochs"] is None else float(stored["planned_epochs"])
+    budget = {name: stored.get(name) for name in BUDGETS}
+    return check_budget(task, **budget) if any(value is not None for value in budget.values()) else planned
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -169,97 +232,293 @@ def search(
     task: str | Task,
     optimizer: str | OptimizerFactory | Optimizer = "autokd",
     *,
-    evaluator: Evaluator,
+    evaluator: Evaluator | None = None,
+    engine: Engine | None = None,
     space: str | SearchSpaceLike | None = None,
     n_trials: int | None = None,
     student_epochs: float | None = None,
+    wall_s: float | None = None,
+    target_cost: float | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     start_with_default: bool = True,
+    max_failures: int | None = 10,
+    evaluation: Mapping[str, Any] | None = None,
+    stop: Callable[[], bool] | None = None,
     progress: ProgressCallback | None = None,
 ) -> SearchResult:
     """Search for the best family of students.
 
+    Asynchronous: a worker that becomes free gets the next proposal at once. With one worker the run is exactly
+    reproducible; with several, given the order of the results.
+
     Args:
         task: Name or `Task`.
         optimizer: Name in ``OPTIMIZERS``, a class with the same arguments, or an object that asks and tells.
-        evaluator: Trains the students (`KDEvaluator`), or answers from a table.
+        evaluator: Trains the students in this process, one at a time (`KDEvaluator`), or answers from a table.
+        engine: Runs the trials instead, on workers or with limits (`engine.DaskEngine`, `engine.LimitedEngine`); it
+            builds its evaluators itself and is closed by the caller. Either this or ``evaluator``.
         space: What is searched, a name or an object; the task's preset with the KD settings by default.
         n_trials: Stop after so many trials.
-        student_epochs: Stop before a trial would bring the epochs trained above this. One of the two is required.
+        student_epochs: Stop before a trial would bring the epochs trained above this; running trials count in full.
+        wall_s: Start no trial after so many seconds of work on this run, earlier sessions of it included.
+        target_cost: Stop once a full training has a cost (``1 - val_accuracy``) of this or less. One of the other
+            three budgets is required; with several, whichever is first.
         seed: Everything random follows from it.
-        out: Run folder; nothing is written if None. An existing one is continued.
+        out: Run folder; nothing is written if None. An existing one is continued: trials that ran when it stopped
+            are run again first, and nothing else is. Its budget may be changed, nothing else.
         options: Keyword arguments of the optimizer.
         start_with_default: Before the optimizer is asked, train the space's default family in full and tell it: a
             floor for short searches, whatever the optimizer. The trial has number -1 and counts in the budget. A
             space without a default (it has no ``default_candidate``) starts with the optimizer.
+        max_failures: So many failed trials in a row end the search; None: never.
+        evaluation: What the results depend on besides the task (teacher, objective): kept in ``run.yaml``, and a run
+            is continued with the same only.
+        stop: Asked before each trial; once true the running trials are finished and saved, and the search ends with
+            `SearchInterrupted` (see `session.StopSignals`).
         progress: Called after each trial.
 
     Raises:
         ValueError: Before any work, for settings that cannot work.
         RunFolderError: If ``out`` holds another run.
         ReplayError: If the stored trials of ``out`` cannot be reproduced.
+        TooManyFailures: After ``max_failures`` failed trials in a row.
+        SearchInterrupted: After ``stop``.
+        RuntimeError: If no trial succeeded at the full budget.
     """
     task = get_task(task)
     space = search_space(task, space)
     check_space(task, space)
-    if isinstance(optimizer, Optimizer) and not isinstance(optimizer, type):
-        check_budget(task, n_trials, student_epochs)
-        name, chosen = type(optimizer).__name__, optimizer
-    else:
-        name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", repr(optimizer))
-        chosen = make_optimizer(
-            task, optimizer, space=space, n_trials=n_trials, student_epochs=student_epochs, seed=seed, options=options
-        )
-    store = TrialStore()
+    if (evaluator is None) == (engine is None):
+        raise ValueError("give an evaluator (one trial at a time in this process) or an engine (workers), not both")
+    if max_failures is not None and max_failures < 1:
+        raise ValueError(f"max_failures must be at least 1, got {max_failures}")
+    if engine is None:
+        assert evaluator is not None
+        engine = InProcessEngine(evaluator)
+    budget: dict[str, Any] = {
+        "n_trials": n_trials,
+        "student_epochs": student_epochs,
+        "wall_s": wall_s,
+        "target_cost": target_cost,
+    }
+    planned = check_budget(task, **budget)
+    given = isinstance(optimizer, Optimizer) and not isinstance(optimizer, type)
+    name = type(optimizer).__name__ if given else _name(optimizer)
+    settings: dict[str, Any] = {}
     if out is not None:
         settings = run_settings(
             name,
             space,
             seed=seed,
-            n_trials=n_trials,
-            student_epochs=student_epochs,
+            **budget,
+            planned_epochs=planned,
             options=options,
             start_with_default=start_with_default,
+            evaluation=evaluation,
         )
-        store = TrialStore(open_run(out, task, settings) / "trials.jsonl")
-    started, inside = time.perf_counter(), 0.0
-    with store:
-        _replay(chosen, store)
-        spent = store.student_epochs
-        first = _first_proposal(task, space, seed) if start_with_default and not len(store) else None
-        while n_trials is None or len(store) < n_trials:
-            proposal, first = first or chosen.ask(), None
-            if student_epochs is not None and spent + proposal.budget_epochs > student_epochs:
-                break
-            before = time.perf_counter()
-            trial = evaluator.evaluate(proposal)
-            inside += time.perf_counter() - before
-            store.append(trial)  # on disk before the optimizer knows of it
-            chosen.tell(trial)
-            spent += trial.student_epochs
-            if progress is not None:
-                progress(_progress(store, spent, n_trials, student_epochs))
-    candidate = chosen.incumbent()
-    if candidate is None:
-        reasons = sorted({trial.message for trial in store if trial.message})
-        raise RuntimeError(
-            f"none of {len(store)} trials succeeded at the full budget, so there is no family to choose"
-            + (f"; the reasons were: {'; '.join(reasons[:3])}" if reasons else "")
+        check_run(out, task, settings)
+        planned = planned_epochs(out, task, planned)
+    chosen = (
+        cast(Optimizer, optimizer)
+        if given
+        else make_optimizer(
+            task, cast(Any, optimizer), space=space, **budget, planned_epochs=planned, seed=seed, options=options
         )
-    elapsed = time.perf_counter() - started
-    expected = _expected_costs(chosen)
-    observed = store.incumbent(expected)
-    assert observed is not None
-    return SearchResult(
-        candidate=candidate,
-        trials=tuple(store),
-        expected_cost=expected.get(candidate.digest, observed.cost),
-        agreement=tuple(_agreement(chosen)),
-        student_epochs=spent,
-        search_s=elapsed,
-        overhead_s=elapsed - inside,
+    )
+    folder = None if out is None else Path(out)
+    with TrialStore(None if folder is None else folder / "trials.jsonl") as store, Session(folder, budget) as session:
+        if folder is not None:
+            open_run(folder, task, settings)
+        run = _Search(task, space, chosen, engine, store, session, budget, max_failures, stop, progress)
+        run.resume(seed, start_with_default)
+        session.update(stop_reason=(reason := run.run()))
+        return run.result(reason)
+
+
+def _name(optimizer: object) -> str:
+    return optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", repr(optimizer))
+
+
+class _Search:
+    """A search while it runs."""
+
+    def __init__(
+        self,
+        task: Task,
+        space: SearchSpaceLike,
+        optimizer: Optimizer,
+        engine: Engine,
+        store: TrialStore,
+        session: Session,
+        budget: Mapping[str, Any],
+        max_failures: int | None,
+        stop: Callable[[], bool] | None,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.task, self.space, self.optimizer, self.engine = task, space, optimizer, engine
+        self.store, self.session, self.budget = store, session, budget
+        self.max_failures, self.stop, self.progress = max_failures, stop or (lambda: False), progress
+        self.started = time.perf_counter()
+        self.waited_s = 0.0
+        self.spent = 0.0
+        self.n_failures = 0
+        self.failed_in_a_row: list[Trial] = []
+        self.target_reached = False
+        self.in_flight: dict[int, tuple[Proposal, float]] = {}
+        self.waiting: deque[Proposal] = deque()
+        """Asked for, not handed out: trials that ran at the kill, or one that cannot be paid yet."""
+
+    def resume(self, seed: int, start_with_default: bool) -> None:
+        self.waiting.extend(_replay(self.optimizer, self.store))
+        for trial in self.store:
+            self._count(trial)
+        self.failed_in_a_row.clear()  # whoever continues has had a look
+        if start_with_default and not len(self.store):
+            first = _first_proposal(self.task, self.space, seed)
+            self.waiting.extend([] if first is None else [first])
+        if len(self.store):
+            log.info("continuing after %d trials, %d to run again", len(self.store), len(self.waiting))
+
+    def _count(self, trial: Trial) -> None:
+        self.spent += trial.student_epochs
+        if trial.succeeded:
+            self.failed_in_a_row.clear()
+            target = self.budget["target_cost"]
+            full = trial.budget_epochs >= self.task.max_budget_epochs
+            self.target_reached |= target is not None and full and trial.cost <= target
+        else:
+            self.n_failures += 1
+            self.failed_in_a_row.append(trial)
+
+    def run(self) -> str:
+        """Work until a budget is spent; its name."""
+        reason = ""
+        while True:
+            while not reason and not self.stop() and len(self.in_flight) < self.engine.n_slots:
+                reason = self._spent_budget()
+                if reason or not self._hand_out():
+                    break
+            if self.in_flight:
+                self._collect()
+            elif reason:
+                return reason
+            elif self.stop():
+                raise SearchInterrupted(f"stopped after {len(self.store)} trials; the same command continues")
+            elif self.waiting and self.engine.n_slots:
+                return "student_epochs"
+            else:
+                time.sleep(0.2)  # no worker has joined yet
+
+    def _spent_budget(self) -> str:
+        budget = self.budget
+        if self.target_reached:
+            return "target_cost"
+        if budget["n_trials"] is not None and len(self.store) + len(self.in_flight) >= budget["n_trials"]:
+            return "n_trials"
+        if budget["wall_s"] is not None and self.session.elapsed_s >= budget["wall_s"]:
+            return "wall_s"
+        return ""
+
+    def _hand_out(self) -> bool:
+        """Start the next trial; False if it has to wait until running ones have shown what they cost."""
+        if not self.waiting:
+            self.waiting.append(self.optimizer.ask())
+        proposal = self.waiting[0]
+        limit = self.budget["student_epochs"]
+        running = sum(p.budget_epochs for p, _ in self.in_flight.values())
+        if limit is not None and self.spent + running + proposal.budget_epochs > limit:
+            return False
+        self.waiting.popleft()
+        self.in_flight[proposal.number] = (proposal, time.time())
+        self.engine.submit(proposal)
+        self._show_in_flight()
+        return True
+
+    def _collect(self) -> None:
+        """Wait for a result, and take all that are there: the model is then fitted once for all of them."""
+        before = time.perf_counter()
+        finished = self.engine.next_finished(1.0)
+        self.waited_s += time.perf_counter() - before
+        while finished is not None:
+            self._take(*finished)
+            finished = self.engine.next_finished(0.0) if self.in_flight else None
+        if self.max_failures is not None and len(self.failed_in_a_row) >= self.max_failures:
+            raise TooManyFailures(_likely_reason(self.failed_in_a_row))
+
+    def _take(self, proposal: Proposal, trial: Trial) -> None:
+        del self.in_flight[proposal.number]
+        self.store.append(trial)  # on disk before the optimizer knows of it
+        self.optimizer.tell(trial)
+        self._count(trial)
+        self._show_in_flight()
+        said = f"cost {trial.cost:.4f}" if trial.succeeded else f"{trial.status}: {trial.message}"
+        log.log(
+            logging.INFO if trial.succeeded else logging.WARNING,
+            "trial %d, %s, %d epochs, %.1f s: %s",
+            trial.number,
+            trial.candidate_digest,
+            trial.budget_epochs,
+            trial.total_s,
+            said,
+        )
+        if self.progress is not None:
+            self.progress(self._progress(trial))
+
+    def _show_in_flight(self) -> None:
+        self.session.update(
+            in_flight=[
+                {"number": number, "budget_epochs": proposal.budget_epochs, "since": since}
+                for number, (proposal, since) in self.in_flight.items()
+            ]
+        )
+
+    def _progress(self, trial: Trial) -> SearchProgress:
+        best = self.store.incumbent()
+        elapsed = self.session.elapsed_s
+        fraction = fraction_spent(self.budget, n_trials=len(self.store), student_epochs=self.spent, wall_s=elapsed)
+        return SearchProgress(
+            trial=trial,
+            n_trials=len(self.store),
+            student_epochs=self.spent,
+            fraction=1.0 if self.target_reached else fraction,
+            best_val_accuracy=None if best is None else best.val_accuracy,
+            n_in_flight=len(self.in_flight),
+            n_failures=self.n_failures,
+            elapsed_s=elapsed,
+        )
+
+    def result(self, reason: str) -> SearchResult:
+        candidate = self.optimizer.incumbent()
+        log.info("stopped by %s after %d trials", reason, len(self.store))
+        if candidate is None:
+            reasons = sorted({trial.message for trial in self.store if trial.message})
+            raise RuntimeError(
+                f"none of {len(self.store)} trials succeeded at the full budget, so there is no family to choose"
+                + (f"; the reasons were: {'; '.join(reasons[:3])}" if reasons else "")
+            )
+        elapsed = time.perf_counter() - self.started
+        expected = _expected_costs(self.optimizer)
+        observed = self.store.incumbent(expected)
+        assert observed is not None
+        return SearchResult(
+            candidate=candidate,
+            trials=tuple(self.store),
+            expected_cost=expected.get(candidate.digest, observed.cost),
+            agreement=tuple(_agreement(self.optimizer)),
+            student_epochs=self.spent,
+            search_s=elapsed,
+            overhead_s=elapsed - self.waited_s,
+            stop_reason=reason,
+        )
+
+
+def _likely_reason(failed: Sequence[Trial]) -> str:
+    (message, count), *_ = Counter(f"{trial.status}: {trial.message}" for trial in failed).most_common(1)
+    return (
+        f"{len(failed)} trials in a row failed, {count} of them with {message!r}; the search is stopped. "
+        "Mend the reason and start the same command again, or raise the number of failures that is allowed"
     )
 
 
@@ -270,6 +529,9 @@ def make_optimizer(
     space: str | SearchSpaceLike | None = None,
     n_trials: int | None = None,
     student_epochs: float | None = None,
+    wall_s: float | None = None,
+    target_cost: float | None = None,
+    planned_epochs: float | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> Optimizer:
@@ -279,27 +541,39 @@ def make_optimizer(
         ValueError: For an unknown name or option, or a budget that cannot work.
     """
     factory = get_optimizer(optimizer)
+    worth = check_budget(task, n_trials, student_epochs, wall_s, target_cost)
     try:
         return factory(
             search_space(task, space),
             seed=seed,
             max_budget_epochs=task.max_budget_epochs,
             min_budget_epochs=task.min_budget_epochs,
-            total_budget_epochs=check_budget(task, n_trials, student_epochs),
+            total_budget_epochs=worth if planned_epochs is None else planned_epochs,
             **(options or {}),
         )
     except TypeError as error:  # an option that the optimizer does not have
         raise ValueError(f"optimizer {optimizer!r}: {error}") from error
 
 
-def check_budget(task: Task, n_trials: int | None, student_epochs: float | None) -> float:
+def check_budget(
+    task: Task,
+    n_trials: int | None = None,
+    student_epochs: float | None = None,
+    wall_s: float | None = None,
+    target_cost: float | None = None,
+) -> float | None:
     """Student-epochs that a budget is worth: a trial of Hyperband with two rungs costs two thirds of a full one.
 
+    None if only the time is limited.
+
     Raises:
-        ValueError: If there is no budget, or less than one full training.
+        ValueError: If there is no budget that ends the search for certain, or less than one full training.
     """
-    if n_trials is None and student_epochs is None:
-        raise ValueError("give a budget: n_trials (number of trials) or student_epochs (total epochs of training)")
+    if n_trials is None and student_epochs is None and wall_s is None:
+        raise ValueError(
+            "give a budget: n_trials (number of trials), student_epochs (total epochs of training) or wall_s (seconds)"
+            + ("" if target_cost is None else "; a target alone may never be reached")
+        )
     if n_trials is not None and n_trials < 1:
         raise ValueError(f"n_trials must be at least 1, got {n_trials}")
     if student_epochs is not None and not student_epochs >= task.max_budget_epochs:
@@ -307,10 +581,14 @@ def check_budget(task: Task, n_trials: int | None, student_epochs: float | None)
             f"student_epochs must be at least one full training ({task.max_budget_epochs} epochs), "
             f"got {student_epochs:g}"
         )
-    if student_epochs is not None:
-        return float(student_epochs)
-    assert n_trials is not None
-    return max(1.0, n_trials * 2 / 3) * task.max_budget_epochs
+    if wall_s is not None and not wall_s > 0:
+        raise ValueError(f"wall_s must be a positive number of seconds, got {wall_s}")
+    if target_cost is not None and not 0 <= target_cost < 1:
+        raise ValueError(f"target_cost (1 - validation accuracy) must be in [0, 1), got {target_cost}")
+    worth = [] if student_epochs is None else [float(student_epochs)]
+    if n_trials is not None:
+        worth.append(max(1.0, n_trials * 2 / 3) * task.max_budget_epochs)
+    return min(worth, default=None)
 
 
 def _first_proposal(task: Task, space: SearchSpaceLike, seed: int) -> Proposal | None:
@@ -320,7 +598,7 @@ def _first_proposal(task: Task, space: SearchSpaceLike, seed: int) -> Proposal |
     return Proposal(default(), task.max_budget_epochs, derive_seed(seed, "trial", -1), -1)
 
 
-def _replay(optimizer: Optimizer, store: TrialStore) -> None:
+def _replay(optimizer: Optimizer, store: TrialStore) -> list[Proposal]:
     for trial in store:
         if trial.number < 0:
             optimizer.tell(trial)
@@ -330,19 +608,7 @@ def _replay(optimizer: Optimizer, store: TrialStore) -> None:
             f"trial {unanswered[0].number} of {store.path} is not proposed again: the run was made with other versions "
             "or settings; see its run.yaml, or start a new folder"
         )
-
-
-def _progress(store: TrialStore, spent: float, n_trials: int | None, student_epochs: float | None) -> SearchProgress:
-    best = store.incumbent()
-    shares = [len(store) / n_trials] if n_trials else []
-    shares += [spent / student_epochs] if student_epochs else []
-    return SearchProgress(
-        trial=store[-1],
-        n_trials=len(store),
-        student_epochs=spent,
-        fraction=min(1.0, max(shares)),
-        best_val_accuracy=None if best is None else best.val_accuracy,
-    )
+    return []
 
 
 def _expected_costs(optimizer: Optimizer) -> dict[str, float]:

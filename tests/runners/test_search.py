@@ -128,7 +128,7 @@ class FailingEvaluator(FormulaEvaluator):
 
 def test_a_search_in_which_everything_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"none of 14 trials succeeded.*loss is NaN"):
-        run(evaluator=FailingEvaluator())
+        run(evaluator=FailingEvaluator(), max_failures=None)
 
 
 class FlakyEvaluator(FormulaEvaluator):

@@ -1,0 +1,282 @@
+"""What a search shows to other shells while it runs, and how it is stopped from outside.
+
+A running search keeps two files in its run folder: ``search.log`` (what happened, one line each) and ``status.json``
+(the process, its running trials, a sign of life every few seconds). Neither is needed to continue the run:
+`read_status` takes everything else from ``trials.jsonl``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from naslib_autokd.records import TrialStore
+
+HEARTBEAT_S = 5.0
+"""Between two signs of life of a running search."""
+SILENT_S = 60.0
+"""A search on another machine without a sign of life for so long is taken for dead."""
+
+BUDGETS = ("n_trials", "student_epochs", "wall_s", "target_cost")
+
+log = logging.getLogger("naslib_autokd.search")
+log.addHandler(logging.NullHandler())
+
+
+def fraction_spent(budget: Mapping[str, Any], *, n_trials: int, student_epochs: float, wall_s: float) -> float:
+    """Share of the budget that is spent, in [0, 1]: of the limit that is nearest."""
+    spent = {"n_trials": n_trials, "student_epochs": student_epochs, "wall_s": wall_s}
+    shares = [spent[name] / budget[name] for name in spent if budget.get(name)]
+    return min(1.0, max(shares, default=0.0))
+
+
+class Session:
+    """One process working on a run folder; without a folder it only keeps the time.
+
+    ``with Session(folder, budget) as session``: the state becomes ``finished``, ``interrupted`` or ``failed`` at the
+    end. A disk that is full is the store's affair: what fails here is passed over.
+    """
+
+    def __init__(self, folder: Path | None, budget: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._started = time.monotonic()
+        self._before = 0.0
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._state: dict[str, Any] = {
+            "state": "running",
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": time.time(),
+            "budget": dict(budget),
+            "in_flight": [],
+            "stop_reason": "",
+            "message": "",
+        }
+        self._handler: logging.Handler | None = None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that processes worked on this run, earlier ones included."""
+        return self._before + time.monotonic() - self._started
+
+    def __enter__(self) -> Session:
+        if self.folder is None:
+            return self
+        self._before = float(_read_json(self.folder / "status.json").get("elapsed_s", 0.0))
+        with contextlib.suppress(OSError):
+            self._handler = _QuietFileHandler(self.folder / "search.log", encoding="utf-8")
+            self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            log.addHandler(self._handler)
+            log.setLevel(logging.INFO)
+        self._write()
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._end.set()
+        if kind is None:
+            state = "finished"
+        elif issubclass(kind, KeyboardInterrupt):
+            state = "interrupted"
+            log.warning("interrupted; the same command continues")
+        else:
+            state = "failed"
+            log.error("%s: %s", kind.__name__, error)
+        self.update(state=state, message=str(error or ""), in_flight=[])
+        if self._handler is not None:
+            log.removeHandler(self._handler)
+            self._handler.close()
+
+    def update(self, **values: Any) -> None:
+        """Change what ``status.json`` says."""
+        with self._lock:
+            self._state.update(values)
+        self._write()
+
+    def _beat(self) -> None:
+        while not self._end.wait(HEARTBEAT_S):
+            self._write()
+
+    def _write(self) -> None:
+        if self.folder is None:
+            return
+        with self._lock, contextlib.suppress(OSError):
+            path = self.folder / "status.json"
+            temporary = path.with_name("status.json.tmp")
+            temporary.write_text(json.dumps({**self._state, "elapsed_s": self.elapsed_s}), encoding="utf-8")
+            os.replace(temporary, path)
+
+
+class _QuietFileHandler(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A log that cannot be written must not end a search."""
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class StopSignals:
+    """Ctrl-C (SIGINT) and SIGTERM: the first asks to finish the running trials, the second stops at once.
+
+    ``with StopSignals() as stop: search(..., stop=stop)``. Outside the main thread signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._count > 0
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _handle(self, number: int, _: Any) -> None:
+        self._count += 1
+        if self._count > 1:
+            raise KeyboardInterrupt
+        name = signal.Signals(number).name
+        # os.write: print is not safe inside a handler
+        text = f"\n{name}: the running trials are finished and saved; once more stops at once\n"
+        with contextlib.suppress(OSError):
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run stands, live, dead or finished."""
+
+    folder: str
+    state: str
+    """``running``, ``finished``, ``interrupted``, ``failed``, or ``stopped`` (its process is gone without a word)."""
+    n_trials: int
+    failures: dict[str, int]
+    """Failed trials by status."""
+    in_flight: tuple[dict[str, Any], ...]
+    """Trials that run now: ``number``, ``budget_epochs``, ``since`` (seconds since 1970)."""
+    best_val_accuracy: float | None
+    best_candidate: str
+    """Digest of the observed incumbent."""
+    student_epochs: float
+    budget: dict[str, Any]
+    fraction: float
+    elapsed_s: float
+    expected_s: float | None
+    """Until the end, while it runs and enough is known."""
+    stop_reason: str
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        of = ", ".join(f"{name} {value:g}" for name, value in self.budget.items() if value is not None)
+        lines = [f"{self.folder}: {self.state}" + (f" ({self.stop_reason})" if self.stop_reason else "")]
+        if self.message:
+            lines.append(f"  {' '.join(self.message.split())}")
+        best = "none yet" if self.best_val_accuracy is None else f"{100 * self.best_val_accuracy:.1f}%"
+        lines.append(f"  {self.n_trials} trials, {self.student_epochs:g} student-epochs; budget: {of or 'unknown'}")
+        lines.append(f"  best validation {best}" + (f", family {self.best_candidate}" if self.best_candidate else ""))
+        if self.failures:
+            counts = ", ".join(f"{count} {status}" for status, count in sorted(self.failures.items()))
+            lines.append(f"  failures: {counts}")
+        if self.in_flight:
+            now = time.time()
+            running = ", ".join(
+                f"{t['number']} ({t['budget_epochs']} epochs, {duration(now - t['since'])})" for t in self.in_flight
+            )
+            lines.append(f"  running: {running}")
+        end = f", about {duration(self.expected_s)} to go" if self.expected_s is not None else ""
+        lines.append(f"  {100 * self.fraction:.0f}% of the budget after {duration(self.elapsed_s)}{end}")
+        return lines
+
+
+def read_status(folder: str | Path) -> RunStatus:
+    """Read where a run stands; takes no lock and writes nothing, so it may be called at any time.
+
+    Raises:
+        ValueError: If ``folder`` holds no run.
+    """
+    folder = Path(folder)
+    if not any((folder / name).exists() for name in ("run.yaml", "trials.jsonl", "status.json")):
+        raise ValueError(f"{folder} holds no run (neither run.yaml nor trials.jsonl)")
+    said = _read_json(folder / "status.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a line that is being written looks torn
+        store = TrialStore(folder / "trials.jsonl")
+    state = str(said.get("state", "stopped"))
+    if state == "running" and not _alive(folder, said):
+        state = "stopped"
+    best = store.incumbent()
+    elapsed = float(said.get("elapsed_s", 0.0))
+    budget = dict(said.get("budget", {}))
+    fraction = fraction_spent(budget, n_trials=len(store), student_epochs=store.student_epochs, wall_s=elapsed)
+    running = state == "running"
+    return RunStatus(
+        folder=str(folder),
+        state=state,
+        n_trials=len(store),
+        failures=dict(Counter(trial.status for trial in store if not trial.succeeded)),
+        in_flight=tuple(said.get("in_flight", [])) if running else (),
+        best_val_accuracy=None if best is None else best.val_accuracy,
+        best_candidate="" if best is None else best.candidate_digest,
+        student_epochs=store.student_epochs,
+        budget=budget,
+        fraction=fraction,
+        elapsed_s=elapsed,
+        expected_s=elapsed * (1 - fraction) / fraction if running and fraction else None,
+        stop_reason=str(said.get("stop_reason", "")),
+        message=str(said.get("message", "")),
+    )
+
+
+def _alive(folder: Path, said: Mapping[str, Any]) -> bool:
+    if said.get("host") == socket.gethostname():
+        try:
+            os.kill(int(said.get("pid", 0)), 0)
+        except PermissionError:
+            return True
+        except (OSError, ValueError):
+            return False
+        # the number may belong to another process by now, which does not write here
+    try:
+        return time.time() - (folder / "status.json").stat().st_mtime < SILENT_S
+    except OSError:
+        return False
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h`` or ``2.1 d``."""
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}" if unit < 3600 else f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 86_400:.1f} d"
