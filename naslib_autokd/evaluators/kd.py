@@ -134,8 +134,7 @@ class KDEvaluator:
         self.task = self.data.task
         """The task with everything that only its data tell (number of classes of a folder, sizes) filled in."""
         self.teacher: Teacher = load_teacher(self.data, teacher, threads=threads, report=report)
-        with limited_threads(threads):
-            self.soft_targets = SoftTargets.of(self.teacher, self.data)
+        self.soft_targets = SoftTargets.cached(self.teacher, self.data, threads=threads)
         self._teacher_test: Tensor | None = None
 
     @property
@@ -198,6 +197,8 @@ class KDEvaluator:
                 self._run(proposal, steps)
         except Exception as error:
             status = "out_of_memory" if is_out_of_memory(error) else "error"
+            if status == "out_of_memory" and self.device.type == "cuda":
+                torch.cuda.empty_cache()  # the next trial, and others on this GPU, need it
             steps |= {"status": status, "message": f"{type(error).__name__}: {error}"}
             if status == "error":
                 steps["info"] = trial.info | {"traceback": traceback.format_exc(limit=-3)}

@@ -21,6 +21,7 @@ from naslib_autokd.distillation.teachers import (
     check_teacher,
     load_teacher,
     read_checkpoint,
+    soft_targets_path,
     train_teacher,
     write_checkpoint,
 )
@@ -292,3 +293,38 @@ def test_a_malicious_pickle_is_not_executed(cluttered_data, tmp_path, zipped):
     assert not os.path.exists(victim)
     pickle.loads(pickle.dumps(Malicious(victim)))  # the file would do harm if it were unpickled
     assert os.path.exists(victim)
+
+
+# --- soft targets on disk -------------------------------------------------------------------------------------------
+
+
+def test_soft_targets_are_computed_once_a_machine_and_checked(tiny_data, cluttered_teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
+    fresh = SoftTargets.of(cluttered_teacher, tiny_data)
+    first = SoftTargets.cached(cluttered_teacher, tiny_data)
+    path = soft_targets_path(cluttered_teacher, tiny_data, 1)
+    assert path.exists()
+    calls = []
+    monkeypatch.setattr(SoftTargets, "of", classmethod(lambda cls, *a: calls.append(a) or fresh))
+    again = SoftTargets.cached(cluttered_teacher, tiny_data)
+    assert calls == []
+    for one in (first, again):
+        assert torch.equal(one.train, fresh.train)
+        assert torch.equal(one.val, fresh.val)
+
+    path.write_bytes(path.read_bytes()[:-100])  # torn
+    assert torch.equal(SoftTargets.cached(cluttered_teacher, tiny_data).val, fresh.val)
+    assert len(calls) == 1
+    save_file({"train": fresh.train, "val": fresh.val + 1.0}, path)  # of another teacher
+    assert torch.equal(SoftTargets.cached(cluttered_teacher, tiny_data).val, fresh.val)
+    assert len(calls) == 2
+
+    other = Teacher(fresh_network(), tiny_data.mean, tiny_data.std)
+    assert soft_targets_path(other, tiny_data, 1) != path
+    assert soft_targets_path(cluttered_teacher, tiny_data, 2) != path
+
+
+def test_without_a_cache_folder_soft_targets_are_still_computed(tiny_data, cluttered_teacher, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path / "file"))
+    assert len(SoftTargets.cached(cluttered_teacher, tiny_data).val) == len(tiny_data.val_images)
