@@ -1,7 +1,7 @@
 """The architectures of NASLib's own cell spaces as plain data: what an optimizer searches, without NASLib or torch.
 
-Every space names its architectures as NASLib does (``get_hash``), in one canonical form, so that records can be compared
-with NASLib's: six operation indices in NAS-Bench-201, NASLib's tuple of 49 matrix entries and 7 operations in
+Every space names its architectures as NASLib does (``get_hash``), in one canonical form, so that records can be
+compared with NASLib's: six operation indices in NAS-Bench-201, NASLib's tuple of 49 matrix entries and 7 operations in
 NAS-Bench-101, the compact tuple of NAS-Bench-301. NASLib has no such form for its simple cell space; ours is the index
 of each edge's operation.
 """
@@ -133,11 +133,12 @@ class NASBench101(Architectures):
     rows and ``conv3x3-bn-relu`` where vertices are missing). Isomorphic cells stay different, as in NASLib; the
     benchmark's own hash is the same for them.
 
-    Hyperparameters, after the space "C" of Ying et al.'s experiments: the number of edges, one priority in [0, 1] per
-    possible edge, and the operations. There a point takes its first ``n_edges`` edges by priority, and most points
-    with few edges lead nowhere. Here edges are taken in that order until ``n_edges`` of them are *in use* (on a way from
-    input to output); one that would bring more than 9 into use is passed over. So every point is a valid cell, every
-    valid cell has a point, and only an edge that joins several idle ones can bring more into use than asked for.
+    Hyperparameters, after the continuous encoding of the paper: the number of edges, one priority in [0, 1] per
+    possible edge, and the operations. There a point takes its first ``n_edges`` edges by priority, and with few edges
+    most points lead nowhere. Here edges are taken in that order until ``n_edges`` of them
+    are *in use* (on a way from input to output); one that would bring more than 9 into use is passed over. So every
+    point is a valid cell, every valid cell has a point, and only an edge that joins several idle ones can bring more
+    into use than asked for.
     """
 
     name = "nasbench101"
@@ -284,7 +285,7 @@ class NASBench301(Architectures):
                 (first, op_first), (second, op_second) = sorted(cell[2 * node : 2 * node + 2])
                 if not 0 <= first < second < node + 2:
                     raise ValueError(
-                        f"{name} node {node + 2} needs two different inputs of 0 to {node + 1}, got {first} and {second}"
+                        f"{name} node {node + 2} needs two different inputs of 0 to {node + 1}, got {first}, {second}"
                     )
                 if not all(0 <= operation < len(self.operations) for operation in (op_first, op_second)):
                     raise ValueError(

@@ -49,7 +49,7 @@ KD_STEP = 0.2
 """Size of a change of a KD setting, on its scale brought to [0, 1] (SMAC's, for a number's neighbours)."""
 
 
-class KDGraph:
+class KDGraph(Graph):
     """What our four graphs add to NASLib's classes.
 
     Args:
@@ -66,7 +66,7 @@ class KDGraph:
 
     def __init__(self, space: NASLibSpace | None = None, task: Task | None = None) -> None:
         Graph.__init__(self)  # not the constructor of NASLib's class, which builds its network
-        self.add_node(1)  # type: ignore[attr-defined]  # a graph without nodes is false
+        self.add_node(1)  # a graph without nodes is false
         self.name = self.space_name
         self.space = NASLibSpace(self.space_name) if space is None else space
         if self.space.name != self.space_name:
@@ -90,11 +90,11 @@ class KDGraph:
         twin = type(self)(self.space, self.task)
         random.setstate(state)
         memo[id(self)] = twin
-        twin._id = self._id  # type: ignore[attr-defined]
+        twin._id = self._id
         for name in ("kd", "labeled_archs", "load_labeled", "sample_without_replacement", "num_classes", self._held):
             setattr(twin, name, copy.deepcopy(getattr(self, name), memo))
-        if self.is_parsed:  # type: ignore[has-type]
-            twin._hold(copy.deepcopy(self.network, memo))  # type: ignore[attr-defined]
+        if self.is_parsed:
+            twin._hold(copy.deepcopy(self.network, memo))
         return twin
 
     def copy(self) -> Any:
@@ -122,7 +122,7 @@ class KDGraph:
         return ArchitectureCandidate(self.space_name, self.architecture, self.kd)
 
     def get_hash(self) -> tuple[Any, ...]:
-        """NASLib's hash of the architecture's canonical form; with the KD settings at its end where they are searched."""
+        """NASLib's hash of the architecture's canonical form; then the KD settings, where they are searched."""
         return self.architecture + (self._kd_pair() if self.space.search_kd else ())
 
     def _kd_pair(self) -> tuple[float, float]:
@@ -139,7 +139,8 @@ class KDGraph:
             ValueError: If it is none of this space.
         """
         if isinstance(spec, Mapping) and "space" in spec:
-            spec = ArchitectureCandidate.from_dict({key: spec[key] for key in ("space", "architecture", "kd")})
+            # NAS-Bench-101's get_spec() says the same twice
+            spec = ArchitectureCandidate.from_dict({k: v for k, v in spec.items() if k not in ("matrix", "ops")})
         if isinstance(spec, ArchitectureCandidate):
             self.space.check_candidate(spec)
             spec, self.kd = spec.architecture, spec.kd
@@ -157,14 +158,12 @@ class KDGraph:
 
     def sample_random_architecture(self, dataset_api: Any = None, load_labeled: bool = False) -> None:
         """As NASLib; the KD settings uniformly (the temperature log-uniformly)."""
-        super().sample_random_architecture(  # type: ignore[misc]
-            dataset_api=self._benchmark(dataset_api), load_labeled=load_labeled
-        )
+        super().sample_random_architecture(dataset_api=self._benchmark(dataset_api), load_labeled=load_labeled)
         if self.space.search_kd:
             self.kd = _kd_at(_rng().random(2))
 
     def mutate(self, parent: Any, dataset_api: Any = None, **options: Any) -> None:
-        """One of the parent's decisions changes: with two chances in ``n_decisions + 2`` a KD setting, else as NASLib."""
+        """Change the parent: with two chances in ``n_decisions + 2`` one of its KD settings, else as NASLib does."""
         kd = getattr(parent, "kd", self.space.kd)
         if self.space.search_kd:
             rng = _rng()
@@ -175,7 +174,7 @@ class KDGraph:
                 setattr(self, self._held, copy.deepcopy(getattr(parent, self._held)))
                 self.kd = _kd_at(unit)
                 return
-        super().mutate(parent, dataset_api=self._benchmark(dataset_api), **options)  # type: ignore[misc]
+        super().mutate(parent, dataset_api=self._benchmark(dataset_api), **options)
         self.kd = kd
 
     def get_nbhd(self, dataset_api: Any = None) -> list[torch.nn.Module]:
@@ -214,7 +213,7 @@ class KDGraph:
         return np.append(np.asarray(encoding, dtype=float), _unit(self.kd))
 
     def _encode(self, encoding_type: Any) -> Any:
-        return super().encode(encoding_type=encoding_type)  # type: ignore[misc]
+        return super().encode(encoding_type=encoding_type)
 
     def query(
         self,
@@ -225,7 +224,7 @@ class KDGraph:
         full_lc: bool = False,
         dataset_api: Any = None,
     ) -> Any:
-        """Answer from NASLib's benchmark data if ``dataset_api`` is NASLib's dict, else ``dataset_api.query(self, ...)``.
+        """Answer from NASLib's benchmark data if ``dataset_api`` is NASLib's dict, else by its ``query(self, ...)``.
 
         Raises:
             ValueError: If there is no architecture yet, or ``dataset_api`` can answer nothing.
@@ -241,9 +240,7 @@ class KDGraph:
         return dataset_api.query(self, metric, dataset, epoch=epoch, full_lc=full_lc)
 
     def _query_table(self, metric: Any, dataset: Any, epoch: int, full_lc: bool, dataset_api: Any) -> Any:
-        return super().query(  # type: ignore[misc]
-            metric=metric, dataset=dataset, epoch=epoch, full_lc=full_lc, dataset_api=dataset_api
-        )
+        return super().query(metric=metric, dataset=dataset, epoch=epoch, full_lc=full_lc, dataset_api=dataset_api)
 
     # its network
 
@@ -256,7 +253,7 @@ class KDGraph:
         self._hold(network)
 
     def _hold(self, network: torch.nn.Module) -> None:
-        self.add_module("network", network)  # type: ignore[attr-defined]
+        self.add_module("network", network)
         self.is_parsed = True
 
     def unparse(self) -> Any:
@@ -268,7 +265,7 @@ class KDGraph:
     def forward(self, x: Any, *args: Any) -> Any:
         if not self.is_parsed:
             raise ValueError("the graph has no network yet; call parse() first")
-        return self.network(x)  # type: ignore[attr-defined]
+        return self.network(x)
 
     def __repr__(self) -> str:
         held = getattr(self, self._held, None)
@@ -295,7 +292,7 @@ class KDNASBench301(KDGraph, NasBench301SearchSpace):
         return tuple(tuple((int(source), int(op)) for source, op in cell) for cell in self.compact)
 
 
-class _Rules(nb101_api.NASBench):  # type: ignore[misc]
+class _Rules(nb101_api.NASBench):
     """NAS-Bench-101's rule of valid cells, without its data."""
 
     def __init__(self) -> None:
@@ -311,6 +308,7 @@ class KDNASBench101(KDGraph, NasBench101SearchSpace):
     space_name = "nasbench101"
     upstream = NasBench101SearchSpace
     _held = "spec"
+    spec: dict[str, Any] | None
     rules: ClassVar[dict[str, Any]] = {"api": nb101_api, "nb101_data": _Rules()}
 
     @staticmethod
@@ -362,14 +360,14 @@ class _SimpleCellArchitectures(SimpleCellSearchSpace):
             raise NotImplementedError(f"the simple cell space has no encoding {encoding_type}; take ADJACENCY_ONE_HOT")
         return np.eye(len(self.edges_of_cells.operations))[list(self.op_indices)].flatten()
 
-    def query(self, **_: Any) -> Any:
-        raise ValueError("there is no benchmark of the simple cell space; train with KD instead (KDDatasetAPI)")
-
 
 class KDSimpleCell(KDGraph, _SimpleCellArchitectures):
     space_name = "simple_cell"
     upstream = SimpleCellSearchSpace
     _held = "op_indices"
+
+    def _query_table(self, *_: Any) -> Any:
+        raise ValueError("there is no benchmark of the simple cell space; train with KD instead (KDDatasetAPI)")
 
 
 _CLASSES: dict[str, Any] = {
@@ -394,10 +392,8 @@ def architecture_of(graph: Any) -> tuple[str, Architecture]:
     Raises:
         ValueError: If the graph is of another space, or holds no architecture yet.
     """
-    for name, kind in _CLASSES.items():
-        if isinstance(graph, kind.upstream):
-            break
-    else:
+    name = next((name for name, kind in _CLASSES.items() if isinstance(graph, kind.upstream)), None)
+    if name is None:
         raise ValueError(
             f"{type(graph).__name__} is no graph of {', '.join(_CLASSES)}; "
             "a space of your own needs an attribute `candidate`"

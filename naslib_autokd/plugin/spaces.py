@@ -221,6 +221,14 @@ def simple_cell(**options: Any) -> NASLibSpace:
     return NASLibSpace("simple_cell", **options)
 
 
+def __getattr__(name: str) -> Any:
+    if name == "TabularEvaluator":  # imports torch
+        from naslib_autokd.plugin.tabular import TabularEvaluator
+
+        return TabularEvaluator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def candidate_of(graph: Any) -> ArchitectureCandidate:
     """The candidate that a NASLib graph holds: ours (with its KD settings) or NASLib's own (default KD settings).
 
