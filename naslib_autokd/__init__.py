@@ -28,6 +28,8 @@ _HOMES = {
     "Proposal": "naslib_autokd.records",
     "Trial": "naslib_autokd.records",
     "TrialStore": "naslib_autokd.records",
+    "register": "naslib_autokd.plugin.registration",
+    "unregister": "naslib_autokd.plugin.registration",
     "search": "naslib_autokd.runners.search",
     "train_family": "naslib_autokd.runners.search",
     "Task": "naslib_autokd.tasks",

@@ -19,10 +19,12 @@ import numpy as np
 import torch
 
 from naslib_autokd.distillation.costs import latency_s
+from naslib_autokd.distillation.data import TaskData
 from naslib_autokd.distillation.training import accuracy, limited_threads, predict, train
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
 from naslib_autokd.plugin.loader import load_naslib
+from naslib_autokd.plugin.loaders import task_data
 from naslib_autokd.records import CandidateLike, Proposal, Trial, TrialStore, derive_seed
 from naslib_autokd.runners.search import FinalStudents, ReplayError, open_run, train_family
 from naslib_autokd.tasks import Task, did_you_mean, get_task
@@ -190,8 +192,15 @@ class KDDatasetAPI:
         """The evaluator; made now if that has not happened yet (trains the teacher on first use)."""
         if self._evaluator is None:
             with untouched_rng():
-                self._evaluator = KDEvaluator(self.task, **self._options)
+                self._evaluator = KDEvaluator(self.task, **{"data": self.data} | self._options)
         return self._evaluator
+
+    @property
+    def data(self) -> TaskData:
+        """The images of the task, those of the evaluator if it has some."""
+        if self._evaluator is None:
+            return self._options.setdefault("data", task_data(self.task))
+        return getattr(self._evaluator, "data", None) or task_data(self.task)
 
     def open(self, out: str | Path, settings: Mapping[str, Any] | None = None) -> None:
         """Keep the record in the run folder ``out``, and answer from what is there already.
@@ -208,27 +217,39 @@ class KDDatasetAPI:
         content = host | {"seed": self.seed, "budget_epochs": self.budget_epochs} | dict(settings or {})
         self.out = open_run(out, self.task, content)
         self.store = TrialStore(self.out / "trials.jsonl")
-        for trial in self.store:
-            self._index(trial)
-            self._unasked[id(trial)] = trial
+        self._index_from(0)
+
+    def lock(self) -> None:
+        """Become the one writer of the record, which the first training does otherwise; until `close`.
+
+        Raises:
+            StoreLockedError: If another process writes it.
+        """
+        known = len(self.store)
+        self.store.lock()
+        self._index_from(known)  # what another process has added since it was read
 
     def close(self) -> None:
-        """Let another process write the record; the next training locks it again."""
+        """Let another process write the record."""
         self.store.close()
 
     def evaluate(self, candidate: CandidateLike, budget_epochs: int | None = None) -> Trial:
         """Train a candidate, once per (digest, budget); its trial is on disk when this returns."""
         budget = self._budget(-1 if budget_epochs is None else budget_epochs)
-        trial = self._by_budget.get((candidate.digest, budget))
-        if trial is not None:
-            return self._asked(trial)
+        key = (candidate.digest, budget)
+        if key not in self._by_budget:
+            self.lock()
+        if key in self._by_budget:
+            return self._asked(self._by_budget[key])
         number = self._next_number
         return self._train(Proposal(candidate, budget, derive_seed(self.seed, "trial", number), number))
 
     def evaluate_proposal(self, proposal: Proposal) -> Trial:
         """Train what one of our optimizers proposed (its number, seed and budget are kept), once per proposal."""
-        trial = self._by_proposal.get(_key(proposal, proposal.candidate.digest))
-        return self._train(proposal) if trial is None else self._asked(trial)
+        key = _key(proposal, proposal.candidate.digest)
+        if key not in self._by_proposal:
+            self.lock()
+        return self._asked(self._by_proposal[key]) if key in self._by_proposal else self._train(proposal)
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
@@ -301,6 +322,12 @@ class KDDatasetAPI:
         self.n_trained += 1
         self._index(trial)
         return trial
+
+    def _index_from(self, known: int) -> None:
+        for position in range(known, len(self.store)):
+            trial = self.store[position]
+            self._index(trial)
+            self._unasked[id(trial)] = trial
 
     def _index(self, trial: Trial) -> None:
         self._by_budget.setdefault((trial.candidate_digest, trial.budget_epochs), trial)
