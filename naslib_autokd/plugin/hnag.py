@@ -21,7 +21,7 @@ from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.records import derive_seed
 from naslib_autokd.search_spaces.hnag import encoding
 from naslib_autokd.search_spaces.hnag.individual import WiringCandidate, mutate, neighbours
-from naslib_autokd.search_spaces.hnag.parameters import Candidate, HNAGSpace, KDSettings, Preset
+from naslib_autokd.search_spaces.hnag.parameters import Candidate, HNAGSpace
 from naslib_autokd.search_spaces.hnag.wiring import StudentSpec, fit_width
 from naslib_autokd.tasks import Task, get_task
 
@@ -70,13 +70,14 @@ class HNAGSearchSpace(Graph):
     architecture; graphs can be pickled. All random draws come from numpy's global generator, which NASLib seeds.
 
     Args:
-        preset: A name in `PRESETS` of `search_spaces.hnag`, or a `Preset`.
+        preset: A name in `PRESETS` of `search_spaces.hnag`.
         mode: "family" or "individual".
         task: Its images, classes and parameter limit shape the student that `parse` builds.
         search_kd: Whether temperature and weight of the distillation are part of an architecture.
         n_classes: Default: the task's.
         in_channels: 1 or 3; default: the task's.
-        kd: KD settings that hold if they are not searched.
+        space: Stands for ``preset``, ``mode`` and ``search_kd`` and allows what these do not: ranges of your own, and
+            the KD settings that hold where they are not searched.
 
     Raises:
         ValueError: For an unknown preset, mode or task (names the nearest).
@@ -86,22 +87,22 @@ class HNAGSearchSpace(Graph):
 
     def __init__(
         self,
-        preset: str | Preset = "hnag-small",
+        preset: str = "hnag-small",
         mode: str = "family",
         task: str | Task | None = None,
         search_kd: bool = True,
         n_classes: int | None = None,
         in_channels: int | None = None,
-        kd: KDSettings | None = None,
+        *,
+        space: HNAGSpace | None = None,
     ) -> None:
         super().__init__(name="hnag")
-        self.space = HNAGSpace(preset, search_kd=search_kd, kd=kd, mode=mode)
+        self.space = HNAGSpace(preset, search_kd=search_kd, mode=mode) if space is None else space
         """What is searched: for optimizers that work on a ConfigSpace."""
         shape = {"n_classes": n_classes, "in_channels": in_channels}
         self.task = get_task(
             "cluttered-digits" if task is None else task, **{k: v for k, v in shape.items() if v is not None}
         )
-        self.mode = mode
         self.space_name = "hnag"
         self.instantiate_model = False  # NASLib need not parse an architecture to query it
         self.labeled_archs: list[Any] | None = None
@@ -109,13 +110,18 @@ class HNAGSearchSpace(Graph):
         self.sample_without_replacement = False
         self.student: nn.Module | None = None
         self._candidate: Candidate | WiringCandidate | None = None
+        self._architecture: Candidate | WiringCandidate | None = None  # of a candidate with a wiring seed, the wiring
         self._vector: NDArray[np.float64] | None = None
 
     # The architecture
 
     @property
+    def mode(self) -> str:
+        return self.space.mode
+
+    @property
     def candidate(self) -> Candidate | WiringCandidate:
-        """The architecture.
+        """The architecture, as it was sampled or set.
 
         Raises:
             ValueError: If there is none yet.
@@ -127,8 +133,16 @@ class HNAGSearchSpace(Graph):
             )
         return self._candidate
 
+    @property
+    def architecture(self) -> Candidate | WiringCandidate:
+        """What decides equality and is mutated: a `WiringCandidate` in mode "individual", else the candidate."""
+        return self.candidate if self._architecture is None else self._architecture
+
     def _hold(self, candidate: Candidate | WiringCandidate) -> None:
         """Replace whatever was held."""
+        self._architecture = candidate
+        if isinstance(candidate, Candidate) and self.mode == "individual":
+            self._architecture = WiringCandidate.draw(candidate, 0)
         self._candidate, self._vector, self.student, self.is_parsed = candidate, None, None, False
 
     def get_spec(self) -> dict[str, Any]:
@@ -138,7 +152,7 @@ class HNAGSearchSpace(Graph):
     def set_spec(self, spec: Any, dataset_api: Any = None) -> None:
         """Hold another architecture: what `get_spec` gave, or a candidate.
 
-        A `Candidate` with a wiring seed is a wiring, and becomes a `WiringCandidate` in mode "individual".
+        In mode "individual" a `Candidate` with a wiring seed (what our optimizers propose) is the wiring it draws.
 
         Raises:
             ValueError: If it is no architecture of this space and mode.
@@ -158,16 +172,12 @@ class HNAGSearchSpace(Graph):
                 "this is a family, and the mode is 'individual'; draw a wiring with WiringCandidate.draw(candidate, "
                 "seed), or use HNAGSearchSpace(mode='family')"
             )
-        if isinstance(candidate, Candidate) and single:
-            self.space.values(candidate)
-            candidate = WiringCandidate.draw(candidate, 0)
-        vector = encoding.vector(self.space, candidate)  # refuses what is not in the space
+        encoding.check(self.space, candidate)
         self._hold(candidate)
-        self._vector = vector
 
     def get_hash(self) -> tuple[str, str]:
         """(mode, digest): equal for equal architectures, the same on every machine."""
-        return self.mode, self.candidate.digest
+        return self.mode, self.architecture.digest
 
     def get_type(self) -> str:
         return "hnag"
@@ -180,7 +190,7 @@ class HNAGSearchSpace(Graph):
             self.sample_random_labeled_architecture()
             return
         candidate = self.space.sample(_rng())
-        self._hold(candidate if self.mode == "family" else WiringCandidate.draw(candidate, 0))
+        self._hold(WiringCandidate.draw(candidate, 0) if self.mode == "individual" else candidate)
 
     def sample_random_labeled_architecture(self) -> None:
         """Hold one of `labeled_archs`; with ``sample_without_replacement`` it leaves the list (which clones share).
@@ -202,12 +212,12 @@ class HNAGSearchSpace(Graph):
         Raises:
             ValueError: If ``parent`` holds no architecture, or one of the other mode.
         """
-        self._hold(self._neighbours(_candidate_of(parent, self.mode), 1)[0])
+        self._hold(self._neighbours(_parent(parent, self.mode), 1)[0])
 
     def get_nbhd(self, dataset_api: Any = None) -> list[nn.Module]:
         """Up to `N_NEIGHBOURS` different neighbours in random order, each the attribute ``arch`` of a module."""
         wrappers = []
-        for candidate in self._neighbours(self.candidate, N_NEIGHBOURS):
+        for candidate in self._neighbours(self.architecture, N_NEIGHBOURS):
             arch = self._blank()
             arch._hold(candidate)
             wrapper = nn.Module()
@@ -243,7 +253,7 @@ class HNAGSearchSpace(Graph):
             NotImplementedError: For other types; names the predictors that work.
             ValueError: If there is no architecture, or its graph is too large for BONAS.
         """
-        candidate = self.candidate
+        candidate = self.architecture
         if encoding_type in _VECTORS:
             if self._vector is None:
                 self._vector = encoding.vector(self.space, candidate)
@@ -356,18 +366,18 @@ class HNAGSearchSpace(Graph):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, HNAGSearchSpace):
             return NotImplemented
-        if self._candidate is None or other._candidate is None:
-            return self._candidate is other._candidate and self.space.describe() == other.space.describe()
-        return self.mode == other.mode and self._candidate == other._candidate
+        if self._architecture is None or other._architecture is None:
+            return self._architecture is other._architecture and self.space.describe() == other.space.describe()
+        return bool(self._architecture == other._architecture)
 
     def __hash__(self) -> int:
-        return hash((self.mode, self._candidate))
+        return hash(self._architecture)
 
     def __bool__(self) -> bool:
         return True
 
     def __repr__(self) -> str:
-        held = "nothing sampled" if self._candidate is None else self._candidate.digest
+        held = "nothing sampled" if self._architecture is None else self._architecture.digest
         return f"HNAGSearchSpace({self.space.name}, {self.mode}, {held})"
 
     __str__ = __repr__  # networkx has one of its own
@@ -421,12 +431,12 @@ def _rng() -> np.random.Generator:
     return np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
 
 
-def _candidate_of(parent: Any, mode: str) -> Candidate | WiringCandidate:
+def _parent(parent: Any, mode: str) -> Candidate | WiringCandidate:
     if not isinstance(parent, HNAGSearchSpace):
         raise ValueError(f"the parent of a mutation must be an HNAGSearchSpace, got {type(parent).__name__}")
     if parent.mode != mode:
         raise ValueError(f"the parent's mode is {parent.mode!r}, and this space's {mode!r}")
-    return parent.candidate
+    return parent.architecture
 
 
 def _finite(value: Any, metric: Any) -> float:

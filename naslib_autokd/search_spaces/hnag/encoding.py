@@ -41,7 +41,7 @@ def vector(space: HNAGSpace, candidate: Candidate | WiringCandidate) -> NDArray[
     from ConfigSpace import CategoricalHyperparameter, OrdinalHyperparameter
 
     single = isinstance(candidate, WiringCandidate)
-    values = space.values(_family(space, candidate))
+    values = check(space, candidate)
     codes: list[float] = []
     for name, hyperparameter in space._space.items():
         if name in _DRAWING and (single or name == "wiring_seed"):
@@ -60,11 +60,15 @@ def vector(space: HNAGSpace, candidate: Candidate | WiringCandidate) -> NDArray[
     return np.clip(np.array(codes, dtype=np.float64), 0.0, 1.0)
 
 
-def _family(space: HNAGSpace, candidate: Candidate | WiringCandidate) -> Candidate:
-    """The point of the space that says all about a candidate but its edges."""
+def check(space: HNAGSpace, candidate: Candidate | WiringCandidate) -> dict[str, Any]:
+    """The values of the space's hyperparameters in a candidate; of a wiring those of its family.
+
+    Raises:
+        ValueError: If the candidate is not in the space.
+    """
     if isinstance(candidate, WiringCandidate):
-        return Candidate(candidate.generator, candidate.kd, 0 if space.mode == "individual" else None)
-    return candidate
+        candidate = Candidate(candidate.generator, candidate.kd, 0 if space.mode == "individual" else None)
+    return space.values(candidate)
 
 
 def _wiring_codes(space: HNAGSpace, wiring: Wiring) -> list[float]:
