@@ -15,6 +15,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,8 +23,15 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from naslib_autokd.evaluators.base import Evaluator
-from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, SearchSpaceLike, get_optimizer, replay
-from naslib_autokd.records import CandidateLike, Proposal, Trial, TrialStore, derive_seed, environment
+from naslib_autokd.optimizers.base import (
+    Optimizer,
+    OptimizerFactory,
+    ReplayMismatch,
+    SearchSpaceLike,
+    get_optimizer,
+    replay,
+)
+from naslib_autokd.records import Ask, AskLog, CandidateLike, Proposal, Trial, TrialStore, derive_seed, environment
 from naslib_autokd.runners.engine import Engine, InProcessEngine
 from naslib_autokd.runners.session import BUDGETS, Session, fraction_spent, log
 from naslib_autokd.search_spaces import get_search_space
@@ -328,10 +336,15 @@ def search(
         )
     )
     folder = None if out is None else Path(out)
-    with TrialStore(None if folder is None else folder / "trials.jsonl") as store, Session(folder, budget) as session:
+    with ExitStack() as stack:
+        store = stack.enter_context(TrialStore(None if folder is None else folder / "trials.jsonl"))
+        asks = stack.enter_context(AskLog(None if folder is None else folder / "asks.jsonl"))
+        store.lock()  # before anything is written there
+        asks.lock()
+        session = stack.enter_context(Session(folder, budget))
         if folder is not None:
             open_run(folder, task, settings)
-        run = _Search(task, space, chosen, engine, store, session, budget, max_failures, stop, progress)
+        run = _Search(task, space, chosen, engine, store, asks, session, budget, max_failures, stop, progress)
         run.resume(seed, start_with_default)
         session.update(stop_reason=(reason := run.run()))
         return run.result(reason)
@@ -351,6 +364,7 @@ class _Search:
         optimizer: Optimizer,
         engine: Engine,
         store: TrialStore,
+        asks: AskLog,
         session: Session,
         budget: Mapping[str, Any],
         max_failures: int | None,
@@ -358,7 +372,7 @@ class _Search:
         progress: ProgressCallback | None,
     ) -> None:
         self.task, self.space, self.optimizer, self.engine = task, space, optimizer, engine
-        self.store, self.session, self.budget = store, session, budget
+        self.store, self.asks, self.session, self.budget = store, asks, session, budget
         self.max_failures, self.stop, self.progress = max_failures, stop or (lambda: False), progress
         self.started = time.perf_counter()
         self.waited_s = 0.0
@@ -371,13 +385,15 @@ class _Search:
         """Asked for, not handed out: trials that ran at the kill, or one that cannot be paid yet."""
 
     def resume(self, seed: int, start_with_default: bool) -> None:
-        self.waiting.extend(_replay(self.optimizer, self.store))
+        """Bring the optimizer to where the run was; what ran then comes first."""
+        in_flight = _replay(self.optimizer, self.store, self.asks)
+        if start_with_default and all(trial.number != -1 for trial in self.store):
+            first = _first_proposal(self.task, self.space, seed)
+            self.waiting.extend([] if first is None else [first])
+        self.waiting.extend(in_flight)
         for trial in self.store:
             self._count(trial)
         self.failed_in_a_row.clear()  # whoever continues has had a look
-        if start_with_default and not len(self.store):
-            first = _first_proposal(self.task, self.space, seed)
-            self.waiting.extend([] if first is None else [first])
         if len(self.store):
             log.info("continuing after %d trials, %d to run again", len(self.store), len(self.waiting))
 
@@ -424,7 +440,9 @@ class _Search:
     def _hand_out(self) -> bool:
         """Start the next trial; False if it has to wait until running ones have shown what they cost."""
         if not self.waiting:
-            self.waiting.append(self.optimizer.ask())
+            proposal = self.optimizer.ask()
+            self.asks.append(Ask.of(proposal, len(self.store)))  # on disk before it is handed out
+            self.waiting.append(proposal)
         proposal = self.waiting[0]
         limit = self.budget["student_epochs"]
         running = sum(p.budget_epochs for p, _ in self.in_flight.values())
@@ -598,17 +616,19 @@ def _first_proposal(task: Task, space: SearchSpaceLike, seed: int) -> Proposal |
     return Proposal(default(), task.max_budget_epochs, derive_seed(seed, "trial", -1), -1)
 
 
-def _replay(optimizer: Optimizer, store: TrialStore) -> list[Proposal]:
-    for trial in store:
-        if trial.number < 0:
-            optimizer.tell(trial)
-    unanswered = replay(optimizer, [trial for trial in store if trial.number >= 0])
-    if unanswered:
-        raise ReplayError(
-            f"trial {unanswered[0].number} of {store.path} is not proposed again: the run was made with other versions "
-            "or settings; see its run.yaml, or start a new folder"
-        )
-    return []
+def _replay(optimizer: Optimizer, store: TrialStore, asks: AskLog) -> list[Proposal]:
+    """Restore the optimizer from asks and trials; the proposals that were in flight."""
+    try:
+        if len(asks) or not len(store):
+            return replay(optimizer, list(store), list(asks))
+        in_flight = replay(optimizer, list(store))  # a run of before asks were logged, with one worker
+        names = ("number", "candidate", "candidate_digest", "budget_epochs", "seed")
+        for position, trial in enumerate(store):
+            if trial.number >= 0:
+                asks.append(Ask(**{name: getattr(trial, name) for name in names}, after=position))
+        return in_flight
+    except ReplayMismatch as error:
+        raise ReplayError(f"{store.path}: {error}") from error
 
 
 def _expected_costs(optimizer: Optimizer) -> dict[str, float]:

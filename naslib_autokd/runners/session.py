@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -230,9 +229,7 @@ def read_status(folder: str | Path) -> RunStatus:
     if not any((folder / name).exists() for name in ("run.yaml", "trials.jsonl", "status.json")):
         raise ValueError(f"{folder} holds no run (neither run.yaml nor trials.jsonl)")
     said = _read_json(folder / "status.json")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a line that is being written looks torn
-        store = TrialStore(folder / "trials.jsonl")
+    store = TrialStore(folder / "trials.jsonl")
     state = str(said.get("state", "stopped"))
     if state == "running" and not _alive(folder, said):
         state = "stopped"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed
+from naslib_autokd.records import AskLog, Proposal, Trial, TrialStore, derive_seed
 from naslib_autokd.runners.search import ReplayError, RunFolderError, SearchResult, open_run, search
 from naslib_autokd.tasks import get_task
 
@@ -102,13 +103,24 @@ def test_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path) ->
 
 def test_replay_that_differs_is_told(tmp_path: Path) -> None:
     run(tmp_path, n_trials=3, optimizer="random_search")
-    path = tmp_path / "trials.jsonl"
+    path = tmp_path / "asks.jsonl"
     lines = path.read_text().splitlines()
-    stored = Trial.from_dict(yaml.safe_load(lines[2]))
-    lines[2] = Trial.from_dict({**stored.to_dict(), "candidate_digest": "0" * 12}).to_json()
+    stored = json.loads(lines[1])
+    lines[1] = json.dumps({**stored, "seed": stored["seed"] + 1})
     path.write_text("\n".join([*lines, ""]))
-    with pytest.raises(ReplayError, match="not proposed again"):
+    with pytest.raises(ReplayError, match="proposal 1 is not proposed again"):
         run(tmp_path, n_trials=3, optimizer="random_search")
+
+
+def test_a_run_without_asks_is_continued_and_has_them_then(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "old", n_trials=14)
+    path = tmp_path / "old" / "trials.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:6]))
+    (tmp_path / "old" / "asks.jsonl").unlink()
+    again = run(tmp_path / "old")
+    assert [t.outcome() for t in again.trials] == [t.outcome() for t in whole.trials]
+    assert [ask.number for ask in AskLog(tmp_path / "old" / "asks.jsonl")] == list(range(13))
 
 
 def test_run_folder_says_what_was_run(tmp_path: Path) -> None:
