@@ -1,4 +1,4 @@
-"""The command ``naslib-autokd``: search, sample, evaluate.
+"""The command ``naslib-autokd``: search, status, sample, evaluate.
 
 Heavy packages are imported by the commands that need them, so that ``--help`` and errors are quick. Errors that a
 user can mend are one line on stderr and exit status 2; ``--debug`` shows the traceback.
@@ -7,33 +7,45 @@ user can mend are one line on stderr and exit status 2; ``--debug`` shows the tr
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd._version import __version__
-from naslib_autokd.records import derive_seed
+from naslib_autokd.records import StoreLockedError, StoreWriteError, derive_seed
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import KDEvaluator
+    from naslib_autokd.runners.engine import DaskEngine, LimitedEngine
+    from naslib_autokd.runners.search import SearchProgress
     from naslib_autokd.search_spaces.hnag import Candidate
     from naslib_autokd.tasks import Task
+
+INTERRUPTED = 130
 
 DESCRIPTION = "Search for families of small students that learn well from a big teacher (AutoKD)."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status (0 done, 1 failed while working, 2 bad input, 130 interrupted)."""
+    """Entry point; returns the exit status.
+
+    0 done, 1 failed while working, 2 bad input or refused, 3 too many failed trials in a row, 4 no room to save
+    results, 130 interrupted. After 1, 3, 4 and 130 the same command continues a search.
+    """
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
         print("interrupted; the trials that finished are saved, the same command continues", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) has gone: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -41,7 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print(f"naslib-autokd: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError | OSError) else 1
+        return exit_status(error)
+
+
+def exit_status(error: Exception) -> int:
+    """What scripts are told of an error (see `main`)."""
+    from naslib_autokd.runners.search import TooManyFailures
+
+    if isinstance(error, TooManyFailures):
+        return 3
+    if isinstance(error, StoreWriteError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return 4
+    return 2 if isinstance(error, ValueError | OSError | StoreLockedError) else 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,13 +89,26 @@ def build_parser() -> argparse.ArgumentParser:
         help="option of the optimizer, as YAML (repeatable), for example fidelity=full",
     )
     search.add_argument("--preset", help="preset of the search space (default: the task's)")
-    search.add_argument("--trials", type=int, help="number of trials (default: 24 unless --student-epochs is given)")
-    search.add_argument("--student-epochs", type=float, help="total epochs of training, instead of --trials")
+    search.add_argument("--trials", type=int, help="number of trials (default: 24 if no other budget is given)")
+    search.add_argument("--student-epochs", type=float, help="total epochs of training")
+    search.add_argument("--max-seconds", type=float, help="start no trial after so many seconds of work on this run")
+    search.add_argument("--target-accuracy", type=float, help="stop once a full training reaches it (0 to 1)")
     search.add_argument("--seed", type=int, default=0, help="everything random follows from it (default: 0)")
     search.add_argument("--finals", type=int, default=4, help="final students of the family (default: 4)")
     search.add_argument("--out", type=Path, required=True, help="run folder; an existing one is continued")
     search.add_argument("--json", action="store_true", help="print the result as JSON")
+    search.add_argument("--tensorboard", action="store_true", help="write scalars to RUN/tensorboard as well")
+    add_worker_options(search)
     search.set_defaults(run=run_search)
+
+    status = commands.add_parser(
+        "status",
+        help="show where a run stands, from any shell",
+        description="Show where a run stands: live, dead or finished. Reads the run folder only.",
+    )
+    status.add_argument("folder", type=Path, metavar="RUN", help="run folder of a search or a comparison")
+    status.add_argument("--json", action="store_true", help="print one JSON object per search")
+    status.set_defaults(run=run_status)
 
     sample = commands.add_parser(
         "sample",
@@ -125,11 +161,66 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="cluttered-digits", help="name or YAML file (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="folder of the data, for tasks that are not embedded")
     parser.add_argument("--teacher", help="checkpoint (.safetensors or .pt) or module:function, instead of the task's")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="torch device; several, with commas between, are given to the workers in turn, and cuda stands for all "
+        "GPUs (default: cpu)",
+    )
     parser.add_argument(
         "--objective", choices=("kd", "ce"), default="kd", help="learn from the teacher, or labels only"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of one training (default: 1)")
+
+
+def add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say where trials run and what each may take."""
+    group = parser.add_argument_group("workers and limits", "docs/scaling.md tells more")
+    group.add_argument("--workers", type=int, help="trials at the same time (default: 1)")
+    group.add_argument("--scheduler", metavar="ADDRESS", help="running Dask scheduler, for example tcp://host:8786")
+    group.add_argument("--cluster", type=Path, metavar="YAML", help="SLURM, PBS, ...: file with kind and options")
+    group.add_argument("--trial-seconds", type=float, help="a trial that takes longer is killed, and a failure")
+    group.add_argument("--trial-memory", metavar="SIZE", help="the same for its process's memory, for example 2GB")
+    group.add_argument(
+        "--max-failures", type=int, default=10, help="failed trials in a row that end the search (default: 10)"
+    )
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``2GB``, ``512 MiB`` or ``1.5e9``; the units are powers of 1024.
+
+    Raises:
+        ValueError: If it is no size.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if match is None:
+        raise ValueError(f"size must be a number with a unit, for example 2GB or 512MB, got {text!r}")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
+def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine | LimitedEngine | None:
+    """The workers that the command line describes; None: one trial at a time in this process."""
+    from naslib_autokd.runners.engine import DaskEngine, LimitedEngine, read_cluster
+    from naslib_autokd.runners.limits import Limits
+
+    limits = Limits(options.trial_seconds, None if options.trial_memory is None else parse_size(options.trial_memory))
+    several = (options.workers or 1) > 1 or options.scheduler is not None or options.cluster is not None
+    if not several and not limits:
+        return None
+    from naslib_autokd.evaluators.kd import KDEvaluator
+
+    factory = partial(KDEvaluator, task, threads=options.threads, objective=options.objective, teacher=options.teacher)
+    devices = tuple(options.device.split(","))
+    if not several:
+        return LimitedEngine(factory, limits, devices)
+    return DaskEngine(
+        factory,
+        workers=options.workers,
+        scheduler=options.scheduler,
+        cluster=None if options.cluster is None else read_cluster(options.cluster),
+        devices=devices,
+        limits=limits,
+    )
 
 
 def task_from_options(options: argparse.Namespace) -> Task:
@@ -149,7 +240,7 @@ def evaluator_from_options(options: argparse.Namespace, task: Task) -> KDEvaluat
 
     return KDEvaluator(
         task,
-        device=options.device,
+        device=options.device.split(",")[0],
         threads=options.threads,
         objective=options.objective,
         teacher=options.teacher,
@@ -188,8 +279,10 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 def run_search(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from naslib_autokd.reports.search import LiveSearch, search_report
+    from naslib_autokd.reports.search import LiveSearch, TensorBoardLog, search_report
+    from naslib_autokd.runners.engine import read_cluster
     from naslib_autokd.runners.search import (
+        budget_change,
         check_run,
         check_space,
         make_optimizer,
@@ -198,34 +291,67 @@ def run_search(options: argparse.Namespace) -> int:
         search_space,
         train_family,
     )
+    from naslib_autokd.runners.session import StopSignals
 
     task = task_from_options(options)
-    trials = options.trials
-    if trials is None and options.student_epochs is None:
-        trials = 24
+    budget: dict[str, Any] = {
+        "n_trials": options.trials,
+        "student_epochs": options.student_epochs,
+        "wall_s": options.max_seconds,
+        "target_cost": None if options.target_accuracy is None else 1 - options.target_accuracy,
+    }
+    if options.trials is None and options.student_epochs is None and options.max_seconds is None:
+        budget["n_trials"] = 24
     if options.finals < 1:
         raise ValueError(f"--finals must be at least 1, got {options.finals}")
+    if options.max_failures < 1:
+        raise ValueError(f"--max-failures must be at least 1, got {options.max_failures}")
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {options.workers}")
+    if options.cluster is not None:
+        read_cluster(options.cluster)
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
-    budget = {"n_trials": trials, "student_epochs": options.student_epochs}
     space = search_space(task)
     check_space(task, space)
     make_optimizer(task, options.optimizer, space=space, options=optimizer_options, **budget)
-    settings = run_settings(options.optimizer, space, seed=options.seed, options=optimizer_options, **budget)
+    evaluation = {"objective": options.objective, "teacher": options.teacher}
+    settings = run_settings(
+        options.optimizer, space, seed=options.seed, options=optimizer_options, evaluation=evaluation, **budget
+    )
     check_run(options.out, task, settings)
     console = Console(stderr=options.json)
-    evaluator = evaluator_from_options(options, task)
-    with LiveSearch(console, trials, options.student_epochs) as live:
+    if change := budget_change(options.out, settings):
+        console.print(change, markup=False, highlight=False, soft_wrap=True)
+    with ExitStack() as stack:
+        board = stack.enter_context(TensorBoardLog(options.out / "tensorboard")) if options.tensorboard else None
+        # also with workers: the teacher is trained before they start, and the final students are trained here
+        evaluator = evaluator_from_options(options, task)
+        engine = engine_from_options(options, task)
+        if engine is not None:
+            stack.callback(engine.close)
+        stop = stack.enter_context(StopSignals())
+        live = stack.enter_context(LiveSearch(console, budget))
+
+        def progress(state: SearchProgress) -> None:
+            live.update(state)
+            if board is not None:
+                board.update(state)
+
         result = search(
             task,
             options.optimizer,
-            evaluator=evaluator,
+            evaluator=evaluator if engine is None else None,
+            engine=engine,
             space=space,
             **budget,
             seed=options.seed,
             out=options.out,
             options=optimizer_options,
-            progress=live.update,
+            max_failures=options.max_failures,
+            evaluation=evaluation,
+            stop=stop,
+            progress=progress,
         )
     console.print(f"training {options.finals} students of the incumbent family in full", highlight=False)
     finals = train_family(evaluator, result.candidate, n_students=options.finals, seed=options.seed, out=options.out)
@@ -236,6 +362,18 @@ def run_search(options: argparse.Namespace) -> int:
     else:
         report.print(console)
         console.print(f"run folder: {options.out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def run_status(options: argparse.Namespace) -> int:
+    from naslib_autokd.runners.session import read_status
+
+    folders = [options.folder]
+    if not (options.folder / "trials.jsonl").exists():  # a comparison: one search a job
+        folders = sorted(path.parent for path in options.folder.glob("*/seed-*/status.json")) or folders
+    for folder in folders:
+        status = read_status(folder)
+        print(json.dumps(status.to_dict()) if options.json else "\n".join(status.lines()))
     return 0
 
 
