@@ -14,16 +14,17 @@ Departures from SMAC's habits, each because the other way was measured to be wor
   budget: a cost of 1.0 would destroy the model's scale.
 * The incumbent is the lowest posterior mean among families trained at the largest budget, not the luckiest training.
 * Proposal ``k`` depends only on (seed, k, trials so far): no hidden random state, no dependence on PYTHONHASHSEED.
-  SMAC's own files are not used (``overwrite=True``, a temporary folder removed at once); the run's store is the record.
+  SMAC's own files are not used (``overwrite=True``, a temporary folder removed at once); the run's store is the record,
+  and a run is continued by `AutoKD.fast_forward`: SMAC's brackets are fed the stored proposals, no model is fitted.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +40,16 @@ from smac.main.config_selector import ConfigSelector
 from smac.main.exceptions import ConfigurationSpaceExhaustedException
 from smac.runhistory import StatusType, TrialInfo, TrialValue
 
-from naslib_autokd.optimizers.base import SearchSpaceLike, answers, check_budgets, nearest
+from naslib_autokd.optimizers.base import (
+    ReplayMismatch,
+    SearchSpaceLike,
+    answers,
+    ask_again,
+    check_budgets,
+    check_replayed,
+    in_order,
+    nearest,
+)
 from naslib_autokd.optimizers.budget_aware_gp import (
     Array,
     BudgetAwareGP,
@@ -48,7 +58,7 @@ from naslib_autokd.optimizers.budget_aware_gp import (
     maximise,
 )
 from naslib_autokd.optimizers.random_search import candidate_of, plain_values
-from naslib_autokd.records import CandidateLike, Proposal, Trial, derive_seed, incumbent
+from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial, derive_seed, incumbent
 
 MODELS = ("budget-aware-gp", "rf", "gp", "random")
 FIDELITIES = ("auto", "full", "hyperband", "hyperband-2", "hyperband-3")
@@ -109,6 +119,9 @@ class _Row:
     budget: int
     cost: float
     succeeded: bool
+
+
+_Key = tuple[int, str, int, int]  # number, digest, budget, seed of a trial
 
 
 class AutoKD:
@@ -185,10 +198,9 @@ class AutoKD:
         self.vectors = SpaceVectors(configurations)
         self._asked = 0
         self._pending: dict[int, tuple[Proposal, TrialInfo | None]] = {}
-        self._configurations: dict[str, Any] = {}  # digest -> Configuration
-        self._candidates: dict[str, CandidateLike] = {}
-        self._unseen: list[Any] = []  # configurations that the selector has not noted as taken
-        self._trials: dict[tuple[int, str, int, int], Trial] = {}
+        self._configurations: dict[str, Any] = {}  # digest -> Configuration, of all that was ever looked at
+        self._candidates: dict[str, CandidateLike] = {}  # digest -> candidate, of all that was asked or told
+        self._trials: dict[_Key, Trial] = {}
         self._untold: list[Trial] = []  # foreign trials that SMAC's own model has not seen yet
         self._smac_seed: int | None = None
         self._full_only = len(self.ladder) == 1
@@ -303,7 +315,8 @@ class AutoKD:
         proposal = Proposal(candidate, budget, derive_seed(self.seed, "trial", number), number)
         self._asked += 1
         self._pending[number] = (proposal, info)
-        self._remember(candidate, config)
+        self._candidates.setdefault(candidate.digest, candidate)
+        self._configurations.setdefault(candidate.digest, config)
         self._tell_untold()
         return proposal
 
@@ -324,12 +337,6 @@ class AutoKD:
         k = round(math.log(self.max_budget_epochs / smac_budget) / math.log(self.eta))
         return self.ladder[-1 - k]
 
-    def _remember(self, candidate: CandidateLike, configuration: Any) -> None:
-        if candidate.digest not in self._configurations:
-            self._candidates[candidate.digest] = candidate
-            self._configurations[candidate.digest] = configuration
-            self._unseen.append(configuration)
-
     def tell(self, trial: Trial) -> None:
         """Learn from a trial; one that was never proposed here enters the model like any other.
 
@@ -348,18 +355,33 @@ class AutoKD:
 
     def _adopt(self, trial: Trial) -> None:
         known = (trial.number, trial.candidate_digest, trial.budget_epochs, trial.seed) in self._trials
-        if trial.candidate_digest not in self._configurations:
-            candidate = candidate_of(self.space, trial)
-            configuration = Configuration(self.vectors.space, values=self.space.values(candidate))
-            if candidate.digest != trial.candidate_digest:
-                raise ValueError(
-                    f"trial {trial.number} names its candidate {trial.candidate_digest}, but its values have the "
-                    f"digest {candidate.digest}: it was written by another version"
-                )
-            self._remember(candidate, configuration)
+        if trial.candidate_digest not in self._candidates:
+            self._candidates[trial.candidate_digest] = self._recorded(trial)
         if not known and self._selector is None:
             self._untold.append(trial)
             self._tell_untold()
+
+    def _recorded(self, record: Trial | Ask) -> CandidateLike:
+        """The candidate of a record; its configuration is known from then on."""
+        candidate = candidate_of(self.space, record, self.vectors.space)
+        if candidate.digest != record.candidate_digest:
+            raise ValueError(
+                f"trial {record.number} names its candidate {record.candidate_digest}, but its values have the "
+                f"digest {candidate.digest}: it was written by another version"
+            )
+        self.configuration_of(candidate)
+        return candidate
+
+    def configuration_of(self, candidate: CandidateLike) -> Any:
+        """The configuration that stands for a candidate, built from its values.
+
+        From values and never from a vector: the two differ by up to 7e-13, enough for a replayed run to diverge. In
+        spaces where several configurations mean one candidate this is the one of ``space.values``.
+        """
+        digest = candidate.digest
+        if digest not in self._configurations:
+            self._configurations[digest] = Configuration(self.vectors.space, values=self.space.values(candidate))
+        return self._configurations[digest]
 
     def _tell_untold(self) -> None:
         # before the first ask SMAC would take them for first-rung candidates and evaluate them again
@@ -378,6 +400,74 @@ class AutoKD:
         value = TrialValue(cost=float(trial.cost), time=trial.total_s, status=_SMAC_STATUS[trial.status])
         self._facade.tell(info, value, save=False)
 
+    # --- replay
+
+    def fast_forward(self, asks: Sequence[Ask], trials: Sequence[Trial]) -> list[Proposal]:
+        """Go through the asks and tells of a run without fitting models, and continue as if it had never stopped.
+
+        SMAC's brackets need configurations and costs only, so the selector hands out the stored proposals. SMAC's own
+        models keep random states, so with these every proposal is made again.
+
+        Returns:
+            Proposals in flight, in the order of asking.
+
+        Raises:
+            ReplayMismatch: Naming the first proposal that does not fit.
+            ValueError: If this optimizer has been asked or told before.
+        """
+        if self._asked:
+            raise ValueError("fast_forward needs a fresh optimizer: this one has been asked before")
+        if self._selector is None:
+            return ask_again(self, asks, trials)
+        candidates = [self._replayed(ask) for ask in asks]
+        for trial in trials:
+            if trial.candidate_digest not in self._configurations:
+                self._recorded(trial)
+        given_up = self._given_up_at(asks, trials)
+        script = self._selector.script
+        script.extend({each.digest: each for each in candidates[:given_up]}.values())
+        watching, self._watch_budgets = self._watch_budgets, False
+        index = 0
+        for event in in_order(asks, trials):
+            if isinstance(event, Trial):
+                self.tell(event)
+                continue
+            if index == given_up:
+                self._full_only = True
+            if index >= given_up:
+                script.clear()
+                script.append(candidates[index])
+            check_replayed(event, self.ask())
+            index += 1
+        script.clear()
+        self._watch_budgets = watching
+        return [proposal for proposal, _ in self._pending.values()]
+
+    def _replayed(self, ask: Ask) -> CandidateLike:
+        try:
+            return self._recorded(ask)
+        except ValueError as error:
+            raise ReplayMismatch(f"proposal {ask.number} can not be made again: {error}") from error
+
+    def _given_up_at(self, asks: Sequence[Ask], trials: Sequence[Trial]) -> int:
+        """Index of the first ask after `low_budgets_mislead`; the number of asks if it came to no such point.
+
+        Every ask at a low budget was made before it, so only those after the last one have to be looked at.
+        """
+        if not self._watch_budgets or self._full_only:
+            return len(asks)
+        last_low = max((i for i, ask in enumerate(asks) if ask.budget_epochs < self.max_budget_epochs), default=-1)
+        told = list(self._trials.values())  # before the run
+        misleads = False
+        n_looked_at = -1
+        for index in range(last_low + 1, len(asks)):
+            if asks[index].after != n_looked_at:
+                n_looked_at = asks[index].after
+                misleads = self._misleads(_distinct([*told, *trials[:n_looked_at]]))
+            if misleads:
+                return index
+        return len(asks)
+
     # --- what the trials say
 
     def rows(self) -> list[_Row]:
@@ -385,7 +475,10 @@ class AutoKD:
 
         Failures at a budget without a success take the worst success of all; without any success there are no rows.
         """
-        trials = [self._trials[key] for key in sorted(self._trials)]
+        return self._rows(self._trials)
+
+    def _rows(self, of: Mapping[_Key, Trial]) -> list[_Row]:
+        trials = [of[key] for key in sorted(of)]
         worst: dict[int, float] = {}
         for trial in trials:
             if trial.succeeded:
@@ -404,17 +497,19 @@ class AutoKD:
         """The budget-aware model of all trials so far; None below 2 rows."""
         version, model = self._fitted
         if version != self._version:
-            rows = self.rows()
-            model = None
-            if len(rows) >= 2:
-                model = BudgetAwareGP(self.vectors.groups, max_budget=self.max_budget_epochs).fit(
-                    self.vectors.features(np.array([row.vector for row in rows])),
-                    np.array([row.budget for row in rows], dtype=float),
-                    np.array([row.cost for row in rows]),
-                    rng=np.random.default_rng([self.seed, 1, len(rows)]),
-                )
+            model = self._fit(self.rows())
             self._fitted = (self._version, model)
         return model
+
+    def _fit(self, rows: Sequence[_Row]) -> BudgetAwareGP | None:
+        if len(rows) < 2:
+            return None
+        return BudgetAwareGP(self.vectors.groups, max_budget=self.max_budget_epochs).fit(
+            self.vectors.features(np.array([row.vector for row in rows])),
+            np.array([row.budget for row in rows], dtype=float),
+            np.array([row.cost for row in rows]),
+            rng=np.random.default_rng([self.seed, 1, len(rows)]),
+        )
 
     def expected_costs(self) -> dict[str, float]:
         """Posterior mean cost of every known family at the largest successful budget (for `TrialStore.incumbent`).
@@ -428,8 +523,7 @@ class AutoKD:
         if model is None or largest is None:
             return {}
         digests = sorted({trial.candidate_digest for trial in self._trials.values()})
-        features = self.vectors.features(np.array([self._configurations[d].get_array() for d in digests]))
-        mean, _ = model.predict(features, float(largest))
+        mean, _ = model.predict(self.features_of(digests), float(largest))
         return {digest: float(cost) for digest, cost in zip(digests, mean, strict=True)}
 
     def _largest_budget(self) -> int | None:
@@ -443,20 +537,7 @@ class AutoKD:
 
     def budget_agreement(self) -> list[BudgetAgreement]:
         """Rank agreement of each pair of budgets over the families that succeeded at both."""
-        costs: dict[int, dict[str, list[float]]] = {}
-        for trial in self._trials.values():
-            if trial.succeeded:
-                costs.setdefault(trial.budget_epochs, {}).setdefault(trial.candidate_digest, []).append(trial.cost)
-        pairs = []
-        budgets = sorted(costs)
-        for i, low in enumerate(budgets):
-            for high in budgets[i + 1 :]:
-                both = sorted(set(costs[low]) & set(costs[high]))
-                a, b = ([float(np.mean(costs[budget][digest])) for digest in both] for budget in (low, high))
-                varied = len(both) >= 3 and len(set(a)) > 1 and len(set(b)) > 1
-                tau = float(kendalltau(a, b).statistic) if varied else math.nan
-                pairs.append(BudgetAgreement(low, high, len(both), tau))
-        return pairs
+        return _budget_agreement(self._trials.values())
 
     def low_budgets_mislead(self) -> bool:
         """Whether two witnesses agree that the rung below the top does not order families as the top does.
@@ -465,27 +546,48 @@ class AutoKD:
         which sees all trials (correlation below `MIN_CORRELATION`). Either alone is too noisy: where the low budget
         is good, tau of 5 pairs is below 0 in every fourth run.
         """
+        return self._misleads(self._trials)
+
+    def _misleads(self, trials: Mapping[_Key, Trial]) -> bool:
         if len(self.ladder) < 2:
             return False
         low, high = self.ladder[-2:]
-        pair = next((p for p in self.budget_agreement() if (p.low, p.high) == (low, high)), None)
+        at_both = [trial for trial in trials.values() if trial.budget_epochs in (low, high)]
+        pair = next((p for p in _budget_agreement(at_both) if (p.low, p.high) == (low, high)), None)
         if pair is None or pair.n < MIN_PAIRS or not pair.kendall_tau <= 0.0:
             return False
-        model = self.fitted_model()
+        model = self.fitted_model() if trials is self._trials else self._fit(self._rows(trials))
         return model is not None and model.budget_correlation(low, high) < MIN_CORRELATION
 
     # --- used by the selector
 
-    def unseen_configurations(self) -> list[Any]:
-        """Configurations that became known since the last call."""
-        out, self._unseen = self._unseen, []
-        return out
-
-    def pending_features(self, configurations: Sequence[Any]) -> Array:
-        return self.vectors.features(np.array([c.get_array() for c in configurations]))
+    def features_of(self, digests: Sequence[str]) -> Array:
+        return self.vectors.features(np.array([self._configurations[digest].get_array() for digest in digests]))
 
     def trained_at(self, budget: int) -> set[str]:
         return {t.candidate_digest for t in self._trials.values() if t.budget_epochs == budget}
+
+
+def _budget_agreement(trials: Iterable[Trial]) -> list[BudgetAgreement]:
+    costs: dict[int, dict[str, list[float]]] = {}
+    for trial in trials:
+        if trial.succeeded:
+            costs.setdefault(trial.budget_epochs, {}).setdefault(trial.candidate_digest, []).append(trial.cost)
+    pairs = []
+    budgets = sorted(costs)
+    for i, low in enumerate(budgets):
+        for high in budgets[i + 1 :]:
+            both = sorted(set(costs[low]) & set(costs[high]))
+            a, b = ([float(np.mean(costs[budget][digest])) for digest in both] for budget in (low, high))
+            varied = len(both) >= 3 and len(set(a)) > 1 and len(set(b)) > 1
+            tau = float(kendalltau(a, b).statistic) if varied else math.nan
+            pairs.append(BudgetAgreement(low, high, len(both), tau))
+    return pairs
+
+
+def _distinct(trials: Iterable[Trial]) -> dict[_Key, Trial]:
+    """A trial told twice counts once."""
+    return {(t.number, t.candidate_digest, t.budget_epochs, t.seed): t for t in trials}
 
 
 class BudgetAwareSelector(ConfigSelector):
@@ -499,9 +601,9 @@ class BudgetAwareSelector(ConfigSelector):
         super().__init__(scenario)
         self._owner = owner
         self._n_initial = n_initial
-        self._chosen: list[Any] = []
-        self._seen: set[Any] = set()  # kept, since hashing a configuration costs 50 us
-        self._n_seen = 0
+        self._chosen: list[str] = []  # digests; more than were asked for, since a rung is filled at once
+        self.script: deque[CandidateLike] = deque()
+        """Chosen without a model while there are any: the stored proposals of a run that is replayed."""
 
     def __iter__(self) -> Iterator[Any]:
         while True:
@@ -509,46 +611,45 @@ class BudgetAwareSelector(ConfigSelector):
 
     def propose(self, *, full: bool = False) -> Any:
         """The next configuration. ``full``: for a full training, so one known from lower budgets may come again."""
-        configuration = self._next(full)
-        self._chosen.append(configuration)
-        return configuration
+        candidate = self.script.popleft() if self.script else self._next(full)
+        self._chosen.append(candidate.digest)
+        return self._owner.configuration_of(candidate)
 
-    def _next(self, full: bool) -> Any:
+    def _next(self, full: bool) -> CandidateLike:
         owner = self._owner
-        index = len(self._chosen)
-        rng = np.random.default_rng([owner.seed, 0, index])  # no hidden state: replay gives the same
+        rng = np.random.default_rng([owner.seed, 0, len(self._chosen)])  # no hidden state: replay gives the same
         taken = self._taken(full)
+        for configuration in self._in_order_of_preference(rng):
+            candidate: CandidateLike = owner.space.candidate(plain_values(configuration))
+            if candidate.digest not in taken:
+                return candidate
+        raise ConfigurationSpaceExhaustedException()
+
+    def _in_order_of_preference(self, rng: np.random.Generator) -> Iterator[Any]:
+        owner, index = self._owner, len(self._chosen)
         if index < self._n_initial and index < len(self._initial_design_configs):
-            values = dict(self._initial_design_configs[index])
-            configuration = Configuration(owner.vectors.space, values=values)
-            if configuration not in taken:
-                return configuration
+            yield self._initial_design_configs[index]
         rows = owner.rows()
         if owner.model != "random" and sum(row.succeeded for row in rows) >= 5 and rng.random() >= owner.random_share:
             pool = self._best_first(rows, rng)
         else:
             pool = owner.vectors.sample(64, rng)
-        pools = itertools.chain([pool], (owner.vectors.sample(256, rng) for _ in range(16)))  # more for a finite space
-        for vector in itertools.chain.from_iterable(pools):
-            try:
-                configuration = owner.vectors.configuration(vector)
-            except ValueError:  # not legal after all
-                continue
-            if configuration not in taken:
-                return configuration
-        raise ConfigurationSpaceExhaustedException()
+        for further in range(17):  # more for a finite space
+            for vector in owner.vectors.sample(256, rng) if further else pool:
+                try:
+                    yield owner.vectors.configuration(vector)
+                except ValueError:  # not legal after all
+                    continue
 
-    def _taken(self, full: bool) -> set[Any]:
+    def _taken(self, full: bool) -> set[str]:
+        """Digests that are not to be proposed: trained or in flight at the full budget, or known at all."""
         owner = self._owner
         if full:
             top = owner.max_budget_epochs
-            digests = owner.trained_at(top) | {
-                p.candidate.digest for p, _ in owner._pending.values() if p.budget_epochs == top
+            return owner.trained_at(top) | {
+                proposal.candidate.digest for proposal, _ in owner._pending.values() if proposal.budget_epochs == top
             }
-            return {owner._configurations[digest] for digest in digests}
-        self._seen.update(self._chosen[self._n_seen :], owner.unseen_configurations())
-        self._n_seen = len(self._chosen)
-        return self._seen
+        return {*self._chosen, *owner._candidates}
 
     def _best_first(self, rows: list[_Row], rng: np.random.Generator) -> Array:
         owner = self._owner
@@ -560,13 +661,11 @@ class BudgetAwareSelector(ConfigSelector):
         known = vectors[first]
         mean, _ = model.predict(owner.vectors.features(known), budget)
         best = float(mean.min())
-        told = set(seen)
-        in_flight = [p.candidate.digest for p, _ in owner._pending.values()]
-        waiting = [owner._configurations[digest] for digest in in_flight]
-        asked = set(waiting) | {owner._configurations[digest] for digest in told}
-        waiting += [c for c in self._chosen if c not in asked]  # taken for a rung, not asked for yet
+        waiting = [proposal.candidate.digest for proposal, _ in owner._pending.values()]
+        answered = {*waiting, *seen.tolist()}
+        waiting += [digest for digest in self._chosen if digest not in answered]  # taken for a rung, not asked for yet
         if waiting:
-            model = model.with_pending(owner.pending_features(waiting), budget)
+            model = model.with_pending(owner.features_of(waiting), budget)
 
         def score(features: Array) -> Array:
             return expected_improvement(*model.predict(features, budget), best)

@@ -9,11 +9,11 @@ a name is. Importing this module imports neither smac nor torch: an optimizer's 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
-from naslib_autokd.records import CandidateLike, Proposal, Trial
+from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial
 from naslib_autokd.tasks import did_you_mean
 
 
@@ -45,7 +45,8 @@ class Optimizer(Protocol):
     The contract, held for every entry of `OPTIMIZERS` by ``tests/contract/test_optimizers.py``: proposals are legal
     points of the space with budgets between the minimum and the maximum; the same seed gives the same proposals in
     any process; `ask` may be called several times before `tell`; trials are told in any order; a failed trial is
-    told like any other; a trial that was never proposed (warm start) is learned from.
+    told like any other; a trial that was never proposed (warm start) is learned from. The proposals depend on nothing
+    but the arguments and the order of asks and tells, so that `replay` can continue a run.
     """
 
     def ask(self) -> Proposal:
@@ -186,26 +187,119 @@ def check_budgets(max_budget_epochs: int, min_budget_epochs: int, total_budget_e
         )
 
 
-def replay(optimizer: Optimizer, trials: Iterable[Trial]) -> list[Proposal]:
-    """Bring a fresh optimizer (same arguments, same seed) to where a run was, from the run's trials.
+class ReplayMismatch(ValueError):
+    """The optimizer does not propose again what the run's files say it proposed."""
 
-    Asks again, number by number, and tells the stored trial of each number. A run with one worker then goes on
-    exactly as if it had never stopped. Trials that the optimizer would not have proposed (a run with several
-    workers, whose asks and tells interleaved otherwise) are told as foreign ones: learned from, never repeated.
+
+def replay(optimizer: Optimizer, trials: Iterable[Trial], asks: Iterable[Ask] | None = None) -> list[Proposal]:
+    """Bring a fresh optimizer (same arguments, same seed) to where a run was, from the run's own files.
+
+    Asks and tells follow each other exactly as they did in the run, whatever its number of workers, so that the
+    optimizer goes on as if it had never stopped. One that has ``fast_forward(asks, trials)`` is given the files and
+    need not search for its old proposals again (AutoKD fits no model); every other one is asked again.
+
+    Args:
+        trials: All trials in the order of ``trials.jsonl``, those that the optimizer did not propose (negative
+            numbers, a warm start) included.
+        asks: ``asks.jsonl``. Lines with negative numbers are the runner's own and are passed over. None: a run with
+            one worker from before asks were logged.
 
     Returns:
-        Proposals without a trial (in flight when the run stopped), to be evaluated before the next `ask`.
+        Proposals without a trial (in flight when the run stopped), in the order of asking. They are to be evaluated
+        before the next `ask`.
+
+    Raises:
+        ReplayMismatch: Naming the first proposal that differs, or if the files do not belong together.
     """
-    by_number = {trial.number: trial for trial in trials}
-    in_flight = []
-    for number in range(max(by_number, default=-1) + 1):
-        proposal = optimizer.ask()
-        trial = by_number.get(number)
-        if trial is not None:
-            optimizer.tell(trial)
-        if trial is None or not answers(trial, proposal):
-            in_flight.append(proposal)
-    return in_flight
+    told = list(trials)
+    asked = _asks_of_one_worker(told) if asks is None else [ask for ask in asks if ask.number >= 0]
+    fast_forward = getattr(optimizer, "fast_forward", None)
+    if fast_forward is not None:
+        return list(fast_forward(asked, told))
+    return ask_again(optimizer, asked, told)
+
+
+def ask_again(optimizer: Optimizer, asks: Sequence[Ask], trials: Sequence[Trial]) -> list[Proposal]:
+    """`replay` by asking for every proposal again."""
+    in_flight: dict[int, Proposal] = {}
+    for event in in_order(asks, trials):
+        if isinstance(event, Ask):
+            in_flight[event.number] = check_replayed(event, optimizer.ask())
+        else:
+            optimizer.tell(event)
+            proposal = in_flight.get(event.number)
+            if proposal is not None and answers(event, proposal):
+                del in_flight[event.number]
+    return list(in_flight.values())
+
+
+def in_order(asks: Sequence[Ask], trials: Sequence[Trial]) -> Iterator[Ask | Trial]:
+    """Asks and tells as they followed each other.
+
+    Raises:
+        ReplayMismatch: If an ask came after more trials than there are.
+    """
+    n_told = 0
+    for ask in asks:
+        if ask.after > len(trials):
+            raise ReplayMismatch(
+                f"proposal {ask.number} was made after {ask.after} trials, but there are {len(trials)}: "
+                "trials.jsonl has lost lines, or asks.jsonl belongs to another run"
+            )
+        yield from trials[n_told : ask.after]
+        n_told = max(n_told, ask.after)
+        yield ask
+    yield from trials[n_told:]
+
+
+def check_replayed(ask: Ask, proposal: Proposal) -> Proposal:
+    """The proposal, if it is what was asked for in the run.
+
+    Raises:
+        ReplayMismatch: If not, with what differs.
+    """
+    now = Ask.of(proposal, ask.after)
+    differences = [
+        f"{name} {getattr(ask, name)} there, {getattr(now, name)} now"
+        for name in ("number", "budget_epochs", "seed", "candidate_digest")
+        if getattr(ask, name) != getattr(now, name)
+    ]
+    if ask.candidate_digest != now.candidate_digest:
+        missing = object()
+        differences += [
+            f"{name} {ask.candidate.get(name)!r} there, {now.candidate.get(name)!r} now"
+            for name in sorted({*ask.candidate, *now.candidate})
+            if ask.candidate.get(name, missing) != now.candidate.get(name, missing)
+        ]
+    if differences:
+        raise ReplayMismatch(
+            f"proposal {ask.number} is not proposed again ({'; '.join(differences)}): the run was made with other "
+            "versions or settings; see its run.yaml, or start a new folder"
+        )
+    return proposal
+
+
+def _asks_of_one_worker(trials: Sequence[Trial]) -> list[Ask]:
+    """The asks that led to these trials, if each was told before the next ask."""
+    asks: list[Ask] = []
+    for position, trial in enumerate(trials):
+        if trial.number == len(asks):
+            asks.append(
+                Ask(
+                    number=trial.number,
+                    candidate=trial.candidate,
+                    candidate_digest=trial.candidate_digest,
+                    budget_epochs=trial.budget_epochs,
+                    seed=trial.seed,
+                    after=position,
+                )
+            )
+        elif trial.number > len(asks):
+            raise ReplayMismatch(
+                f"trial {trial.number} comes before trial {len(asks)}, so the run had several workers; without "
+                "asks.jsonl nobody knows in which order they asked"
+            )
+    return asks
 
 
 def answers(trial: Trial, proposal: Proposal) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from naslib_autokd.optimizers.base import SearchSpaceLike, check_budgets
-from naslib_autokd.records import CandidateLike, Proposal, Trial, derive_seed, incumbent
+from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial, derive_seed, incumbent
 
 
 class RandomSearch:
@@ -45,7 +45,7 @@ class RandomSearch:
 
     def tell(self, trial: Trial) -> None:
         if trial.candidate_digest not in self._candidates:
-            self._candidates[trial.candidate_digest] = candidate_of(self.space, trial)
+            self._candidates[trial.candidate_digest] = candidate_of(self.space, trial, self._configurations)
         self._trials.append(trial)
 
     def incumbent(self) -> CandidateLike | None:
@@ -59,13 +59,16 @@ def plain_values(configuration: Any) -> dict[str, Any]:
     return {name: value.item() if hasattr(value, "item") else value for name, value in dict(configuration).items()}
 
 
-def candidate_of(space: SearchSpaceLike, trial: Trial) -> Any:
-    """The candidate of a trial that another process or run recorded.
+def candidate_of(space: SearchSpaceLike, trial: Trial | Ask, configurations: Any = None) -> Any:
+    """The candidate of a trial or an ask that another process or run recorded.
+
+    Args:
+        configurations: The ConfigurationSpace of ``space``, if the caller has it (building one takes milliseconds).
 
     Raises:
         ValueError: If it is not a candidate of this space.
     """
-    configurations = space.configuration_space()
+    configurations = space.configuration_space() if configurations is None else configurations
     default = configurations.get_default_configuration()
     try:
         candidate = type(space.candidate(plain_values(default))).from_dict(trial.candidate)

@@ -249,7 +249,7 @@ def test_families_known_from_low_budgets_may_come_again_for_a_full_training() ->
     optimizer._full_only = True
     taken = optimizer._selector._taken(full=True)  # type: ignore[union-attr]
     assert len(taken) == 11
-    assert all(dict(c)["a"] != pytest.approx(2 / 11) for c in taken)
+    assert all(dict(optimizer._candidates[digest])["a"] != pytest.approx(2 / 11) for digest in taken)
 
 
 def test_the_order_of_tells_does_not_matter() -> None:
