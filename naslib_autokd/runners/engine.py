@@ -16,7 +16,7 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -223,6 +223,12 @@ def _close_all() -> None:
 # --- Dask -----------------------------------------------------------------------------------------------------------
 
 
+SCHEDULER_SETTINGS = {
+    "distributed.scheduler.allowed-failures": 0,  # a job that kills its worker must not be tried on three more
+}
+"""Of the schedulers that we start; a foreign one keeps its own."""
+
+
 class DaskPool:
     """Jobs on Dask workers: any handler, results in any order.
 
@@ -261,6 +267,7 @@ class DaskPool:
         self._key = f"naslib_autokd-{digest[:16]}"
         self._finished: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self._futures: dict[Any, Any] = {}
+        self._waiting: deque[tuple[Any, Any]] = deque()
         self._counter = 0
         self._slots = (0.0, 0)
         self._bases: dict[str, int] = {}
@@ -276,8 +283,7 @@ class DaskPool:
         from distributed import Client, LocalCluster
 
         logging.getLogger("distributed").setLevel(logging.ERROR)
-        # a job that kills its worker must not be tried on three more
-        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        with dask.config.set(SCHEDULER_SETTINGS):
             if scheduler is not None:
                 try:
                     self._client = Client(scheduler, timeout=10, set_as_default=False)
@@ -317,6 +323,15 @@ class DaskPool:
         return self._slots[1]
 
     def submit(self, name: Any, job: Any) -> None:
+        """Run a job as soon as there is a slot; Dask gets it then, so that none waits at a worker that may die."""
+        self._waiting.append((name, job))
+        self._feed()
+
+    def _feed(self) -> None:
+        while self._waiting and len(self._futures) < self.n_slots:
+            self._start(*self._waiting.popleft())
+
+    def _start(self, name: Any, job: Any) -> None:
         self._counter += 1
         future = self._client.submit(
             run_in_worker,
@@ -335,10 +350,11 @@ class DaskPool:
 
     def next_finished(self, timeout_s: float | None = None) -> tuple[Any, Outcome] | None:
         """``(name, outcome)`` of a finished job; None if there was none within ``timeout_s``."""
-        if not self._futures:
+        if not self._futures and not self._waiting:
             return None
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:  # a wait without end could not be interrupted, and would not see a lost scheduler
+            self._feed()
             wait = 1.0 if deadline is None else max(0.0, min(1.0, deadline - time.monotonic()))
             try:
                 name, future = self._finished.get(timeout=wait)
@@ -349,6 +365,7 @@ class DaskPool:
                 if deadline is not None and time.monotonic() >= deadline:
                     return None
         del self._futures[name]
+        self._feed()
         return name, self._outcome(future)
 
     def _outcome(self, future: Any) -> Outcome:
@@ -374,6 +391,7 @@ class DaskPool:
     def close(self) -> None:
         """End all worker processes; jobs that still run are lost."""
         self._futures.clear()
+        self._waiting.clear()
         with contextlib.suppress(Exception):  # whatever state the cluster is in, we are leaving
             if self._local:
                 close_slots(self._key)

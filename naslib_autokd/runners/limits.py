@@ -102,15 +102,11 @@ class WorkerProcess:
         Raises:
             WorkerStartError: If the child cannot load what it needs.
         """
-        if self._process is None or self._process.poll() is not None:
-            self._start()
-        assert self._connection is not None
+        if not self._begin(job):  # it died between two jobs: this one is not to blame
+            self._end()
+            if not self._begin(job):
+                raise WorkerStartError("a new worker died before it took its first job")
         started = time.perf_counter()
-        try:
-            self._connection.send(job)
-        except OSError:  # it died between two jobs: a new one is not to blame
-            self._start()
-            self._connection.send(job)
         deadline = None if self.limits.seconds is None else time.monotonic() + self.limits.seconds
         answer = self._receive(deadline, report or (lambda _: None))
         if isinstance(answer, Outcome):  # dead or over a limit
@@ -118,6 +114,17 @@ class WorkerProcess:
             return replace(answer, seconds=time.perf_counter() - started)
         outcome: Outcome = answer[1]
         return outcome
+
+    def _begin(self, job: Any) -> bool:
+        """Whether the child, a new one if there is none, has taken the job."""
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        assert self._connection is not None
+        try:
+            self._connection.send(job)
+        except OSError:
+            return False
+        return not isinstance(self._receive(None, lambda _: None), Outcome)
 
     def close(self) -> None:
         """Kill the child. May be called from another thread: the job that runs then ends as a failure."""
@@ -260,6 +267,7 @@ def child(descriptor: int) -> None:
             job = connection.recv()
         except EOFError:
             return
+        connection.send(("began",))
         connection.send(("done", attempt(handler, job, lambda message: connection.send(("report", message)))))
 
 

@@ -1,0 +1,271 @@
+"""Engines: the same trials wherever they run, workers that die, devices, job queues."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty import FormulaEvaluator, NeedsAFile, handler, indexed_handler
+
+from naslib_autokd.records import Proposal, Trial
+from naslib_autokd.runners.engine import (
+    SCHEDULER_SETTINGS,
+    ClusterConfigError,
+    DaskEngine,
+    DaskPool,
+    Engine,
+    EngineError,
+    InProcessEngine,
+    LimitedEngine,
+    pick_device,
+    read_cluster,
+    worker_bases,
+)
+from naslib_autokd.runners.limits import Limits, WorkerStartError
+from naslib_autokd.runners.search import search
+from naslib_autokd.search_spaces.hnag import HNAGSpace
+
+CANDIDATE = HNAGSpace("hnag-small").default_candidate()
+
+
+def proposals(n: int) -> list[Proposal]:
+    return [Proposal(CANDIDATE, 3, 100 + number, number) for number in range(n)]
+
+
+def run_all(engine: Engine, n: int) -> dict[int, Trial]:
+    waiting, running, trials = proposals(n), 0, {}
+    while waiting or running:
+        while waiting and running < engine.n_slots:
+            engine.submit(waiting.pop(0))
+            running += 1
+        finished = engine.next_finished(5.0)
+        if finished is not None:
+            proposal, trial = finished
+            assert proposal.number == trial.number
+            trials[trial.number] = trial
+            running -= 1
+    return trials
+
+
+def test_engines_give_the_same_trials() -> None:
+    here = run_all(InProcessEngine(FormulaEvaluator()), 6)
+    with LimitedEngine(FormulaEvaluator, Limits(seconds=60)) as engine:
+        limited = run_all(engine, 6)
+    with DaskEngine(FormulaEvaluator, workers=2) as engine:
+        dask = run_all(engine, 6)
+    for number, trial in here.items():
+        assert trial.outcome() == limited[number].outcome() == dask[number].outcome()
+
+
+FAULTS = {1: "die", 2: "raise", 3: "hang", 4: "memory", 5: "diverge"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_failure_is_a_trial_and_the_others_go_on(workers: int) -> None:
+    factory, limits = partial(FormulaEvaluator, faults=FAULTS), Limits(seconds=1.5)
+    engine: Any = LimitedEngine(factory, limits) if workers == 1 else DaskEngine(factory, workers=2, limits=limits)
+    with engine:
+        trials = run_all(engine, 8)
+    statuses = {number: trial.status for number, trial in trials.items() if not trial.succeeded}
+    assert statuses == {1: "error", 2: "error", 3: "timeout", 4: "out_of_memory", 5: "diverged"}
+    assert "SIGKILL" in trials[1].message
+    assert trials[1].student_epochs == trials[3].student_epochs == 3.0, "charged in full"
+    assert trials[3].train_s == pytest.approx(1.5, abs=0.7)
+
+
+def test_an_exception_of_the_evaluator_is_a_trial_here_too() -> None:
+    trials = run_all(InProcessEngine(FormulaEvaluator(faults={0: "raise"})), 2)
+    assert (trials[0].status, trials[0].message) == ("error", "RuntimeError: a broken student")
+    assert "misbehave" in trials[0].info["traceback"]
+
+
+def test_workers_that_cannot_start_stop_the_search() -> None:
+    with DaskEngine(NeedsAFile, workers=2) as engine:
+        engine.submit(proposals(1)[0])
+        with pytest.raises(WorkerStartError, match="FileNotFoundError: the data are not here"):
+            engine.next_finished(60)
+
+
+def test_kill_9_of_workers_under_load_costs_their_trials_only() -> None:
+    rng = random.Random(0)
+    with DaskPool(indexed_handler, workers=3) as pool:
+        for job in range(24):
+            pool.submit(job, "sleep 0.1")
+        pids: list[int] = []
+        outcomes, kills = {}, 0
+        while len(outcomes) < 24:
+            finished = pool.next_finished(30)
+            assert finished is not None
+            name, outcome = finished
+            outcomes[name] = outcome
+            if outcome.status == "success":
+                pids.append(outcome.value[1])
+                if kills < 4 and rng.random() < 0.4:
+                    os.kill(pids[-1], signal.SIGKILL)  # it is at its next job by now, or about to take it
+                    kills += 1
+                    time.sleep(0.02)
+    failed = [outcome for outcome in outcomes.values() if outcome.status != "success"]
+    assert kills == 4
+    assert len(failed) <= kills
+    assert all("SIGKILL" in outcome.message for outcome in failed)
+
+
+def test_a_dask_worker_that_disappears_costs_its_own_trial_only() -> None:
+    import dask
+    from distributed import LocalCluster
+
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with (
+        dask.config.set(SCHEDULER_SETTINGS),
+        LocalCluster(**settings) as cluster,
+        DaskPool(indexed_handler, scheduler=cluster.scheduler_address) as pool,
+    ):
+        deadline = time.monotonic() + 30
+        while pool.n_slots < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert pool.n_slots == 2
+        for job in range(6):
+            pool.submit(job, "sleep 0.5" if job < 2 else "quick")
+        time.sleep(0.3)
+        os.kill(cluster.workers[0].pid, signal.SIGKILL)
+        outcomes = dict(filter(None, (pool.next_finished(60) for _ in range(6))))
+    statuses = Counter(outcome.status for outcome in outcomes.values())
+    assert statuses == {"success": 5, "error": 1}
+    for outcome in outcomes.values():
+        assert outcome.status == "success" or "disappeared" in outcome.message
+
+
+def test_sixty_four_workers_are_kept_busy() -> None:
+    factory = partial(FormulaEvaluator, 0.5)
+    with DaskEngine(factory, workers=64, isolate=False) as engine:
+        started = time.perf_counter()
+        result = search("cluttered-digits", "random_search", engine=engine, n_trials=256, start_with_default=False)
+        elapsed = time.perf_counter() - started
+    busy = 256 * 0.5 / (64 * elapsed)
+    assert len(result.trials) == 256
+    assert busy > 0.5, f"{busy:.0%}"  # quiet machine, trials of seconds: benchmarks/workers.py
+
+
+def test_wrong_addresses_and_settings_are_told() -> None:
+    with pytest.raises(ValueError, match="no Dask scheduler answers at 'nonsense://x'"):
+        DaskPool(indexed_handler, scheduler="nonsense://x")
+    with pytest.raises(ValueError, match="workers must be at least 1"):
+        DaskPool(indexed_handler, workers=0)
+    with pytest.raises(ValueError, match="has its own workers"):
+        DaskPool(indexed_handler, workers=2, scheduler="tcp://localhost:1")
+
+
+def test_messages_of_handlers_arrive() -> None:
+    said: list[Any] = []
+    with DaskPool(indexed_handler, workers=1, on_message=said.append) as pool:
+        pool.submit(0, "a")
+        finished = pool.next_finished(30)
+        assert finished is not None
+        deadline = time.monotonic() + 10
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert said == ["doing a"]
+
+
+def test_a_scheduler_that_closes_stops_the_run() -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        pool = DaskPool(indexed_handler, cluster=cluster)
+        pool.submit(0, "sleep 5")
+        time.sleep(0.3)
+    with pytest.raises(EngineError, match="scheduler"):
+        pool.next_finished(20)
+    pool.close()
+
+
+# --- devices --------------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_given_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert pick_device((), 3) is None
+    assert [pick_device(("cpu",), i) for i in range(2)] == ["cpu", "cpu"]
+    assert [pick_device(("cuda:0", "cuda:1"), i) for i in range(5)] == ["cuda:0", "cuda:1"] * 2 + ["cuda:0"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert [pick_device(("cuda",), i) for i in range(4)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
+    assert [pick_device(("cuda", "cpu"), i) for i in range(4)] == ["cuda:0", "cuda:1", "cuda:2", "cpu"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert pick_device(("cuda",), 1) == "cuda"  # the evaluator says that there is none
+
+
+def test_each_worker_has_its_device() -> None:
+    with DaskEngine(partial(FormulaEvaluator, 0.2), workers=2, devices=("cuda:0", "cuda:1")) as engine:
+        trials = run_all(engine, 4)
+    assert Counter(trial.info["device"] for trial in trials.values()) == {"cuda:0": 2, "cuda:1": 2}
+
+
+def test_slots_of_a_host_are_numbered_without_gaps_and_stay() -> None:
+    first = worker_bases({"tcp://a:1": 1, "tcp://a:2": 1, "tcp://b:9": 2}, {})
+    assert first == {"tcp://a:1": 0, "tcp://a:2": 1, "tcp://b:9": 0}
+    second = worker_bases({"tcp://a:2": 1, "tcp://a:3": 1, "tcp://b:9": 2}, first)
+    assert second == {"tcp://a:2": 1, "tcp://a:3": 0, "tcp://b:9": 0}
+
+
+# --- job queues -----------------------------------------------------------------------------------------------------
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cluster-slurm.yaml"
+
+
+def test_the_example_makes_a_slurm_script() -> None:
+    config = read_cluster(EXAMPLE)
+    assert config.workers == 8
+    with config.cluster() as cluster:
+        script = cluster.job_script()
+    for line in ("#SBATCH -p gpu", "#SBATCH -A my-project", "#SBATCH --gres=gpu:1", "#SBATCH -t 08:00:00"):
+        assert line in script
+    assert "source ~/venv/bin/activate" in script
+    assert "--lifetime 7h50m" in script
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kind: slrum\noptions: {cores: 1, memory: 1GB}", "unknown kind 'slrum'; did you mean 'slurm'"),
+        ("kind: pbs\noption: {}", "unknown key 'option'; did you mean 'options'"),
+        ("kind: pbs\noptions: {cores: 1, memory: 1GB, wall_time: x}", "unknown option 'wall_time' of pbs"),
+        ("kind: slurm\noptions: {cores: 1}", "options need memory"),
+        ("kind: slurm\nworkers: none\noptions: {cores: 1, memory: 1GB}", "workers must be a whole number"),
+        ("just words", "must hold keys"),
+        ("kind: [", "is no YAML"),
+    ],
+)
+def test_cluster_files_are_checked(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    with pytest.raises(ClusterConfigError) as caught:
+        read_cluster(path)
+    assert message in str(caught.value)
+    with pytest.raises(ClusterConfigError, match="cannot be read"):
+        read_cluster(tmp_path / "missing.yaml")
+
+
+def test_one_worker_needs_no_dask() -> None:
+    code = (
+        "import sys; from faulty import FormulaEvaluator; from naslib_autokd.runners.search import search;"
+        "search('cluttered-digits', 'random_search', evaluator=FormulaEvaluator(), n_trials=2);"
+        "print([m for m in ('dask', 'distributed', 'torch') if m in sys.modules])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"
+
+
+assert handler  # used by worker processes
