@@ -49,6 +49,7 @@ from naslib_autokd.optimizers.base import (
 from naslib_autokd.plugin.architectures import ARCHITECTURES
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.spaces import NASLibSpace
+from naslib_autokd.plugin.tabular import TabularEvaluator
 from naslib_autokd.records import FAILURE_COST, CandidateLike, Proposal, Trial, derive_seed, incumbent
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
@@ -569,10 +570,6 @@ class _Journal:
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
 
-TABLE_EPOCHS = {"nasbench101": 108, "nasbench201": 200}
-"""NASLib's tables that know several budgets, and their full training; any other one answers for the full one only."""
-
-
 class AskTellOptimizer(MetaOptimizer):
     """Any of our optimizers as one of NASLib's, for its Trainer: one proposal, at its own budget, per epoch.
 
@@ -625,26 +622,25 @@ class AskTellOptimizer(MetaOptimizer):
         self.search_space = search_space.clone()
         self.scope = scope if scope else search_space.OPTIMIZER_SCOPE
         self.dataset_api = dataset_api
-        self.space = space_of(search_space)
-        self._probe = None
-        if isinstance(dataset_api, dict) and not hasattr(type(search_space), "candidate"):
-            self._probe = search_space.clone()
-            self._probe.instantiate_model = False
+        self.space: Any = space_of(search_space)
+        self._table = None
+        if isinstance(dataset_api, dict):
+            self._table = TabularEvaluator(dataset_api, getattr(self.space, "name", ""), self.dataset)
         self.max_budget_epochs = self._full_training()
         self.optimizer = self._build()
 
     def _full_training(self) -> int:
-        fidelity = self.config.search.get("fidelity", -1)
-        asked = fidelity if isinstance(fidelity, int) and fidelity > 0 else None
-        if not isinstance(self.dataset_api, dict):
-            return int(asked or getattr(self.dataset_api, "budget_epochs", None) or 1)
-        table = TABLE_EPOCHS.get(_name(self.search_space), 1)
-        return min(asked or table, table)
+        asked = self.config.search.get("fidelity", -1)
+        if isinstance(asked, int) and asked > 0:
+            return asked
+        return max(self._table.budgets) if self._table else int(getattr(self.dataset_api, "budget_epochs", 1))
 
     def _build(self) -> Any:
         search = self.config.search
         minimum = search.get("min_budget_epochs")
-        if minimum is None:
+        if minimum is None and self._table:
+            minimum = min(self._table.budgets)
+        elif minimum is None:
             minimum = getattr(getattr(self.dataset_api, "task", None), "min_budget_epochs", 1)
         # a trial of Hyperband with two rungs costs two thirds of a full one, and so `runners.search` counts
         total = max(1.0, self.epochs * 2 / 3) * self.max_budget_epochs
@@ -664,8 +660,7 @@ class AskTellOptimizer(MetaOptimizer):
         """Ask, evaluate, tell."""
         self._restore()
         proposal = self.optimizer.ask()
-        evaluate = getattr(self.dataset_api, "evaluate_proposal", None)
-        trial = evaluate(proposal) if evaluate is not None else self._look_up(proposal)
+        trial = self._evaluate(proposal)
         self._journal.append(trial)
         self.optimizer.tell(trial)
 
@@ -737,15 +732,12 @@ class AskTellOptimizer(MetaOptimizer):
             return clone
         return with_candidate(self.search_space, candidate)
 
-    def _queryable(self, candidate: Mapping[str, Any]) -> Any:
-        """The architecture, only to be queried: a table needs none of its operations, and a clone costs 0.6 s."""
-        if self._probe is None:
-            return self._architecture(candidate)
-        self._probe.set_spec(_tuples(candidate["architecture"]))
-        return self._probe
-
-    def _look_up(self, proposal: Proposal) -> Trial:
-        arch = self._queryable(proposal.candidate.to_dict())
+    def _evaluate(self, proposal: Proposal) -> Trial:
+        if self._table:
+            return self._table.evaluate(proposal)
+        if hasattr(self.dataset_api, "evaluate_proposal"):
+            return cast(Trial, self.dataset_api.evaluate_proposal(proposal))
+        arch = self._architecture(proposal.candidate.to_dict())
         accuracy = float(self._query(arch, self.performance_metric, proposal.budget_epochs))
         known = math.isfinite(accuracy)
         return Trial(
@@ -763,32 +755,25 @@ class AskTellOptimizer(MetaOptimizer):
 
     def _query(self, arch: Any, metric: Any, budget: int) -> Any:
         """What NASLib's ``query`` answers for a training of ``budget`` epochs."""
-
-        def query(**epochs: Any) -> Any:
-            return arch.query(metric, self.dataset, dataset_api=self.dataset_api, **epochs)
-
-        if not isinstance(self.dataset_api, dict):
-            return query(epoch=-1 if budget == self.max_budget_epochs else budget)
-        if _name(arch) == "nasbench201":
-            return query(epoch=budget - 1)  # an index into the learning curve
-        if _name(arch) == "nasbench101" and metric in (
-            Metric.TRAIN_ACCURACY,
-            Metric.VAL_ACCURACY,
-            Metric.TEST_ACCURACY,
-        ):
-            return (
-                100.0 * query(full_lc=True)[budget - 1]
-            )  # without full_lc NASLib ignores the epoch; with it, fractions
-        return query()
+        epoch = -1 if budget == self.max_budget_epochs else budget
+        if self._table:  # NASLib's epoch is an index into the learning curve of NAS-Bench-201, and of no other table
+            epoch = budget - 1 if self._table.space.name == "nasbench201" else -1
+        return arch.query(metric, self.dataset, epoch=epoch, dataset_api=self.dataset_api)
 
     def _statistics_of(self, trial: Trial) -> tuple[float, float, float, float]:
+        train, val = (100.0 * (value or 0.0) for value in (trial.train_accuracy, 1.0 - trial.cost))
         if hasattr(self.dataset_api, "evaluate_proposal"):
-            train = 0.0 if trial.train_accuracy is None else trial.train_accuracy
-            return 100.0 * train, 100.0 * (1.0 - trial.cost), -1.0, trial.train_s
-        arch = self._queryable(trial.candidate)
-        metrics = (Metric.TRAIN_ACCURACY, self.performance_metric, Metric.TEST_ACCURACY, Metric.TRAIN_TIME)
-        train, val, test, time = (float(self._query(arch, metric, trial.budget_epochs)) for metric in metrics)
-        return train, val, test, time
+            return train, val, -1.0, trial.train_s
+        # a table needs no operations on the edges of the graph, and NASLib's own takes half a second to clone
+        arch = (
+            with_candidate(self.space.graph(), trial.candidate) if self._table else self._architecture(trial.candidate)
+        )
+        test, time = (
+            self._query(arch, metric, trial.budget_epochs) for metric in (Metric.TEST_ACCURACY, Metric.TRAIN_TIME)
+        )
+        if trial.train_accuracy is None:
+            train = self._query(arch, Metric.TRAIN_ACCURACY, trial.budget_epochs)
+        return float(train), val, float(test), float(time)
 
 
 class AutoKD(AskTellOptimizer):
