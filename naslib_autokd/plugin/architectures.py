@@ -138,7 +138,8 @@ class NASBench101(Architectures):
     most points lead nowhere. Here edges are taken in that order until ``n_edges`` of them
     are *in use* (on a way from input to output); one that would bring more than 9 into use is passed over. So every
     point is a valid cell, every valid cell has a point, and only an edge that joins several idle ones can bring more
-    into use than asked for.
+    into use than asked for. Of 2000 random points 0.7% use all seven vertices (0.2% with the paper's encoding, of whose
+    points 58% are no cell at all, and 0.2% as NASLib samples).
     """
 
     name = "nasbench101"

@@ -148,11 +148,11 @@ class KDGraph(Graph):
         if self.space.search_kd and isinstance(spec, (tuple, list)) and len(spec) == n_parts + 2:
             spec, self.kd = spec[:-2], KDSettings(*spec[-2:])
         if isinstance(spec, (tuple, list)):
-            spec = self.space.architectures.canonical(spec)
+            self.space.architectures.canonical(spec)  # raises if it is none
         self._set_held(spec, dataset_api)
 
     def _set_held(self, spec: Any, dataset_api: Any) -> None:
-        setattr(self, self._held, spec)
+        setattr(self, self._held, self.space.architectures.canonical(spec))
 
     # how it changes
 
@@ -286,10 +286,13 @@ class KDNASBench301(KDGraph, NasBench301SearchSpace):
     upstream = NasBench301SearchSpace
     _held = "compact"
 
+    def _set_held(self, spec: Any, dataset_api: Any) -> None:
+        # the two edges of a node in the order given, which NASLib's mutation sees
+        self.compact = tuple(tuple((int(source), int(operation)) for source, operation in cell) for cell in spec)
+
     def get_compact(self) -> Any:
-        """As it was sampled: the two edges of a node in any order."""
         self.architecture  # noqa: B018 - raises if there is none
-        return tuple(tuple((int(source), int(op)) for source, op in cell) for cell in self.compact)
+        return self.compact
 
 
 class _Rules(nb101_api.NASBench):
@@ -320,7 +323,7 @@ class KDNASBench101(KDGraph, NasBench101SearchSpace):
         if isinstance(spec, str):
             NasBench101SearchSpace.set_spec(self, spec, dataset_api)
             return
-        if isinstance(spec, tuple):
+        if isinstance(spec, (tuple, list)):
             spec = convert_tuple_to_spec(spec)
         before, self.spec = self.spec, {"matrix": np.asarray(spec["matrix"]), "ops": list(spec["ops"])}
         try:

@@ -153,7 +153,7 @@ class TabularEvaluator:
         from naslib_autokd.plugin.graphs import graph_class
 
         graph = graph_class(self.space.name)(self.space)
-        graph.set_spec(candidate)
+        graph.set_spec(candidate.architecture)
         info = {"benchmark": self.space.name, "dataset": self.dataset}
         if self.space.name == "nasbench101":  # NASLib's own query answers for 108 epochs, whatever is asked
             api = self.dataset_api["nb101_data"]
