@@ -72,8 +72,9 @@ def task_from_custom_dataset(dataset: Any, config: Any = None, **overrides: Any)
     defaults = {"n_views": 1, "augmentation": "none"} if "augmentation" not in overrides else {}
     limits: dict[str, Any] = defaults | overrides
     n_teacher = limits.get("n_teacher") or len(rest)
-    if max(n_teacher, limits.get("n_train", 0)) > len(rest):
-        raise TaskError(f"{name}: there are only {len(rest)} training images, {n_teacher} are wanted")
+    wanted = max(n_teacher, limits.get("n_train", 0))
+    if wanted > len(rest):
+        raise TaskError(f"{name}: there are only {len(rest)} training images, {wanted} are wanted")
     task = get_task(
         dataclasses.replace(TASKS["imagefolder"], name=name),
         **limits
