@@ -1,27 +1,29 @@
 """Several search methods under one protocol: the same task, teacher, splits, student-epochs, seeds and final trainings.
 
-Each (method, seed) is a job with its own folder and its own process of one thread; jobs run side by side. A job that
-has finished is never run again, so an interrupted comparison continues where it stopped.
+Each (method, seed) is a job with its own folder and its own process of one thread; jobs run side by side, on this
+machine or on a cluster (`engine.DaskPool`). A job that has finished is never run again, a search that was cut off goes
+on after its last trial, so an interrupted comparison continues where it stopped.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import os
-import queue
+import resource
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.optimizers.base import get_one_shot_method
 from naslib_autokd.records import content_digest, derive_seed, environment
+from naslib_autokd.runners.engine import DaskPool, LimitedEngine, pick_device
+from naslib_autokd.runners.limits import Handler, Limits
 from naslib_autokd.runners.search import (
     FinalStudents,
     SearchProgress,
@@ -154,6 +156,9 @@ def compare(
     workers: int = 2,
     device: str = "cpu",
     teacher: str | None = None,
+    scheduler: str | None = None,
+    cluster: Any = None,
+    limits: Limits | None = None,
     progress: Callable[[JobProgress], None] | None = None,
 ) -> Comparison:
     """Run every method with every seed and put the results side by side.
@@ -166,9 +171,12 @@ def compare(
             relative to a student's.
         out: Run folder.
         n_finals: Students that are trained in full and judged after each search.
-        workers: Jobs at the same time, one thread each.
-        device: Torch device of all trainings.
+        workers: Jobs at the same time on this machine, one thread each.
+        device: Torch device of all trainings; several, with commas between, are given to the workers in turn.
         teacher: Another teacher than the task's (a checkpoint or ``module:function``).
+        scheduler: Address of a running Dask scheduler whose workers do the jobs; they must see ``out``.
+        cluster: A job queue (`engine.ClusterConfig`) to do the same.
+        limits: Of each trial of the searches.
         progress: Called with each message of a running job.
 
     Raises:
@@ -196,9 +204,12 @@ def compare(
     }
     settings = json.loads(json.dumps(settings))  # as YAML will give it back
     folder = open_run(out, task, settings)
-    teacher_row = _prepare(task, device, teacher, progress)
+    teacher_row = _prepare(task, device.split(",")[0], teacher, progress)
     jobs = [(method, seed) for seed in seeds for method in methods]
-    results, failures = _run_jobs(jobs, task, settings, folder, workers, progress)
+    places = {"scheduler": scheduler, "cluster": cluster}
+    if scheduler is None and cluster is None:
+        places["workers"] = min(workers, len(jobs))
+    results, failures = _run_jobs(jobs, task, settings, folder, progress, limits, places)
     comparison = Comparison(
         task=task.name,
         seeds=tuple(seeds),
@@ -234,42 +245,38 @@ def _run_jobs(
     task: Task,
     settings: Mapping[str, Any],
     folder: Path,
-    workers: int,
     progress: Callable[[JobProgress], None] | None,
+    limits: Limits | None,
+    places: Mapping[str, Any],
 ) -> tuple[list[JobResult], list[tuple[str, int, str]]]:
     results: list[JobResult] = []
     failures: list[tuple[str, int, str]] = []
-    context = multiprocessing.get_context("spawn")  # forked torch threads deadlock
-    with context.Manager() as manager:
-        messages = manager.Queue()
-        with ProcessPoolExecutor(max_workers=workers, mp_context=context, initializer=_prepare_worker) as pool:
-            waiting: dict[Future[dict[str, Any]], tuple[Method, int]] = {}
-            # the longest jobs first, so that the workers end together
-            for method, seed in sorted(jobs, key=lambda item: item[0].kind != "one-shot"):
-                job = _job_folder(folder, method, seed)
-                waiting[
-                    pool.submit(run_job, asdict(method), seed, task.to_dict(), dict(settings), str(job), messages)
-                ] = (method, seed)
-            try:
-                while waiting:
-                    finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                    _drain(messages, progress)
-                    for future in finished:
-                        method, seed = waiting.pop(future)
-                        try:
-                            results.append(JobResult.from_dict(future.result()))
-                            text, fraction = f"test {100 * results[-1].test_accuracy:.1f}", 1.0
-                        except Exception as error:
-                            failures.append((method.label, seed, f"{type(error).__name__}: {error}"))
-                            text, fraction = f"failed: {error}", 1.0
-                        if progress is not None:
-                            progress(JobProgress(method.label, seed, fraction, text))
-            except KeyboardInterrupt:  # the workers ignore it; what they have on disk stays
-                pool.shutdown(wait=False, cancel_futures=True)
-                for child in multiprocessing.active_children():
-                    child.terminate()
-                raise
+    messages: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    make_handler = partial(job_handler, task.to_dict(), dict(settings), limits)
+    # the workers are killed when this block is left, also by Ctrl-C; what they have on disk stays
+    with DaskPool(make_handler, on_message=messages.put, **places) as pool:
+        waiting: dict[str, tuple[Method, int]] = {}
+        # the longest jobs first, so that the workers end together
+        for method, seed in sorted(jobs, key=lambda item: item[0].kind != "one-shot"):
+            job = _job_folder(folder, method, seed).absolute()
+            waiting[str(job)] = (method, seed)
+            pool.submit(str(job), {"method": asdict(method), "seed": seed, "out": str(job)})
+        while waiting:
+            finished = pool.next_finished(0.2)
             _drain(messages, progress)
+            if finished is None:
+                continue
+            name, outcome = finished
+            method, seed = waiting.pop(name)
+            if outcome.status == "success":
+                results.append(JobResult.from_dict(outcome.value))
+                text = f"test {100 * results[-1].test_accuracy:.1f}"
+            else:
+                failures.append((method.label, seed, outcome.message))
+                text = f"failed: {outcome.message}"
+            if progress is not None:
+                progress(JobProgress(method.label, seed, 1.0, text))
+        _drain(messages, progress)
     order = {(method.label, seed): index for index, (method, seed) in enumerate(jobs)}
     results.sort(key=lambda result: order[result.method, result.seed])
     return results, failures
@@ -279,37 +286,37 @@ def _job_folder(folder: Path, method: Method, seed: int) -> Path:
     return folder / method.slug / f"seed-{seed}"
 
 
-def _prepare_worker() -> None:
-    """One thread, and freed memory is kept: fresh pages for every activation cost DARTS's networks a third more."""
-    import ctypes
-    import signal
-
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    torch.set_num_threads(1)
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 64 << 20)):
-            mallopt(option, value)
-
-
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
-"""Options of glibc's ``mallopt``."""
-
-
-def _drain(messages: Any, progress: Callable[[JobProgress], None] | None) -> None:
+def _drain(messages: SimpleQueue[dict[str, Any]], progress: Callable[[JobProgress], None] | None) -> None:
     while True:
         try:
             message = messages.get_nowait()
-        except queue.Empty:
+        except Empty:
             return
         if progress is not None:
             progress(JobProgress(**message))
 
 
+def job_handler(task: dict[str, Any], settings: dict[str, Any], limits: Limits | None, index: int) -> Handler:
+    """What a worker process does with the jobs of a comparison."""
+    import torch
+
+    torch.set_num_threads(1)
+    device = pick_device(settings["device"].split(","), index)
+
+    def handle(job: dict[str, Any], report: Callable[[Any], None]) -> dict[str, Any]:
+        return run_job(job["method"], job["seed"], task, {**settings, "device": device}, job["out"], report, limits)
+
+    return handle
+
+
 def run_job(
-    method: dict[str, Any], seed: int, task: dict[str, Any], settings: dict[str, Any], out: str, messages: Any
+    method: dict[str, Any],
+    seed: int,
+    task: dict[str, Any],
+    settings: dict[str, Any],
+    out: str,
+    report_message: Callable[[Any], None],
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """One (method, seed) in this process; the finished result is read from ``out`` if it is there."""
     folder = Path(out)
@@ -321,12 +328,14 @@ def run_job(
     spec = Method(**method)
 
     def report(fraction: float, text: str) -> None:
-        messages.put({"method": spec.label, "seed": seed, "fraction": fraction, "text": text})
+        report_message({"method": spec.label, "seed": seed, "fraction": fraction, "text": text})
 
     report(0.0, "starting")
     try:
-        runner = {"search": _run_search, "one-shot": _run_one_shot}[spec.kind]
-        result = runner(spec, seed, Task.from_dict(task), settings, folder, report)
+        if spec.kind == "search":
+            result = _run_search(spec, seed, Task.from_dict(task), settings, folder, report, limits)
+        else:
+            result = _run_one_shot(spec, seed, Task.from_dict(task), settings, folder, report)
     except Exception:
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         raise
@@ -342,35 +351,55 @@ SEARCH_SHARE = 0.75
 """Share of the progress bar that belongs to the search; the rest to the final trainings."""
 
 
-def _evaluator(method: Method, task: Task, settings: Mapping[str, Any]) -> KDEvaluator:
+def _evaluator_factory(method: Method, task: Task, settings: Mapping[str, Any]) -> Callable[..., KDEvaluator]:
     from naslib_autokd.evaluators.kd import KDEvaluator
 
-    return KDEvaluator(
-        task, device=settings["device"], teacher=settings["teacher"], objective=method.objective, threads=1
+    return partial(
+        KDEvaluator,
+        task,
+        device=settings["device"],
+        teacher=settings["teacher"],
+        objective=method.objective,
+        threads=1,
     )
 
 
+def _cpu_s() -> float:
+    """CPU seconds of this process and of its processes that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 def _run_search(
-    method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: Path, report: Report
+    method: Method,
+    seed: int,
+    task: Task,
+    settings: Mapping[str, Any],
+    folder: Path,
+    report: Report,
+    limits: Limits | None,
 ) -> JobResult:
-    evaluator = _evaluator(method, task, settings)
+    factory = _evaluator_factory(method, task, settings)
+    evaluator = factory()
 
     def progress(state: SearchProgress) -> None:
         best = "-" if state.best_val_accuracy is None else f"{100 * state.best_val_accuracy:.1f}"
         report(SEARCH_SHARE * state.fraction, f"trial {state.n_trials}, best validation {best}")
 
-    before = time.process_time()
-    found = search(
-        task,
-        method.optimizer,
-        evaluator=evaluator,
-        student_epochs=settings["budget"],
-        seed=seed,
-        out=folder,
-        options=method.options,
-        progress=progress,
-    )
-    search_cpu_s = time.process_time() - before
+    before = _cpu_s()
+    with LimitedEngine(factory, limits) if limits else nullcontext() as engine:
+        found = search(
+            task,
+            method.optimizer,
+            evaluator=None if engine else evaluator,
+            engine=engine,
+            student_epochs=settings["budget"],
+            seed=seed,
+            out=folder,
+            options=method.options,
+            progress=progress,
+        )
+    search_cpu_s = _cpu_s() - before
     report(SEARCH_SHARE, "final trainings")
     finals = train_family(evaluator, found.candidate, n_students=settings["n_finals"], seed=seed, out=folder)
     curve, spent, best = [], 0.0, 0.0
@@ -403,7 +432,7 @@ def _run_search(
 def _run_one_shot(
     method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: Path, report: Report
 ) -> JobResult:
-    evaluator = _evaluator(method, task, settings)
+    evaluator = _evaluator_factory(method, task, settings)()
     one_shot = get_one_shot_method(method.optimizer)(objective=method.objective, **method.options)
     before = time.process_time()
     found = one_shot.search(
