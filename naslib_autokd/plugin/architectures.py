@@ -53,7 +53,10 @@ class Architectures(ABC):
 
     @abstractmethod
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
-        """What NASLib's ``get_nbhd`` calls neighbours: one operation or one edge differs. In a fixed order."""
+        """What NASLib's ``get_nbhd`` calls neighbours: one operation or one edge differs. In a fixed order.
+
+        Takes and gives any form that `canonical` takes.
+        """
 
     def sample(self, rng: numpy.random.Generator) -> Architecture:
         """Draw uniformly over the hyperparameters (not over distinct architectures)."""
@@ -230,19 +233,21 @@ class NASBench101(Architectures):
         return {"n_edges": len(edges), **priorities, **operations}
 
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
+        """As NASLib, of a pruned cell or one with idle edges, which the neighbours keep: they may come into use."""
         edges = self.edges(architecture)
-        operations = [self.naslib_operations[index] for index in architecture[50:55]]
+        used = self.used_edges(edges)
         found = []
-        for vertex in sorted({vertex for edge in edges for vertex in edge} - {0, 6}):
-            for operation in self.operations:
-                if operation != operations[vertex - 1]:
-                    changed = [*operations[: vertex - 1], operation, *operations[vertex:]]
-                    found.append(self.of_cell(edges, changed))
+        for vertex in sorted({vertex for edge in used for vertex in edge} - {0, 6}):
+            for name in self.operations:
+                index = self.naslib_operations.index(name)
+                if index != architecture[49 + vertex]:
+                    found.append((*architecture[: 49 + vertex], index, *architecture[50 + vertex :]))
         for pair in self.pairs:
-            changed_edges = edges ^ {pair}
-            used = self.used_edges(changed_edges)
-            if used and len(used) <= self.max_edges and (pair in edges or pair in used):
-                found.append(self.of_cell(changed_edges, operations))
+            after = self.used_edges(edges ^ {pair})
+            if after and len(after) <= self.max_edges and pair in (used if pair in edges else after):
+                position = 7 * pair[0] + pair[1]
+                flipped = 1 - architecture[position]
+                found.append((*architecture[:position], flipped, *architecture[position + 1 :]))
         return found
 
 

@@ -179,20 +179,23 @@ class KDGraph(Graph):
 
     def get_nbhd(self, dataset_api: Any = None) -> list[torch.nn.Module]:
         """All architectures one step away, and up to four steps of a KD setting, shuffled; each at ``.arch``."""
-        steps = [(architecture, self.kd) for architecture in self.space.architectures.neighbours(self.architecture)]
+        self.architecture  # noqa: B018 - raises if there is none
+        held = self._data_of(getattr(self, self._held))
+        steps = [(architecture, self.kd) for architecture in self.space.architectures.neighbours(held)]
         if self.space.search_kd:
             for which in range(2):
                 for step in (-KD_STEP, KD_STEP):
                     unit = _unit(self.kd)
                     if 0 <= unit[which] + step <= 1:
                         unit[which] += step
-                        steps.append((self.architecture, _kd_at(unit)))
+                        steps.append((held, _kd_at(unit)))
         neighbours = []
         for index in _rng().permutation(len(steps)):
             architecture, kd = steps[index]
             model = torch.nn.Module()
             model.arch = copy.deepcopy(self)
-            model.arch.set_spec(ArchitectureCandidate(self.space_name, architecture, kd))
+            model.arch.set_spec(architecture)
+            model.arch.kd = kd
             neighbours.append(model)
         return neighbours
 
@@ -317,7 +320,7 @@ class KDNASBench101(KDGraph, NasBench101SearchSpace):
     @staticmethod
     def _data_of(held: Any) -> Any:
         operations = ARCHITECTURES["nasbench101"].naslib_operations  # type: ignore[attr-defined]
-        return (*np.asarray(held["matrix"]).flatten(), *(operations.index(name) for name in held["ops"]))
+        return (*np.asarray(held["matrix"]).flatten().tolist(), *(operations.index(name) for name in held["ops"]))
 
     def _set_held(self, spec: Any, dataset_api: Any) -> None:
         if isinstance(spec, str):
