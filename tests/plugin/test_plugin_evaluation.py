@@ -135,7 +135,8 @@ def test_once_per_architecture_and_epochs(evaluation, table):
     for _ in range(3):
         assert table.query(copy.deepcopy(first), metric) == full
     assert table.query(first, metric, epoch=9) == full
-    assert table.query(first, metric, epoch=3) == pytest.approx(full / 3)
+    for _ in range(2):
+        assert table.query(first, metric, epoch=3) == pytest.approx(full / 3)
     table.query(second, metric)
     assert [(t.candidate_digest, t.budget_epochs) for t in table.store] == [
         (first.candidate.digest, 9),

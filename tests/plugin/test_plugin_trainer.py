@@ -89,6 +89,17 @@ def test_lightweight_output_is_naslibs(plugin, tmp_path):
     assert "train_loss" not in curves
 
 
+def test_pythons_random_is_seeded_too(plugin, tmp_path):
+    # spaces of NASLib's shuffle neighbourhoods with it, and NASLib's Trainer leaves it alone
+    drawn = []
+    for name in ("a", "b"):
+        trainer = prepared(tmp_path / name, TableEvaluator(), naslib_optimizer("RandomSearch"), epochs=2, seed=4)
+        random.seed(name)
+        trainer.search(after_epoch=lambda epoch: drawn.append(random.random()))
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]
+
+
 def naslib_optimizer(name: str) -> Any:
     from naslib import optimizers
 
@@ -240,7 +251,6 @@ def test_students_are_trained_and_the_test_split_is_read_once(plugin, tmp_path, 
 # --- optimizers with a supernet -------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_darts_runs_on_our_loaders_and_its_cell_is_judged(plugin, tmp_path, tiny_data, cluttered_teacher):
     from naslib.optimizers import DARTSOptimizer
 
