@@ -366,6 +366,7 @@ def test_our_runner_continues_a_search_that_was_stopped(name: str, options: dict
         ("bananas", {"predictor_type": "xgboost"}, "unknown predictor_type 'xgboost'.*'xgb'"),
         ("bananas", {"acq_fn_type": "eii"}, "did you mean 'ei'"),
         ("bananas", {"acq_fn_optimization": "mutations"}, "did you mean 'mutation'"),
+        ("bananas", {"acq_fn_type": "ei", "predictor_type": "xgb"}, "needs an ensemble whose members differ"),
         ("npenas", {"num_candidates": 4}, "num_candidates must be at least num_arches_to_mutate"),
         ("npenas", {"acq_fn_type": "ei"}, "unknown option of NASLib's npenas 'acq_fn_type'"),
         ("base_predictor", {"num_ensemble": 1}, "num_ensemble must be at least 2"),
