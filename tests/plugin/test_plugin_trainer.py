@@ -251,6 +251,7 @@ def test_students_are_trained_and_the_test_split_is_read_once(plugin, tmp_path, 
 # --- optimizers with a supernet -------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")  # NASLib: numpy on tensors
 def test_darts_runs_on_our_loaders_and_its_cell_is_judged(plugin, tmp_path, tiny_data, cluttered_teacher):
     from naslib.optimizers import DARTSOptimizer
 
