@@ -1,8 +1,8 @@
 """Optimizers across the two packages: NASLib's discrete optimizers as ours, and ours under NASLib's real Trainer.
 
-To run it on an optimizer of your own, add it to `TO_NASLIB` (a name in ``OPTIMIZERS``, an entry point, or a factory) or,
-with its options, to `FROM_NASLIB` (a kind of `NASLibOptimizer`). The toy space is in naslib_toy.py; it says what a space
-needs.
+To run it on an optimizer of your own, add it to `TO_NASLIB` (a name in ``OPTIMIZERS``, an entry point, or a factory)
+or, with its options, to `FROM_NASLIB` (a kind of `NASLibOptimizer`). naslib_toy.py has the toy space and says what a
+space needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from naslib_toy import ToyAPI, ToyGraph, ToySpace, accuracy, answer
 
 from naslib_autokd.optimizers import Optimizer, replay
 from naslib_autokd.plugin.loader import naslib_missing
-from naslib_autokd.records import Proposal, Trial, derive_seed
+from naslib_autokd.records import Ask, Proposal, Trial, derive_seed
 
 pytestmark = pytest.mark.skipif(naslib_missing() is not None, reason=f"NASLib is missing: {naslib_missing()}")
 
@@ -183,6 +183,24 @@ def test_replay_brings_a_fresh_optimizer_to_where_the_run_was(kind: str) -> None
     assert replay(resumed, trials) == []
     assert resumed.ask() == lost
     assert [p.candidate for p in run(resumed, 5)[0]] == [p.candidate for p in run(optimizer, 5)[0]]
+
+
+@pytest.mark.parametrize("kind", FROM_NASLIB)
+def test_replay_of_a_run_with_several_workers(kind: str) -> None:
+    """Three in flight at any time, answered out of order: the order of asks and tells is all that is needed."""
+    optimizer, asks, trials, flying = build(kind), [], [], []
+    for step in range(14):
+        flying.append(optimizer.ask())
+        asks.append(Ask.of(flying[-1], len(trials)))
+        if len(flying) == 3:
+            trials.append(answer(flying.pop(step % 3)))
+            optimizer.tell(trials[-1])
+    resumed = build(kind)
+    assert replay(resumed, trials, asks) == flying
+    for proposal in flying:
+        for both in (optimizer, resumed):
+            both.tell(answer(proposal))
+    assert [p.candidate for p in run(resumed, 6)[0]] == [p.candidate for p in run(optimizer, 6)[0]]
 
 
 @pytest.mark.parametrize("kind", FROM_NASLIB)

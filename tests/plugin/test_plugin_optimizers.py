@@ -299,6 +299,19 @@ def test_local_search_whose_first_accuracy_was_the_worst(plugin: Any) -> None:
     assert optimizer._optimizer.best_arch.arch.candidate == second.candidate
 
 
+def test_local_search_forgets_nothing_while_its_best_is_only_assumed(plugin: Any) -> None:
+    optimizer = build(plugin, "local_search", num_init=3)
+    run(optimizer, 1)  # the worst so far, assumed of what is in flight
+    upstream = optimizer._optimizer
+    upstream.climb.clear()  # as a restart does
+    centre, neighbour = optimizer.ask(), optimizer.ask()
+    told = answer(neighbour)
+    optimizer.tell(Trial.from_dict({**told.to_dict(), "cost": 0.99}))
+    assert upstream.best_arch.arch.candidate == centre.candidate
+    optimizer.tell(answer(centre, "error"))
+    assert upstream.best_arch.arch.candidate == neighbour.candidate
+
+
 @pytest.mark.parametrize("kind", ["regularized_evolution", "local_search", "bananas", "npenas", "base_predictor"])
 def test_strangers_are_learned_from_at_the_full_budget_only(plugin: Any, kind: str) -> None:
     optimizer = build(plugin, kind)
@@ -476,6 +489,25 @@ def test_statistics_cost_no_training(plugin: Any, tmp_path: Path) -> None:
         before = len(optimizer.dataset_api.evaluated)
         optimizer.train_statistics()
         assert len(optimizer.dataset_api.evaluated) == before == epoch + 1
+
+
+def test_the_final_architecture_is_the_optimizers_incumbent_not_the_luckiest(plugin: Any, tmp_path: Path) -> None:
+    class Noisy(ToyAPI):
+        def query(self, arch: Any, metric: Any, *args: Any, **kwargs: Any) -> float:
+            luck = (hash(arch.get_hash()) % 1000) / 50.0  # a hash of numbers does not depend on PYTHONHASHSEED
+            return super().query(arch, metric, *args, **kwargs) - luck
+
+    optimizer = adapted(plugin, naslib_config(tmp_path, fidelity=9), api=Noisy(), fidelity="full")
+    lucky = []
+    for epoch in range(20):
+        optimizer.new_epoch(epoch)
+        incumbent = optimizer.optimizer.incumbent()
+        assert optimizer.get_final_architecture().candidate == incumbent
+        best = min(optimizer.trials, key=lambda trial: trial.cost)
+        lucky.append(best.candidate_digest == incumbent.digest)
+        own = next(trial for trial in optimizer.trials if trial.candidate_digest == incumbent.digest)
+        assert optimizer.train_statistics()[1] == pytest.approx(100.0 * own.val_accuracy)
+    assert not all(lucky)
 
 
 def test_a_checkpoint_is_taken_by_a_fresh_optimizer_only_if_it_is_the_same_search(plugin: Any, tmp_path: Path) -> None:
