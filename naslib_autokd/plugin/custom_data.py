@@ -192,7 +192,9 @@ def _as_tensor(image: Any, name: str) -> Tensor:
 
 
 def _as_label(label: Any, name: str) -> int:
-    value = label.item() if hasattr(label, "item") and np.size(label) == 1 else label
+    value = label
+    if hasattr(label, "item") and np.prod(np.shape(label)) == 1:  # numpy's scalars, tensors of one element
+        value = label.item()
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise TaskError(f"{name}: a label must be the number of a class, from 0, got {label!r}")
     return value

@@ -112,6 +112,7 @@ class KDDatasetAPI:
         self.task: Task = own if own is not None else get_task(task if task is not None else "")
         if own is not None and task is not None and get_task(task).name != own.name:
             raise ValueError(f"task is {get_task(task).name!r}, but the evaluator is for {own.name!r}")
+        self._given = task if isinstance(task, str) else self.task.name
         self.budget_epochs = self.task.max_budget_epochs if budget_epochs is None else budget_epochs
         if not 1 <= self.budget_epochs <= self.task.max_budget_epochs:
             raise ValueError(
@@ -199,7 +200,10 @@ class KDDatasetAPI:
     def data(self) -> TaskData:
         """The images of the task, those of the evaluator if it has some."""
         if self._evaluator is None:
-            return self._options.setdefault("data", task_data(self.task))
+            if "data" not in self._options:
+                self._options["data"] = task_data(self.task)
+            found: TaskData = self._options["data"]
+            return found
         return getattr(self._evaluator, "data", None) or task_data(self.task)
 
     def open(self, out: str | Path, settings: Mapping[str, Any] | None = None) -> None:
@@ -299,8 +303,12 @@ class KDDatasetAPI:
             )
         return int(epoch)
 
+    def is_for(self, dataset: str) -> bool:
+        """Whether a configuration's ``dataset`` means this task: by its name, that of its data, or its file."""
+        return dataset in (self.task.name, self.task.dataset, self._given)
+
     def _check_dataset(self, dataset: str | None) -> None:
-        if dataset not in (None, self.task.name, self.task.dataset):
+        if dataset is not None and not self.is_for(dataset):
             raise ValueError(
                 f"dataset {dataset!r} is asked for, but this dataset_api trains on {self.task.name!r}; set the "
                 "config's dataset to it, or make the dataset_api for the other task"

@@ -130,7 +130,8 @@ def _get_dataset_api(original: Any) -> Any:
         _known(search_space)
         from naslib_autokd.plugin.evaluation import KDDatasetAPI
 
-        return KDDatasetAPI(task=_task_of(dataset))
+        _task_of(dataset)
+        return KDDatasetAPI(task=dataset)
 
     return get_dataset_api
 

@@ -67,7 +67,7 @@ class KDTrainer(Trainer):
         self.dataset_api: KDDatasetAPI | None = found.api if isinstance(found, FinalAPI) else found
         if not isinstance(self.dataset_api, KDDatasetAPI):
             self.dataset_api = None  # a table of NASLib's: its own Trainer does all
-        elif config.dataset not in (self.dataset_api.task.name, self.dataset_api.task.dataset):
+        elif not self.dataset_api.is_for(config.dataset):
             raise ValueError(
                 f"config.dataset is {config.dataset!r}, but the dataset_api trains on {self.dataset_api.task.name!r}"
             )

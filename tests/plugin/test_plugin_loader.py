@@ -1,0 +1,161 @@
+"""Finding NASLib, its shims and the doctor: what holds without NASLib, and that every shim is needed or left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from naslib_autokd.cli import main
+from naslib_autokd.plugin import doctor
+from naslib_autokd.plugin.loader import HOME, TESTED_COMMIT, NASLibError, find_naslib, naslib_missing
+
+needs_naslib = pytest.mark.skipif(naslib_missing() is not None, reason=f"NASLib is missing: {naslib_missing()}")
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_home_that_is_no_checkout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOME, str(tmp_path))
+    with pytest.raises(NASLibError, match="is no checkout of NASLib") as error:
+        find_naslib()
+    assert str(tmp_path) in str(error.value)
+    assert "git clone https://github.com/automl/NASLib.git" in str(error.value)
+    assert "no checkout" in (naslib_missing() or "")
+
+
+def test_a_home_goes_before_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = tmp_path / "naslib" / "search_spaces" / "core" / "graph.py"
+    graph.parent.mkdir(parents=True)
+    graph.touch()
+    monkeypatch.setenv(HOME, str(tmp_path))
+    assert find_naslib() == (tmp_path / "naslib").resolve()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import naslib_autokd; naslib_autokd.register()",
+        "from naslib_autokd.plugin import HNAGSearchSpace",
+        "from naslib_autokd.plugin import KDDatasetAPI",
+        "from naslib_autokd.search_spaces import get_search_space; get_search_space('nasbench201').graph()",
+        "from naslib_autokd.optimizers.base import get_optimizer; get_optimizer('naslib-bananas')",
+        "from naslib_autokd.optimizers.base import get_one_shot_method; get_one_shot_method('naslib-darts')",
+        "from naslib_autokd.plugin.runner import main; raise SystemExit(main(['--config-file', 'hnag-rs.yaml']))",
+    ],
+)
+def test_without_naslib_every_entry_says_how_to_get_it(code: str) -> None:
+    """NASLIB_HOME is unset and the package hidden, whether NASLib is here or not."""
+    hide = "import os, sys; os.environ.pop('NASLIB_HOME', None); sys.modules['naslib'] = None\n"
+    done = run(hide + code)
+    assert done.returncode != 0
+    assert "NASLib is not installed and NASLIB_HOME is not set" in done.stderr
+    assert "git clone https://github.com/automl/NASLib.git" in done.stderr
+
+
+@needs_naslib
+def test_loading_leaves_the_process_as_it_was() -> None:
+    """The command line, the order of sys.path, and no top-level name of NASLib's folders in front."""
+    code = """
+import sys
+sys.argv += ["--config-file", "nowhere.yaml"]
+before = list(sys.path)
+from naslib_autokd.plugin.loader import load_naslib
+info = load_naslib()
+assert load_naslib() is info
+assert sys.path[:len(before)] == before, sys.path
+assert sys.argv[1:] == ["--config-file", "nowhere.yaml"]
+import naslib.utils
+assert naslib.utils.parse_args().config_file is None
+import importlib.util
+print(info.commit, *info.shims)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == TESTED_COMMIT
+
+
+@needs_naslib
+@pytest.mark.parametrize(
+    ("shim", "arrange"),
+    [
+        ("tensorwatch", "import types; sys.modules['tensorwatch'] = types.ModuleType('tensorwatch')"),
+        ("collections.Iterable", "import collections; collections.Iterable = collections.abc.Iterable"),
+    ],
+)
+def test_a_shim_that_is_not_needed_is_left_out(shim: str, arrange: str) -> None:
+    code = f"""
+import sys, collections.abc
+{arrange}
+from naslib_autokd.plugin.shims import before_import
+print(*before_import())
+"""
+    without = run(code)
+    assert without.returncode == 0, without.stderr
+    assert shim not in without.stdout.split()
+    assert shim in run(code.replace(arrange, "")).stdout.split()
+
+
+@needs_naslib
+def test_the_parameter_count_is_naslibs() -> None:
+    code = """
+from naslib_autokd.plugin.loader import load_naslib
+load_naslib()
+import torch
+from naslib import utils
+from naslib.optimizers.discrete.re import optimizer
+model = torch.nn.Sequential(torch.nn.Linear(10, 5), torch.nn.Linear(5, 2))
+model.add_module("auxiliary_head", torch.nn.Linear(5, 5))
+assert utils.count_parameters_in_MB(model) == 67 / 1e6
+assert optimizer.count_parameters_in_MB is utils.count_parameters_in_MB
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def version(name: str) -> str:
+        if name == "smac":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.delenv(HOME, raising=False)
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert "it needs smac" in printed
+    assert "pip install" in printed
+    assert "something that is needed is missing" in printed
+
+
+def test_the_doctor_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["works"] is True
+    findings = {finding["what"]: finding for finding in content["findings"]}
+    assert findings["torch"]["state"] == "ok"
+    assert findings["data of cluttered-digits"]["detail"] == "embedded"
+    assert findings["NASLib"]["state"] == ("ok" if naslib_missing() is None else "optional")
+    if naslib_missing() is not None:
+        assert "git clone" in findings["NASLib"]["fix"]
+
+
+def test_the_doctor_knows_the_packages_of_naslib() -> None:
+    required = doctor._required("naslib")
+    assert {"fvcore", "GraKeL", "xgboost"} <= set(required)
+    assert "smac" in doctor._required(None)
+    assert not set(required) & set(doctor._required(None))
