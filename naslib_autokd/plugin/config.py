@@ -41,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
         # Bananas, Npenas, BasePredictor
         "k": 10,
         "num_ensemble": 3,
-        "predictor_type": "rf",  # NASLib: var_sparse_gp, a minute for each fit
+        "predictor_type": "xgb",  # NASLib: var_sparse_gp, a minute for each fit
         "acq_fn_type": "its",
         "acq_fn_optimization": "mutation",
         "encoding_type": "adjacency_one_hot",
