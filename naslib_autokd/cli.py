@@ -24,6 +24,7 @@ from naslib_autokd.records import StoreLockedError, StoreWriteError, derive_seed
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import KDEvaluator
     from naslib_autokd.runners.engine import DaskEngine, LimitedEngine
+    from naslib_autokd.runners.limits import Limits
     from naslib_autokd.runners.search import SearchProgress
     from naslib_autokd.search_spaces.hnag import Candidate
     from naslib_autokd.tasks import Task
@@ -151,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(run=run_doctor)
 
-    for command in (search, sample, evaluate, doctor):
+    for command in (search, status, sample, evaluate, doctor):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -198,12 +199,31 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
 
 
+def check_places(options: argparse.Namespace) -> None:
+    """Refuse what `engine_from_options` would, before anything is loaded."""
+    from naslib_autokd.runners.engine import read_cluster
+
+    trial_limits(options)
+    if options.cluster is not None:
+        read_cluster(options.cluster)
+    if options.scheduler is not None and (options.workers is not None or options.cluster is not None):
+        raise ValueError("a running scheduler has its own workers: give --scheduler alone")
+    alone = (options.workers or 1) == 1 and options.scheduler is None and options.cluster is None
+    if alone and "," in options.device:
+        raise ValueError(f"several devices need --workers, got --device {options.device} for one trial at a time")
+
+
+def trial_limits(options: argparse.Namespace) -> Limits:
+    from naslib_autokd.runners.limits import Limits
+
+    return Limits(options.trial_seconds, None if options.trial_memory is None else parse_size(options.trial_memory))
+
+
 def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine | LimitedEngine | None:
     """The workers that the command line describes; None: one trial at a time in this process."""
     from naslib_autokd.runners.engine import DaskEngine, LimitedEngine, read_cluster
-    from naslib_autokd.runners.limits import Limits
 
-    limits = Limits(options.trial_seconds, None if options.trial_memory is None else parse_size(options.trial_memory))
+    limits = trial_limits(options)
     several = (options.workers or 1) > 1 or options.scheduler is not None or options.cluster is not None
     if not several and not limits:
         return None
@@ -280,7 +300,7 @@ def run_search(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from naslib_autokd.reports.search import LiveSearch, TensorBoardLog, search_report
-    from naslib_autokd.runners.engine import read_cluster
+    from naslib_autokd.runners.engine import DaskEngine
     from naslib_autokd.runners.search import (
         budget_change,
         check_run,
@@ -308,8 +328,9 @@ def run_search(options: argparse.Namespace) -> int:
         raise ValueError(f"--max-failures must be at least 1, got {options.max_failures}")
     if options.workers is not None and options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
-    if options.cluster is not None:
-        read_cluster(options.cluster)
+    if options.target_accuracy is not None and not 0 < options.target_accuracy <= 1:
+        raise ValueError(f"--target-accuracy must be from 0 to 1, got {options.target_accuracy:g}")
+    check_places(options)
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
     space = search_space(task)
@@ -325,36 +346,43 @@ def run_search(options: argparse.Namespace) -> int:
         console.print(change, markup=False, highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         board = stack.enter_context(TensorBoardLog(options.out / "tensorboard")) if options.tensorboard else None
-        # also with workers: the teacher is trained before they start, and the final students are trained here
+        # also with workers: what is wrong with data or teacher is told, and the teacher trained, before they start
         evaluator = evaluator_from_options(options, task)
         engine = engine_from_options(options, task)
         if engine is not None:
             stack.callback(engine.close)
-        stop = stack.enter_context(StopSignals())
-        live = stack.enter_context(LiveSearch(console, budget))
+        live = LiveSearch(console, budget)
 
         def progress(state: SearchProgress) -> None:
             live.update(state)
             if board is not None:
                 board.update(state)
 
-        result = search(
-            task,
-            options.optimizer,
-            evaluator=evaluator if engine is None else None,
-            engine=engine,
-            space=space,
-            **budget,
+        with StopSignals() as stop, live:
+            result = search(
+                task,
+                options.optimizer,
+                evaluator=evaluator if engine is None else None,
+                engine=engine,
+                space=space,
+                **budget,
+                seed=options.seed,
+                out=options.out,
+                options=optimizer_options,
+                max_failures=options.max_failures,
+                evaluation=evaluation,
+                stop=stop,
+                progress=progress,
+            )
+        console.print(f"training {options.finals} students of the incumbent family in full", highlight=False)
+        finals = train_family(
+            evaluator,
+            result.candidate,
+            n_students=options.finals,
             seed=options.seed,
             out=options.out,
-            options=optimizer_options,
-            max_failures=options.max_failures,
-            evaluation=evaluation,
-            stop=stop,
-            progress=progress,
+            engine=engine if isinstance(engine, DaskEngine) else None,
         )
-    console.print(f"training {options.finals} students of the incumbent family in full", highlight=False)
-    finals = train_family(evaluator, result.candidate, n_students=options.finals, seed=options.seed, out=options.out)
     report = search_report(result, finals, evaluator.teacher_row())
     (options.out / "result.json").write_text(json.dumps(report.data, indent=1), encoding="utf-8")
     if options.json:

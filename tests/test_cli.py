@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from naslib_autokd.cli import main
-from naslib_autokd.records import TrialStore
+from naslib_autokd.cli import exit_status, main, parse_size
+from naslib_autokd.records import StoreLockedError, StoreWriteError, TrialStore
 from naslib_autokd.search_spaces.hnag import Candidate
 
 SMALL_TASK = """\
@@ -105,6 +107,16 @@ def test_evaluate_is_the_same_bit_for_bit_in_a_new_process(small_task: str) -> N
         (["search", "--option", "fidelity", "--out", "unused"], "NAME=VALUE"),
         (["search", "--option", "fidelity=fulll", "--out", "unused"], "did you mean 'full'"),
         (["search", "--finals", "0", "--out", "unused"], "--finals must be at least 1"),
+        (["search", "--workers", "0", "--out", "unused"], "--workers must be at least 1"),
+        (["search", "--max-failures", "0", "--out", "unused"], "--max-failures must be at least 1"),
+        (["search", "--max-seconds", "-3", "--out", "unused"], "wall_s must be a positive"),
+        (["search", "--target-accuracy", "90", "--out", "unused"], "--target-accuracy must be from 0 to 1, got 90"),
+        (["search", "--trial-memory", "much", "--out", "unused"], "size must be a number with a unit"),
+        (["search", "--trial-seconds", "0", "--out", "unused"], "limit seconds must be positive"),
+        (["search", "--cluster", "nowhere.yaml", "--out", "unused"], "nowhere.yaml cannot be read"),
+        (["search", "--device", "cpu,cpu", "--out", "unused"], "several devices need --workers"),
+        (["search", "--scheduler", "tcp://x:1", "--workers", "2", "--out", "unused"], "has its own workers"),
+        (["status", "nowhere"], "nowhere holds no run"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -194,5 +206,82 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 def test_console_command_is_installed() -> None:
     command = Path(sys.executable).with_name("naslib-autokd")
     done = subprocess.run([str(command), "--help"], capture_output=True, text=True, check=True)
-    for name in ("search", "sample", "evaluate"):
+    for name in ("search", "status", "sample", "evaluate"):
         assert name in done.stdout
+
+
+def test_workers_find_what_one_worker_finds_and_their_limits_hold(
+    small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["search", "--task", small_task, "--optimizer", "random_search", "--trials", "3", "--finals", "2"]
+    results = []
+    for workers, options in (("1", []), ("2", ["--trial-seconds", "200", "--trial-memory", "4GB"])):
+        out = tmp_path / workers
+        assert main([*command, "--workers", workers, *options, "--json", "--out", str(out)]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    trials = [sorted(TrialStore(tmp_path / n / "trials.jsonl"), key=lambda t: t.number) for n in "12"]
+    assert [t.outcome() for t in trials[0]] == [t.outcome() for t in trials[1]]
+    assert [f["test_accuracy"] for f in results[0]["finals"]] == [f["test_accuracy"] for f in results[1]["finals"]]
+    assert len(list((tmp_path / "2" / "students").glob("*.safetensors"))) == 2
+
+    out = tmp_path / "limited"
+    options = ["--trial-seconds", "0.01", "--max-failures", "1", "--out", str(out)]
+    assert main([*command, *options]) == 3
+    assert "1 trials in a row failed, 1 of them with 'timeout: killed after 0.01 s" in capsys.readouterr().err
+
+    assert main(["status", str(tmp_path / "2")]) == 0
+    assert "finished (n_trials)" in capsys.readouterr().out
+    assert main(["status", str(out), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["state"], status["failures"]) == ("failed", {"timeout": 1})
+
+
+def test_exit_codes() -> None:
+    from naslib_autokd.runners.search import TooManyFailures
+
+    codes = {
+        TooManyFailures("x"): 3,
+        StoreWriteError("x"): 4,
+        OSError(errno.ENOSPC, "x"): 4,
+        StoreLockedError("x"): 2,
+        ValueError("x"): 2,
+        FileNotFoundError("x"): 2,
+        RuntimeError("x"): 1,
+        ImportError("x"): 1,
+    }
+    assert {error: exit_status(error) for error in codes} == codes
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GB", 2 << 30), ("512 MiB", 512 << 20), ("1.5g", 3 << 29), ("1e6", 10**6), ("7kb", 7 << 10)]
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_tensorboard_is_an_option_and_says_what_it_needs(
+    small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["search", "--task", small_task, "--trials", "2", "--finals", "1", "--tensorboard"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert main([*command, "--out", str(tmp_path / "a")]) == 1
+    assert "pip install tensorboard" in capsys.readouterr().err
+    assert not (tmp_path / "a" / "trials.jsonl").exists()
+
+    scalars: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "b" / "tensorboard")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            scalars.append((name, value, step))
+
+        def flush(self) -> None: ...
+        def close(self) -> None:
+            scalars.append(("closed", 0.0, 0))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    assert main([*command, "--out", str(tmp_path / "b")]) == 0
+    assert [step for name, _, step in scalars if name == "search/best_val_accuracy"] == [1, 2]
+    assert scalars[-1][0] == "closed"

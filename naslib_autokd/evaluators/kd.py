@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from naslib_autokd.distillation.costs import count_macs, count_params, train_memory
 from naslib_autokd.distillation.data import TaskData, load_data
-from naslib_autokd.distillation.teachers import SoftTargets, Teacher, load_teacher
+from naslib_autokd.distillation.teachers import SoftTargets, Teacher, load_teacher, write_whole
 from naslib_autokd.distillation.training import (
     KDLike,
     TrainingResult,
@@ -350,9 +349,13 @@ class KDEvaluator:
         return self._teacher_test
 
     def save_student(self, model: nn.Module, result: FinalResult, path: str | Path) -> None:
-        """Weights as safetensors, with spec, normalisation, classes and result as metadata; whole or not at all."""
+        """`student_file` at ``path``, whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, self.student_file(model, result))
+
+    def student_file(self, model: nn.Module, result: FinalResult) -> bytes:
+        """Weights as safetensors, with spec, normalisation, classes and result as metadata."""
         spec = getattr(model, "spec", None)
         metadata = {
             "spec": None if spec is None else spec.to_dict(),
@@ -365,10 +368,7 @@ class KDEvaluator:
             "result": result.to_dict(),
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        content = to_safetensors(state, {key: json.dumps(value) for key, value in metadata.items()})
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        return to_safetensors(state, {key: json.dumps(value) for key, value in metadata.items()})
 
 
 def checked_device(device: str | torch.device) -> torch.device:

@@ -17,14 +17,14 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from naslib_autokd.evaluators.base import Evaluator
-from naslib_autokd.records import Proposal, Trial
+from naslib_autokd.records import CandidateLike, Proposal, Trial
 from naslib_autokd.runners.limits import Handler, Limits, Outcome, Report, WorkerProcess, attempt, pickled
 from naslib_autokd.tasks import did_you_mean
 
@@ -123,9 +123,19 @@ def trial_handler(factory: EvaluatorFactory, devices: Sequence[str], index: int)
 
     def handle(job: Mapping[str, Any], _: Report) -> dict[str, Any]:
         candidate = job["candidate_type"].from_dict(job["candidate"])
+        if "label" in job:
+            return _final_student(evaluator, candidate, job["seed"], job["label"])
         return evaluator.evaluate(Proposal(candidate, job["budget_epochs"], job["seed"], job["number"])).to_dict()
 
     return handle
+
+
+def _final_student(evaluator: Any, candidate: Any, seed: int, label: str) -> dict[str, Any]:
+    """The common final protocol for one student (as `search.train_finals`), with its file."""
+    spec = evaluator.student_spec(candidate, seed)
+    model, result = evaluator.train_final(partial(evaluator.build_student, spec, seed), candidate.kd, seed, name=label)
+    result = evaluator.judge(model, result)
+    return {"result": result.to_dict(), "file": evaluator.student_file(model, result)}
 
 
 def pick_device(devices: Sequence[str], index: int) -> str | None:
@@ -283,7 +293,8 @@ class DaskPool:
         from distributed import Client, LocalCluster
 
         logging.getLogger("distributed").setLevel(logging.ERROR)
-        with dask.config.set(SCHEDULER_SETTINGS):
+        local: dict[str, Any] = {"distributed.scheduler.http.routes": []} if self._local else {}
+        with dask.config.set({**SCHEDULER_SETTINGS, **local}):
             if scheduler is not None:
                 try:
                     self._client = Client(scheduler, timeout=10, set_as_default=False)
@@ -291,13 +302,13 @@ class DaskPool:
                     raise ValueError(f"no Dask scheduler answers at {scheduler!r} ({error})") from error
                 return
             if self._local:
-                # threads that watch one process each: all that local workers need, and no port is opened
+                # threads that watch one process each: all that local workers need
                 self._cluster = LocalCluster(
                     n_workers=1,
                     threads_per_worker=self._fixed,
                     processes=False,
                     protocol="inproc",
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # None takes port 8787 on all interfaces
                     memory_limit=0,
                     silence_logs=logging.ERROR,
                 )
@@ -479,6 +490,25 @@ class DaskEngine:
             return None
         number, outcome = finished
         return _answer(self._proposals.pop(number), outcome)
+
+    def final_students(
+        self, candidate: CandidateLike, seeds: Mapping[int, int], label: str
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Train final students (index -> seed) of a family side by side; ``(index, {"result", "file"})`` as they end.
+
+        Raises:
+            EngineError: If one fails.
+        """
+        for index, seed in seeds.items():
+            job = {"candidate_type": type(candidate), "candidate": candidate.to_dict(), "seed": seed, "label": label}
+            self._pool.submit(index, job)
+        for _ in seeds:
+            finished = self._pool.next_finished()
+            assert finished is not None
+            index, outcome = finished
+            if outcome.status != "success":
+                raise EngineError(f"final student {index} was not trained ({outcome.status}): {outcome.message}")
+            yield index, outcome.value
 
     def close(self) -> None:
         self._pool.close()

@@ -39,6 +39,7 @@ from naslib_autokd.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
+    from naslib_autokd.runners.engine import DaskEngine
 
 
 class RunFolderError(ValueError):
@@ -665,23 +666,36 @@ class FinalStudents:
 
 
 def train_family(
-    evaluator: KDEvaluator, candidate: Any, *, n_students: int, seed: int, out: str | Path | None = None
+    evaluator: KDEvaluator,
+    candidate: Any,
+    *,
+    n_students: int,
+    seed: int,
+    out: str | Path | None = None,
+    engine: DaskEngine | None = None,
 ) -> FinalStudents:
-    """Draw ``n_students`` students from a family, train them in full, judge each once on the test split."""
-    task = evaluator.task
+    """Draw ``n_students`` students from a family, train them in full, judge each once on the test split.
 
-    def builder(index: int) -> Callable[[], Any]:
-        final_seed = derive_seed(seed, "final", index)
+    ``engine`` trains them side by side on its workers, else they are trained here, one after the other.
+    """
+    label = f"{evaluator.task.name}/{candidate.digest}"
+    seeds = [derive_seed(seed, "final", index) for index in range(n_students)]
+    if engine is not None:
+        finals = _Finals(label, n_students, out)
+        early: dict[int, dict[str, Any]] = {}
+        missing = {index: seeds[index] for index in range(len(finals.done), n_students)}
+        for index, made in engine.final_students(candidate, missing, label):
+            early[index] = made
+            while (next_one := early.pop(len(finals.done), None)) is not None:  # the file keeps them in order
+                finals.add(next_one["result"], next_one["file"])
+        return finals.result()
+
+    def builder(final_seed: int) -> Callable[[], Any]:
         spec = evaluator.student_spec(candidate, final_seed)
         return lambda: evaluator.build_student(spec, final_seed)
 
-    return train_finals(
-        evaluator,
-        [(builder(index), derive_seed(seed, "final", index)) for index in range(n_students)],
-        kd=candidate.kd,
-        label=f"{task.name}/{candidate.digest}",
-        out=out,
-    )
+    students = [(builder(final_seed), final_seed) for final_seed in seeds]
+    return train_finals(evaluator, students, kd=candidate.kd, label=label, out=out)
 
 
 def train_finals(
@@ -697,31 +711,45 @@ def train_finals(
     With ``out`` each finished student is on disk (``finals.jsonl``, ``students/``) before the next one starts, and
     those that are there are not trained again.
     """
-    from naslib_autokd.evaluators.kd import FinalResult
-
-    if not students:
-        raise ValueError("at least one final student is needed, got none")
-    done: list[FinalResult] = []
-    path = None
-    if out is not None:
-        path = Path(out) / "finals.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        done = _read_finals(path, FinalResult, label)
-    for index, (build, seed) in enumerate(students):
-        if index < len(done):
-            continue
+    finals = _Finals(label, len(students), out)
+    for build, seed in students[len(finals.done) :]:
         model, result = evaluator.train_final(build, kd, seed, name=label)
         result = evaluator.judge(model, result)
-        if path is not None:
-            evaluator.save_student(model, result, path.parent / "students" / f"student-{index}.safetensors")
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(result.to_dict()) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        done.append(result)
-    done = done[: len(students)]
-    kept = max(range(len(done)), key=lambda index: done[index].val_accuracy)
-    return FinalStudents(results=tuple(done), kept=kept)
+        finals.add(result.to_dict(), evaluator.student_file(model, result) if out is not None else b"")
+    return finals.result()
+
+
+class _Finals:
+    """The final students of one family so far, on disk as well with ``out``."""
+
+    def __init__(self, label: str, n_students: int, out: str | Path | None) -> None:
+        from naslib_autokd.evaluators.kd import FinalResult
+
+        if n_students < 1:
+            raise ValueError("at least one final student is needed, got none")
+        self._type, self._n_students = FinalResult, n_students
+        self._path = None if out is None else Path(out) / "finals.jsonl"
+        self.done: list[FinalResult] = []
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self.done = _read_finals(self._path, FinalResult, label)
+
+    def add(self, result: Mapping[str, Any], file: bytes) -> None:
+        if self._path is not None:
+            from naslib_autokd.distillation.teachers import write_whole
+
+            student = self._path.parent / "students" / f"student-{len(self.done)}.safetensors"
+            student.parent.mkdir(exist_ok=True)
+            write_whole(student, file)
+            with open(self._path, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps(dict(result)) + "\n")
+                lines.flush()
+                os.fsync(lines.fileno())
+        self.done.append(self._type.from_dict(result))
+
+    def result(self) -> FinalStudents:
+        done = self.done[: self._n_students]
+        return FinalStudents(tuple(done), max(range(len(done)), key=lambda index: done[index].val_accuracy))
 
 
 def _read_finals(path: Path, result_type: type[FinalResult], label: str) -> list[FinalResult]:

@@ -145,14 +145,14 @@ def test_a_dask_worker_that_disappears_costs_its_own_trial_only() -> None:
 
 
 def test_sixty_four_workers_are_kept_busy() -> None:
-    factory = partial(FormulaEvaluator, 0.5)
-    with DaskEngine(factory, workers=64, isolate=False) as engine:
-        started = time.perf_counter()
+    with DaskEngine(partial(FormulaEvaluator, 0.5), workers=64, isolate=False) as engine:
+        cpu, wall = time.process_time(), time.perf_counter()
         result = search("cluttered-digits", "random_search", engine=engine, n_trials=256, start_with_default=False)
-        elapsed = time.perf_counter() - started
-    busy = 256 * 0.5 / (64 * elapsed)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     assert len(result.trials) == 256
-    assert busy > 0.5, f"{busy:.0%}"  # quiet machine, trials of seconds: benchmarks/workers.py
+    assert wall < 0.5 * 256 / 8, "at least eight ran at a time, however busy this machine is"
+    # what is left for trials of 4 s: 64 workers finish 16 a second (quiet machine: benchmarks/workers.py measures it)
+    assert 16 * cpu / 256 < 0.5, f"{1000 * cpu / 256:.0f} ms of CPU a trial"
 
 
 def test_wrong_addresses_and_settings_are_told() -> None:
@@ -162,6 +162,14 @@ def test_wrong_addresses_and_settings_are_told() -> None:
         DaskPool(indexed_handler, workers=0)
     with pytest.raises(ValueError, match="has its own workers"):
         DaskPool(indexed_handler, workers=2, scheduler="tcp://localhost:1")
+
+
+def test_pools_side_by_side_are_in_nobodys_way() -> None:
+    with DaskPool(indexed_handler, workers=1) as first, DaskPool(indexed_handler, workers=1) as second:
+        for pool in (first, second):
+            pool.submit(0, "a")
+        finished = [pool.next_finished(30) for pool in (first, second)]
+    assert all(one is not None and one[1].status == "success" for one in finished)
 
 
 def test_messages_of_handlers_arrive() -> None:
