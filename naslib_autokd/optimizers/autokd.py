@@ -26,6 +26,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -380,7 +381,7 @@ class AutoKD:
         """
         digest = candidate.digest
         if digest not in self._configurations:
-            self._configurations[digest] = Configuration(self.vectors.space, values=self.space.values(candidate))
+            self._configurations[digest] = _Configuration(self.vectors.space, values=self.space.values(candidate))
         return self._configurations[digest]
 
     def _tell_untold(self) -> None:
@@ -588,6 +589,23 @@ def _budget_agreement(trials: Iterable[Trial]) -> list[BudgetAgreement]:
 def _distinct(trials: Iterable[Trial]) -> dict[_Key, Trial]:
     """A trial told twice counts once."""
     return {(t.number, t.candidate_digest, t.budget_epochs, t.seed): t for t in trials}
+
+
+class _Configuration(Configuration):
+    """One that keeps its text: with 64 trials in flight SMAC compares 4000 pairs for each proposal, at 0.1 ms each."""
+
+    @cached_property
+    def _text(self) -> str:
+        return str(super().__str__())
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, _Configuration) else bool(super().__eq__(other))
 
 
 class BudgetAwareSelector(ConfigSelector):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from naslib_autokd.optimizers import OPTIMIZERS, Optimizer, get_optimizer, replay
-from naslib_autokd.records import Proposal, Trial, content_digest, derive_seed
+from naslib_autokd.optimizers import OPTIMIZERS, Optimizer, ReplayMismatch, get_optimizer, replay
+from naslib_autokd.records import Ask, Proposal, Trial, content_digest, derive_seed
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
 MAX_EPOCHS, MIN_EPOCHS, TOTAL = 9, 3, 9 * 40
@@ -220,6 +220,113 @@ def test_replay_brings_a_fresh_optimizer_to_where_the_run_was(case: str) -> None
     assert [p.candidate for p in run(resumed, 5)[0]] == [p.candidate for p in run(optimizer, 5)[0]]
 
 
+@dataclass
+class Run:
+    """A run with several workers whose trials end in an order that ``schedule`` (random numbers) decides."""
+
+    optimizer: Optimizer
+    asks: list[Ask]
+    trials: list[Trial]
+    in_flight: list[Proposal]
+    respond: Callable[[Proposal], Trial]
+
+    def work(self, schedule: list[int], n_workers: int) -> Run:
+        for number in schedule:
+            if len(self.in_flight) < n_workers:
+                self.in_flight.append(self.optimizer.ask())
+                self.asks.append(Ask.of(self.in_flight[-1], after=len(self.trials)))
+            else:
+                self.trials.append(self.respond(self.in_flight.pop(number % len(self.in_flight))))
+                self.optimizer.tell(self.trials[-1])
+        return self
+
+    def continued(self, fresh: Optimizer) -> Run:
+        """From the run's files alone."""
+        asks = [Ask.from_dict(each.to_dict()) for each in self.asks]
+        trials = [Trial.from_dict(each.to_dict()) for each in self.trials]
+        return Run(fresh, asks, trials, replay(fresh, trials, asks), self.respond)
+
+
+def mixed(proposal: Proposal) -> Trial:
+    """Every sixth trial fails."""
+    return answer(proposal, status="success" if proposal.seed % 6 else ("error", "timeout")[proposal.number % 2])
+
+
+@pytest.mark.parametrize(("n_workers", "n_events", "cuts"), [(1, 52, (1, 20, 37)), (4, 64, (2, 23, 48))])
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_cut_anywhere_continues_as_if_it_had_not_been(
+    case: str, n_workers: int, n_events: int, cuts: tuple[int, ...]
+) -> None:
+    import numpy as np
+
+    schedule = np.random.default_rng(n_workers).integers(0, 1000, n_events).tolist()
+    whole = Run(build(case, 7), [], [], [], mixed).work(schedule, n_workers)
+    for cut in cuts:
+        killed = Run(build(case, 7), [], [], [], mixed).work(schedule[:cut], n_workers)
+        resumed = killed.continued(build(case, 7))
+        assert resumed.in_flight == killed.in_flight
+        resumed.work(schedule[cut:], n_workers)
+        assert resumed.asks == whole.asks
+        assert resumed.trials == whole.trials
+        assert resumed.optimizer.incumbent() == whole.optimizer.incumbent()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_was_continued_is_continued_again(case: str) -> None:
+    """With trials it did not propose: the default family before the first ask, a warm start in the middle."""
+    default = Space().candidate(dict(Space().configuration_space().get_default_configuration()))
+    first = answer(Proposal(default, MAX_EPOCHS, 11, -1))
+    foreign = answer(run(build("random_search", 50), 3)[0][2])
+    foreign = Trial.from_dict({**foreign.to_dict(), "number": -2})
+    runs = [Run(build(case, 8), [], [], [], mixed) for _ in range(2)]
+    schedule = list(range(3, 15))
+    for index, each in enumerate(runs):  # the second is killed after each step
+        each.optimizer.tell(first)
+        each.trials.append(first)
+        for step in range(3):
+            if index:
+                each = each.continued(build(case, 8))
+            each.work(schedule, 3)
+            if step == 1:
+                each.optimizer.tell(foreign)
+                each.trials.append(foreign)
+        runs[index] = each
+    assert runs[0].asks == runs[1].asks
+    assert runs[0].trials == runs[1].trials
+    assert runs[0].optimizer.ask() == runs[1].optimizer.ask()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replay_says_what_is_not_proposed_again(case: str) -> None:
+    whole = Run(build(case, 9), [], [], [], answer).work(list(range(26)), 2)
+    assert replay(build(case, 9), whole.trials, whole.asks) == whole.in_flight
+    with pytest.raises(ReplayMismatch, match=r"proposal \d+ is not proposed again \(.*seed \d+ there, \d+ now"):
+        replay(build(case, 10), whole.trials, whole.asks)
+    with pytest.raises(ReplayMismatch, match=r"after 10 trials, but there are 9: trials\.jsonl has lost lines"):
+        replay(build(case, 9), whole.trials[:9], whole.asks)
+    with pytest.raises(ReplayMismatch, match=r"so the run had several workers; without asks\.jsonl"):
+        replay(build(case, 9), list(reversed(whole.trials)))
+    stranger = Ask(0, {"colour": "red"}, "0" * 12, MAX_EPOCHS, whole.asks[0].seed, 0)
+    with pytest.raises(ReplayMismatch, match=r"proposal 0 .*colour"):
+        replay(build(case, 9), [], [stranger])
+    runners_own = Ask(-1, {"colour": "red"}, "0" * 12, MAX_EPOCHS, 5, 0)
+    assert replay(build(case, 9), whole.trials, [runners_own, *whole.asks]) == whole.in_flight
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sixty_four_workers_get_different_points_at_once(case: str) -> None:
+    """Before any result, and with 64 in flight later; brackets that wait for a trial do not block the others."""
+    optimizer = build(case, 12)
+    in_flight = [optimizer.ask() for _ in range(64)]
+    lost = in_flight.pop(0)  # a worker that never answers
+    assert len({(p.candidate.digest, p.budget_epochs) for p in in_flight}) == 63
+    for step in range(40):
+        optimizer.tell(mixed(in_flight.pop(step * 7 % 63)))
+        in_flight.append(optimizer.ask())
+        assert MIN_EPOCHS <= in_flight[-1].budget_epochs <= MAX_EPOCHS
+        assert len({(p.candidate.digest, p.budget_epochs) for p in [lost, *in_flight]}) == 64
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_global_random_state_and_the_working_directory_are_left_alone(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -263,17 +370,25 @@ def test_the_real_space_is_searched(case: str, preset: str) -> None:
 _SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
-from test_optimizers import build, run
+from test_optimizers import build, replay, run
 for case in {cases!r}:
-    print(case, [(p.candidate.digest, p.budget_epochs, p.seed) for p in run(build(case, seed=6), 15)[0]])
+    if {hash_seed} == 1:
+        optimizer = build(case, seed=6)
+        proposals = run(optimizer, 16)[0]
+    else:  # continued in the middle, in this other process
+        trials = run(build(case, seed=6), 9)[1]
+        optimizer = build(case, seed=6)
+        replay(optimizer, trials)
+        proposals = run(build(case, seed=6), 9)[0] + run(optimizer, 7)[0]
+    print(case, [(p.candidate.digest, p.budget_epochs, p.seed) for p in proposals])
 """
 
 
 @pytest.mark.parametrize("cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
 def test_proposals_do_not_depend_on_the_process_or_its_hash_seed(cases: list[str]) -> None:
-    script = _SCRIPT.format(folder=str(Path(__file__).parent), cases=cases)
     outputs = []
     for hash_seed in ("1", "2"):
+        script = _SCRIPT.format(folder=str(Path(__file__).parent), cases=cases, hash_seed=hash_seed)
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True, text=True, check=True
