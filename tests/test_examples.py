@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from naslib_autokd.plugin.loader import HOME, naslib_missing
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 SMALL_TASK = """\
@@ -31,20 +33,52 @@ def example() -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize(
+    ("host", "whose", "rows"),
+    [
+        ("builtin", "DARTS of this package", ("DARTS with KD", "DARTS")),
+        pytest.param(
+            "naslib",
+            "NASLib's DARTS, from ",
+            ("NASLib DARTS with KD", "NASLib DARTS"),
+            marks=pytest.mark.skipif(naslib_missing() is not None, reason=f"NASLib is missing: {naslib_missing()}"),
+        ),
+    ],
+)
 def test_autokd_vs_darts_prints_its_table_and_keeps_everything(
-    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    host: str,
+    whose: str,
+    rows: tuple[str, str],
+    example: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     task, out = tmp_path / "small.yaml", tmp_path / "run"
     task.write_text(SMALL_TASK)
-    assert example.main(["--task", str(task), "--seeds", "2", "--budget", "10", "--out", str(out)]) == 0
+    arguments = ["--task", str(task), "--seeds", "2", "--budget", "10", "--out", str(out), "--host", host]
+    assert example.main(arguments) == 0
     text = capsys.readouterr().out
-    for name in ("AutoKD", "DARTS with KD", "DARTS", "teacher"):
+    assert f"rival: {whose}" in text
+    for name in ("AutoKD", *rows, "teacher"):
         assert f"\n  {name} " in text
     assert "over 2 seeds, 10 student-epochs" in text
     assert "2 paired seeds" in text
     for name in ("table.txt", "results.csv", "anytime.png", "comparison.json", "task.yaml", "run.yaml"):
         assert (out / name).stat().st_size > 0
     assert len(list(out.glob("*/seed-*/students/*.safetensors"))) == 6
+
+
+def test_auto_takes_naslib_where_it_is_there(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whose = "NASLib's DARTS" if naslib_missing() is None else "DARTS of this package, as NASLib cannot be used"
+    assert example.rivals("auto")[1].startswith(whose)
+    monkeypatch.setenv(HOME, str(tmp_path))  # no checkout
+    methods, text = example.rivals("auto")
+    assert text.startswith("DARTS of this package, as NASLib cannot be used")
+    assert "no checkout" in text
+    assert [method.label for method in methods] == ["DARTS with KD", "DARTS"]
+    assert example.rivals("builtin")[0] == methods
 
 
 @pytest.mark.parametrize(
@@ -55,6 +89,7 @@ def test_autokd_vs_darts_prints_its_table_and_keeps_everything(
         (["--budget", "3"], "at least one full training"),
         (["--task", "cifar10", "--data-dir", "/nowhere"], "does not exist"),
         (["--teacher", "nowhere.pt"], "nowhere.pt"),
+        (["--host", "naslib"], "git clone https://github.com/automl/NASLib.git"),
     ],
 )
 def test_bad_input_is_an_error_before_any_training(
@@ -66,6 +101,7 @@ def test_bad_input_is_an_error_before_any_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(HOME, str(tmp_path))  # no checkout
     assert example.main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("runs/*/*/seed-*"))
