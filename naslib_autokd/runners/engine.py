@@ -214,7 +214,8 @@ def run_in_worker(
         if not _SLOTS:
             atexit.register(_close_all)
         slots = _SLOTS.setdefault(key, _Slots(recipe, limits, isolate))
-    return slots.run(job, bases.get(worker.address, 0), lambda message: worker.log_event(topic, message))
+    # in a tuple, since Dask writes into dictionaries
+    return slots.run(job, bases.get(worker.address, 0), lambda message: worker.log_event(topic, (message,)))
 
 
 def close_slots(key: str) -> None:
@@ -286,7 +287,7 @@ class DaskPool:
         self._fixed = (workers or 1) if self._local else None
         self._connect(scheduler, cluster, workers)
         if on_message is not None:
-            self._client.subscribe_topic(self._key, lambda event: on_message(event[1]))
+            self._client.subscribe_topic(self._key, lambda event: on_message(event[1][0]))
 
     def _connect(self, scheduler: str | None, cluster: Any, workers: int | None) -> None:
         import dask

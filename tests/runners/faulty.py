@@ -92,7 +92,7 @@ def handler(fault: str = "", index: int = 0) -> Any:
     """A `limits.Handler` that reports, misbehaves as the job says and answers with its process and index."""
 
     def handle(job: str, report: Any) -> tuple[str, int, int]:
-        report(f"doing {job}")
+        report({"doing": job})
         misbehave(job)
         if job.startswith("sleep"):
             time.sleep(float(job.split()[1]))

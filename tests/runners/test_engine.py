@@ -181,7 +181,7 @@ def test_messages_of_handlers_arrive() -> None:
         deadline = time.monotonic() + 10
         while not said and time.monotonic() < deadline:
             time.sleep(0.05)
-    assert said == ["doing a"]
+    assert said == [{"doing": "a"}]
 
 
 def test_a_scheduler_that_closes_stops_the_run() -> None:

@@ -26,9 +26,9 @@ def worker() -> Any:
 
 
 def test_a_worker_serves_many_jobs_and_reports(worker: WorkerProcess) -> None:
-    said: list[str] = []
+    said: list[Any] = []
     first, second = worker.run("a", said.append), worker.run("b", said.append)
-    assert said == ["doing a", "doing b"]
+    assert said == [{"doing": "a"}, {"doing": "b"}]
     assert (first.value[0], second.value[0]) == ("a", "b")
     assert first.value[1] == second.value[1] == worker.pid != os.getpid()
 
