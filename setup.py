@@ -34,6 +34,10 @@ setup(
         "matplotlib>=3.8",
         "rich>=13",
         "pillow>=10",
+        "dask>=2024.1",  # workers; smac brings these four, too
+        "distributed>=2024.1",
+        "cloudpickle>=3",
+        "psutil>=5.9",
     ],
     extras_require={
         # what NASLib's modules import (its own requirements pin versions of 2021); NASLib itself is not on PyPI
@@ -55,7 +59,9 @@ setup(
             "six",
             "xgboost",
         ],
+        "cluster": ["dask-jobqueue>=0.8"],
         "optuna": ["optuna>=4.0"],
+        "tensorboard": ["tensorboard"],
         "test": ["pytest>=8", "pytest-timeout", "hypothesis", "fvcore", "ruff", "mypy>=1.10", "types-PyYAML"],
     },
     entry_points={

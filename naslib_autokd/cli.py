@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if options.debug:
             raise
-        print(f"naslib-autokd: error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error) if isinstance(error, ImportError) else " ".join(str(error).split())  # commands stay on lines
+        print(f"naslib-autokd: error: {text}", file=sys.stderr)
         return exit_status(error)
 
 
@@ -65,7 +66,7 @@ def exit_status(error: Exception) -> int:
         return 3
     if isinstance(error, StoreWriteError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return 4
-    return 2 if isinstance(error, ValueError | OSError | StoreLockedError) else 1
+    return 2 if isinstance(error, ValueError | OSError | StoreLockedError | ImportError) else 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -90,6 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="option of the optimizer, as YAML (repeatable), for example fidelity=full",
     )
     search.add_argument("--preset", help="preset of the search space (default: the task's)")
+    search.add_argument(
+        "--space", help="another search space, for example nasbench201 (with NASLib), instead of families"
+    )
     search.add_argument("--trials", type=int, help="number of trials (default: 24 if no other budget is given)")
     search.add_argument("--student-epochs", type=float, help="total epochs of training")
     search.add_argument("--max-seconds", type=float, help="start no trial after so many seconds of work on this run")
@@ -333,7 +337,7 @@ def run_search(options: argparse.Namespace) -> int:
     check_places(options)
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
-    space = search_space(task)
+    space = search_space(task, options.space)
     check_space(task, space)
     make_optimizer(task, options.optimizer, space=space, options=optimizer_options, **budget)
     evaluation = {"objective": options.objective, "teacher": options.teacher}
