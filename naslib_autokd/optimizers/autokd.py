@@ -213,6 +213,8 @@ class AutoKD:
         self._facade = self._build(
             configurations, total_budget_epochs, with_prior_draws=bool(priors), stock=dict(stock_options or {})
         )
+        # bounds of several objectives, from all trials at each ask and tell: 2 ms at 500 trials, and there is one
+        self._facade.runhistory._update_objective_bounds = lambda: None
 
     def _n_rungs(self, total_budget_epochs: float | None) -> int:
         if self.fidelity == "full":
@@ -420,13 +422,17 @@ class AutoKD:
             raise ValueError("fast_forward needs a fresh optimizer: this one has been asked before")
         if self._selector is None:
             return ask_again(self, asks, trials)
-        candidates = [self._replayed(ask) for ask in asks]
+        known: dict[str, CandidateLike] = {}
+        for ask in asks:
+            if ask.candidate_digest not in known:
+                known[ask.candidate_digest] = self._replayed(ask)
+        candidates = [known[ask.candidate_digest] for ask in asks]
         for trial in trials:
             if trial.candidate_digest not in self._configurations:
                 self._recorded(trial)
         given_up = self._given_up_at(asks, trials)
         script = self._selector.script
-        script.extend({each.digest: each for each in candidates[:given_up]}.values())
+        script.extend({ask.candidate_digest: known[ask.candidate_digest] for ask in asks[:given_up]}.values())
         watching, self._watch_budgets = self._watch_budgets, False
         index = 0
         for event in in_order(asks, trials):
@@ -637,19 +643,19 @@ class BudgetAwareSelector(ConfigSelector):
         owner = self._owner
         rng = np.random.default_rng([owner.seed, 0, len(self._chosen)])  # no hidden state: replay gives the same
         taken = self._taken(full)
-        for configuration in self._in_order_of_preference(rng):
+        for configuration in self._in_order_of_preference(rng, full):
             candidate: CandidateLike = owner.space.candidate(plain_values(configuration))
             if candidate.digest not in taken:
                 return candidate
         raise ConfigurationSpaceExhaustedException()
 
-    def _in_order_of_preference(self, rng: np.random.Generator) -> Iterator[Any]:
+    def _in_order_of_preference(self, rng: np.random.Generator, full: bool) -> Iterator[Any]:
         owner, index = self._owner, len(self._chosen)
         if index < self._n_initial and index < len(self._initial_design_configs):
             yield self._initial_design_configs[index]
         rows = owner.rows()
         if owner.model != "random" and sum(row.succeeded for row in rows) >= 5 and rng.random() >= owner.random_share:
-            pool = self._best_first(rows, rng)
+            pool = self._best_first(rows, rng, full)
         else:
             pool = owner.vectors.sample(64, rng)
         for further in range(17):  # more for a finite space
@@ -669,7 +675,7 @@ class BudgetAwareSelector(ConfigSelector):
             }
         return {*self._chosen, *owner._candidates}
 
-    def _best_first(self, rows: list[_Row], rng: np.random.Generator) -> Array:
+    def _best_first(self, rows: list[_Row], rng: np.random.Generator, full: bool) -> Array:
         owner = self._owner
         model = owner.fitted_model()
         assert model is not None
@@ -680,8 +686,9 @@ class BudgetAwareSelector(ConfigSelector):
         mean, _ = model.predict(owner.vectors.features(known), budget)
         best = float(mean.min())
         waiting = [proposal.candidate.digest for proposal, _ in owner._pending.values()]
-        answered = {*waiting, *seen.tolist()}
-        waiting += [digest for digest in self._chosen if digest not in answered]  # taken for a rung, not asked for yet
+        if not full:  # taken for a rung and not asked for yet; when brackets are given up they never will be
+            answered = {*waiting, *seen.tolist()}
+            waiting += [digest for digest in self._chosen if digest not in answered]
         if waiting:
             model = model.with_pending(owner.features_of(waiting), budget)
 

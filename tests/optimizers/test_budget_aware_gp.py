@@ -128,6 +128,11 @@ def test_imagined_trials_keep_the_mean_and_shrink_the_deviation() -> None:
     assert (pending_sd <= sd + 1e-12).all()
     assert (pending_sd[:2] < 0.99 * sd[:2]).all()
     assert model.with_pending(query[:0], 27.0) is model
+    # the same as a model conditioned on all rows at once
+    pending._condition()
+    whole_mean, whole_sd = pending.predict(query, 27.0)
+    np.testing.assert_allclose(pending_mean, whole_mean, rtol=1e-8)
+    np.testing.assert_allclose(pending_sd, whole_sd, rtol=1e-7)
 
 
 def test_expected_improvement_equals_numerical_integration() -> None:
