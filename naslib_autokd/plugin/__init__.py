@@ -14,6 +14,7 @@ _HOMES = {
     "ArchitectureCandidate": "spaces",
     "AskTellOptimizer": "optimizers",
     "AutoKD": "optimizers",
+    "BasePredictor": "optimizers",
     "FinalAPI": "evaluation",
     "HNAGSearchSpace": "hnag",
     "KDDatasetAPI": "evaluation",

@@ -291,29 +291,15 @@ def _search_space(config: dict[str, Any], api: Any) -> Any:
 
 def _optimizer(config: dict[str, Any], node: Any) -> Any:
     name = config["optimizer"]
+    from naslib import optimizers
+
+    from naslib_autokd.plugin.optimizers import AskTellOptimizer, AutoKD, BasePredictor
+
     if name in DISCRETE:
-        from naslib import optimizers
-
-        return base_predictor()(node) if name == "bp" else getattr(optimizers, DISCRETE[name])(node)
-    from naslib_autokd.plugin.optimizers import AskTellOptimizer, AutoKD
-
+        return BasePredictor(node) if name == "bp" else getattr(optimizers, DISCRETE[name])(node)
     if name == "autokd":
         return AutoKD(node, **config["options"])
     return AskTellOptimizer(node, name, **config["options"])
-
-
-def base_predictor() -> type:
-    """NASLib's BasePredictor with the four statistics that its Trainer unpacks: the class itself gives three."""
-    from naslib import optimizers
-    from naslib.search_spaces.core.query_metrics import Metric
-
-    class BasePredictor(optimizers.BasePredictor):
-        def train_statistics(self, report_incumbent: bool = True) -> tuple[float, ...]:
-            best = self.get_final_architecture() if report_incumbent else self.history[-1].arch
-            time = best.query(Metric.TRAIN_TIME, self.dataset, dataset_api=self.dataset_api)
-            return (*super().train_statistics(report_incumbent), time)
-
-    return BasePredictor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -352,19 +352,13 @@ def search(optimizer: str, space: Any, api: Any, folder: Path, seed: int = 0, ep
     from fvcore.common.config import CfgNode
     from naslib import optimizers
     from naslib.defaults.trainer import Trainer
-    from naslib.search_spaces.core.query_metrics import Metric
 
-    class RepairedBasePredictor(optimizers.BasePredictor):  # type: ignore[misc]
-        """NASLib's answers three statistics, where its trainer unpacks four."""
-
-        def train_statistics(self, report_incumbent: bool = True) -> tuple[float, ...]:
-            time = self.get_final_architecture().query(Metric.TRAIN_TIME, self.dataset, dataset_api=self.dataset_api)
-            return (*super().train_statistics(report_incumbent), time)
+    from naslib_autokd.plugin.optimizers import BasePredictor
 
     (folder / "search").mkdir(parents=True)
     settings = {"epochs": epochs, "seed": seed, "checkpoint_freq": 10, **OPTIMIZERS[optimizer]}
     config = CfgNode({"save": str(folder), "dataset": DATASET, "search": settings})
-    cls = RepairedBasePredictor if optimizer == "BasePredictor" else getattr(optimizers, optimizer)
+    cls = BasePredictor if optimizer == "BasePredictor" else getattr(optimizers, optimizer)
     chosen = cls(config)
     chosen.adapt_search_space(space, dataset_api=api)
     trainer = Trainer(chosen, config, lightweight_output=True)
