@@ -383,7 +383,8 @@ class AutoKD:
         """
         digest = candidate.digest
         if digest not in self._configurations:
-            self._configurations[digest] = _Configuration(self.vectors.space, values=self.space.values(candidate))
+            kind = _Configuration if self._own_selector else Configuration  # SMAC's own are plain: never mixed
+            self._configurations[digest] = kind(self.vectors.space, values=self.space.values(candidate))
         return self._configurations[digest]
 
     def _tell_untold(self) -> None:
@@ -598,7 +599,10 @@ def _distinct(trials: Iterable[Trial]) -> dict[_Key, Trial]:
 
 
 class _Configuration(Configuration):
-    """One that keeps its text: with 64 trials in flight SMAC compares 4000 pairs for each proposal, at 0.1 ms each."""
+    """One that keeps its text: with 64 trials in flight SMAC compares 4000 pairs for each proposal, at 0.1 ms each.
+
+    Equal to its like only, of the same space.
+    """
 
     @cached_property
     def _text(self) -> str:
@@ -611,7 +615,7 @@ class _Configuration(Configuration):
         return hash(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return self._text == other._text if isinstance(other, _Configuration) else bool(super().__eq__(other))
+        return isinstance(other, _Configuration) and self._text == other._text
 
 
 class BudgetAwareSelector(ConfigSelector):

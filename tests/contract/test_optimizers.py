@@ -313,7 +313,9 @@ def test_replay_says_what_is_not_proposed_again(case: str) -> None:
     assert replay(build(case, 9), whole.trials, [runners_own, *whole.asks]) == whole.in_flight
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=pytest.mark.slow if name.startswith("smac") else ()) for name in [*QUICK, *SLOW]]
+)
 def test_sixty_four_workers_get_different_points_at_once(case: str) -> None:
     """Before any result, and with 64 in flight later; brackets that wait for a trial do not block the others."""
     optimizer = build(case, 12)
