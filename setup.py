@@ -62,7 +62,16 @@ setup(
         "cluster": ["dask-jobqueue>=0.8"],
         "optuna": ["optuna>=4.0"],
         "tensorboard": ["tensorboard"],
-        "test": ["pytest>=8", "pytest-timeout", "hypothesis", "fvcore", "ruff", "mypy>=1.10", "types-PyYAML"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis",
+            "fvcore",
+            "ruff",
+            "mypy>=1.10",
+            "types-PyYAML",
+        ],
     },
     entry_points={
         "console_scripts": ["naslib-autokd = naslib_autokd.cli:main"],

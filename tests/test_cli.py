@@ -247,7 +247,7 @@ def test_exit_codes() -> None:
         ValueError("x"): 2,
         FileNotFoundError("x"): 2,
         RuntimeError("x"): 1,
-        ImportError("x"): 1,
+        ImportError("x"): 2,
     }
     assert {error: exit_status(error) for error in codes} == codes
 
@@ -264,7 +264,7 @@ def test_tensorboard_is_an_option_and_says_what_it_needs(
 ) -> None:
     command = ["search", "--task", small_task, "--trials", "2", "--finals", "1", "--tensorboard"]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert main([*command, "--out", str(tmp_path / "a")]) == 1
+    assert main([*command, "--out", str(tmp_path / "a")]) == 2
     assert "pip install tensorboard" in capsys.readouterr().err
     assert not (tmp_path / "a" / "trials.jsonl").exists()
 
