@@ -117,9 +117,8 @@ def what_it_shows(comparison: Comparison) -> list[str]:
             f"{len(searches)} runs."
         )
     collapsed = [job for job in comparison.jobs if job.details.get("collapsed")]
-    if collapsed:
-        which = ", ".join(f"{job.method} seed {job.seed}" for job in collapsed)
-        lines.append(f"DARTS collapsed into skip connections in: {which}.")
+    for job in collapsed:
+        lines.append(f"{job.method} seed {job.seed} collapsed: {job.details.get('message')}.")
     return lines
 
 

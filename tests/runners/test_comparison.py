@@ -52,11 +52,11 @@ def test_rows_pair_by_seed_and_skip_what_is_missing() -> None:
 
 def test_what_is_said_follows_from_the_intervals() -> None:
     ahead = [job("AutoKD", s, (0.9 + s / 1000,)) for s in range(4)] + [
-        job("DARTS", s, (0.8 - s / 1000,), details={"collapsed": s == 1}) for s in range(4)
+        job("DARTS", s, (0.8 - s / 1000,), details={"collapsed": s == 1, "message": "all skips"}) for s in range(4)
     ]
     text = " ".join(what_it_shows(comparison(ahead)))
     assert "AutoKD is ahead of DARTS" in text
-    assert "collapsed into skip connections in: DARTS seed 1" in text
+    assert "DARTS seed 1 collapsed: all skips." in text
     assert "cannot tell the optimizer from" in text
     behind = [job("AutoKD", s, (0.7 + s / 1000,)) for s in range(4)] + [
         job("DARTS with KD", s, (0.8 - s / 1000,)) for s in range(4)

@@ -112,15 +112,18 @@ def test_replay_that_differs_is_told(tmp_path: Path) -> None:
         run(tmp_path, n_trials=3, optimizer="random_search")
 
 
-def test_a_run_without_asks_is_continued_and_has_them_then(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_kept", [0, 2])
+def test_a_run_without_asks_is_continued_and_has_them_then(tmp_path: Path, n_kept: int) -> None:
+    """Also if it was killed while they were written."""
     whole = run(tmp_path / "whole")
     run(tmp_path / "old", n_trials=14)
     path = tmp_path / "old" / "trials.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:6]))
-    (tmp_path / "old" / "asks.jsonl").unlink()
+    asks = tmp_path / "old" / "asks.jsonl"
+    asks.write_text("".join(asks.read_text().splitlines(keepends=True)[:n_kept]))
     again = run(tmp_path / "old")
     assert [t.outcome() for t in again.trials] == [t.outcome() for t in whole.trials]
-    assert [ask.number for ask in AskLog(tmp_path / "old" / "asks.jsonl")] == list(range(13))
+    assert [ask.number for ask in AskLog(asks)] == list(range(13))
 
 
 def test_run_folder_says_what_was_run(tmp_path: Path) -> None:
