@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +44,8 @@ class KDTrainer(Trainer):
     * `evaluate` trains the final architecture with the teacher by the common final protocol, also what a one-shot
       optimizer found on a space that the plugin knows, and judges it on the test split, once.
     * Tasks may have fewer than five classes (top-5 accuracy is then top-n).
+    * ``errors.json`` is written at most once a second, and at the end: NASLib writes all of it after every epoch, which
+      makes each epoch slower than the last.
 
     Args:
         optimizer: Adapted to its search space.
@@ -72,6 +76,7 @@ class KDTrainer(Trainer):
                 f"config.dataset is {config.dataset!r}, but the dataset_api trains on {self.dataset_api.task.name!r}"
             )
         self._searched = False
+        self._written_s = -math.inf
 
     def search(
         self,
@@ -100,6 +105,8 @@ class KDTrainer(Trainer):
                     super().search("", summary_writer, after_epoch, report_incumbent)
             finally:
                 api.close()
+        self._written_s = -math.inf
+        self._log_to_json()
         self._searched = True
 
     def evaluate(
@@ -181,6 +188,11 @@ class KDTrainer(Trainer):
     def _prepare_dataloaders(self, config: Any, mode: str = "train") -> None:
         build = self.build_search_dataloaders if mode == "train" else self.build_eval_dataloaders
         self.train_queue, self.valid_queue, self.test_queue = build(config)
+
+    def _log_to_json(self) -> None:
+        if time.monotonic() - self._written_s >= 1.0:
+            super()._log_to_json()
+            self._written_s = time.monotonic()
 
     def _store_accuracies(self, logits: Tensor, target: Tensor, split: str) -> None:
         meters = {"train": (self.train_top1, self.train_top5), "val": (self.val_top1, self.val_top5)}[split]
