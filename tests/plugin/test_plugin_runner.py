@@ -240,6 +240,24 @@ def test_names_that_cannot_work(
 
 @needs_naslib
 @pytest.mark.filterwarnings("ignore")
+def test_our_command_line_searches_naslibs_spaces_with_naslibs_optimizers(
+    tiny_task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from naslib_autokd.cli import main as command
+
+    arguments = ["search", "--task", str(tiny_task), "--space", "nasbench201", "--out", str(tmp_path), "--json"]
+    options = ["--optimizer", "naslib-regularized_evolution", "--option", "population_size=2", "--option"]
+    assert command([*arguments, *options, "sample_size=1", "--trials", "3", "--finals", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    trials = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert {trial["candidate"]["space"] for trial in trials} == {"nasbench201"}
+    assert [trial["number"] for trial in trials] == [-1, 0, 1]
+    assert command([*arguments, "--optimizer", "naslib-random_searc", "--trials", "3"]) == 2
+    assert "naslib-random_search" in capsys.readouterr().err
+
+
+@needs_naslib
+@pytest.mark.filterwarnings("ignore")
 def test_a_custom_dataset_of_naslibs_is_searched(
     tiny_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
