@@ -36,7 +36,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # scikit-learn needs it too
+from threadpoolctl import ThreadpoolController  # scikit-learn needs it too
 
 from naslib_autokd.optimizers import autokd
 from naslib_autokd.optimizers.base import (

@@ -212,8 +212,8 @@ class NASBench101Network(nn.Module):
     def __init__(
         self, architecture: Architecture, channels: Channels, cells_per_stack: int, in_channels: int, n_classes: int
     ) -> None:
-        from nasbench_pytorch.model.base_ops import ConvBnRelu  # type: ignore[import-untyped]
-        from nasbench_pytorch.model.model import Cell  # type: ignore[import-untyped]
+        from nasbench_pytorch.model.base_ops import ConvBnRelu
+        from nasbench_pytorch.model.model import Cell
 
         super().__init__()
         spec = model_spec(architecture)
@@ -237,7 +237,7 @@ class NASBench101Network(nn.Module):
 
 def model_spec(architecture: Architecture) -> Any:
     """The cell as ``nasbench_pytorch``'s ModelSpec: pruned matrix and operations."""
-    from nasbench_pytorch.model.model_spec import ModelSpec  # type: ignore[import-untyped]
+    from nasbench_pytorch.model.model_spec import ModelSpec
 
     operations = ARCHITECTURES["nasbench101"].naslib_operations  # type: ignore[attr-defined]
     matrix = np.array(architecture[:49]).reshape(7, 7)

@@ -177,7 +177,7 @@ class _Slots:
     def _run_isolated(self, slot: int, job: Any, base_index: int, report: Report) -> Outcome:
         process = self._processes.get(slot)
         if process is None:
-            import cloudpickle  # type: ignore[import-untyped]
+            import cloudpickle
 
             make = partial(_with_index, self.recipe, base_index + slot)
             process = self._processes[slot] = WorkerProcess(cloudpickle.dumps(make), self.limits)

@@ -214,7 +214,7 @@ def pickled(make_handler: Callable[[], Handler]) -> bytes:
     Raises:
         ValueError: If it cannot be pickled.
     """
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     try:
         return cloudpickle.dumps(make_handler)
@@ -238,7 +238,7 @@ def ending(code: int) -> str:
 
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process; 0 if it is gone."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     try:
         return int(psutil.Process(pid).memory_info().rss)
