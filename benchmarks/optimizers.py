@@ -303,12 +303,8 @@ def run_ours(function: Function, seed: int, total: float, name: str, **options: 
         observing += time.process_time() - before
         trials.append((values, proposal.budget_epochs, cost))
         optimizer.tell(
-            Trial(
-                proposal.number,
-                proposal.candidate.to_dict(),
-                proposal.candidate.digest,
-                proposal.budget_epochs,
-                proposal.seed,
+            Trial.of(
+                proposal,
                 cost=cost,
                 student_epochs=proposal.budget_epochs,
             )

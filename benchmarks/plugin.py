@@ -58,12 +58,8 @@ class ConstantTime:
 
     def evaluate(self, proposal: Proposal) -> Trial:
         accuracy = int(proposal.candidate.digest[:6], 16) / 16**6
-        return Trial(
-            proposal.number,
-            proposal.candidate.to_dict(),
-            proposal.candidate.digest,
-            proposal.budget_epochs,
-            proposal.seed,
+        return Trial.of(
+            proposal,
             cost=1.0 - accuracy,
             val_accuracy=accuracy,
             train_accuracy=accuracy,

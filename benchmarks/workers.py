@@ -43,12 +43,8 @@ class Sleeper:
         candidate: Any = proposal.candidate
         noise = 0.02 * (derive_seed(proposal.seed, "noise") / 2**31 - 0.5)
         cost = 0.1 + 0.1 * abs(candidate.generator.channel_growth - 1) + 0.1 * (1 - candidate.kd.kd_weight) + noise
-        return Trial(
-            number=proposal.number,
-            candidate=candidate.to_dict(),
-            candidate_digest=candidate.digest,
-            budget_epochs=proposal.budget_epochs,
-            seed=proposal.seed,
+        return Trial.of(
+            proposal,
             cost=cost,
             val_accuracy=1 - cost,
             student_epochs=float(proposal.budget_epochs),

@@ -135,6 +135,18 @@ class Trial:
         object.__setattr__(self, "curve", tuple(self.curve))
         object.__setattr__(self, "channels", tuple(self.channels))
 
+    @classmethod
+    def of(cls, proposal: Proposal, **results: Any) -> Trial:
+        """The trial that answers ``proposal``, with these further fields."""
+        return cls(
+            number=proposal.number,
+            candidate=proposal.candidate.to_dict(),
+            candidate_digest=proposal.candidate.digest,
+            budget_epochs=proposal.budget_epochs,
+            seed=proposal.seed,
+            **results,
+        )
+
     @property
     def succeeded(self) -> bool:
         return self.status == "success"

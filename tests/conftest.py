@@ -29,6 +29,15 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         os.environ["NASLIB_AUTOKD_CACHE"] = before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def naslib_is_loaded(request: pytest.FixtureRequest) -> None:
+    """Tests against NASLib may import it at once, whichever of them runs first."""
+    from naslib_autokd.plugin.loader import load_naslib, naslib_missing
+
+    if request.module.__name__.startswith(("test_naslib_", "test_plugin_")) and naslib_missing() is None:
+        load_naslib()
+
+
 @pytest.fixture(scope="session")
 def cluttered_data(cache_folder):
     """The images of the task ``cluttered-digits``."""

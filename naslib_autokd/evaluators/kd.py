@@ -181,12 +181,8 @@ class KDEvaluator:
                 f"budget_epochs={proposal.budget_epochs} is larger than the maximum of task {self.task.name!r}, "
                 f"{self.task.max_budget_epochs}; raise max_budget_epochs in the task or lower the budget"
             )
-        trial = Trial(
-            number=proposal.number,
-            candidate=proposal.candidate.to_dict(),
-            candidate_digest=proposal.candidate.digest,
-            budget_epochs=proposal.budget_epochs,
-            seed=proposal.seed,
+        trial = Trial.of(
+            proposal,
             wiring_seed=derive_seed(proposal.seed, "wiring"),
             info={"device": str(self.device), "torch": str(torch.__version__), "objective": self.objective},
         )

@@ -769,12 +769,8 @@ class AskTellOptimizer(MetaOptimizer):
         arch = self._architecture(proposal.candidate.to_dict())
         accuracy = float(self._query(arch, self.performance_metric, proposal.budget_epochs))
         known = math.isfinite(accuracy)
-        return Trial(
-            proposal.number,
-            proposal.candidate.to_dict(),
-            proposal.candidate.digest,
-            proposal.budget_epochs,
-            proposal.seed,
+        return Trial.of(
+            proposal,
             status="success" if known else "error",
             cost=1.0 - accuracy / 100.0 if known else FAILURE_COST,
             message="" if known else f"the accuracy that was answered is {accuracy}",

@@ -134,12 +134,8 @@ class TabularEvaluator:
             ) from error
         accuracy = found.pop("val_accuracy")
         good = math.isfinite(accuracy)
-        return Trial(
-            number=proposal.number,
-            candidate=candidate.to_dict(),
-            candidate_digest=candidate.digest,
-            budget_epochs=budget,
-            seed=proposal.seed,
+        return Trial.of(
+            proposal,
             status="success" if good else "diverged",
             message="" if good else f"the benchmark's validation accuracy is {accuracy}",
             student_epochs=float(budget),

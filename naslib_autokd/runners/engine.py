@@ -62,12 +62,8 @@ class Engine(Protocol):
 
 def failed_trial(proposal: Proposal, outcome: Outcome) -> Trial:
     """The record of a trial that did not come back with one: it is charged its whole budget."""
-    return Trial(
-        number=proposal.number,
-        candidate=proposal.candidate.to_dict(),
-        candidate_digest=proposal.candidate.digest,
-        budget_epochs=proposal.budget_epochs,
-        seed=proposal.seed,
+    return Trial.of(
+        proposal,
         status=outcome.status,
         message=outcome.message,
         student_epochs=float(proposal.budget_epochs),

@@ -168,12 +168,8 @@ class ToyEvaluator:
 
 def answer(proposal: Proposal, status: str = "success") -> Trial:
     value = accuracy(proposal.candidate.to_dict(), proposal.budget_epochs) / 100.0
-    return Trial(
-        proposal.number,
-        proposal.candidate.to_dict(),
-        proposal.candidate.digest,
-        proposal.budget_epochs,
-        proposal.seed,
+    return Trial.of(
+        proposal,
         status=status,
         cost=1.0 - value if status == "success" else 1.0,
         message="" if status == "success" else status,

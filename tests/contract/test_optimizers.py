@@ -92,12 +92,8 @@ def cost_of(proposal: Proposal) -> float:
 
 
 def answer(proposal: Proposal, *, cost: float | None = None, status: str = "success") -> Trial:
-    return Trial(
-        proposal.number,
-        proposal.candidate.to_dict(),
-        proposal.candidate.digest,
-        proposal.budget_epochs,
-        proposal.seed,
+    return Trial.of(
+        proposal,
         status=status,
         cost=1.0 if status != "success" else cost_of(proposal) if cost is None else cost,
         message="" if status == "success" else status,

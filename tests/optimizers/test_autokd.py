@@ -79,12 +79,8 @@ def spend(optimizer: Any, total: float, *, seed: int, noise: float = 0.01) -> No
         cost = true_error(proposal.candidate) + 0.5 / proposal.budget_epochs + noise * rng.normal()
         spent += proposal.budget_epochs
         optimizer.tell(
-            Trial(
-                proposal.number,
-                proposal.candidate.to_dict(),
-                proposal.candidate.digest,
-                proposal.budget_epochs,
-                proposal.seed,
+            Trial.of(
+                proposal,
                 cost=float(cost),
             )
         )

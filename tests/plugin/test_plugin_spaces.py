@@ -569,12 +569,8 @@ class FormulaEvaluator:
         noise = 0.02 * derive_seed(proposal.seed, "noise") / 2**31
         error = 0.5 - 0.05 * candidate.architecture.count(2) - 0.1 * candidate.kd.kd_weight
         cost = min(1.0, max(0.0, error + 0.3 / proposal.budget_epochs + noise))
-        return Trial(
-            number=proposal.number,
-            candidate=candidate.to_dict(),
-            candidate_digest=candidate.digest,
-            budget_epochs=proposal.budget_epochs,
-            seed=proposal.seed,
+        return Trial.of(
+            proposal,
             cost=cost,
             val_accuracy=1 - cost,
             student_epochs=float(proposal.budget_epochs),

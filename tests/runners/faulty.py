@@ -48,12 +48,8 @@ class FormulaEvaluator:
         values: dict[str, Any] = {"status": "diverged", "cost": 1.0, "message": "loss is NaN"}
         if fault != "diverge":
             values = {"cost": cost, "val_accuracy": 1 - cost}
-        return Trial(
-            number=proposal.number,
-            candidate=candidate.to_dict(),
-            candidate_digest=candidate.digest,
-            budget_epochs=proposal.budget_epochs,
-            seed=proposal.seed,
+        return Trial.of(
+            proposal,
             student_epochs=float(proposal.budget_epochs),
             info={} if self.device is None else {"device": self.device},
             **values,

@@ -31,12 +31,8 @@ class FormulaEvaluator:
         noise = 0.02 * (derive_seed(proposal.seed, "noise") / 2**31 - 0.5)
         error = 0.1 + 0.1 * abs(candidate.generator.channel_growth - 1) + 0.1 * (1 - candidate.kd.kd_weight)
         cost = min(1.0, error + 0.3 / proposal.budget_epochs + noise)
-        return Trial(
-            number=proposal.number,
-            candidate=candidate.to_dict(),
-            candidate_digest=candidate.digest,
-            budget_epochs=proposal.budget_epochs,
-            seed=proposal.seed,
+        return Trial.of(
+            proposal,
             cost=cost,
             val_accuracy=1 - cost,
             student_epochs=float(proposal.budget_epochs),
