@@ -18,6 +18,7 @@ import math
 import os
 import platform
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import reduce
@@ -234,7 +235,7 @@ class StoreWriteError(RuntimeError):
     """A record could not be written (disk full, folder gone); what was written before is whole."""
 
 
-class _RecordFile(Generic[_Record]):
+class _RecordFile(ABC, Generic[_Record]):
     """Append-only file of records, one JSON object per line; in memory alone if ``path`` is None.
 
     A record that `append` returned from survives ``kill -9``: the line is written, flushed and synced. The file is
@@ -257,8 +258,9 @@ class _RecordFile(Generic[_Record]):
         self._load()
 
     @staticmethod
+    @abstractmethod
     def _parse(values: Mapping[str, Any]) -> _Record:
-        raise NotImplementedError
+        """A line as a record."""
 
     def _added(self, record: _Record) -> None:
         """Called for each record, in order."""

@@ -212,7 +212,7 @@ def replay(optimizer: Optimizer, trials: Iterable[Trial], asks: Iterable[Ask] | 
         ReplayMismatch: Naming the first proposal that differs, or if the files do not belong together.
     """
     told = list(trials)
-    asked = _asks_of_one_worker(told) if asks is None else [ask for ask in asks if ask.number >= 0]
+    asked = asks_of_one_worker(told) if asks is None else [ask for ask in asks if ask.number >= 0]
     fast_forward = getattr(optimizer, "fast_forward", None)
     if fast_forward is not None:
         return list(fast_forward(asked, told))
@@ -279,7 +279,7 @@ def check_replayed(ask: Ask, proposal: Proposal) -> Proposal:
     return proposal
 
 
-def _asks_of_one_worker(trials: Sequence[Trial]) -> list[Ask]:
+def asks_of_one_worker(trials: Sequence[Trial]) -> list[Ask]:
     """The asks that led to these trials, if each was told before the next ask."""
     asks: list[Ask] = []
     for position, trial in enumerate(trials):

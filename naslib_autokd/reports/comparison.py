@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -167,7 +168,7 @@ def anytime_figure(comparison: Comparison, path: str | Path) -> None:
     left.set_ylabel("accuracy (%)")
     left.set_title("during the search: incumbent, or supernet (dashed)", fontsize=9)
     right.set_title("final students, test", fontsize=9)
-    right.set_xticks(range(len(comparison.rows)), [row.label.replace(" with ", "\nwith ") for row in comparison.rows])
+    right.set_xticks(range(len(comparison.rows)), [textwrap.fill(row.label, 10) for row in comparison.rows])
     right.tick_params(axis="x", labelsize=8)
     right.set_xlim(-0.6, len(comparison.rows) - 0.4)
     left.legend(frameon=False, fontsize=8, loc="lower right")

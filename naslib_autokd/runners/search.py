@@ -28,6 +28,7 @@ from naslib_autokd.optimizers.base import (
     OptimizerFactory,
     ReplayMismatch,
     SearchSpaceLike,
+    asks_of_one_worker,
     get_optimizer,
     replay,
 )
@@ -620,13 +621,11 @@ def _first_proposal(task: Task, space: SearchSpaceLike, seed: int) -> Proposal |
 def _replay(optimizer: Optimizer, store: TrialStore, asks: AskLog) -> list[Proposal]:
     """Restore the optimizer from asks and trials; the proposals that were in flight."""
     try:
-        asked = [(position, trial) for position, trial in enumerate(store) if trial.number >= 0]
-        if len(asks) >= len(asked):
+        if len(asks) >= sum(trial.number >= 0 for trial in store):
             return replay(optimizer, list(store), list(asks))
         in_flight = replay(optimizer, list(store))  # a run of before asks were logged, with one worker
-        names = ("number", "candidate", "candidate_digest", "budget_epochs", "seed")
-        for position, trial in asked[len(asks) :]:  # a kill may have come while they were written
-            asks.append(Ask(**{name: getattr(trial, name) for name in names}, after=position))
+        for ask in asks_of_one_worker(list(store))[len(asks) :]:  # a kill may have come while they were written
+            asks.append(ask)
         return in_flight
     except ReplayMismatch as error:
         raise ReplayError(f"{store.path}: {error}") from error
