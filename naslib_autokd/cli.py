@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd._version import __version__
+from naslib_autokd.commands import MODULES
 from naslib_autokd.records import StoreLockedError, StoreWriteError, derive_seed
 
 if TYPE_CHECKING:
@@ -156,9 +158,21 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(run=run_doctor)
 
-    for command in (search, status, sample, evaluate, doctor):
+    for name in MODULES:
+        importlib.import_module(f"naslib_autokd.commands.{name}").add(commands)
+    for command in parsers(commands):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def parsers(commands: Any) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of all commands that run something, those of nested commands (``bench build``) too."""
+    for command in dict.fromkeys(commands.choices.values()):
+        nested = [action for action in command._actions if isinstance(action, argparse._SubParsersAction)]
+        if nested:
+            yield from parsers(nested[0])
+        else:
+            yield command
 
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ LAYERS = [
     {"evaluators"},
     {"optimizers"},
     {"plugin", "runners"},
-    {"cli", "reports"},
+    {"cli", "commands", "reports"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from naslib_autokd.records import Proposal, Trial
 
@@ -17,3 +17,38 @@ class Evaluator(Protocol):
         is a trial with a status and a message. Raises for what the caller does, such as a budget over the maximum.
         """
         ...
+
+
+class Score(NamedTuple):
+    """A training-free score of one student."""
+
+    value: float
+    """Higher is better."""
+    student_epochs: float
+    """What it cost, as a share of an epoch of student training."""
+
+
+@runtime_checkable
+class Benchmark(Evaluator, Protocol):
+    """An evaluator that answers from data, in well under a millisecond, and knows the truth behind its answers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def space(self) -> Any:
+        """The search space of its candidates (`optimizers.base.SearchSpaceLike`)."""
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Budgets that it answers for, ascending: epochs, or whole units of another fidelity."""
+
+    def true_cost(self, candidate: Any) -> float:
+        """Expected validation error at the largest budget, without noise. Never shown to an optimizer."""
+
+    def true_test_error(self, candidate: Any) -> float:
+        """The same for the test split."""
+
+    @property
+    def best_test_error(self) -> float:
+        """The lowest `true_test_error` that is known in the space: regret counts from here."""

@@ -1,0 +1,275 @@
+"""Making a benchmark of families: which trainings its table holds, and running them (resumable, on any workers).
+
+The design has stages, each a list of trainings that depends on the plan's seed alone (``dense`` also on the results of
+``space``), so a build that was cut off goes on where it stopped, and a larger plan keeps every training of a smaller:
+
+``space``: a Sobol sequence over the space, each family drawn once at every budget, with new wirings and weights.
+``nested``: for some of these, further wirings and weight seeds at the full budget (wirings crossed with seeds), which
+tell the noise of wirings from that of weights.
+``held-out``: families that no surrogate is fitted to, several trainings each: its quality and the noise ceiling.
+``dense``: more families where good ones are, by perturbing the best of ``space``; ``dense-nested`` and
+``dense-held-out`` are their nested and held-out trainings.
+``repeats``: one more wiring at the full budget for every family of ``space`` and ``dense``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed
+from naslib_autokd.runners.engine import Engine
+from naslib_autokd.runners.search import open_run
+from naslib_autokd.search_spaces.hnag.parameters import MAX_WIRING_SEED, Candidate, HNAGSpace
+from naslib_autokd.tasks import Task
+
+STAGES = ("space", "held-out", "nested", "dense", "dense-held-out", "dense-nested", "repeats")
+
+STAGE_SIZE = 1_000_000
+"""Trainings are numbered from a multiple of this, so that a longer stage renumbers no other."""
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """How large the table is; numbers of families, except where said otherwise."""
+
+    n_space: int = 512
+    n_dense: int = 304
+    n_nested: int = 40
+    n_dense_nested: int = 24
+    n_held_out: int = 50
+    n_dense_held_out: int = 24
+    n_repeats: int = 816
+    n_wirings: int = 3
+    """Of a nested family; each is crossed with ``n_seeds`` weight seeds. Held-out families have as many trainings."""
+    n_seeds: int = 2
+    budgets: tuple[int, ...] = ()
+    """Epochs; empty: the task's minimum and maximum, and a third of the minimum."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name not in ("budgets", "seed") and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        if self.n_space < 1:
+            raise ValueError(f"a benchmark needs at least one family, got n_space={self.n_space}")
+        if min(self.n_wirings, self.n_seeds) < 2 and self.n_nested + self.n_dense_nested > 0:
+            raise ValueError(
+                "nested families need at least 2 wirings and 2 weight seeds to tell their noises apart, "
+                f"got n_wirings={self.n_wirings} and n_seeds={self.n_seeds}"
+            )
+
+    def budgets_of(self, task: Task) -> tuple[int, ...]:
+        """Ascending.
+
+        Raises:
+            ValueError: If a budget is not in 1 to the task's ``max_budget_epochs``, or the maximum is missing.
+        """
+        lowest = max(1, task.min_budget_epochs // 3)
+        budgets = self.budgets or (lowest, task.min_budget_epochs, task.max_budget_epochs)
+        unique = tuple(sorted(set(budgets)))
+        if unique[0] < 1 or unique[-1] != task.max_budget_epochs:
+            raise ValueError(
+                f"budgets must lie in 1 to max_budget_epochs={task.max_budget_epochs} and include it, got {budgets}"
+            )
+        return unique
+
+
+def uniform_families(space: HNAGSpace, n: int, seed: int) -> list[Candidate]:
+    """The first ``n`` legal points of a scrambled Sobol sequence over the space (uniform on each scale)."""
+    from scipy.stats import qmc
+
+    hyperparameters = list(space.configuration_space().values())
+    sampler = qmc.Sobol(len(hyperparameters), seed=seed)
+    families: list[Candidate] = []
+    while len(families) < n:
+        for point in sampler.random(64):
+            family = _family_at(space, hyperparameters, point)
+            if family is not None:
+                families.append(family)
+    return families[:n]
+
+
+def _family_at(space: HNAGSpace, hyperparameters: Sequence[Any], point: Any) -> Candidate | None:
+    """The family at a point of the unit cube; None if the space forbids it."""
+    values: dict[str, Any] = {}
+    for hyperparameter, u in zip(hyperparameters, point, strict=True):
+        size = getattr(hyperparameter, "size", None)
+        # choices and ordinals have vectors 0, 1, ...; numbers have [0, 1], integers at the middle of their share
+        discrete = hasattr(hyperparameter, "choices") or hasattr(hyperparameter, "sequence")
+        vector = min(int(u * size), size - 1) if discrete else float(u)  # type: ignore[operator]
+        values[hyperparameter.name] = hyperparameter.to_value(vector)
+    return legal_family(space, values)
+
+
+def legal_family(space: HNAGSpace, values: Mapping[str, Any]) -> Candidate | None:
+    """The candidate with these values (those of inactive hyperparameters are dropped); None if it is forbidden."""
+    from ConfigSpace.exceptions import ForbiddenValueError
+    from ConfigSpace.util import deactivate_inactive_hyperparameters
+
+    configuration_space = space.configuration_space()
+    try:
+        configuration = deactivate_inactive_hyperparameters(dict(values), configuration_space)
+        configuration.check_valid_configuration()
+    except ForbiddenValueError:
+        return None
+    return space.candidate(dict(configuration))
+
+
+def dense_families(space: HNAGSpace, trials: Sequence[Trial], n: int, seed: int) -> list[Candidate]:
+    """``n`` families near the best fifth of those in ``trials`` (at their largest budget), by perturbing them.
+
+    A parent is drawn by its rank (the best most often); each number moves by a normal step (sd 0.15 of its range)
+    with probability one half, each choice is redrawn with probability 0.2.
+    """
+    largest = max(trial.budget_epochs for trial in trials)
+    full = sorted((t for t in trials if t.budget_epochs == largest), key=lambda t: (t.cost, t.number))
+    parents = [Candidate.from_dict({**trial.candidate, "wiring_seed": None}) for trial in full[: -(-len(full) // 5)]]
+    rng = np.random.default_rng(seed)
+    configuration_space = space.configuration_space()
+    families: list[Candidate] = []
+    while len(families) < n:
+        rank = int(len(parents) * rng.random() ** 1.5)
+        known = space.values(parents[rank])
+        values: dict[str, Any] = {}
+        for name, hyperparameter in configuration_space.items():
+            value = known.get(name, hyperparameter.default_value)
+            choices = getattr(hyperparameter, "choices", None) or getattr(hyperparameter, "sequence", None)
+            if choices is not None:
+                value = choices[int(rng.integers(len(choices)))] if rng.random() < 0.2 else value
+            elif rng.random() < 0.5:
+                moved = np.clip(hyperparameter.to_vector(value) + rng.normal(0, 0.15), 0, 1)
+                value = hyperparameter.to_value(float(moved))
+            values[name] = value
+        family = legal_family(space, values)
+        if family is not None:
+            families.append(family)
+    return families
+
+
+class Design:
+    """The trainings of a plan, stage by stage."""
+
+    def __init__(self, task: Task, space: HNAGSpace, plan: BuildPlan) -> None:
+        self.plan, self.space, self.budgets = plan, space, plan.budgets_of(task)
+
+    def stages(self, results: Callable[[str], Sequence[Trial]]) -> Iterator[tuple[str, list[Proposal]]]:
+        """``(stage, proposals)``; ``results(stage)`` gives the trials of a finished stage."""
+        plan, full = self.plan, self.budgets[-1:]
+        crossed = (plan.n_wirings, plan.n_seeds)
+        uniform = uniform_families(self.space, plan.n_space, derive_seed(plan.seed, "space"))
+        yield "space", self._trainings("space", uniform, self.budgets)
+        held_out = uniform_families(self.space, plan.n_held_out, derive_seed(plan.seed, "held-out"))
+        yield "held-out", self._held_out("held-out", held_out)
+        yield "nested", self._trainings("nested", uniform[: plan.n_nested], full, crossed)
+        dense: list[Candidate] = []
+        if plan.n_dense or plan.n_dense_held_out:
+            found = results("space")
+            dense = dense_families(self.space, found, plan.n_dense, derive_seed(plan.seed, "dense"))
+            yield "dense", self._trainings("dense", dense, self.budgets)
+            held_out = dense_families(self.space, found, plan.n_dense_held_out, derive_seed(plan.seed, "held-out"))
+            yield "dense-held-out", self._held_out("dense-held-out", held_out)
+            yield "dense-nested", self._trainings("dense-nested", dense[: plan.n_dense_nested], full, crossed)
+        # the dense ones first: there the surrogate has to be sharp
+        yield "repeats", self._trainings("repeats", [*dense, *uniform][: plan.n_repeats], full)
+
+    def _held_out(self, stage: str, families: Sequence[Candidate]) -> list[Proposal]:
+        budgets = (*self.budgets[:-1], *self.budgets[-1:] * self.plan.n_wirings)
+        return self._trainings(stage, families, budgets)
+
+    def _trainings(
+        self, stage: str, families: Sequence[Candidate], budgets: Sequence[int], crossed: tuple[int, int] = (1, 1)
+    ) -> list[Proposal]:
+        """One training per family, budget, wiring and weight seed. Every training names its wiring seed."""
+        proposals: list[Proposal] = []
+        number = STAGES.index(stage) * STAGE_SIZE
+        for index, family in enumerate(families):
+            for place, budget in enumerate(budgets):
+                for wiring in range(crossed[0]):
+                    wiring_seed = derive_seed(self.plan.seed, stage, index, "wiring", place, wiring) & MAX_WIRING_SEED
+                    for weights in range(crossed[1]):
+                        candidate = Candidate(family.generator, family.kd, wiring_seed)
+                        seed = derive_seed(self.plan.seed, stage, index, "weights", place, wiring, weights)
+                        proposals.append(Proposal(candidate, budget, seed, number))
+                        number += 1
+        return proposals
+
+
+def stage_of(trial: Trial) -> str:
+    """The stage that a training of the table belongs to."""
+    return STAGES[trial.number // STAGE_SIZE]
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """Where a build stands, after each training."""
+
+    stage: str
+    done: int
+    """Trainings of this stage that are finished, earlier sessions included."""
+    of: int
+    trial: Trial
+
+
+def build(
+    task: Task,
+    space: HNAGSpace,
+    engine: Engine,
+    out: str | Path,
+    plan: BuildPlan | None = None,
+    *,
+    stop: Callable[[], bool] | None = None,
+    progress: Callable[[BuildProgress], None] | None = None,
+) -> bool:
+    """Run the trainings of ``plan`` that ``out`` does not hold yet; one line each in ``out/trials.jsonl``.
+
+    Args:
+        engine: With a `evaluators.recording.RecordingEvaluator` behind it.
+        stop: Asked before each training is started; running ones are finished and kept.
+
+    Returns:
+        Whether the plan is complete (False after ``stop``).
+
+    Raises:
+        RunFolderError: If ``out`` belongs to another task, space or seed. The plan's sizes may differ.
+    """
+    plan = plan or BuildPlan()
+    design = Design(task, space, plan)
+    settings = {"benchmark": space.describe(), "budgets": list(design.budgets), "seed": plan.seed}
+    folder = open_run(out, task, settings)
+    store = TrialStore(folder / "trials.jsonl")
+    store.lock()
+    try:
+        done = {trial.number: trial for trial in store}
+
+        def results(stage: str) -> list[Trial]:
+            return sorted((t for t in done.values() if stage_of(t) == stage), key=lambda t: t.number)
+
+        for stage, proposals in design.stages(results):
+            waiting = [proposal for proposal in proposals if proposal.number not in done]
+            n_done, stopped = len(proposals) - len(waiting), False
+            running = 0
+            while waiting or running:
+                stopped = stopped or (stop is not None and stop())
+                while waiting and not stopped and running < engine.n_slots:
+                    engine.submit(waiting.pop(0))
+                    running += 1
+                if not running and stopped:
+                    return False
+                finished = engine.next_finished(1.0)
+                if finished is None:
+                    continue
+                _, trial = finished
+                running -= 1
+                store.append(trial)
+                done[trial.number] = trial
+                n_done += 1
+                if progress is not None:
+                    progress(BuildProgress(stage, n_done, len(proposals), trial))
+        return True
+    finally:
+        store.close()
