@@ -30,6 +30,7 @@ _HOMES = {
     "TrialStore": "naslib_autokd.records",
     "register": "naslib_autokd.plugin.registration",
     "unregister": "naslib_autokd.plugin.registration",
+    "load_student": "naslib_autokd.runners.export",
     "search": "naslib_autokd.runners.search",
     "train_family": "naslib_autokd.runners.search",
     "Task": "naslib_autokd.tasks",

@@ -1,0 +1,46 @@
+"""``naslib-autokd export``: the student, shipped."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+FORMATS = ("onnx", "torch-export", "safetensors")
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write the kept student of a run as ONNX, torch.export or safetensors, with a model card",
+        description="Write the student that a finished search keeps as a file that runs without this package, compare "
+        "its outputs with the trained module's, and put a model card beside it.",
+        epilog="example: naslib-autokd export runs/first --format onnx",
+    )
+    parser.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="run folder of a search, or a student's .safetensors"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="file to write (default: RUN/export/student.*)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    import json
+
+    from naslib_autokd.runners.export import export
+
+    done = export(options.run_folder, options.format, options.out)
+    if options.json:
+        print(json.dumps({"path": str(done.path), "card": str(done.card), "difference": done.difference}))
+        return 0
+    size = done.path.stat().st_size / 2**10
+    print(f"{done.path}: {size:.0f} KiB", end="")
+    print(
+        ""
+        if options.format == "safetensors"
+        else f", outputs as the student's to {done.difference:.1e} of the largest logit"
+    )
+    print(f"{done.card}: model card")
+    return 0

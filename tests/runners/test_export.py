@@ -1,0 +1,144 @@
+"""An exported student computes what the trained module computes, and says what it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from naslib_autokd import cli, load_student
+from naslib_autokd.evaluators.kd import KDEvaluator
+from naslib_autokd.records import derive_seed
+from naslib_autokd.runners import export as module
+from naslib_autokd.runners.export import ExportError, export, kept_student, read_student
+from naslib_autokd.runners.search import train_family
+from naslib_autokd.search_spaces.hnag import HNAGSpace
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported_student.py"
+
+
+@pytest.fixture(scope="module")
+def evaluator(tiny_data, cluttered_teacher):
+    return KDEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher.network)
+
+
+@pytest.fixture(scope="module")
+def run(evaluator, tmp_path_factory):
+    """A run folder with two final students."""
+    folder = tmp_path_factory.mktemp("run")
+    train_family(evaluator, HNAGSpace("hnag-small").default_candidate(), n_students=2, seed=0, out=folder)
+    return folder
+
+
+def test_the_file_gives_back_the_student_that_was_trained(run, evaluator):
+    described = read_student(kept_student(run))
+    finals = [json.loads(line) for line in (run / "finals.jsonl").read_text().splitlines()]
+    assert described.result == max(finals, key=lambda final: final["val_accuracy"])
+    student = load_student(described.path)
+    with torch.no_grad():
+        logits = student(evaluator.data.normalise(evaluator.data.val_images))
+    right = (logits.argmax(dim=1) == evaluator.data.val_labels).double().mean()
+    assert float(right) == described.result["val_accuracy"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+def test_exported_outputs_are_the_students_on_images_from_0_to_1(run, evaluator, tmp_path, format):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    done = export(run, format, tmp_path / f"student{module.FORMATS[format]}")
+    runner = (module._onnx_runner if format == "onnx" else module._torch_export_runner)(done.path)
+    images = evaluator.data.val_images[:50]
+    with torch.no_grad():
+        expected = load_student(kept_student(run))(evaluator.data.normalise(images))
+    got = runner(images.float() / 255)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+    assert done.difference < module.TOLERANCE
+
+
+def test_the_onnx_file_needs_nothing_of_this_package(run, evaluator, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from PIL import Image
+
+    done = export(run, "onnx")
+    assert done.path == run / "export" / "student.onnx"
+    image = evaluator.data.val_images[3, 0].numpy().astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    command = [sys.executable, str(EXAMPLE), str(done.path), str(tmp_path / "image.png")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    with torch.no_grad():
+        logits = load_student(kept_student(run))(evaluator.data.normalise(evaluator.data.val_images[3:4]))
+    assert answer.split()[0] == read_student(kept_student(run)).classes[int(logits.argmax())]
+    assert "naslib_autokd" not in EXAMPLE.read_text()
+
+
+def test_the_card_says_what_it_is_and_how_good(run, tmp_path):
+    done = export(run, "safetensors", tmp_path / "student.safetensors")
+    card = done.card.read_text()
+    described = read_student(kept_student(run))
+    for text in (
+        f"{described.result['n_params']:,}",
+        f"{100 * described.result['test_accuracy']:.1f} %",
+        f"seed {described.result['seed']}",
+        "`0`, `1`",
+        described.result["name"],
+    ):
+        assert text in card
+    assert done.path.read_bytes() == described.path.read_bytes()
+
+
+def test_an_export_that_differs_is_refused_and_nothing_is_written(run, tmp_path, monkeypatch):
+    def wrong(network, described, path):
+        with torch.no_grad():
+            network.student.classifier_bias[0] += 1.0
+        module_write(network, described, path)
+        with torch.no_grad():
+            network.student.classifier_bias[0] -= 1.0
+
+    module_write = module._write_torch_export
+    monkeypatch.setattr(module, "_write_torch_export", wrong)
+    with pytest.raises(ExportError, match="differs from the student"):
+        export(run, "torch-export", tmp_path / "student.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "no final students; give the run folder"),
+        (lambda folder: (folder / "trials.jsonl").touch(), "its search has not ended"),
+        (lambda folder: (folder / "finals.jsonl").write_text('{"torn'), "no finished final student"),
+    ],
+)
+def test_runs_without_a_student_say_what_to_do(tmp_path, make, message):
+    make(tmp_path)
+    with pytest.raises(ExportError, match=message):
+        export(tmp_path, "safetensors")
+
+
+def test_other_files_are_no_students(tmp_path, run):
+    (tmp_path / "x.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ExportError, match="cannot be read"):
+        export(tmp_path / "x.safetensors", "safetensors")
+    with pytest.raises(ExportError, match="did you mean 'onnx'"):
+        export(run, "onx")
+    with pytest.raises(ExportError, match=r"must end in \.pt2"):
+        export(run, "torch-export", tmp_path / "student.onnx")
+
+
+def test_the_command(run, tmp_path, capsys):
+    assert cli.main(["export", str(run), "--format", "safetensors", "--out", str(tmp_path / "s.safetensors")]) == 0
+    assert "model_card.md" in capsys.readouterr().out
+    assert cli.main(["export", str(tmp_path / "nowhere")]) == 2
+    assert "no final students" in capsys.readouterr().err
+
+
+def test_seeds_of_final_students_are_in_their_files(run):
+    seeds = {read_student(run / "students" / f"student-{i}.safetensors").result["seed"] for i in range(2)}
+    assert seeds == {derive_seed(0, "final", 0), derive_seed(0, "final", 1)}
