@@ -1,12 +1,21 @@
-"""Means, intervals and paired comparisons over seeds."""
+"""Intervals, anytime curves and tests over seeds: pure functions on arrays.
+
+Curves are arrays ``(methods, seeds, grid)`` of something to be minimised (regret, error) on a common grid of what was
+spent; nan means that a run has no incumbent there. Each function says what it makes of nan.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -65,3 +74,425 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     if spread == 0.0:  # the t test is not defined: no spread, or one pair
         return PairedDifference(interval, None)
     return PairedDifference(interval, float(stats.ttest_rel(a, b).pvalue))
+
+
+# ---- anytime curves of several runs; lower values are better everywhere below ------------------------------------
+
+
+def step_curve(positions: ArrayLike, values: ArrayLike, grid: ArrayLike) -> FloatArray:
+    """A run's values on a grid, as the right-continuous step function that an incumbent is.
+
+    Args:
+        positions: ``(points,)``, ascending: what was spent when the value changed (student-epochs, trials).
+        values: ``(points,)``; nan stands for "no incumbent yet". Of points at one position the last counts.
+        grid: ``(grid,)``, in any order.
+
+    Returns:
+        ``(grid,)``: the value at the last position that is not beyond the grid point; nan before the first position;
+        after the last position the last value, since a run that has ended keeps what it found.
+
+    Raises:
+        ValueError: If the lengths differ or the positions descend.
+    """
+    x, y = np.asarray(positions, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"positions and values must be vectors of one length, got shapes {x.shape} and {y.shape}")
+    if (np.diff(x) < 0).any():
+        raise ValueError("positions must not descend: they are what a run had spent, in its order")
+    index = np.searchsorted(x, np.asarray(grid, dtype=np.float64), side="right")
+    return np.concatenate([[np.nan], y])[index]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A centre over seeds with its bootstrap interval, at each grid point: arrays of shape ``(..., grid)``.
+
+    ``low`` and ``high`` are nan where there is no interval (one seed, or no centre).
+    """
+
+    centre: FloatArray
+    low: FloatArray
+    high: FloatArray
+    n: int
+    """Seeds."""
+
+
+def bootstrap_band(
+    curves: ArrayLike,
+    statistic: Literal["mean", "median"] = "mean",
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Band:
+    """Mean or median over seeds with percentile bootstrap intervals, pointwise.
+
+    Args:
+        curves: ``(..., seeds, grid)``. All leading entries (methods) are resampled by the same seeds: pairs stay pairs.
+        statistic: The mean is nan where any seed is (the mean of those that already have an incumbent would be that of
+            the lucky ones). The median takes nan for the worst value, and is nan where half of the seeds or more are;
+            the upper end of its interval may be infinite.
+        confidence: Nominal coverage. The percentiles are widened as Hesterberg (2015, section 5.3, "expanded
+            percentile interval", doi:10.1080/00031305.2015.1089789) proposes: without that, intervals of the mean of
+            n values are too short by sqrt((n - 1) / n) and by the t distribution. No resample leaves the range of the
+            values, so below six seeds the coverage stays under 95% whatever the percentiles are.
+        seed: Of the resampling: equal arguments give equal bands.
+
+    Raises:
+        ValueError: If there is no seed, the statistic is unknown or the confidence not in (0, 1).
+    """
+    array = np.asarray(curves, dtype=np.float64)
+    if array.ndim < 2 or array.shape[-2] == 0:
+        raise ValueError(f"curves must have the shape (..., seeds, grid) with at least one seed, got {array.shape}")
+    if statistic not in ("mean", "median"):
+        raise ValueError(f"statistic must be 'mean' or 'median', got {statistic!r}")
+    n = array.shape[-2]
+    tail = _tail(n, confidence)
+    centre = _centre(array, statistic)
+    if n == 1:
+        nothing = np.full_like(centre, np.nan)
+        return Band(centre, nothing, nothing.copy(), 1)
+    rng = np.random.default_rng(seed)
+    low, high = np.empty_like(centre), np.empty_like(centre)
+    if statistic == "mean":
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
+    else:
+        indices = rng.integers(n, size=(n_resamples, n))
+    # one method, some grid points at a time: all resamples of a study with 200 seeds would take gigabytes
+    chunk = max(1, 10_000_000 // (n_resamples * n))
+    for which in np.ndindex(array.shape[:-2]):
+        for start in range(0, array.shape[-1], chunk):
+            part = np.s_[start : start + chunk]
+            values = array[which][:, part]
+            draws = counts @ values / n if statistic == "mean" else _centre(values[indices], "median", keep_inf=True)
+            # without interpolation: inf - inf is nan
+            ends = np.quantile(draws, (tail, 1 - tail), axis=0, method="inverted_cdf")
+            undefined = np.isnan(centre[which][part])
+            low[which][part] = np.where(undefined, np.nan, ends[0])
+            high[which][part] = np.where(undefined, np.nan, ends[1])
+    return Band(centre, low, high, n)
+
+
+def _tail(n: int, confidence: float) -> float:
+    """The share of resamples beyond each end of an expanded percentile interval."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    if n < 2:
+        return 0.0
+    return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.5 + confidence / 2, n - 1)))
+
+
+def _centre(values: FloatArray, statistic: str, keep_inf: bool = False) -> FloatArray:
+    """Over the second last axis, the seeds."""
+    if statistic == "mean":
+        return np.asarray(values.mean(axis=-2))
+    median = np.median(np.where(np.isnan(values), np.inf, values), axis=-2)
+    return np.asarray(median if keep_inf else np.where(np.isinf(median), np.nan, median))
+
+
+def ranks(values: ArrayLike) -> FloatArray:
+    """Ranks of methods within each column: 1 is the lowest value, ties get their mean rank, nan is the worst.
+
+    Args:
+        values: ``(methods, ...)``, e.g. ``(methods, seeds)`` or ``(methods, seeds, grid)``; ranks have the same shape.
+            The mean over seeds is the average rank (over time).
+    """
+    array = np.asarray(values, dtype=np.float64)
+    return np.asarray(stats.rankdata(np.where(np.isnan(array), np.inf, array), axis=0), dtype=np.float64)
+
+
+# ---- speed-up at equal quality -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How many times less a method needed than a rival to reach the rival's final value."""
+
+    level: float
+    """The rival's final value."""
+    needed: float | None
+    """What the method had spent when it first was at the level; None if it never was."""
+    rival_needed: float
+    """What the rival had spent when it first was there: at most all, less if it stood still afterwards."""
+    spent: float
+    """All that the method spent."""
+    ratio: float
+    """``rival_needed / needed``; if the level was not reached, the bound ``rival_needed / spent`` that the ratio is
+    below."""
+    low: float | None
+    """0 if so many resamples do not reach the level that nothing bounds the ratio from below; None for one seed."""
+    high: float | None
+    n: int
+    """Paired seeds."""
+
+    @property
+    def reached(self) -> bool:
+        return self.needed is not None
+
+    def text(self) -> str:
+        """``4.2x [2.0, 7.1]``, ``1.3x [0 (not always reached), 2.2]``, or ``< 0.8x (not reached)``."""
+        ratio = f"{self.ratio:.2g}x" if self.ratio < 9.95 else f"{self.ratio:.0f}x"
+        if not self.reached:
+            return f"< {ratio} (not reached)"
+        if self.low is None or self.high is None:
+            return f"{ratio} [one seed]"
+        low = f"{self.low:.2g}" if self.low > 0 else "0 (not always reached)"
+        return f"{ratio} [{low}, {self.high:.2g}]" if self.high < 99.5 else f"{ratio} [{low}, {self.high:.0f}]"
+
+
+def speed_up(
+    method: ArrayLike,
+    rival: ArrayLike,
+    grid: ArrayLike,
+    statistic: Literal["mean", "median"] = "mean",
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    spent: float | None = None,
+) -> SpeedUp:
+    """What a method saves at the quality that its rival ends with.
+
+    Both curves are means (medians) over seeds; each time is the first grid point at which a curve is at or below the
+    rival's final value. For the rival itself that is often before its end, so standing still is not counted as need.
+    The interval is of the percentile bootstrap over paired seeds, widened as in `bootstrap_band`; level and both times
+    are found again in each resample. A resample that does not reach the level counts as the lowest ratio for the
+    lower end, and with its bound for the upper end: the interval may be too wide by this, not too narrow.
+
+    Args:
+        method: ``(seeds, grid)``, lower is better; nan before a seed's first incumbent.
+        rival: ``(seeds, grid)``, of the same seeds in the same order.
+        grid: ``(grid,)``, ascending, positive: student-epochs or trials. It is the resolution of the answer.
+        spent: Where the method's runs ended, if before the grid does.
+
+    Raises:
+        ValueError: If the shapes differ, the grid is not ascending, or the rival has no final value.
+    """
+    a, b = np.asarray(method, dtype=np.float64), np.asarray(rival, dtype=np.float64)
+    x = np.asarray(grid, dtype=np.float64)
+    if a.ndim != 2 or a.shape != b.shape or a.shape[1:] != x.shape or len(a) == 0:
+        raise ValueError(
+            f"speed_up needs curves of the shape (seeds, grid) with the same seeds, got {a.shape}, {b.shape} on a grid "
+            f"of {x.shape}"
+        )
+    if (np.diff(x) <= 0).any() or x[0] <= 0:
+        raise ValueError("the grid must be positive and ascending")
+    n = len(a)
+    end = float(x[-1] if spent is None else spent)
+    mean_a, mean_b = _centre(a, statistic)[None], _centre(b, statistic)[None]
+    if np.isnan(mean_b[0, -1]):
+        raise ValueError("the rival has no final value: leave out seeds without an incumbent")
+    needed, rival_needed = (float(times[0]) for times in _times_to_final(mean_a, mean_b, x))
+    reached = np.isfinite(needed)
+    low = high = None
+    if n > 1:
+        rng = np.random.default_rng(seed)
+        if statistic == "mean":
+            counts = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
+            draws_a, draws_b = counts @ a / n, counts @ b / n
+        else:
+            indices = rng.integers(n, size=(n_resamples, n))
+            draws_a, draws_b = (np.array([_centre(c[i], statistic) for i in indices]) for c in (a, b))
+        times_a, times_b = _times_to_final(draws_a, draws_b, x)
+        tail = _tail(n, confidence)
+        lower = np.where(np.isfinite(times_a), times_b / times_a, 0.0)
+        upper = times_b / np.minimum(times_a, end)
+        low = float(np.quantile(lower, tail, method="inverted_cdf"))
+        high = float(np.quantile(upper, 1 - tail, method="inverted_cdf"))
+    return SpeedUp(
+        level=float(mean_b[0, -1]),
+        needed=needed if reached else None,
+        rival_needed=rival_needed,
+        spent=end,
+        ratio=rival_needed / (needed if reached else end),
+        low=low,
+        high=high,
+        n=n,
+    )
+
+
+def _times_to_final(a: FloatArray, b: FloatArray, grid: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """First grid points at which curves ``(resamples, grid)`` are at or below the last value of ``b``; inf if never."""
+    # centres of equal values differ in the last digit when they are summed in another order
+    level = b[:, -1:] + 1e-12
+    answers = []
+    for curve in (a, b):
+        below = curve <= level  # nan is not
+        answers.append(np.where(below.any(axis=1), grid[below.argmax(axis=1)], np.inf))
+    return answers[0], answers[1]
+
+
+# ---- tests -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SignedRankTest:
+    """Wilcoxon's signed-rank test of paired values ``a`` and ``b`` (lower is better), with the size of the effect."""
+
+    n: int
+    """Pairs."""
+    n_equal: int
+    """Pairs without a difference: the test leaves them out."""
+    p_value: float
+    """Two-sided; 1 if no pair differs."""
+    share_better: float
+    """Share of all pairs in which ``a`` is lower."""
+    median_difference: float
+    """Of ``a - b`` over pairs with two values, as is the shift; nan if there is none."""
+    shift: float
+    """Hodges and Lehmann's estimate of ``a - b``: the median of all averages of two differences."""
+    low: float | None
+    """Interval of the shift by inverting the test; None below six pairs, which cannot give 95%."""
+    high: float | None
+
+
+def signed_rank_test(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> SignedRankTest:
+    """Compare two methods on the same seeds without assuming normal differences.
+
+    Exact for up to 50 pairs that differ by different amounts (scipy.stats.wilcoxon). A missing value (nan: a run
+    without an incumbent) is worse than any other; two of them are equal.
+
+    Raises:
+        ValueError: If the lengths differ or there is no pair.
+    """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"paired values must be vectors of equal lengths, got {x.shape} and {y.shape}")
+    if len(x) == 0:
+        raise ValueError("signed_rank_test needs at least one pair, got none")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    both = ~np.isnan(x) & ~np.isnan(y)
+    finite = x[both] - y[both]
+    worst = 1.0 + 2.0 * float(np.abs(finite).max(initial=0.0))
+    differences = worst * (np.isnan(x).astype(np.float64) - np.isnan(y))
+    differences[both] = finite
+    unequal = differences[differences != 0]
+    p_value = float(stats.wilcoxon(unequal).pvalue) if len(unequal) else 1.0
+    shift, low, high = _hodges_lehmann(finite, confidence)
+    return SignedRankTest(
+        n=len(x),
+        n_equal=len(x) - len(unequal),
+        p_value=p_value,
+        share_better=float((differences < 0).mean()),
+        median_difference=float(np.median(finite)) if len(finite) else float("nan"),
+        shift=shift,
+        low=low,
+        high=high,
+    )
+
+
+def _hodges_lehmann(differences: FloatArray, confidence: float) -> tuple[float, float | None, float | None]:
+    """Hollander and Wolfe, Nonparametric Statistical Methods, 3.2 and 3.3: estimate and interval by Walsh averages."""
+    n = len(differences)
+    if n == 0:
+        return float("nan"), None, None
+    rows, columns = np.triu_indices(n)
+    averages = np.sort((differences[rows] + differences[columns]) / 2)
+    estimate = float(np.median(averages))
+    tail = (1 - confidence) / 2
+    if n > 50:  # normal approximation of the sum of positive ranks
+        mean, deviation = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+        cut = int(np.floor(mean + stats.norm.ppf(tail) * deviation))
+    else:
+        distribution = np.ones(1)  # of the sum of positive ranks: each rank is in it or not
+        for rank in range(1, n + 1):
+            distribution = 0.5 * (np.pad(distribution, (0, rank)) + np.pad(distribution, (rank, 0)))
+        # the largest sum with P(sum <= cut) <= tail, so cut + 1 sums are that improbable
+        cut = int(np.searchsorted(np.cumsum(distribution), tail * (1 + 1e-9), side="right")) - 1
+    if cut < 0:
+        return estimate, None, None
+    return estimate, float(averages[cut]), float(averages[-1 - cut])
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """Holm's step-down adjusted p values, in the given order: reject those at or below the family-wise level.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6 (1979).
+
+    Raises:
+        ValueError: If a value is not in [0, 1].
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p values must be a vector of numbers in [0, 1], got {p.tolist()}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
+
+
+@dataclass(frozen=True)
+class FriedmanTest:
+    """Friedman's test of several methods on the same seeds, with Nemenyi's critical difference."""
+
+    average_ranks: FloatArray
+    """``(methods,)``, 1 is the best."""
+    n: int
+    """Seeds."""
+    p_value: float | None
+    """None for one method or one seed."""
+    critical_difference: float
+    """Average ranks that differ by less cannot be told apart."""
+    groups: tuple[tuple[int, ...], ...]
+    """Largest sets of two or more methods (indices, best first) that cannot be told apart."""
+
+
+def friedman_test(values: ArrayLike, alpha: float = 0.05) -> FriedmanTest:
+    """Are some of the methods better than others, and which cannot be told apart?
+
+    The p value is that of Iman and Davenport's F statistic, which is less conservative than Friedman's chi-square,
+    with the correction for ties.
+
+    Args:
+        values: ``(methods, seeds)``, lower is better; nan (no incumbent) is the worst.
+        alpha: Family-wise level of the critical difference.
+
+    Raises:
+        ValueError: If there is no method or no seed, or alpha is not in (0, 1).
+
+    Source: J. Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 7 (2006), section 3.2.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"values must have the shape (methods, seeds) without zeros, got {array.shape}")
+    k, n = array.shape
+    ranked = ranks(array)
+    average = ranked.mean(axis=1)
+    p_value = None
+    if k > 1 and n > 1:
+        # with ties, the variance of the ranks is that of the ranks themselves instead of k (k + 1) / 12
+        spread = float(((ranked - (k + 1) / 2) ** 2).sum()) / (n * (k - 1))
+        chi_square = n * float(((average - (k + 1) / 2) ** 2).sum()) / spread if spread > 0 else 0.0
+        rest = n * (k - 1) - chi_square
+        statistic = (n - 1) * chi_square / rest if rest > 1e-9 else np.inf
+        p_value = float(stats.f.sf(statistic, k - 1, (k - 1) * (n - 1)))
+    difference = critical_difference(k, n, alpha)
+    order = np.argsort(average, kind="stable")
+    groups: list[tuple[int, ...]] = []
+    last = 0  # the rank order's index after the end of the group before
+    for start in range(k):
+        end = start + int((average[order[start:]] - average[order[start]] < difference).sum())
+        if end > max(last, start + 1):
+            groups.append(tuple(int(i) for i in order[start:end]))
+        last = max(last, end)
+    return FriedmanTest(average, n, p_value, difference, tuple(groups))
+
+
+@lru_cache
+def critical_difference(n_methods: int, n_blocks: int, alpha: float = 0.05) -> float:
+    """Nemenyi's: average ranks of two of ``n_methods`` over ``n_blocks`` that differ by this are different (at alpha).
+
+    ``q_alpha * sqrt(k (k + 1) / (6 N))``, with q_alpha the studentized range over sqrt(2). 0 for one method.
+
+    Raises:
+        ValueError: If a number is below 1 or alpha is not in (0, 1).
+
+    Source: Demsar 2006, section 3.2.2 and table 5.
+    """
+    if n_methods < 1 or n_blocks < 1:
+        raise ValueError(f"critical_difference needs methods and blocks, got {n_methods} and {n_blocks}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must be in (0, 1), got {alpha}")
+    if n_methods == 1:
+        return 0.0
+    q = float(stats.studentized_range.ppf(1 - alpha, n_methods, np.inf)) / np.sqrt(2)
+    return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_blocks)))
