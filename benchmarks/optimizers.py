@@ -40,7 +40,7 @@ import numpy as np
 from scipy import stats
 
 from naslib_autokd.optimizers import get_optimizer
-from naslib_autokd.optimizers.random_search import plain_values
+from naslib_autokd.optimizers.full_budget import plain_values
 from naslib_autokd.records import Trial, content_digest, derive_seed, environment
 
 RESULTS = Path(__file__).parent / "results"

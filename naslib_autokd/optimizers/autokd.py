@@ -58,8 +58,17 @@ from naslib_autokd.optimizers.budget_aware_gp import (
     expected_improvement,
     maximise,
 )
-from naslib_autokd.optimizers.random_search import candidate_of, plain_values
-from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial, derive_seed, incumbent
+from naslib_autokd.optimizers.full_budget import candidate_of, plain_values
+from naslib_autokd.records import (
+    OBJECTIVES,
+    Ask,
+    CandidateLike,
+    Proposal,
+    Trial,
+    derive_seed,
+    incumbent,
+    objective_value,
+)
 
 MODELS = ("budget-aware-gp", "rf", "gp", "random")
 FIDELITIES = ("auto", "full", "hyperband", "hyperband-2", "hyperband-3")
@@ -144,6 +153,9 @@ class AutoKD:
         n_initial: Size of the initial Sobol design.
         random_share: Share of random proposals.
         stock_options: Keyword arguments for SMAC's stock parts: ``retrain_after``, ``max_config_calls``.
+        objectives: What is minimised (`records.OBJECTIVES`), the error first. With several, SMAC promotes by
+            non-dominated sorting, and each proposal improves one random compromise (ParEGO, Knowles 2006) of the
+            posteriors of all objectives, each with a model of its own; `front` tells what came of it.
 
     Raises:
         ValueError: If an option or a budget is not possible.
@@ -165,6 +177,7 @@ class AutoKD:
         n_initial: int = 9,
         random_share: float = 0.1,
         stock_options: Mapping[str, int] | None = None,
+        objectives: Sequence[str] = ("error",),
     ) -> None:
         for value, known, what in ((model, MODELS, "model"), (fidelity, FIDELITIES, "fidelity")):
             if value not in known:
@@ -183,6 +196,14 @@ class AutoKD:
         unknown = sorted(set(stock_options or {}) - {"retrain_after", "max_config_calls"})
         if unknown:
             raise ValueError(nearest(unknown[0], ("retrain_after", "max_config_calls"), "stock option"))
+        self.objectives = tuple(objectives)
+        unknown = [name for name in self.objectives if name not in OBJECTIVES]
+        if unknown:
+            raise ValueError(nearest(unknown[0], OBJECTIVES, "objective"))
+        if self.objectives[:1] != ("error",) or len(set(self.objectives)) != len(self.objectives):
+            raise ValueError(f"objectives must differ and begin with the error, got {', '.join(self.objectives)}")
+        if len(self.objectives) > 1 and model in ("rf", "gp"):
+            raise ValueError(f'several objectives need model="budget-aware-gp" or "random", got {model!r}')
         self.space, self.seed, self.model, self.choose_by = space, int(seed), model, choose_by
         self.n_initial, self.random_share = n_initial, random_share
         self.max_budget_epochs = int(max_budget_epochs)
@@ -207,13 +228,15 @@ class AutoKD:
         self._full_only = len(self.ladder) == 1
         self._watch_budgets = fidelity == "auto" and model == "budget-aware-gp"
         self._fitted: tuple[int, BudgetAwareGP | None] = (-1, None)
+        self._fitted_others: tuple[int, dict[str, BudgetAwareGP]] = (-1, {})
         self._version = 0  # counts tells
         self._selector: BudgetAwareSelector | None = None
         self._own_selector = model in ("budget-aware-gp", "random")
         self._facade = self._build(
             configurations, total_budget_epochs, with_prior_draws=bool(priors), stock=dict(stock_options or {})
         )
-        # bounds of several objectives, from all trials at each ask and tell: 2 ms at 500 trials, and there is one
+        # bounds of several objectives, from all trials at each ask and tell: 2 ms at 500 trials, and only SMAC's own
+        # models read them
         self._facade.runhistory._update_objective_bounds = lambda: None
 
     def _n_rungs(self, total_budget_epochs: float | None) -> int:
@@ -256,12 +279,16 @@ class AutoKD:
             # SMAC builds its ladder from the maximum downwards; a little slack keeps floor(log) from losing a rung
             lowest = self.max_budget_epochs / self.eta ** (len(self.ladder) - 1)
             budgets = {"min_budget": lowest * (1 - 1e-9), "max_budget": float(self.max_budget_epochs)}
+        several: dict[str, Any] = {}
+        if len(self.objectives) > 1:
+            several = {"objectives": list(self.objectives), "crash_cost": [1.0] * len(self.objectives)}
         with tempfile.TemporaryDirectory(prefix="naslib_autokd_smac_") as folder:  # only its construction writes there
             scenario = Scenario(
                 configspace=configurations,
                 name="autokd",
                 output_directory=Path(folder),
                 deterministic=False,
+                **several,
                 n_trials=self._n_trials(total_budget_epochs),
                 seed=derive_seed(self.seed, "smac"),
                 **budgets,
@@ -401,7 +428,12 @@ class AutoKD:
         self._untold.clear()
 
     def _tell_smac(self, info: TrialInfo, trial: Trial) -> None:
-        value = TrialValue(cost=float(trial.cost), time=trial.total_s, status=_SMAC_STATUS[trial.status])
+        cost: Any = float(trial.cost)
+        if len(self.objectives) > 1:
+            # of a failure everything is unknown or useless: worse than any student in every objective
+            values = [objective_value(trial, name) if trial.succeeded else None for name in self.objectives[1:]]
+            cost = [cost, *(1e18 if value is None else value for value in values)]
+        value = TrialValue(cost=cost, time=trial.total_s, status=_SMAC_STATUS[trial.status])
         self._facade.tell(info, value, save=False)
 
     # --- replay
@@ -533,6 +565,65 @@ class AutoKD:
         digests = sorted({trial.candidate_digest for trial in self._trials.values()})
         mean, _ = model.predict(self.features_of(digests), float(largest))
         return {digest: float(cost) for digest, cost in zip(digests, mean, strict=True)}
+
+    def other_models(self) -> dict[str, BudgetAwareGP]:
+        """A model of the logarithm of each objective besides the error, from all successful trials.
+
+        An objective that does not vary has none, nor has one that no trial knows.
+        """
+        version, models = self._fitted_others
+        if version == self._version:
+            return models
+        models = {}
+        for name in self.objectives[1:]:
+            told = [(t.candidate_digest, objective_value(t, name)) for _, t in sorted(self._trials.items())]
+            known = [(digest, math.log(value)) for digest, value in told if value is not None and value > 0]
+            values = np.array([value for _, value in known])
+            if len(known) < 2 or values.std() == 0:
+                continue
+            full = np.full(len(known), float(self.max_budget_epochs))  # no objective but the error knows budgets
+            models[name] = BudgetAwareGP(self.vectors.groups, max_budget=self.max_budget_epochs).fit(
+                self.features_of([digest for digest, _ in known]), full, values, rng=np.random.default_rng(self.seed)
+            )
+        self._fitted_others = (self._version, models)
+        return models
+
+    def expected_objectives(self, digests: Sequence[str], budget: float) -> tuple[Array, Array]:
+        """Posterior means and standard deviations ``(n, objectives)``: of the error at ``budget``, of others' logs."""
+        return self._predict_objectives(self.features_of(digests), budget, self.fitted_model())
+
+    def _predict_objectives(self, features: Array, budget: float, error: BudgetAwareGP | None) -> tuple[Array, Array]:
+        assert error is not None
+        columns = [error.predict(features, budget)]
+        columns += [model.predict(features, self.max_budget_epochs) for model in self.other_models().values()]
+        return np.stack([mean for mean, _ in columns], axis=1), np.stack([sd for _, sd in columns], axis=1)
+
+    def front(self) -> list[tuple[CandidateLike, dict[str, float]]]:
+        """Families that no other one beats in all objectives, with what is expected of them, by ascending error.
+
+        Among the families trained at the largest budget. The error is the posterior mean (with
+        ``choose_by="observed"`` or without a model the observed mean); other objectives are means over the family's
+        trials.
+        """
+        largest = self._largest_budget()
+        groups: dict[str, list[Trial]] = {}
+        for _, trial in sorted(self._trials.items()):
+            if trial.succeeded and all(objective_value(trial, name) is not None for name in self.objectives):
+                groups.setdefault(trial.candidate_digest, []).append(trial)
+        expected = self.expected_costs()
+        families = []
+        for digest, trials in groups.items():
+            full = [trial for trial in trials if trial.budget_epochs == largest]
+            if full:
+                values = {name: float(np.mean([objective_value(t, name) for t in trials])) for name in self.objectives}
+                values["error"] = expected.get(digest, float(np.mean([trial.cost for trial in full])))
+                families.append((self._candidates[digest], values))
+        families.sort(key=lambda family: list(family[1].values()))
+        front: list[tuple[CandidateLike, dict[str, float]]] = []
+        for family in families:
+            if not any(all(kept[name] <= family[1][name] for name in self.objectives) for _, kept in front):
+                front.append(family)
+        return front
 
     def _largest_budget(self) -> int | None:
         return max((trial.budget_epochs for trial in self._trials.values() if trial.succeeded), default=None)
@@ -699,7 +790,47 @@ class BudgetAwareSelector(ConfigSelector):
         def score(features: Array) -> Array:
             return expected_improvement(*model.predict(features, budget), best)
 
+        if len(owner.objectives) > 1:
+            means, _ = owner.expected_objectives(seen.tolist(), budget)
+            compromise = Compromise(means, rng)
+            mean = compromise.of(means)
+            best = float(mean.min())
+
+            def score(features: Array) -> Array:
+                return compromise.improvement(*owner._predict_objectives(features, budget, model), best)
+
         return maximise(owner.vectors, score, known[np.argsort(mean, kind="stable")[:8]], rng)
+
+
+class Compromise:
+    """One random compromise between objectives: the augmented Tchebycheff norm of ParEGO (Knowles 2006, eq. 2).
+
+    ``max_j(w_j f_j) + 0.05 sum_j(w_j f_j)`` of objectives scaled to [0, 1] over the known families; smaller is better.
+
+    Args:
+        means: ``(n, k)``: expected objectives of the known families.
+        rng: Draws the weights (uniform on the simplex) and the normal numbers of `improvement`.
+    """
+
+    N_DRAWS = 64
+
+    def __init__(self, means: Array, rng: np.random.Generator) -> None:
+        self.low = means.min(axis=0)
+        spread = means.max(axis=0) - self.low
+        self.spread = np.where(spread > 0, spread, 1.0)
+        self.weights = rng.dirichlet(np.ones(means.shape[1]))
+        half = rng.standard_normal((self.N_DRAWS // 2, means.shape[1]))
+        self._normals = np.concatenate([half, -half])  # antithetic: the mean of the draws is exact
+
+    def of(self, objectives: Array) -> Array:
+        """``(..., k)`` to ``(...)``."""
+        weighted = self.weights * (objectives - self.low) / self.spread
+        return np.asarray(weighted.max(axis=-1) + 0.05 * weighted.sum(axis=-1))
+
+    def improvement(self, mean: Array, sd: Array, best: float) -> Array:
+        """Expected improvement over ``best`` of independent normal objectives ``(m, k)``; the same draws for all."""
+        draws = mean[:, None, :] + sd[:, None, :] * self._normals[None, :, :]
+        return np.asarray(np.maximum(best - self.of(draws), 0.0).mean(axis=1))
 
 
 class StableLocalSearch(LocalSearch):
