@@ -63,7 +63,7 @@ class Task:
     split_seed: int = 0
     """Draws the splits, the canvases and the views: the same task always sees the same images."""
     teacher: str = "resnet-small"
-    """Architecture of the teacher that is trained on first use; see ``distillation.teachers.ARCHITECTURES``."""
+    """Architecture of the teacher that is trained on first use; see ``distillation.architectures``."""
     teacher_epochs: int = 10
     min_teacher_accuracy: float = 0.0
     """Validation accuracy below which a teacher is refused; never less than twice chance."""
@@ -71,6 +71,8 @@ class Task:
     """Folder of the images; the embedded tasks need none."""
     download: bool = False
     """Let torchvision fetch CIFAR into ``data_dir`` if it is not there."""
+    skip_unreadable: bool = False
+    """Leave out image files that cannot be read, counted and listed, instead of stopping at the first."""
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
@@ -106,7 +108,8 @@ class Task:
         return content_digest({k: v for k, v in self.to_dict().items() if k not in ("data_dir", "download")})
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields but those of `LATER_FIELDS` at their default: what older versions wrote stays the same task."""
+        return {k: v for k, v in asdict(self).items() if k not in LATER_FIELDS or v != LATER_FIELDS[k]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Task:
@@ -185,11 +188,29 @@ class Task:
                     f"{self.dataset} not found: {root / folder / first} does not exist. Extract the archive "
                     f"(https://www.cs.toronto.edu/~kriz/cifar.html, python version) into {root}, or set download=True"
                 )
+        if self.dataset in FILES_OF:
+            self.dataset_folder()
         return self
+
+    def dataset_folder(self) -> Path:
+        """The folder that holds the files of ``mit67`` or ``flowers102`` (`FILES_OF`): ``data_dir`` or one in it.
+
+        Raises:
+            TaskError: If a file is missing; says which, where to get it and where to put it.
+        """
+        source, inner, files = FILES_OF[self.dataset]
+        root = self.require_data_dir(f"{', '.join(files)} of {self.dataset} ({source})")
+        folder = root / inner if (root / inner).is_dir() else root
+        if absent := [name for name in files if not (folder / name).exists()]:
+            raise TaskError(
+                f"{self.dataset} not found: {folder} has no {', no '.join(absent)}. "
+                f"Get {', '.join(files)} from {source} and put them into {folder}"
+            )
+        return folder
 
     def require_data_dir(self, content: str) -> Path:
         if self.data_dir is None:
-            raise TaskError(f"task {self.name!r} needs data_dir: the folder with {content}")
+            raise TaskError(f"task {self.name!r} needs data_dir (--data-dir): the folder with {content}")
         root = Path(self.data_dir).expanduser()
         if not root.is_dir() and not self.download:
             raise TaskError(f"data_dir {root} does not exist; it should be a folder with {content}")
@@ -210,7 +231,22 @@ POSITIVE_FIELDS = {
     "teacher_epochs": 1,
 }
 CIFAR_FOLDERS = {"cifar10": ("cifar-10-batches-py", "data_batch_1"), "cifar100": ("cifar-100-python", "train")}
-DATASETS = ("cluttered-digits", "digits", "cifar10", "cifar100", "imagefolder")
+FILES_OF = {
+    "mit67": (
+        "http://web.mit.edu/torralba/www/indoor.html",
+        "indoor",
+        ("Images", "TrainImages.txt", "TestImages.txt"),
+    ),
+    "flowers102": (
+        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+        "flowers-102",
+        ("jpg", "imagelabels.mat", "setid.mat"),
+    ),
+}
+"""Where large-image datasets are published, a folder inside ``data_dir`` that may hold them, and what must be there."""
+DATASETS = ("cluttered-digits", "digits", "cifar10", "cifar100", "mit67", "flowers102", "imagefolder")
+LATER_FIELDS = {"skip_unreadable": False}
+"""Fields that tasks did not have from the start, with the value that means what was done before."""
 
 _TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(Task)}
 
@@ -253,6 +289,20 @@ _CIFAR10 = Task(
     min_teacher_accuracy=0.8,
 )
 
+# Photographs at the size that published teachers take; students get the large stem (a quarter of the resolution).
+_LARGE = replace(
+    _CIFAR10,
+    image_size=224,
+    max_params=1_000_000,
+    n_train=0,
+    n_teacher=0,
+    n_test=0,
+    batch_size=32,
+    max_shift=28,
+    n_views=2,
+    teacher="torchvision:resnet18@pretrained",
+)
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -293,6 +343,27 @@ TASKS: dict[str, Task] = {
         ),
         _CIFAR10,
         replace(_CIFAR10, name="cifar100", dataset="cifar100", n_classes=100, min_teacher_accuracy=0.5),
+        # 67 rooms, 80 images of each for training and 20 for test by the official lists; 10 are held out here.
+        replace(
+            _LARGE,
+            name="mit67",
+            dataset="mit67",
+            n_classes=67,
+            n_val=670,
+            min_teacher_accuracy=0.5,
+        ),
+        # The official splits: 10 images a class for training, 10 for validation, 6,149 for test.
+        replace(
+            _LARGE,
+            name="flowers102",
+            dataset="flowers102",
+            n_classes=102,
+            n_val=1020,
+            n_views=4,
+            max_budget_epochs=60,
+            teacher_epochs=60,
+            min_teacher_accuracy=0.7,
+        ),
         replace(
             _CIFAR10,
             name="imagefolder",
