@@ -1,7 +1,9 @@
 """Making a benchmark of families: which trainings its table holds, and running them (resumable, on any workers).
 
-The design has stages, each a list of trainings that depends on the plan's seed alone (``dense`` also on the results of
-``space``), so a build that was cut off goes on where it stopped, and a larger plan keeps every training of a smaller:
+The design has stages, each a list of trainings that depends on the plan alone (``dense`` also on the results of
+``space``), so a build that was cut off goes on where it stopped. A plan with more families in a stage keeps every
+training of the smaller plan, as long as no later stage was built from it (the dense stages from ``space``, ``repeats``
+from both); `build` refuses a plan that does not hold the trainings that are there.
 
 ``space``: a Sobol sequence over the space, each family drawn once at every budget, with new wirings and weights.
 ``nested``: for some of these, further wirings and weight seeds at the full budget (wirings crossed with seeds), which
@@ -23,7 +25,7 @@ import numpy as np
 
 from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed
 from naslib_autokd.runners.engine import Engine
-from naslib_autokd.runners.search import open_run
+from naslib_autokd.runners.search import RunFolderError, TooManyFailures, open_run
 from naslib_autokd.search_spaces.hnag.parameters import MAX_WIRING_SEED, Candidate, HNAGSpace
 from naslib_autokd.tasks import Task
 
@@ -83,35 +85,34 @@ def uniform_families(space: HNAGSpace, n: int, seed: int) -> list[Candidate]:
     """The first ``n`` legal points of a scrambled Sobol sequence over the space (uniform on each scale)."""
     from scipy.stats import qmc
 
-    hyperparameters = list(space.configuration_space().values())
-    sampler = qmc.Sobol(len(hyperparameters), seed=seed)
+    configuration_space = space.configuration_space()
+    sampler = qmc.Sobol(len(configuration_space), seed=seed)
     families: list[Candidate] = []
     while len(families) < n:
         for point in sampler.random(64):
-            family = _family_at(space, hyperparameters, point)
+            family = _family_at(space, configuration_space, point)
             if family is not None:
                 families.append(family)
     return families[:n]
 
 
-def _family_at(space: HNAGSpace, hyperparameters: Sequence[Any], point: Any) -> Candidate | None:
+def _family_at(space: HNAGSpace, configuration_space: Any, point: Any) -> Candidate | None:
     """The family at a point of the unit cube; None if the space forbids it."""
     values: dict[str, Any] = {}
-    for hyperparameter, u in zip(hyperparameters, point, strict=True):
+    for hyperparameter, u in zip(configuration_space.values(), point, strict=True):
         size = getattr(hyperparameter, "size", None)
         # choices and ordinals have vectors 0, 1, ...; numbers have [0, 1], integers at the middle of their share
         discrete = hasattr(hyperparameter, "choices") or hasattr(hyperparameter, "sequence")
         vector = min(int(u * size), size - 1) if discrete else float(u)  # type: ignore[operator]
         values[hyperparameter.name] = hyperparameter.to_value(vector)
-    return legal_family(space, values)
+    return _legal_family(space, configuration_space, values)
 
 
-def legal_family(space: HNAGSpace, values: Mapping[str, Any]) -> Candidate | None:
+def _legal_family(space: HNAGSpace, configuration_space: Any, values: Mapping[str, Any]) -> Candidate | None:
     """The candidate with these values (those of inactive hyperparameters are dropped); None if it is forbidden."""
     from ConfigSpace.exceptions import ForbiddenValueError
     from ConfigSpace.util import deactivate_inactive_hyperparameters
 
-    configuration_space = space.configuration_space()
     try:
         configuration = deactivate_inactive_hyperparameters(dict(values), configuration_space)
         configuration.check_valid_configuration()
@@ -145,7 +146,7 @@ def dense_families(space: HNAGSpace, trials: Sequence[Trial], n: int, seed: int)
                 moved = np.clip(hyperparameter.to_vector(value) + rng.normal(0, 0.15), 0, 1)
                 value = hyperparameter.to_value(float(moved))
             values[name] = value
-        family = legal_family(space, values)
+        family = _legal_family(space, configuration_space, values)
         if family is not None:
             families.append(family)
     return families
@@ -168,7 +169,8 @@ class Design:
         yield "nested", self._trainings("nested", uniform[: plan.n_nested], full, crossed)
         dense: list[Candidate] = []
         if plan.n_dense or plan.n_dense_held_out:
-            found = results("space")
+            size = STAGES.index("space") * STAGE_SIZE + plan.n_space * len(self.budgets)
+            found = [trial for trial in results("space") if trial.number < size]  # not those of a larger plan
             dense = dense_families(self.space, found, plan.n_dense, derive_seed(plan.seed, "dense"))
             yield "dense", self._trainings("dense", dense, self.budgets)
             held_out = dense_families(self.space, found, plan.n_dense_held_out, derive_seed(plan.seed, "held-out"))
@@ -223,19 +225,25 @@ def build(
     plan: BuildPlan | None = None,
     *,
     stop: Callable[[], bool] | None = None,
+    max_failures: int = 10,
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> bool:
     """Run the trainings of ``plan`` that ``out`` does not hold yet; one line each in ``out/trials.jsonl``.
 
+    A failed training is a row of the table like any other and is not tried again.
+
     Args:
         engine: With a `evaluators.recording.RecordingEvaluator` behind it.
         stop: Asked before each training is started; running ones are finished and kept.
+        max_failures: So many failed trainings in a row end the build.
 
     Returns:
         Whether the plan is complete (False after ``stop``).
 
     Raises:
-        RunFolderError: If ``out`` belongs to another task, space or seed. The plan's sizes may differ.
+        RunFolderError: If ``out`` belongs to another task, space or seed, or holds trainings that this plan does not
+            have (see the module's text for what may differ).
+        TooManyFailures: After ``max_failures`` failed trainings in a row; what was recorded stays.
     """
     plan = plan or BuildPlan()
     design = Design(task, space, plan)
@@ -250,9 +258,10 @@ def build(
             return sorted((t for t in done.values() if stage_of(t) == stage), key=lambda t: t.number)
 
         for stage, proposals in design.stages(results):
+            _check_same(folder, stage, proposals, done)
             waiting = [proposal for proposal in proposals if proposal.number not in done]
             n_done, stopped = len(proposals) - len(waiting), False
-            running = 0
+            running = failed_in_a_row = 0
             while waiting or running:
                 stopped = stopped or (stop is not None and stop())
                 while waiting and not stopped and running < engine.n_slots:
@@ -268,8 +277,28 @@ def build(
                 store.append(trial)
                 done[trial.number] = trial
                 n_done += 1
+                failed_in_a_row = 0 if trial.succeeded else failed_in_a_row + 1
+                if failed_in_a_row >= max_failures:
+                    raise TooManyFailures(
+                        f"{failed_in_a_row} trainings in a row failed, the last one with {trial.status}: "
+                        f"{trial.message}. Put this right, delete their lines from {store.path}, and start again"
+                    )
                 if progress is not None:
                     progress(BuildProgress(stage, n_done, len(proposals), trial))
         return True
     finally:
         store.close()
+
+
+def _check_same(folder: Path, stage: str, proposals: Sequence[Proposal], done: Mapping[int, Trial]) -> None:
+    """Raise RunFolderError if a stored training is not the one that the plan has under its number."""
+    for proposal in proposals:
+        trial = done.get(proposal.number)
+        planned = (proposal.candidate.digest, proposal.budget_epochs, proposal.seed)
+        if trial is not None and planned != (trial.candidate_digest, trial.budget_epochs, trial.seed):
+            raise RunFolderError(
+                f"{folder} was built by another plan: training {trial.number} (stage {stage}) is candidate "
+                f"{trial.candidate_digest} for {trial.budget_epochs} epochs there, and candidate {planned[0]} for "
+                f"{planned[1]} epochs in this plan. A stage can grow only before later ones are built from it; "
+                "take the sizes that the folder was built with, or a new folder"
+            )
