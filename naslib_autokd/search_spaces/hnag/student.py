@@ -98,11 +98,18 @@ class Plan:
             )
         value = self._relu(self._mean(outputs))
         self.features = channels[last]
+        last_map = value
         hidden = head_hidden(wiring.head_ratio, self.features)
         if hidden:
             value = self._relu(self._norm(self._conv(value, (hidden, self.features, 1, 1), "head"), hidden))
             self.features = hidden
         self.output = value
+        self.stage_ends: dict[int, int] = {}
+        """The value that is the feature map of each stage -> its place among them: what the stage's last node made, and
+        what the head reads."""
+        for stage in sorted(set(stages) - {last}):
+            self.stage_ends[ends[max(node for node, s in enumerate(stages) if s == stage)]] = len(self.stage_ends)
+        self.stage_ends[last_map] = len(self.stage_ends)
         # Values read for the last time by each step, so that the forward pass can drop them.
         last_use = {source: i for i, step in enumerate(self.steps) for source in step.sources}
         self.dead = [tuple({s for s in step.sources if last_use[s] == i}) for i, step in enumerate(self.steps)]
@@ -239,6 +246,11 @@ class Student(nn.Module):
         self.merge_weights = nn.Parameter(torch.empty(plan.n_merge_weights)) if plan.n_merge_weights else None
         self.classifier_weight = nn.Parameter(torch.empty(spec.n_classes, plan.features))
         self.classifier_bias = nn.Parameter(torch.empty(spec.n_classes))
+        # They compute nothing: named places where hooks find the features (`distillation.zoo.features`).
+        self.stage_maps = nn.ModuleList([nn.Identity() for _ in plan.stage_ends])
+        self.pooled = nn.Identity()
+        self.feature_points = tuple(f"stage_maps.{index}" for index in range(len(plan.stage_ends)))
+        self.pooled_point = "pooled"
         self.running_mean: Tensor
         self.running_var: Tensor
         self.reset_parameters(torch.Generator().manual_seed(seed))
@@ -323,10 +335,12 @@ class Student(nn.Module):
                 y = F.avg_pool2d(x, *step.detail)
             else:
                 y = F.max_pool2d(x, *step.detail)
+            if step.target in plan.stage_ends:
+                y = self.stage_maps[plan.stage_ends[step.target]](y)
             values[step.target] = y
             for source in dead:
                 values[source] = None
-        features = values[plan.output].mean(dim=(2, 3))
+        features = self.pooled(values[plan.output].mean(dim=(2, 3)))
         return F.linear(features, self.classifier_weight, self.classifier_bias)
 
 
