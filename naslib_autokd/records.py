@@ -223,6 +223,27 @@ def _from_fields(cls: type[_Record], values: Mapping[str, Any], what: str) -> _R
         raise ValueError(f"{what} is incomplete: {error}") from error
 
 
+OBJECTIVES = {
+    "error": "validation error, in [0, 1]",
+    "params": "parameters",
+    "macs": "multiply-adds per image",
+    "train_memory": "bytes, peak of a training step",
+    "inference_memory": "bytes, peak of a forward pass of one image",
+    "latency": "seconds of a forward pass of one image",
+}
+"""What a search can minimise, and its unit. ``error`` is a trial's ``cost``."""
+
+MEASURED_OBJECTIVES = ("inference_memory", "latency")
+"""Those that are measured only when asked for; they are in a trial's ``info``."""
+
+
+def objective_value(trial: Trial, name: str) -> float | None:
+    """The value of an objective of `OBJECTIVES` in a trial; None where it is not known (a failure before it was)."""
+    fields_of = {"error": "cost", "params": "n_params", "macs": "macs", "train_memory": "train_memory_bytes"}
+    value = getattr(trial, fields_of[name]) if name in fields_of else trial.info.get(name)
+    return None if value is None else float(value)
+
+
 class StoreLockedError(RuntimeError):
     """Another process writes this store."""
 

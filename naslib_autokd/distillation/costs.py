@@ -117,6 +117,19 @@ def train_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size
 
 
 @torch.no_grad()
+def inference_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int = 1) -> int:
+    """Peak of live tensor bytes during a forward pass in eval mode, counted as in `train_memory` (weights included)."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    with _LiveBytes() as memory:
+        for tensor in (*model.parameters(), *model.buffers()):
+            memory.watch(tensor)
+        model(torch.zeros(batch_size, *image_shape, device=device))
+    model.train(was_training)
+    return memory.peak
+
+
+@torch.no_grad()
 def latency_s(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int = 1, repeats: int = 20) -> float:
     """Median wall seconds of one eager forward pass in eval mode, after three unmeasured ones."""
     device = next(model.parameters()).device

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -14,8 +16,9 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from naslib_autokd.distillation.costs import count_macs, count_params, train_memory
-from naslib_autokd.distillation.data import TaskData, load_data
+from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, latency_s, train_memory
+from naslib_autokd.distillation.data import TaskData, load_data, normalise
+from naslib_autokd.distillation.diswot import SCORE_BATCH, SCORE_COST, LastFeatures, compare, last_features
 from naslib_autokd.distillation.teachers import SoftTargets, Teacher, load_teacher, write_whole
 from naslib_autokd.distillation.training import (
     KDLike,
@@ -27,10 +30,17 @@ from naslib_autokd.distillation.training import (
     seeded,
     train,
 )
-from naslib_autokd.records import Proposal, Trial, derive_seed
+from naslib_autokd.evaluators.base import Score
+from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
+from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, derive_seed
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 
 OBJECTIVES = ("kd", "ce")
+
+MEASURES: dict[str, Callable[..., float]] = {"inference_memory": inference_memory, "latency": latency_s}
+"""How `records.MEASURED_OBJECTIVES` are measured."""
+
+log = logging.getLogger(__name__)
 
 
 class SpecLike(Protocol):
@@ -102,6 +112,9 @@ class KDEvaluator:
         teacher: Anything that `load_teacher` takes; None is the task's own. Wrong teachers are errors here.
         time_limit_s: A training that is over it after an epoch ends with status ``timeout``. None, the default,
             keeps results independent of the machine's speed.
+        limits: Of every student, besides the task's ``max_params``: a family's students get the largest width that
+            keeps them, and a family of which none does is a failed trial that costs no epochs.
+        measure: Costs of `records.MEASURED_OBJECTIVES` that are measured for each student, into a trial's ``info``.
         report: Told what takes long while the evaluator is made (training the teacher, once).
 
     Raises:
@@ -120,12 +133,18 @@ class KDEvaluator:
         teacher: str | Path | nn.Module | Callable[[], nn.Module] | None = None,
         settings: TrainingSettings | None = None,
         time_limit_s: float | None = None,
+        limits: StudentLimits | None = None,
+        measure: Sequence[str] = (),
         report: Callable[[str], None] | None = None,
     ) -> None:
         if objective not in OBJECTIVES:
             raise ValueError(f"unknown objective {objective!r}{did_you_mean(objective, OBJECTIVES)}")
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
+        for name in measure:
+            if name not in MEASURED_OBJECTIVES:
+                raise ValueError(f"nothing to measure: {name!r}{did_you_mean(name, MEASURED_OBJECTIVES)}")
+        self.limits, self.measure = limits or StudentLimits(), tuple(measure)
         self.device = checked_device(device)
         self.threads, self.objective, self.time_limit_s = threads, objective, time_limit_s
         self.settings = settings or TrainingSettings()
@@ -135,6 +154,7 @@ class KDEvaluator:
         self.teacher: Teacher = load_teacher(self.data, teacher, threads=threads, report=report)
         self.soft_targets = SoftTargets.cached(self.teacher, self.data, threads=threads)
         self._teacher_test: Tensor | None = None
+        self._score_batch: tuple[Tensor, LastFeatures] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -144,21 +164,53 @@ class KDEvaluator:
         """The student that ``seed`` draws from the candidate's family, with its width fitted to the task.
 
         A candidate of another space describes its student itself, by ``student_spec(task, seed)``.
+
+        Raises:
+            LimitError: If no width of it keeps the limits.
+            ParameterBudgetError: If no width of it has at most the task's ``max_params`` parameters.
         """
         own = getattr(candidate, "student_spec", None)
         if own is not None:
-            return own(self.task, seed)
-        from naslib_autokd.search_spaces.hnag.wiring import fit_width
+            spec = own(self.task, seed)
+            if broken := self.limits.broken(lambda cost: self.cost_of(spec, cost)):
+                texts = [
+                    f"{name}={limit:.4g}, the student needs {value:.4g}" for name, (value, limit) in broken.items()
+                ]
+                raise LimitError("; ".join(texts))
+            return spec
+        from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, fit_width
 
-        return fit_width(
-            candidate.sample_wiring(derive_seed(seed, "wiring")),
-            self.task.max_params,
-            in_channels=self.task.in_channels,
-            image_size=self.task.image_size,
-            n_classes=self.task.n_classes,
-            stem=self.task.stem,
-            min_channels=self.task.min_channels,
-        )
+        wiring = candidate.sample_wiring(derive_seed(seed, "wiring"))
+
+        def fit(max_params: int) -> Any:
+            return fit_width(
+                wiring,
+                max_params,
+                in_channels=self.task.in_channels,
+                image_size=self.task.image_size,
+                n_classes=self.task.n_classes,
+                stem=self.task.stem,
+                min_channels=self.task.min_channels,
+            )
+
+        widest = fit(self.task.max_params)
+        if not self.limits:
+            return widest
+        try:
+            smallest = fit(0).n_params
+        except ParameterBudgetError as error:
+            smallest = error.smallest
+        return widest_within(self.limits, fit, self.cost_of, self.task.max_params, smallest)
+
+    def cost_of(self, spec: Any, cost: str) -> float:
+        """A cost of a student by its name in `records.OBJECTIVES` (not the error), without training it."""
+        if cost in ("params", "macs"):
+            return float(spec.n_params if cost == "params" else spec.macs)
+        with limited_threads(self.threads):
+            student = self.build_student(spec, 0).to(self.device)
+            if cost == "train_memory":
+                return float(train_memory(student, self.image_shape, self.task.batch_size))
+            return float(MEASURES[cost](student, self.image_shape))
 
     def build_student(self, spec: Any, seed: int) -> nn.Module:
         """The module of a spec, with weights drawn by ``derive_seed(seed, "weights")``."""
@@ -186,7 +238,7 @@ class KDEvaluator:
             wiring_seed=derive_seed(proposal.seed, "wiring"),
             info={"device": str(self.device), "torch": str(torch.__version__), "objective": self.objective},
         )
-        steps: dict[str, Any] = {}
+        steps: dict[str, Any] = {"info": trial.info}
         try:
             with limited_threads(self.threads):
                 self._run(proposal, steps)
@@ -196,7 +248,7 @@ class KDEvaluator:
                 torch.cuda.empty_cache()  # the next trial, and others on this GPU, need it
             steps |= {"status": status, "message": f"{type(error).__name__}: {error}"}
             if status == "error":
-                steps["info"] = trial.info | {"traceback": traceback.format_exc(limit=-3)}
+                steps["info"] = steps["info"] | {"traceback": traceback.format_exc(limit=-3)}
         return replace(trial, **steps)
 
     def _run(self, proposal: Proposal, steps: dict[str, Any]) -> None:
@@ -216,6 +268,10 @@ class KDEvaluator:
         with clock("build_s"):
             student = self.build_student(spec, proposal.seed).to(self.device)
             steps["train_memory_bytes"] = train_memory(student, self.image_shape, self.task.batch_size)
+            if self.measure:
+                steps["info"] = steps["info"] | {
+                    name: MEASURES[name](student, self.image_shape) for name in self.measure
+                }
         steps["student_epochs"] = float(proposal.budget_epochs)  # a training that raises is charged in full
         with clock("train_s"):
             result = self._train(student, kd, proposal.budget_epochs, derive_seed(proposal.seed, "batches"))
@@ -252,6 +308,37 @@ class KDEvaluator:
             settings=self.settings,
             time_limit_s=self.time_limit_s,
         )
+
+    def training_free_score(self, candidate: Any, seed: int) -> Score:
+        """DisWOT's score (`distillation.diswot`) of the student that `evaluate` would train with this seed.
+
+        On the same `SCORE_BATCH` training images for all students; the student's batch norms use the statistics of the
+        batch. The score does not depend on the KD settings. A student that cannot be built or scored has the score
+        minus infinity.
+
+        Raises:
+            DisWOTError: If the teacher has no feature map to compare with.
+        """
+        with limited_threads(self.threads):
+            images, teacher = self._images_to_score()
+            cost = SCORE_COST * len(images) / self.task.n_train
+            try:
+                student = self.build_student(self.student_spec(candidate, seed), seed).to(self.device).train()
+                return Score(compare(teacher, last_features(student, images)).value, cost)
+            except Exception as error:  # what a student does is never the caller's fault
+                log.warning("candidate %s cannot be scored: %s: %s", candidate.digest, type(error).__name__, error)
+                return Score(-math.inf, cost)
+
+    def _images_to_score(self) -> tuple[Tensor, LastFeatures]:
+        """Normalised training images, the same ones always, and what the teacher makes of them."""
+        if self._score_batch is None:
+            data = self.data
+            rng = torch.Generator().manual_seed(derive_seed("score", self.task.split_seed))
+            drawn = torch.randperm(len(data.train_images), generator=rng)[:SCORE_BATCH]
+            images = data.train_images[drawn.to(self.device)]
+            of_teacher = last_features(self.teacher.network, normalise(images, self.teacher.mean, self.teacher.std))
+            self._score_batch = data.normalise(images), of_teacher
+        return self._score_batch
 
     def train_final(
         self,

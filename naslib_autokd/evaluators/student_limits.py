@@ -1,0 +1,90 @@
+"""Hard limits that every student has to keep, checked before it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+LIMITS = {
+    "max_train_memory": ("train_memory", "bytes of a training step"),
+    "max_inference_memory": ("inference_memory", "bytes of a forward pass of one image"),
+    "max_latency_s": ("latency", "seconds of a forward pass of one image"),
+    "max_macs": ("macs", "multiply-adds per image"),
+}
+
+
+class LimitError(ValueError):
+    """No student of a family keeps the limits; says the smallest that can be reached."""
+
+
+@dataclass(frozen=True)
+class StudentLimits:
+    """Upper bounds of one student, besides the task's ``max_params``; None: no bound.
+
+    Memory is that of `distillation.costs` (live tensors), at the task's batch size in training and of one image in
+    inference. The latency is measured on the device of the trainings, so a run with it depends on the machine.
+    """
+
+    max_macs: int | None = None
+    max_train_memory: int | None = None
+    max_inference_memory: int | None = None
+    max_latency_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in asdict(self).values())
+
+    def broken(self, measure: Callable[[str], float]) -> dict[str, tuple[float, float]]:
+        """Limits that a student breaks: name -> (its value, the limit); ``measure`` gives a cost of it by name."""
+        found = {}
+        for name, (cost, _) in LIMITS.items():
+            limit = getattr(self, name)
+            if limit is not None and (value := measure(cost)) > limit:
+                found[name] = (value, float(limit))
+        return found
+
+
+def widest_within(
+    limits: StudentLimits,
+    fit: Callable[[int], Any],
+    measure: Callable[[Any, str], float],
+    max_params: int,
+    smallest: int,
+) -> Any:
+    """The student of the largest width that keeps the limits, to within 2% of its parameters.
+
+    All costs grow with the width (latency up to its noise), so the number of parameters is bisected.
+
+    Args:
+        fit: Parameters to the widest student with at most so many (``fit_width``).
+        measure: Cost of a student by its name in `records.OBJECTIVES`.
+        smallest: Parameters of the narrowest student.
+
+    Raises:
+        LimitError: If even the narrowest student breaks a limit, with what it needs.
+    """
+    widest = fit(max_params)
+    if not limits.broken(lambda cost: measure(widest, cost)):
+        return widest
+    best = fit(smallest)
+    broken = limits.broken(lambda cost: measure(best, cost))
+    if broken:
+        texts = [
+            f"{name}={limit:.4g}, but the narrowest student of the family needs {value:.4g} ({LIMITS[name][1]})"
+            for name, (value, limit) in broken.items()
+        ]
+        raise LimitError(f"{'; '.join(texts)}: raise the limit or choose families with fewer nodes")
+    low, high = smallest, max_params
+    while high > 1.02 * low:
+        middle = round((low * high) ** 0.5)
+        student = fit(middle)
+        if limits.broken(lambda cost: measure(student, cost)):  # noqa: B023  (called at once)
+            high = middle
+        else:
+            low, best = middle, student
+    return best

@@ -1,0 +1,78 @@
+"""Limits are kept by narrower students, and a limit that none keeps says what would."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from naslib_autokd.evaluators.kd import KDEvaluator
+from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
+from naslib_autokd.records import Proposal
+from naslib_autokd.search_spaces.hnag import HNAGSpace
+
+
+@pytest.fixture(scope="module")
+def make(tiny_data, cluttered_teacher):
+    def evaluator(**options):
+        return KDEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher.network, **options)
+
+    return evaluator
+
+
+FAMILY = HNAGSpace("hnag-small").default_candidate()
+
+
+@pytest.mark.parametrize(("limit", "cost"), [("max_train_memory", "train_memory"), ("max_macs", "macs")])
+def test_a_student_within_a_limit_is_the_widest_such(make, limit, cost):
+    free = make()
+    widest = free.student_spec(FAMILY, 1)
+    allowed = 0.6 * free.cost_of(widest, cost)
+    spec = make(limits=StudentLimits(**{limit: allowed})).student_spec(FAMILY, 1)
+    assert spec.wiring == widest.wiring
+    assert free.cost_of(spec, cost) <= allowed
+    wider = spec.__class__(spec.wiring, tuple(c + 1 for c in spec.channels), 1, 12, 10, "small")
+    assert free.cost_of(wider, cost) > allowed
+
+
+def test_limits_that_are_kept_change_nothing(make):
+    wide = StudentLimits(max_train_memory=10**9, max_macs=10**9, max_inference_memory=10**9, max_latency_s=100.0)
+    assert make(limits=wide).student_spec(FAMILY, 1) == make().student_spec(FAMILY, 1)
+
+
+def test_a_limit_that_no_width_keeps_is_a_trial_without_epochs_that_says_the_smallest(make):
+    evaluator = make(limits=StudentLimits(max_train_memory=1000))
+    with pytest.raises(LimitError, match="narrowest student"):
+        evaluator.student_spec(FAMILY, 1)
+    trial = evaluator.evaluate(Proposal(FAMILY, 3, 1, 0))
+    assert (trial.status, trial.student_epochs) == ("error", 0.0)
+    needed = re.search(r"needs ([0-9.e+]+)", trial.message)
+    assert needed is not None
+    reachable = StudentLimits(max_train_memory=round(1.01 * float(needed[1])))
+    assert make(limits=reachable).student_spec(FAMILY, 1).channels == (4, 4, 4)
+
+
+def test_costs_are_measured_on_request(make):
+    plain = make().evaluate(Proposal(FAMILY, 1, 1, 0))
+    assert "latency" not in plain.info
+    trial = make(measure=("latency", "inference_memory")).evaluate(Proposal(FAMILY, 1, 1, 0))
+    assert trial.info["latency"] > 0
+    assert trial.info["device"] == "cpu"
+    assert 4 * trial.n_params < trial.info["inference_memory"] < trial.train_memory_bytes
+    assert trial.cost == plain.cost
+    with pytest.raises(ValueError, match="nothing to measure"):
+        make(measure=("latencyy",))
+
+
+def test_bisection_finds_the_last_size_within_the_limit():
+    asked = []
+
+    def measure(size, cost):
+        asked.append(size)
+        return size**2
+
+    found = widest_within(StudentLimits(max_macs=2500), lambda n: n, measure, max_params=1000, smallest=10)
+    assert 49 <= found <= 50
+    assert len(asked) < 15
+    with pytest.raises(ValueError, match="must be positive"):
+        StudentLimits(max_macs=0)
