@@ -1,0 +1,577 @@
+"""Anybody's table of trainings as a benchmark: a CSV file, and a short YAML file that names its columns.
+
+A row of the CSV is one training: an architecture, how it was taught (KD columns), at which fidelity (epochs, or a share
+of the data), its validation and test accuracy or error, and what it cost. `ForeignBenchmark` answers proposals from it,
+so that every optimizer can search it; `fidelity_correlations` says what its cheap fidelities are worth. The YAML file
+is described in docs/foreign_tables.md, examples/foreign_table.yaml is one to copy.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from scipy.stats import kendalltau
+
+from naslib_autokd.records import Proposal, Trial, derive_seed
+from naslib_autokd.search_spaces.table import RowCandidate, TableSpace, Value
+from naslib_autokd.tasks import did_you_mean
+
+SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+"""Units of the cost column."""
+
+SCALES = {"fraction": 1.0, "percent": 100.0}
+
+KEYS = (
+    "name",
+    "csv",
+    "architecture",
+    "kd",
+    "categorical",
+    "fidelity",
+    "validation_accuracy",
+    "validation_error",
+    "test_accuracy",
+    "test_error",
+    "scale",
+    "cost",
+    "reference",
+)
+
+SHOWN_PROBLEMS = 5
+
+Fidelity = float | str
+"""A number where the cell is one (``1/27`` is), else its text."""
+
+
+class TableError(ValueError):
+    """The YAML or CSV file of a foreign table can not be used; the text names the file and the line."""
+
+
+class Training(NamedTuple):
+    """One row of the CSV file."""
+
+    candidate: RowCandidate
+    fidelity: Fidelity
+    val_error: float
+    test_error: float
+    seconds: float
+
+
+class FidelityCorrelation(NamedTuple):
+    """What one fidelity of one KD setting says about the reference trainings of the same architectures."""
+
+    kd: tuple[tuple[str, Value], ...]
+    fidelity: Fidelity
+    n: int
+    """Architectures that have both."""
+    kendall_tau: float
+    """Tau-b, in [-1, 1]; nan below 3 architectures or where all are equal."""
+
+
+class ForeignBenchmark:
+    """Answers from a table of trainings that others made.
+
+    Budgets are whole units of the table's fidelity, ascending. They end at the largest fidelity at which every KD
+    setting of the table occurs, so that what is compared is comparable; rows of other fidelities are kept for
+    `fidelity_correlations`. Every pair of architecture and KD setting needs a row at each budget. Where it has several
+    (repeated trainings), the proposal's seed draws one, and the truth is their mean.
+
+    Args:
+        source: Path of the YAML file, or its text (with a newline; ``csv`` is then relative to the working folder).
+
+    Raises:
+        TableError: If a file is missing or cannot be used: an unknown key or column (with the nearest one), a cell that
+            is no number, a pair without a row. Names the file and the line.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        description = _Description(source)
+        self.name = description.name
+        self.csv = description.csv
+        self.reference = description.reference
+        """KD columns and fidelity column -> value: the trainings that fidelities are judged by. May be empty."""
+        self.trainings, self._fidelity_texts = _read_csv(description)
+        """All rows of the CSV file, in its order."""
+        self._fidelities = _budgets(description, self.trainings, self._fidelity_texts)
+        self.budgets = tuple(sorted(self._fidelities))
+        """Budgets that it answers for, ascending, in whole units of the fidelity."""
+        self._answers = self._table()
+        self.space = TableSpace(self.name, tuple(self._answers))
+        """The pairs of architecture and KD setting that were trained."""
+        self._truth = {candidate: _mean(by_budget[self.budgets[-1]]) for candidate, by_budget in self._answers.items()}
+        self.best_candidate = min(self._truth, key=lambda candidate: self._truth[candidate][1])
+        """The one with the lowest `true_test_error`."""
+
+    def __repr__(self) -> str:
+        return f"ForeignBenchmark({self.name!r}, {len(self.space.rows)} candidates, budgets {self.budgets})"
+
+    def _table(self) -> dict[RowCandidate, dict[int, list[Training]]]:
+        budget_of = {fidelity: budget for budget, fidelity in self._fidelities.items()}
+        table: dict[RowCandidate, dict[int, list[Training]]] = {}
+        for training in self.trainings:
+            if training.fidelity in budget_of:
+                by_budget = table.setdefault(training.candidate, {})
+                by_budget.setdefault(budget_of[training.fidelity], []).append(training)
+        missing = [(c, b) for c, by_budget in table.items() for b in self.budgets if b not in by_budget]
+        if missing:
+            candidate, budget = missing[0]
+            fidelity = self._fidelity_texts[self._fidelities[budget]]
+            raise TableError(
+                f"{self.csv}: {len(missing)} trainings are missing, the first at fidelity {fidelity} for "
+                f"{candidate.to_dict()}. Every pair of architecture and KD setting needs a row at each budget: add "
+                "the rows, delete the pair's other rows, or name fewer fidelities under fidelity: values"
+            )
+        return table
+
+    def fidelity_of(self, budget: int) -> str:
+        """What the CSV file calls a budget."""
+        return self._fidelity_texts[self._fidelities[budget]]
+
+    def evaluate(self, proposal: Proposal) -> Trial:
+        """Look the proposal up. ``cost`` is the validation error, ``train_s`` the cost column in seconds.
+
+        Raises:
+            ValueError: If the table has no such budget or candidate.
+        """
+        repeats = self._rows_of(proposal.candidate).get(proposal.budget_epochs)
+        if repeats is None:
+            raise ValueError(
+                f"{self.name} has no results at budget {proposal.budget_epochs}, only at "
+                f"{', '.join(map(str, self.budgets))}; set the smallest and largest budget of the run to these"
+            )
+        drawn = repeats[derive_seed(proposal.seed, "repeat") % len(repeats)]
+        return Trial.of(
+            proposal,
+            cost=drawn.val_error,
+            val_accuracy=1.0 - drawn.val_error,
+            student_epochs=float(proposal.budget_epochs),
+            train_s=drawn.seconds,
+            info={"benchmark": self.name},
+        )
+
+    def _rows_of(self, candidate: Any) -> dict[int, list[Training]]:
+        if candidate not in self._answers:
+            self.space.values(candidate)  # raises
+        return self._answers[candidate]
+
+    def true_cost(self, candidate: RowCandidate) -> float:
+        """Mean validation error of its trainings at the largest budget.
+
+        Raises:
+            ValueError: If the table has no such candidate.
+        """
+        self._rows_of(candidate)
+        return self._truth[candidate][0]
+
+    def true_test_error(self, candidate: RowCandidate) -> float:
+        """Mean test error of its trainings at the largest budget.
+
+        Raises:
+            ValueError: If the table has no such candidate.
+        """
+        self._rows_of(candidate)
+        return self._truth[candidate][1]
+
+    @property
+    def best_test_error(self) -> float:
+        """The lowest `true_test_error` of all candidates."""
+        return self._truth[self.best_candidate][1]
+
+
+def fidelity_correlations(
+    benchmark: ForeignBenchmark, reference: Mapping[str, str] | None = None
+) -> tuple[FidelityCorrelation, ...]:
+    """Do cheap trainings order architectures as the reference trainings do?
+
+    Kendall's tau-b between the validation accuracy at each fidelity of each KD setting and the test accuracy of the
+    reference, over the architectures that have both. Repeats are averaged first.
+
+    Args:
+        reference: A value of each KD column and of the fidelity column, for example full training without KD:
+            ``{"method": "nokd", "data_fraction": "1"}``. None: the one of the YAML file.
+
+    Returns:
+        KD settings in the order of the CSV file, and for each its fidelities, ascending.
+
+    Raises:
+        TableError: If there is no reference, or the table has no such trainings.
+    """
+    wanted = dict(benchmark.reference if reference is None else reference)
+    if not wanted:
+        raise TableError(
+            f"{benchmark.name} names no reference trainings; add a value of each KD column and of the fidelity column "
+            "to its YAML file, for example reference: {method: none, epochs: 90}"
+        )
+    test_errors: dict[Any, list[Training]] = {}
+    cells: dict[Any, dict[Fidelity, dict[Any, list[Training]]]] = {}
+    for training in benchmark.trainings:
+        architecture, kd = training.candidate.architecture, training.candidate.kd
+        by_fidelity = cells.setdefault(kd, {})
+        by_fidelity.setdefault(training.fidelity, {}).setdefault(architecture, []).append(training)
+        described = {column: _fidelity(str(value)) for column, value in kd}
+        if all(described.get(column, training.fidelity) == _fidelity(str(v)) for column, v in wanted.items()):
+            test_errors.setdefault(architecture, []).append(training)
+    if not test_errors:
+        raise TableError(f"{benchmark.csv} has no rows with {', '.join(f'{k}={v}' for k, v in wanted.items())}")
+    correlations = []
+    for kd, by_fidelity in cells.items():
+        for fidelity in _ascending(by_fidelity):
+            both = [architecture for architecture in by_fidelity[fidelity] if architecture in test_errors]
+            cheap = [_mean(by_fidelity[fidelity][architecture])[0] for architecture in both]
+            full = [_mean(test_errors[architecture])[1] for architecture in both]
+            varied = len(both) >= 3 and len(set(cheap)) > 1 and len(set(full)) > 1
+            tau = float(kendalltau(cheap, full).statistic) if varied else math.nan
+            correlations.append(FidelityCorrelation(kd, fidelity, len(both), tau))
+    return tuple(correlations)
+
+
+def correlation_table(benchmark: ForeignBenchmark, correlations: Iterable[FidelityCorrelation]) -> list[list[str]]:
+    """The correlations as rows of text, the header first: KD settings down, fidelities across."""
+    correlations = tuple(correlations)
+    fidelities = _ascending({c.fidelity: None for c in correlations})
+    found = {(c.kd, c.fidelity): f"{c.kendall_tau:.3f}" for c in correlations}
+    settings = dict.fromkeys(c.kd for c in correlations)
+    names = [column for column, _ in next(iter(settings), ())]
+    header = [", ".join(names) or "KD", *(benchmark._fidelity_texts[f] for f in fidelities)]
+    return [
+        header,
+        *(
+            [", ".join(str(value) for _, value in kd) or "all", *(found.get((kd, f), "") for f in fidelities)]
+            for kd in settings
+        ),
+    ]
+
+
+class _Description:
+    """The YAML file, checked as far as it goes without the CSV file; the attributes are its keys."""
+
+    def __init__(self, source: str | Path) -> None:
+        if isinstance(source, str) and "\n" in source:
+            text, self.where, folder = source, "table", Path()
+        else:
+            path = Path(source)
+            if not path.is_file():
+                raise TableError(f"table file {path} does not exist")
+            text, self.where, folder = path.read_text(encoding="utf-8"), str(path), path.parent
+        self._lines: dict[tuple[str, ...], int] = {}
+        content = self._parse(text)
+        for key in content:
+            if key not in KEYS:
+                raise self.error((key,), f"unknown key {key!r}{did_you_mean(key, KEYS)}")
+        for key in ("name", "csv", "architecture"):
+            if key not in content:
+                raise self.error((), f"key {key!r} is missing")
+        self.name = self._text(content, "name")
+        self.csv = folder / self._text(content, "csv")
+        if not self.csv.is_file():
+            raise self.error(("csv",), f"{self.csv} does not exist; csv is the table's path, relative to this file")
+        self.architecture = self._list(content, "architecture")
+        self.kd = self._list(content, "kd")
+        if not self.architecture:
+            raise self.error(("architecture",), "architecture must name at least one column")
+        self.categorical = self._list(content, "categorical")
+        self.fidelity, self.fidelity_values = self._fidelity(content)
+        self.validation, self.validation_is_error = self._measure(content, "validation")
+        self.test, self.test_is_error = self._measure(content, "test")
+        scale = self._text(content, "scale") if "scale" in content else "fraction"
+        if scale not in SCALES:
+            raise self.error(("scale",), f"unknown scale {scale!r}{did_you_mean(scale, SCALES)}")
+        self.scale = SCALES[scale]
+        self.cost, self.seconds = self._cost(content)
+        self.reference = self._reference(content)
+        roles = [("architecture", c) for c in self.architecture] + [("kd", c) for c in self.kd]
+        roles += [("fidelity", self.fidelity)] if self.fidelity else []
+        roles += [(self.validation_key, self.validation), (self.test_key, self.test)]
+        seen: dict[str, str] = {}
+        for role, column in roles:
+            measured = {role, seen.get(column)} == {self.validation_key, self.test_key}
+            if column in seen and not measured:  # a table without a test split may name the same column for both
+                raise self.error((role,), f"column {column!r} is named under {seen[column]} and under {role}")
+            seen[column] = role
+        for column in self.categorical:
+            if column not in (*self.architecture, *self.kd):
+                raise self.error(
+                    ("categorical",),
+                    f"{column!r} is not among the columns of architecture and kd"
+                    f"{did_you_mean(column, (*self.architecture, *self.kd))}",
+                )
+
+    def error(self, path: tuple[str, ...], message: str) -> TableError:
+        while path and path not in self._lines:
+            path = path[:-1]
+        return TableError(f"{self.where}{f', line {self._lines[path]}' if path else ''}: {message}")
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        """Mappings, lists and strings: cells are compared as they are written."""
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            raise TableError(f"{self.where}: not valid YAML: {error}") from error
+        if not isinstance(node, yaml.MappingNode):
+            raise TableError(f"{self.where}: expected a mapping of keys to values, such as 'csv: table.csv'")
+
+        def plain(node: Any, path: tuple[str, ...]) -> Any:
+            if isinstance(node, yaml.ScalarNode):
+                return node.value
+            if isinstance(node, yaml.SequenceNode):
+                return [plain(item, path) for item in node.value]
+            mapping: dict[str, Any] = {}
+            for key_node, value_node in node.value:
+                key = str(key_node.value)
+                if key in mapping:
+                    raise TableError(f"{self.where}, line {key_node.start_mark.line + 1}: key {key!r} appears twice")
+                self._lines[(*path, key)] = key_node.start_mark.line + 1
+                mapping[key] = plain(value_node, (*path, key))
+            return mapping
+
+        content: dict[str, Any] = plain(node, ())
+        return content
+
+    def _text(self, content: Mapping[str, Any], *path: str) -> str:
+        value = content[path[-1]]
+        if not isinstance(value, str) or not value:
+            raise self.error(path, f"{path[-1]} must be a word or a number, got {value!r}")
+        return value
+
+    def _list(self, content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+        value = content.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.error((key,), f"{key} must be a list of columns, such as [width, depth], got {value!r}")
+        repeated = [column for i, column in enumerate(value) if column in value[:i]]
+        if repeated:
+            raise self.error((key,), f"{key} names the column {repeated[0]!r} twice")
+        return tuple(value)
+
+    def _section(self, content: Mapping[str, Any], key: str, allowed: Sequence[str]) -> dict[str, Any]:
+        """A mapping with a ``column``; a bare name is the column."""
+        value = content[key]
+        if isinstance(value, str) and value:
+            return {"column": value}
+        if not isinstance(value, dict) or "column" not in value:
+            raise self.error((key,), f"{key} must be a column or a mapping with 'column', got {value!r}")
+        for name in value:
+            if name not in allowed:
+                raise self.error((key, name), f"unknown key {name!r} in {key}{did_you_mean(name, allowed)}")
+        self._text(value, key, "column")
+        return value
+
+    def _fidelity(self, content: Mapping[str, Any]) -> tuple[str | None, dict[Fidelity, int]]:
+        if "fidelity" not in content:
+            return None, {}
+        section = self._section(content, "fidelity", ("column", "values"))
+        if "values" not in section:
+            return section["column"], {}
+        path = ("fidelity", "values")
+        values = section["values"]
+        if not isinstance(values, dict) or not values:
+            raise self.error(path, f"values must map what the column says to whole units, such as {{1/3: 9}}: {values}")
+        units: dict[Fidelity, int] = {}
+        for cell, unit in values.items():
+            if not (isinstance(unit, str) and unit.isdecimal() and int(unit) >= 1):
+                raise self.error((*path, cell), f"a budget is a whole number of at least 1, got {unit!r} for {cell}")
+            if int(unit) in units.values():
+                raise self.error((*path, cell), f"two fidelities have the budget {unit}")
+            units[_fidelity(cell)] = int(unit)
+        return section["column"], units
+
+    def _measure(self, content: Mapping[str, Any], split: str) -> tuple[str, bool]:
+        keys = (f"{split}_accuracy", f"{split}_error")
+        given = [key for key in keys if key in content]
+        if len(given) != 1:
+            raise self.error(
+                tuple(given[1:]), f"give one of {keys[0]} and {keys[1]}, got {' and '.join(given) or 'none'}"
+            )
+        setattr(self, f"{split}_key", given[0])
+        return self._text(content, given[0]), given[0] == keys[1]
+
+    validation_key: str
+    test_key: str
+
+    def _cost(self, content: Mapping[str, Any]) -> tuple[str | None, float]:
+        if "cost" not in content:
+            return None, 0.0
+        section = self._section(content, "cost", ("column", "unit"))
+        unit = section.get("unit", "s")
+        if unit not in SECONDS:
+            raise self.error(("cost", "unit"), f"unknown unit {unit!r}{did_you_mean(unit, SECONDS)}")
+        return section["column"], SECONDS[unit]
+
+    def _reference(self, content: Mapping[str, Any]) -> dict[str, str]:
+        value = content.get("reference", {})
+        expected = [*self.kd, *([self.fidelity] if self.fidelity else [])]
+        if not isinstance(value, dict):
+            raise self.error(("reference",), f"reference must map {', '.join(expected)} to values, got {value!r}")
+        for column in value:
+            if column not in expected:
+                raise self.error(
+                    ("reference", column),
+                    f"reference names {column!r}, which is neither a KD column nor the fidelity"
+                    f"{did_you_mean(column, expected)}",
+                )
+        missing = [column for column in expected if column not in value]
+        if value and missing:
+            raise self.error(("reference",), f"reference lacks {', '.join(missing)}")
+        return value
+
+
+def _read_csv(description: _Description) -> tuple[tuple[Training, ...], dict[Fidelity, str]]:
+    """All rows, and what each fidelity is called in the file."""
+    with open(description.csv, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    where = str(description.csv)
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise TableError(f"{where}, line 1: column {repeated[0]!r} appears twice")
+    named: list[tuple[tuple[str, ...], str | None]] = [
+        *((("architecture",), column) for column in description.architecture),
+        *((("kd",), column) for column in description.kd),
+        (("fidelity", "column"), description.fidelity),
+        ((description.validation_key,), description.validation),
+        ((description.test_key,), description.test),
+        (("cost", "column"), description.cost),
+    ]
+    for path, column in named:
+        if column is not None and column not in header:
+            raise description.error(path, f"{where} has no column {column!r}{did_you_mean(column, header)}")
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise TableError(f"{where}, line {line}: {len(cells)} cells, but the header names {len(header)} columns")
+    if not lines:
+        raise TableError(f"{where} has no rows")
+    columns = {name: [cells[i].strip() for _, cells in lines] for i, name in enumerate(header)}
+    problems: list[tuple[int, str]] = []  # index of the row, text
+
+    def numbers(column: str, scale: float, largest: float, hint: str) -> list[float]:
+        found = []
+        for i, cell in enumerate(columns[column]):
+            value = _number(cell)
+            if value is None:
+                problems.append((i, f"{column} must be a number, got {cell!r}"))
+            elif not 0.0 <= value / scale <= largest:
+                problems.append((i, f"{column} must be in [0, {largest * scale:g}]{hint}, got {cell}"))
+            found.append(math.nan if value is None else value / scale)
+        return found
+
+    def characteristic(column: str) -> list[Value]:
+        cells = columns[column]
+        parsed = [_number(cell) for cell in cells]
+        problems.extend((i, f"{column} is empty") for i, cell in enumerate(cells) if not cell)
+        given = [number for number, cell in zip(parsed, cells, strict=True) if cell]
+        if column in description.categorical or all(number is None for number in given):
+            return list(cells)
+        problems.extend(
+            (i, f"{column} is a number elsewhere, got {cell!r}; if both are meant, name {column} under categorical")
+            for i, cell in enumerate(cells)
+            if cell and parsed[i] is None
+        )
+        whole = all(number is None or number.is_integer() for number in parsed)
+        return [math.nan if n is None else int(n) if whole else n for n in parsed]
+
+    hint = "" if description.scale > 1 else " (if these are percent, say scale: percent)"
+    val, test = (numbers(column, description.scale, 1.0, hint) for column in (description.validation, description.test))
+    cost = numbers(description.cost, 1.0, math.inf, "") if description.cost else [0.0] * len(lines)
+    architecture = {column: characteristic(column) for column in description.architecture}
+    kd = {column: characteristic(column) for column in description.kd}
+    texts = columns[description.fidelity] if description.fidelity else ["full"] * len(lines)
+    problems.extend((i, f"{description.fidelity} is empty") for i, text in enumerate(texts) if not text)
+    if problems:
+        shown = [f"line {lines[i][0]}: {text}" for i, text in sorted(problems)[:SHOWN_PROBLEMS]]
+        more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+        raise TableError(f"{where}, {'; '.join(shown)}{more}. Rows of failed trainings: correct or delete them")
+
+    names: dict[Fidelity, str] = {}
+    trainings = []
+    for i in range(len(lines)):
+        fidelity = _fidelity(texts[i])
+        names.setdefault(fidelity, texts[i])
+        trainings.append(
+            Training(
+                RowCandidate.of({c: v[i] for c, v in architecture.items()}, {c: v[i] for c, v in kd.items()}),
+                fidelity,
+                val[i] if description.validation_is_error else 1.0 - val[i],
+                test[i] if description.test_is_error else 1.0 - test[i],
+                cost[i] * description.seconds,
+            )
+        )
+    return tuple(trainings), names
+
+
+def _budgets(
+    description: _Description, trainings: Sequence[Training], texts: Mapping[Fidelity, str]
+) -> dict[int, Fidelity]:
+    """Budget -> fidelity: as the YAML file says, or the fidelities at which all KD settings occur, in whole units."""
+    if description.fidelity_values:
+        for fidelity in description.fidelity_values:
+            if fidelity not in texts:
+                raise description.error(
+                    ("fidelity", "values"),
+                    f"column {description.fidelity!r} never says {fidelity}{did_you_mean(fidelity, texts.values())}",
+                )
+        return {unit: fidelity for fidelity, unit in description.fidelity_values.items()}
+    settings: dict[Fidelity, set[Any]] = {}
+    for training in trainings:
+        settings.setdefault(training.fidelity, set()).add(training.candidate.kd)
+    everything = set().union(*settings.values())
+    complete = [fidelity for fidelity, kd in settings.items() if kd == everything]
+    if not complete:
+        raise description.error(
+            ("fidelity",),
+            "there is no fidelity at which all KD settings occur; name the budgets under fidelity: values",
+        )
+    if len(complete) == 1:
+        return {1: complete[0]}
+    values = [fidelity for fidelity in complete if not isinstance(fidelity, str)]
+    if len(values) < len(complete) or min(values) <= 0:
+        raise description.error(
+            ("fidelity",),
+            f"fidelities {', '.join(texts[f] for f in complete)} are not all positive numbers; say what they are worth "
+            "in whole units under fidelity: values",
+        )
+    values.sort()
+    unit = 1.0 if all(value.is_integer() for value in values) else values[0]
+    budgets: dict[int, Fidelity] = {round(value / unit): value for value in values}
+    if len(budgets) < len(values) or any(abs(v / unit / b - 1) > 0.02 for b, v in budgets.items() if v != b):  # type: ignore[operator]
+        raise description.error(
+            ("fidelity",),
+            f"fidelities {', '.join(texts[v] for v in values)} are no whole multiples of the smallest; say what they "
+            "are worth in whole units under fidelity: values",
+        )
+    return budgets
+
+
+def _number(cell: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _fidelity(cell: str) -> Fidelity:
+    """``0.5``, ``1/27`` and ``1e-3`` are numbers, so that ``1`` and ``1.0`` are the same."""
+    try:
+        return float(Fraction(cell))
+    except (ValueError, ZeroDivisionError):
+        return cell
+
+
+def _ascending(fidelities: Iterable[Fidelity]) -> list[Fidelity]:
+    """Numbers ascending, then words as they came."""
+    fidelities = list(fidelities)
+    numbers = sorted(f for f in fidelities if not isinstance(f, str))
+    return [*numbers, *(f for f in fidelities if isinstance(f, str))]
+
+
+def _mean(trainings: Sequence[Training]) -> tuple[float, float]:
+    """Mean validation and test error."""
+    n = len(trainings)
+    return math.fsum(t.val_error for t in trainings) / n, math.fsum(t.test_error for t in trainings) / n
