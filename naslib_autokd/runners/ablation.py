@@ -258,18 +258,21 @@ class Study:
         assert epochs is not None, "the study is not resolved"
         return epochs
 
-    def only(self, labels: Sequence[str]) -> Study:
-        """The study with these methods only, in its own order; without its reference the first one is.
+    def only(self, names: Sequence[str]) -> Study:
+        """The study with these methods only (labels or optimizers), in its own order.
+
+        Without its reference the first method is the reference.
 
         Raises:
-            StudyError: If a label is unknown (names the nearest).
+            StudyError: If a name is unknown (names the nearest).
         """
-        known = [method.label for method in self.methods]
-        for label in labels:
-            if label not in known:
-                raise StudyError(f"unknown method {label!r}{did_you_mean(label, known)}")
-        methods = tuple(method for method in self.methods if method.label in labels)
-        return replace(self, methods=methods, reference=self.reference if self.reference in labels else "")
+        labels = [method.label for method in self.methods]
+        for name in names:
+            if name not in labels and all(name != method.optimizer for method in self.methods):
+                raise StudyError(f"unknown method {name!r}{did_you_mean(name, labels)}")
+        methods = tuple(method for method in self.methods if method.label in names or method.optimizer in names)
+        kept = any(method.label == self.reference for method in methods)
+        return replace(self, methods=methods, reference=self.reference if kept else "")
 
 
 def _check_amounts(student_epochs: Any, full_trainings: Any, *, required: bool) -> None:
@@ -702,7 +705,7 @@ def run_study(
         out: Folder; an existing one is continued. None: nothing is written.
         workers: Processes, of one thread each; 0: in this process.
         seeds: Another number of seeds than the study's.
-        methods: Labels; only these are run.
+        methods: Labels or optimizers; only these are run.
         progress: Called after each job.
 
     Raises:
@@ -925,9 +928,12 @@ def _open_folder(folder: Path, study: Study, benchmark: Benchmark) -> None:
     Raises:
         StudyFolderError: With the differences, if the folder holds another study.
     """
-    described = getattr(benchmark, "describe", None)
-    about = {"name": benchmark.name, "budgets": list(benchmark.budgets)} if described is None else described()
-    asked = study.to_dict()
+    about = {
+        "name": benchmark.name,
+        "budgets": list(benchmark.budgets),
+        "best_test_error": float(benchmark.best_test_error),  # another one after another fit
+    }
+    asked = yaml.safe_load(study.to_yaml())
     path, about_path = folder / "study.yaml", folder / "run.yaml"
     if path.exists():
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -946,7 +952,7 @@ def _open_folder(folder: Path, study: Study, benchmark: Benchmark) -> None:
             ]
         if about_path.exists():
             about_there = yaml.safe_load(about_path.read_text(encoding="utf-8"))["benchmark"]
-            if about_there != json.loads(json.dumps(about)):
+            if about_there != about:
                 differences.append(f"the benchmark: {about_there} there, {about} now")
         if differences:
             raise StudyFolderError(
@@ -957,7 +963,7 @@ def _open_folder(folder: Path, study: Study, benchmark: Benchmark) -> None:
         asked["seeds"] = max(asked["seeds"], stored["seeds"])
     _write(path, asked)
     if not about_path.exists():
-        _write(about_path, {"benchmark": json.loads(json.dumps(about)), "environment": environment()})
+        _write(about_path, {"benchmark": about, "environment": environment()})
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
