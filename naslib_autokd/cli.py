@@ -382,6 +382,7 @@ def run_search(options: argparse.Namespace) -> int:
                 options.optimizer,
                 evaluator=evaluator if engine is None else None,
                 engine=engine,
+                scorer=evaluator,
                 space=space,
                 **budget,
                 seed=options.seed,

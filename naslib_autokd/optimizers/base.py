@@ -47,6 +47,11 @@ class Optimizer(Protocol):
     any process; `ask` may be called several times before `tell`; trials are told in any order; a failed trial is
     told like any other; a trial that was never proposed (warm start) is learned from. The proposals depend on nothing
     but the arguments and the order of asks and tells, so that `replay` can continue a run.
+
+    One that scores students without training them has two more members. ``attach(evaluator)`` is called by the runners
+    before the first ask and before `replay`, with an evaluator that has ``training_free_score(candidate, seed)``.
+    ``extra_student_epochs`` (float, never falling, a function of the asks) is what it has spent itself, which the
+    runners add to what the trials were charged.
     """
 
     def ask(self) -> Proposal:
@@ -128,6 +133,9 @@ OPTIMIZERS: dict[str, OptimizerFactory] = {
     "regularized_evolution": _lazy("naslib_autokd.optimizers.regularized_evolution", "RegularizedEvolution"),
     "local_search": _lazy("naslib_autokd.optimizers.local_search", "LocalSearch"),
     "reinforce": _lazy("naslib_autokd.optimizers.reinforce", "Reinforce"),
+    "diswot": _lazy("naslib_autokd.optimizers.diswot", "DisWOT"),
+    "tpe": _lazy("naslib_autokd.optimizers.tpe", "TPE"),
+    "tpe-hyperband": _lazy("naslib_autokd.optimizers.tpe", "TPE", hyperband=True),
     "hyperband": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="random", choose_by="observed"),
     "smac-rf": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="rf", fidelity="full", choose_by="observed"),
     "smac-gp": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="gp", fidelity="full", choose_by="observed"),
@@ -188,6 +196,21 @@ def check_budgets(max_budget_epochs: int, min_budget_epochs: int, total_budget_e
             f"total_budget_epochs={total_budget_epochs} does not pay one full training of {max_budget_epochs} epochs; "
             f"raise the total or lower max_budget_epochs"
         )
+
+
+def budget_ladder(max_budget: int, min_budget: int, eta: int, n_rungs: int) -> tuple[int, ...]:
+    """At most ``n_rungs`` budgets, ascending: ``max_budget / eta**k``, rounded, none below ``min_budget``.
+
+    >>> budget_ladder(27, 3, 3, 2), budget_ladder(9, 3, 3, 3), budget_ladder(8, 3, 3, 3), budget_ladder(40, 1, 3, 3)
+    ((9, 27), (3, 9), (3, 8), (4, 13, 40))
+    """
+    ladder = [max_budget]
+    for k in range(1, n_rungs):
+        budget = round(max_budget / eta**k)
+        if budget < max(min_budget, 1) or budget >= ladder[-1]:
+            break
+        ladder.append(budget)
+    return tuple(reversed(ladder))
 
 
 class ReplayMismatch(ValueError):

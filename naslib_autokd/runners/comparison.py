@@ -393,6 +393,7 @@ def _run_search(
             method.optimizer,
             evaluator=None if engine else evaluator,
             engine=engine,
+            scorer=evaluator,
             student_epochs=settings["budget"],
             seed=seed,
             out=folder,
@@ -404,8 +405,9 @@ def _run_search(
     finals = train_family(evaluator, found.candidate, n_students=settings["n_finals"], seed=seed, out=folder)
     curve, spent, best = [], 0.0, 0.0
     largest = max(trial.budget_epochs for trial in found.trials)
+    beside = found.student_epochs - sum(trial.student_epochs for trial in found.trials)  # scores without training
     for trial in found.trials:
-        spent += trial.student_epochs
+        spent += trial.student_epochs + (beside if trial.number == 0 else 0.0)
         if trial.val_accuracy is not None and trial.budget_epochs == largest:
             best = max(best, trial.val_accuracy)
             curve.append((spent, best))

@@ -244,6 +244,7 @@ def search(
     *,
     evaluator: Evaluator | None = None,
     engine: Engine | None = None,
+    scorer: Any = None,
     space: str | SearchSpaceLike | None = None,
     n_trials: int | None = None,
     student_epochs: float | None = None,
@@ -269,6 +270,8 @@ def search(
         evaluator: Trains the students in this process, one at a time (`KDEvaluator`), or answers from a table.
         engine: Runs the trials instead, on workers or with limits (`engine.DaskEngine`, `engine.LimitedEngine`); it
             builds its evaluators itself and is closed by the caller. Either this or ``evaluator``.
+        scorer: Scores untrained students for an optimizer that wants it (``attach``, DisWOT), in this process; the
+            evaluator by default, so it is needed with an engine of workers only.
         space: What is searched, a name or an object; the task's preset with the KD settings by default.
         n_trials: Stop after so many trials.
         student_epochs: Stop before a trial would bring the epochs trained above this; running trials count in full.
@@ -337,6 +340,12 @@ def search(
             task, cast(Any, optimizer), space=space, **budget, planned_epochs=planned, seed=seed, options=options
         )
     )
+    if hasattr(chosen, "attach"):
+        if scorer is None:  # the engine of an evaluator has it
+            scorer = getattr(engine, "evaluator", None)
+        if scorer is None:
+            raise ValueError(f"optimizer {name!r} scores students in this process; with an engine give a scorer too")
+        chosen.attach(scorer)
     folder = None if out is None else Path(out)
     with ExitStack() as stack:
         store = stack.enter_context(TrialStore(None if folder is None else folder / "trials.jsonl"))
@@ -378,13 +387,18 @@ class _Search:
         self.max_failures, self.stop, self.progress = max_failures, stop or (lambda: False), progress
         self.started = time.perf_counter()
         self.waited_s = 0.0
-        self.spent = 0.0
+        self.trained = 0.0
         self.n_failures = 0
         self.failed_in_a_row: list[Trial] = []
         self.target_reached = False
         self.in_flight: dict[int, tuple[Proposal, float]] = {}
         self.waiting: deque[Proposal] = deque()
         """Asked for, not handed out: trials that ran at the kill, or one that cannot be paid yet."""
+
+    @property
+    def spent(self) -> float:
+        """Student-epochs of all trials, and what the optimizer has spent beside them."""
+        return self.trained + _extra_epochs(self.optimizer)
 
     def resume(self, seed: int, start_with_default: bool) -> None:
         """Bring the optimizer to where the run was; what ran then comes first."""
@@ -400,7 +414,7 @@ class _Search:
             log.info("continuing after %d trials, %d to run again", len(self.store), len(self.waiting))
 
     def _count(self, trial: Trial) -> None:
-        self.spent += trial.student_epochs
+        self.trained += trial.student_epochs
         if trial.succeeded:
             self.failed_in_a_row.clear()
             target = self.budget["target_cost"]
@@ -491,7 +505,8 @@ class _Search:
             in_flight=[
                 {"number": number, "budget_epochs": proposal.budget_epochs, "since": since}
                 for number, (proposal, since) in self.in_flight.items()
-            ]
+            ],
+            extra_student_epochs=_extra_epochs(self.optimizer),
         )
 
     def _progress(self, trial: Trial) -> SearchProgress:
@@ -629,6 +644,10 @@ def _replay(optimizer: Optimizer, store: TrialStore, asks: AskLog) -> list[Propo
         return in_flight
     except ReplayMismatch as error:
         raise ReplayError(f"{store.path}: {error}") from error
+
+
+def _extra_epochs(optimizer: Optimizer) -> float:
+    return float(getattr(optimizer, "extra_student_epochs", 0.0))  # only optimizers that score students have it
 
 
 def _expected_costs(optimizer: Optimizer) -> dict[str, float]:

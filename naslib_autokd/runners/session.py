@@ -236,7 +236,8 @@ def read_status(folder: str | Path) -> RunStatus:
     best = store.incumbent()
     elapsed = float(said.get("elapsed_s", 0.0))
     budget = dict(said.get("budget", {}))
-    fraction = fraction_spent(budget, n_trials=len(store), student_epochs=store.student_epochs, wall_s=elapsed)
+    spent = store.student_epochs + float(said.get("extra_student_epochs", 0.0))
+    fraction = fraction_spent(budget, n_trials=len(store), student_epochs=spent, wall_s=elapsed)
     running = state == "running"
     return RunStatus(
         folder=str(folder),
@@ -246,7 +247,7 @@ def read_status(folder: str | Path) -> RunStatus:
         in_flight=tuple(said.get("in_flight", [])) if running else (),
         best_val_accuracy=None if best is None else best.val_accuracy,
         best_candidate="" if best is None else best.candidate_digest,
-        student_epochs=store.student_epochs,
+        student_epochs=spent,
         budget=budget,
         fraction=fraction,
         elapsed_s=elapsed,
