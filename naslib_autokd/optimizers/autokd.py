@@ -46,6 +46,7 @@ from naslib_autokd.optimizers.base import (
     SearchSpaceLike,
     answers,
     ask_again,
+    budget_ladder,
     check_budgets,
     check_replayed,
     in_order,
@@ -103,21 +104,6 @@ class BudgetAgreement(NamedTuple):
     """Families trained at both. They were promoted, so they are the better ones, and harder to order."""
     kendall_tau: float
     """In [-1, 1]; nan if ``n`` is below 3 or all costs are equal."""
-
-
-def budget_ladder(max_budget: int, min_budget: int, eta: int, n_rungs: int) -> tuple[int, ...]:
-    """At most ``n_rungs`` budgets, ascending: ``max_budget / eta**k``, rounded, none below ``min_budget``.
-
-    >>> budget_ladder(27, 3, 3, 2), budget_ladder(9, 3, 3, 3), budget_ladder(8, 3, 3, 3), budget_ladder(40, 1, 3, 3)
-    ((9, 27), (3, 9), (3, 8), (4, 13, 40))
-    """
-    ladder = [max_budget]
-    for k in range(1, n_rungs):
-        budget = round(max_budget / eta**k)
-        if budget < max(min_budget, 1) or budget >= ladder[-1]:
-            break
-        ladder.append(budget)
-    return tuple(reversed(ladder))
 
 
 @dataclass(frozen=True)

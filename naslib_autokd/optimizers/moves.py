@@ -99,7 +99,8 @@ class Moves:
     """Draws, mutations and neighbourhoods in a ConfigSpace.
 
     Args:
-        configurations: A ``ConfigSpace.ConfigurationSpace``. It is only read, its random state is left alone.
+        configurations: A ``ConfigSpace.ConfigurationSpace``. It is only read, its random state is left alone. One
+            of a table (``search_spaces.table``) is drawn from by row, and a move goes to the nearest row.
     """
 
     def __init__(self, configurations: Any) -> None:
@@ -109,6 +110,8 @@ class Moves:
         """By name, parents before their children (ConfigSpace's order)."""
         self._conditions = {name: configurations.parent_conditions_of[name] for name in configurations}
         self._clauses = list(configurations.forbidden_clauses)
+        self._draw_row = getattr(configurations, "draw_row", None)
+        self._nearest_row = getattr(configurations, "nearest_row", None)
 
     def is_active(self, name: str, values: Mapping[str, Any]) -> bool:
         """Whether ``name`` has a value, given those of its parents."""
@@ -125,12 +128,22 @@ class Moves:
                 point[name] = values[name] if name in values else dimension.draw(rng)
         return point
 
+    def _moved(self, values: Mapping[str, Any], name: str, value: Any, rng: np.random.Generator) -> Values:
+        """``values`` with another value of one active hyperparameter; in a table the nearest row that has it."""
+        if self._nearest_row is not None:
+            row: Values = self._nearest_row({**values, name: value}, name)
+            return row
+        return self.completed({**values, name: value}, rng)
+
     def draw(self, rng: np.random.Generator) -> Values:
         """A legal point, every hyperparameter uniform on its scale.
 
         Raises:
             RuntimeError: If `ATTEMPTS` draws were all forbidden.
         """
+        if self._draw_row is not None:
+            row: Values = self._draw_row(rng)
+            return row
         for _ in range(ATTEMPTS):
             point = self.completed({}, rng)
             if not self.is_forbidden(point):
@@ -149,7 +162,7 @@ class Moves:
             value = dimension.draw(rng)
             if value == values[name]:
                 continue
-            point = self.completed({**values, name: value}, rng)
+            point = self._moved(values, name, value, rng)
             if not self.is_forbidden(point):
                 return point
         return self.draw(rng)
@@ -162,7 +175,7 @@ class Moves:
         """
         for name, value in values.items():
             for other in self.dimensions[name].adjacent(value, step):
-                point = self.completed({**values, name: other}, rng)
+                point = self._moved(values, name, other, rng)
                 if not self.is_forbidden(point):
                     yield point
 

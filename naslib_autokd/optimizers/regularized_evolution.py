@@ -35,7 +35,7 @@ class RegularizedEvolution(FullBudgetOptimizer):
     """
 
     def __init__(
-        self, space: SearchSpaceLike, *, population_size: int = 20, sample_size: int = 5, **common: Any
+        self, space: SearchSpaceLike, *, population_size: int = 20, sample_size: int = 10, **common: Any
     ) -> None:
         super().__init__(space, **common)
         for name, value in (("population_size", population_size), ("sample_size", sample_size)):
