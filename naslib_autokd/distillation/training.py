@@ -33,6 +33,23 @@ class KDLike(Protocol):
     def kd_weight(self) -> float: ...
 
 
+class Objective(Protocol):
+    """What `train` minimises, where it is not the KD loss of the logits."""
+
+    def parameters(self) -> Iterable[Tensor]:
+        """Trained together with the model's."""
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, view: Tensor, index: Tensor, done: float
+    ) -> tuple[Tensor, Tensor]:
+        """Run the model: its logits and the loss.
+
+        Args:
+            images: Normalised, ``(batch, channels, size, size)``: ``data.train_views[view, index]``.
+            done: Share of the training's steps that lie behind, in [0, 1).
+        """
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """How every student is trained. Defaults: a recipe for short trainings, the same for all methods."""
@@ -76,10 +93,12 @@ def train(
     settings: TrainingSettings | None = None,
     time_limit_s: float | None = None,
     progress: Callable[[int, float], None] | None = None,
+    objective: Objective | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on the students' images; plain cross-entropy without ``teacher_logits`` or ``kd``.
 
     Args:
+        objective: Takes the place of both losses; ``teacher_logits`` and ``kd`` are not read then.
         epochs: The schedule spans exactly these, so every budget sees a whole one. Each epoch drops the last partial
             batch, and shows each image in the next of its views (start drawn per image).
         progress: Called with (epochs done, mean loss) after each epoch.
@@ -91,7 +110,9 @@ def train(
     steps_per_epoch = n // batch_size
     rng = torch.Generator().manual_seed(seed)
     first_view = torch.randint(n_views, (n,), generator=rng)
-    torch_optimizer = NesterovSGD(model.to(device).parameters(), settings)
+    model.to(device)
+    own = [] if objective is None else objective.parameters()
+    torch_optimizer = NesterovSGD([*model.parameters(), *own], settings)
     start, curve, first_loss = time.perf_counter(), list[float](), None
     status, message, train_accuracy = "success", "", None
     for epoch in range(epochs):
@@ -103,10 +124,15 @@ def train(
         for step in range(steps_per_epoch):
             batch = slice(step * batch_size, (step + 1) * batch_size)
             view, index = shown[batch], order[batch]
-            logits = model(data.normalise(views[view, index]))
-            if teacher_logits is None or kd is None:
+            images = data.normalise(views[view, index])
+            if objective is not None:
+                done = (epoch * steps_per_epoch + step) / (epochs * steps_per_epoch)
+                logits, loss = objective(model, images, labels[index], view, index, done)
+            elif teacher_logits is None or kd is None:
+                logits = model(images)
                 loss = F.cross_entropy(logits, labels[index])
             else:
+                logits = model(images)
                 loss = distillation_loss(
                     logits,
                     teacher_logits[view, index],
