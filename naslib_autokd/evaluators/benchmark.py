@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
@@ -69,7 +70,7 @@ class KDBenchmark:
     """Trainings of families with KD settings, answered from a surrogate; implements `base.Benchmark`.
 
     Args:
-        task: A name in `BENCHMARKS`. With ``path`` it is not looked at.
+        task: A name in `BENCHMARKS`, not looked at with ``path``; or a `Task`, which must be the benchmark's.
         path: An ``.npz`` file that ``naslib-autokd bench fit`` wrote (its ``.json`` beside it).
         space: Another space of the same preset for optimizers to search, such as
             ``HNAGSpace("hnag-small", mode="individual")`` or one with fixed KD settings; default: the table's.
@@ -96,6 +97,12 @@ class KDBenchmark:
         arrays, self.datasheet = read_files(self.path)
         self.name = self.path.stem
         self.task = Task.from_dict(self.datasheet["task"])
+        if isinstance(task, Task) and task != self.task:
+            ours, theirs = self.task.to_dict(), task.to_dict()
+            differ = ", ".join(
+                f"{key} {ours[key]!r} and not {theirs[key]!r}" for key in ours if ours[key] != theirs[key]
+            )
+            raise BenchmarkError(f"the benchmark {self.name} is of another task: its trainings have {differ}")
         self.table_space = _space_of(self.datasheet["space"])
         """Every candidate of it is answered."""
         self.space = self.table_space if space is None else space
@@ -132,24 +139,19 @@ class KDBenchmark:
         candidate, budget = proposal.candidate, proposal.budget_epochs
         family = self._family(candidate)
         expected = self._expected(family, budget)
-        wiring, wiring_seed, key = _draw(candidate, proposal.seed, family)
-        model, draws = self._models[budget], _Draws(f"{self.name}/{candidate.digest}/{budget}/{proposal.seed}")
+        model = self._models[budget]
+        wiring, wiring_seed = _draw(candidate, proposal.seed)
         spec = self._spec(wiring)
-        cost = expected.cost
-        info: dict[str, Any] = {"benchmark": self.name}
+        draws = _Draws(f"{self.name}/{candidate.digest}/{budget}/{proposal.seed}")
+        if self.noise and draws.uniform(3) < model.failure_rate:
+            return self._trial(proposal, spec, wiring_seed, status="diverged", message="drawn by the benchmark")
+        noise = self._noise(expected, candidate, family, budget, proposal.seed, "validation")
+        cost = min(max(expected.cost + noise, 0.0), 1.0)
         outputs = expected.outputs
         if self.noise:
-            if model.failure_rate > 0 and draws.uniform(3) < model.failure_rate:
-                return self._trial(proposal, spec, wiring_seed, status="diverged", message="drawn by the benchmark")
-            noise = expected.wiring_sd * _wiring_effect(key, budget) + expected.weights_sd * model.shape(
-                draws.uniform(0)
-            )
-            noise += expected.split_sd * draws.normal(1)
-            cost += noise
+            cost = self._counted(cost, self.task.n_val)
             outputs = outputs + model.loadings * noise + model.spreads * draws.normals(len(outputs))
-        elif _is_individual(candidate):
-            cost += expected.wiring_sd * _wiring_effect(key, budget)
-        cost = self._counted(cost, self.task.n_val) if self.noise else min(max(cost, 0.0), 1.0)
+        info: dict[str, Any] = {"benchmark": self.name}
         shares = [min(max(share, 0.0), 1.0) for share in outputs[:budget].tolist()]
         info["val_curve"] = [*shares[:-1], 1 - cost]
         named = dict(zip(model.outputs[2 * budget :], outputs[2 * budget :].tolist(), strict=True))
@@ -171,32 +173,39 @@ class KDBenchmark:
     def true_cost(self, candidate: Any) -> float:
         """Expected validation error of a full training: of a family over its wirings and weight seeds, of an
         individual candidate over weight seeds."""
-        expected, effect = self._truth(candidate)
-        return expected.cost + effect
+        return self._truth(candidate).cost
 
     def true_test_error(self, candidate: Any) -> float:
         """The same for the test split."""
-        expected, effect = self._truth(candidate)
-        return expected.test_error + effect
+        return self._truth(candidate).test_error
 
     def final_test_error(self, candidate: Any, seed: int) -> float:
         """Test error of one full training: the one that `evaluate` reports the validation error of for this seed.
 
         As a final evaluation, draw with seeds that the search did not use.
         """
+        return self.draw_error(candidate, seed, "test")
+
+    def draw_error(self, candidate: Any, seed: int, split: str = "validation") -> float:
+        """The error of one full training, without the rest of the trial (a fifth of the time)."""
         budget = self.budgets[-1]
         family = self._family(candidate)
         expected = self._expected(family, budget)
-        _, _, key = _draw(candidate, seed, family, with_wiring=False)
-        draws = _Draws(f"{self.name}/{candidate.digest}/{budget}/{seed}")
-        error = expected.test_error
-        if self.noise or _is_individual(candidate):
-            error += expected.wiring_sd * _wiring_effect(key, budget)
+        error = expected.cost if split == "validation" else expected.test_error
+        n_images = self.task.n_val if split == "validation" else self.task.n_test
+        noise = self._noise(expected, candidate, family, budget, seed, split)
+        return self._counted(error + noise, n_images) if self.noise else min(max(error + noise, 0.0), 1.0)
+
+    def _noise(self, expected: Expected, candidate: Any, family: _Family, budget: int, seed: int, split: str) -> float:
+        """What one training's error differs by from that of its family."""
+        if not (self.noise or _is_individual(candidate)):
+            return 0.0
+        noise = expected.wiring_sd * _wiring_effect(_wiring_key(candidate, seed, family), budget)
         if self.noise:
-            error += expected.weights_sd * self._models[budget].shape(draws.uniform(0))
-            error += expected.split_sd * draws.normal(2)
-            return self._counted(error, self.task.n_test)
-        return min(max(error, 0.0), 1.0)
+            draws = _Draws(f"{self.name}/{candidate.digest}/{budget}/{seed}")
+            noise += expected.weights_sd * self._models[budget].shape(draws.uniform(0))
+            noise += expected.split_sd * draws.normal(1 if split == "validation" else 2)
+        return noise
 
     def test_accuracy(self, candidate: Any, seed: int) -> float:
         """``1 - final_test_error``: what the NASLib plugin asks of an evaluator that trains nothing."""
@@ -246,13 +255,13 @@ class KDBenchmark:
             found = family.expected[budget] = self._models[budget](family.features, family.diversity)
         return found
 
-    def _truth(self, candidate: Any) -> tuple[Expected, float]:
+    def _truth(self, candidate: Any) -> Expected:
         family, budget = self._family(candidate), self.budgets[-1]
         expected = self._expected(family, budget)
         if not _is_individual(candidate):
-            return expected, 0.0
-        _, _, key = _draw(candidate, 0, family, with_wiring=False)
-        return expected, expected.wiring_sd * _wiring_effect(key, budget)
+            return expected
+        effect = expected.wiring_sd * _wiring_effect(_wiring_key(candidate, 0, family), budget)
+        return expected._replace(cost=expected.cost + effect, test_error=expected.test_error + effect)
 
     def _spec(self, wiring: Wiring) -> StudentSpec:
         task = self.task
@@ -298,17 +307,24 @@ def _is_individual(candidate: Any) -> bool:
     return isinstance(candidate, WiringCandidate) or candidate.wiring_seed is not None
 
 
-def _draw(candidate: Any, seed: int, family: _Family, with_wiring: bool = True) -> tuple[Any, int | None, str]:
-    """The wiring of a training (None unless ``with_wiring``), its seed, and what its noise is a function of.
+def _draw(candidate: Any, seed: int) -> tuple[Wiring, int | None]:
+    """The wiring of a training and its seed (None for an edited wiring)."""
+    if isinstance(candidate, WiringCandidate):
+        return candidate.wiring, None
+    wiring_seed = derive_seed(seed, "wiring") if candidate.wiring_seed is None else candidate.wiring_seed
+    return candidate.generator.sample_wiring(wiring_seed), wiring_seed
+
+
+def _wiring_key(candidate: Any, seed: int, family: _Family) -> str:
+    """What the wiring's noise is a function of.
 
     An edited wiring is known by its content; a drawn one by its generator and seed, so that the noise of a family's
     wirings has mean 0 over seeds also where few wirings are possible.
     """
     if isinstance(candidate, WiringCandidate):
-        return candidate.wiring, None, candidate.wiring.digest
-    wiring_seed = derive_seed(seed, "wiring") if candidate.wiring_seed is None else candidate.wiring_seed
-    wiring = candidate.generator.sample_wiring(wiring_seed) if with_wiring else None
-    return wiring, wiring_seed, f"{family.generator}/{wiring_seed}"
+        return candidate.wiring.digest
+    seed = derive_seed(seed, "wiring") if candidate.wiring_seed is None else candidate.wiring_seed
+    return f"{family.generator}/{seed}"
 
 
 def _wiring_effect(key: str, budget: int) -> float:
@@ -505,6 +521,7 @@ def fit_files(
         "budgets": list(models),
         "made": {"naslib_autokd": __version__, **made},
         "n_trainings": len(trials),
+        "n_families": int(table["family"].max()) + 1,
         "stages": {stage: int(np.sum(table["stage"] == stage)) for stage in dict.fromkeys(table["stage"].tolist())},
     }
     candidate = space.candidate(active)
@@ -553,3 +570,69 @@ def get_benchmark(benchmark: Any, **options: Any) -> Any:
     if path.suffix == ".npz":
         return KDBenchmark(path=path, **options)
     return KDBenchmark(str(benchmark), **options)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How live trainings and a benchmark's answers agree, over families trained once each in full."""
+
+    n: int
+    correlations: dict[str, tuple[float, float, float]]
+    """``pearson``, ``spearman`` and ``kendall`` of the live errors with the expected ones: value and 95% interval
+    (bootstrap over families)."""
+    exact: dict[str, tuple[float, float]]
+    """The middle 95% of the same correlations if the benchmark were exact: its own noise on its own means."""
+    difference: tuple[float, float, float]
+    """Mean of live minus expected error and its 95% interval (Student t)."""
+    coverage: float
+    """Share of live errors inside the benchmark's 95% interval of one training."""
+
+
+def agreement(benchmark: KDBenchmark, trials: Sequence[Trial], split: str = "validation") -> Agreement:
+    """Compare live trainings with what ``benchmark`` expected of them.
+
+    Args:
+        trials: Successful full trainings, at least 3; failures are left out.
+        split: "validation", or "test" for trials of a `evaluators.recording.RecordingEvaluator`.
+
+    Raises:
+        BenchmarkError: If there are too few.
+    """
+    from scipy import stats
+
+    full = benchmark.budgets[-1]
+    trials = [trial for trial in trials if trial.succeeded and trial.budget_epochs == full]
+    if len(trials) < 3:
+        raise BenchmarkError(f"agreement needs at least 3 trainings of {full} epochs, got {len(trials)}")
+    candidates = [Candidate.from_dict(trial.candidate) for trial in trials]
+    of = benchmark.true_cost if split == "validation" else benchmark.true_test_error
+    live = np.array([t.cost if split == "validation" else 1 - t.info["test_accuracy"] for t in trials])
+    expected = np.array([of(candidate) for candidate in candidates])
+    measures: dict[str, Callable[[Array, Array], float]] = {
+        "pearson": lambda a, b: float(np.corrcoef(a, b)[0, 1]),
+        "spearman": lambda a, b: float(stats.spearmanr(a, b)[0]),
+        "kendall": lambda a, b: float(stats.kendalltau(a, b)[0]),
+    }
+    rng = np.random.default_rng(0)
+    resampled = [rng.integers(len(trials), size=len(trials)) for _ in range(1000)]
+    resampled = [rows for rows in resampled if len(set(rows.tolist())) > 2]
+    drawn = [
+        np.array([benchmark.draw_error(c, 1_000_000 * k + i, split) for i, c in enumerate(candidates)])
+        for k in range(200)
+    ]
+    correlations, exact = {}, {}
+    for name, measure in measures.items():
+        low, high = np.nanquantile([measure(live[rows], expected[rows]) for rows in resampled], (0.025, 0.975))
+        correlations[name] = (measure(live, expected), float(low), float(high))
+        low, high = np.quantile([measure(errors, expected) for errors in drawn], (0.025, 0.975))
+        exact[name] = (float(low), float(high))
+    apart = live - expected
+    half = float(stats.t.ppf(0.975, len(apart) - 1)) * float(apart.std(ddof=1)) / math.sqrt(len(apart))
+    low_, high_ = np.quantile(np.stack(drawn), (0.025, 0.975), axis=0)
+    return Agreement(
+        n=len(trials),
+        correlations=correlations,
+        exact=exact,
+        difference=(float(apart.mean()), float(apart.mean()) - half, float(apart.mean()) + half),
+        coverage=float(np.mean((live >= low_) & (live <= high_))),
+    )

@@ -13,7 +13,8 @@ What is replaced or added in NASLib          Why, and what it does for our names
 ``search_spaces.dataset_to_channels``
 ``search_spaces.HNAGSearchSpace``            attribute added, like NASLib's own spaces    -
 ``utils.get_dataset_api``                    if-chain. Names in `SPACES`: a               NASLib's own function
-                                             `KDDatasetAPI` that trains on ``dataset``
+                                             `KDDatasetAPI` that trains on ``dataset``,
+                                             or asks its benchmark instead
 ``utils.get_train_val_loaders``              if-chain over datasets. Our tasks (not       NASLib's own function
                                              cifar10 and cifar100, which NASLib has):
                                              `loaders.data_loaders`
@@ -50,15 +51,27 @@ _undo: list[Callable[[], None]] = []
 """What `unregister` does, last first; empty while nothing is registered."""
 
 
-def register() -> None:
-    """Make NASLib know our search spaces, tasks and optimizer. A second call does nothing.
+_answers: dict[str, bool] = {"benchmark": False}
+"""Who answers the queries of a ``dataset_api``: trainings, or the dataset's benchmark."""
+
+
+def register(*, benchmark: bool = False) -> None:
+    """Make NASLib know our search spaces, tasks and optimizer. A second call changes ``benchmark`` alone.
+
+    Args:
+        benchmark: NASLib's ``get_dataset_api`` answers from the dataset's benchmark
+            (`evaluators.benchmark.KDBenchmark`), in milliseconds, instead of training. A dataset without one is then
+            an error (`BenchmarkError`).
 
     Raises:
         NASLibError: If there is no NASLib; says how to get it.
     """
+    if not isinstance(benchmark, bool):
+        raise ValueError(f"benchmark must be True or False, got {benchmark!r}")
+    load_naslib()
+    _answers["benchmark"] = benchmark
     if _undo:
         return
-    load_naslib()
     try:
         _replace("naslib.search_spaces", "get_search_space", _get_search_space)
         _replace("naslib.utils.get_dataset_api", "get_dataset_api", _get_dataset_api)
@@ -82,6 +95,7 @@ def unregister() -> None:
     """Put NASLib back as it was. Does nothing if nothing is registered."""
     while _undo:
         _undo.pop()()
+    _answers["benchmark"] = False
 
 
 def _replace(module: str, name: str, make: Callable[[Any], Any]) -> None:
@@ -130,7 +144,11 @@ def _get_dataset_api(original: Any) -> Any:
         _known(search_space)
         from naslib_autokd.plugin.evaluation import KDDatasetAPI
 
-        _task_of(dataset)
+        task = _task_of(dataset)
+        if _answers["benchmark"]:
+            from naslib_autokd.evaluators.benchmark import KDBenchmark
+
+            return KDDatasetAPI(KDBenchmark(task))
         return KDDatasetAPI(task=dataset)
 
     return get_dataset_api

@@ -65,6 +65,19 @@ class BuildPlan:
                 f"got n_wirings={self.n_wirings} and n_seeds={self.n_seeds}"
             )
 
+    def student_epochs(self, task: Task) -> float:
+        """Of all trainings together."""
+        *lower, full = self.budgets_of(task)
+        single = self.n_space + self.n_dense
+        n_full = (
+            single
+            + min(self.n_repeats, single)
+            + self.n_wirings
+            * (self.n_held_out + self.n_dense_held_out + self.n_seeds * (min(self.n_nested, self.n_space)))
+        )
+        n_full += self.n_wirings * self.n_seeds * min(self.n_dense_nested, self.n_dense)
+        return float(n_full * full + (single + self.n_held_out + self.n_dense_held_out) * sum(lower))
+
     def budgets_of(self, task: Task) -> tuple[int, ...]:
         """Ascending.
 
@@ -214,6 +227,9 @@ class BuildProgress:
     done: int
     """Trainings of this stage that are finished, earlier sessions included."""
     of: int
+    epochs_done: float
+    """Of the whole plan, earlier sessions included."""
+    epochs_of: float
     trial: Trial
 
 
@@ -249,10 +265,10 @@ def build(
     design = Design(task, space, plan)
     settings = {"benchmark": space.describe(), "budgets": list(design.budgets), "seed": plan.seed}
     folder = open_run(out, task, settings)
-    store = TrialStore(folder / "trials.jsonl")
-    store.lock()
-    try:
+    with TrialStore(folder / "trials.jsonl") as store:
+        store.lock()
         done = {trial.number: trial for trial in store}
+        epochs_of, epochs_done = plan.student_epochs(task), 0.0
 
         def results(stage: str) -> list[Trial]:
             return sorted((t for t in done.values() if stage_of(t) == stage), key=lambda t: t.number)
@@ -260,34 +276,43 @@ def build(
         for stage, proposals in design.stages(results):
             _check_same(folder, stage, proposals, done)
             waiting = [proposal for proposal in proposals if proposal.number not in done]
-            n_done, stopped = len(proposals) - len(waiting), False
-            running = failed_in_a_row = 0
-            while waiting or running:
-                stopped = stopped or (stop is not None and stop())
-                while waiting and not stopped and running < engine.n_slots:
-                    engine.submit(waiting.pop(0))
-                    running += 1
-                if not running and stopped:
-                    return False
-                finished = engine.next_finished(1.0)
-                if finished is None:
-                    continue
-                _, trial = finished
-                running -= 1
-                store.append(trial)
+            n_done = len(proposals) - len(waiting)
+            epochs_done += sum(p.budget_epochs for p in proposals if p.number in done)
+            for trial in _train(engine, waiting, stop or (lambda: False), max_failures, store):
                 done[trial.number] = trial
                 n_done += 1
-                failed_in_a_row = 0 if trial.succeeded else failed_in_a_row + 1
-                if failed_in_a_row >= max_failures:
-                    raise TooManyFailures(
-                        f"{failed_in_a_row} trainings in a row failed, the last one with {trial.status}: "
-                        f"{trial.message}. Put this right, delete their lines from {store.path}, and start again"
-                    )
+                epochs_done += trial.budget_epochs
                 if progress is not None:
-                    progress(BuildProgress(stage, n_done, len(proposals), trial))
+                    progress(BuildProgress(stage, n_done, len(proposals), epochs_done, epochs_of, trial))
+            if n_done < len(proposals):
+                return False
         return True
-    finally:
-        store.close()
+
+
+def _train(
+    engine: Engine, proposals: Sequence[Proposal], stop: Callable[[], bool], max_failures: int, store: TrialStore
+) -> Iterator[Trial]:
+    """Train ``proposals`` on all workers; each trial is on disk when it comes. Ends early after ``stop``."""
+    waiting, running, failed_in_a_row = list(proposals), 0, 0
+    while True:
+        while waiting and running < engine.n_slots and not stop():
+            engine.submit(waiting.pop(0))
+            running += 1
+        if not running and (stop() or not waiting):
+            return
+        finished = engine.next_finished(1.0)
+        if finished is None:
+            continue
+        _, trial = finished
+        running -= 1
+        store.append(trial)
+        yield trial
+        failed_in_a_row = 0 if trial.succeeded else failed_in_a_row + 1
+        if failed_in_a_row >= max_failures:
+            raise TooManyFailures(
+                f"{failed_in_a_row} trainings in a row failed, the last one with {trial.status}: {trial.message}. "
+                f"Put this right, delete their lines from {store.path}, and start again"
+            )
 
 
 def _check_same(folder: Path, stage: str, proposals: Sequence[Proposal], done: Mapping[int, Trial]) -> None:
@@ -302,3 +327,47 @@ def _check_same(folder: Path, stage: str, proposals: Sequence[Proposal], done: M
                 f"{planned[1]} epochs in this plan. A stage can grow only before later ones are built from it; "
                 "take the sizes that the folder was built with, or a new folder"
             )
+
+
+FRESH_SEED = "fresh"
+"""Word that keeps the families of `train_fresh` apart from those of a design with the same seed."""
+
+
+def train_fresh(
+    task: Task,
+    space: HNAGSpace,
+    engine: Engine,
+    out: str | Path,
+    n_families: int,
+    seed: int,
+    *,
+    stop: Callable[[], bool] | None = None,
+    max_failures: int = 10,
+    progress: Callable[[int], None] | None = None,
+) -> list[Trial]:
+    """Train one student in full of each of ``n_families`` random families, to judge a benchmark by; resumable.
+
+    Returns:
+        The trials in ``out`` by number; fewer than ``n_families`` after ``stop``.
+
+    Raises:
+        RunFolderError, TooManyFailures: As `build`.
+    """
+    if n_families < 3:
+        raise ValueError(f"a correlation needs at least 3 families, got {n_families}")
+    families = uniform_families(space, n_families, derive_seed(seed, FRESH_SEED))
+    proposals = [
+        Proposal(family, task.max_budget_epochs, derive_seed(seed, FRESH_SEED, number), number)
+        for number, family in enumerate(families)
+    ]
+    folder = open_run(out, task, {"fresh": space.describe(), "seed": seed})
+    with TrialStore(folder / "trials.jsonl") as store:
+        store.lock()
+        done = {trial.number: trial for trial in store}
+        _check_same(folder, FRESH_SEED, proposals, done)
+        waiting = [proposal for proposal in proposals if proposal.number not in done]
+        for trial in _train(engine, waiting, stop or (lambda: False), max_failures, store):
+            done[trial.number] = trial
+            if progress is not None:
+                progress(len(done))
+    return [done[number] for number in sorted(done) if number < n_families]

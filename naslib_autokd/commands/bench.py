@@ -1,0 +1,377 @@
+"""``naslib-autokd bench``: make a benchmark (build, fit), look at it (info, query), check it (verify)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from naslib_autokd.runners.bench import BuildPlan, BuildProgress
+    from naslib_autokd.runners.engine import Engine
+    from naslib_autokd.tasks import Task
+
+SIZES = {
+    "space_families": ("n_space", "families spread over the space, at every budget"),
+    "dense_families": ("n_dense", "more families near the best of these"),
+    "nested_families": ("n_nested", "of the first, with further wirings and weight seeds in full"),
+    "dense_nested_families": ("n_dense_nested", "of the second, likewise"),
+    "held_out_families": ("n_held_out", "families that are never fitted, spread over the space"),
+    "dense_held_out_families": ("n_dense_held_out", "families that are never fitted, near the best"),
+    "repeats": ("n_repeats", "families trained once more in full"),
+    "wirings": ("n_wirings", "wirings of a nested family, and full trainings of a held-out one"),
+    "weight_seeds": ("n_seeds", "weight seeds of each wiring of a nested family"),
+}
+"""Option -> (field of `runners.bench.BuildPlan`, help)."""
+
+
+def add(commands: Any) -> None:
+    from naslib_autokd import cli
+
+    bench = commands.add_parser(
+        "bench",
+        help="make, show, query and check queryable benchmarks",
+        description="Benchmarks that answer without training: make one (build, fit), look at it (info, query), compare "
+        "it with trainings made now (verify). docs/benchmark.md tells more.",
+    )
+    parts = bench.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    build = parts.add_parser(
+        "build",
+        help="train the table of a benchmark (hours; resumable)",
+        description="Train what a benchmark's table holds. Ctrl-C finishes and saves the running trainings; the same "
+        "command goes on.",
+        epilog="example: naslib-autokd bench build --task cluttered-digits --workers 2 --out runs/table",
+    )
+    add_training_options(build)
+    build.add_argument("--preset", help="preset of the search space (default: the task's)")
+    build.add_argument("--seed", type=int, default=0, help="everything random follows from it (default: 0)")
+    build.add_argument("--out", type=Path, required=True, help="run folder; an existing one is continued")
+    sizes = build.add_argument_group("sizes", "default: the sizes of the benchmark that is shipped")
+    for option, (_, text) in SIZES.items():
+        sizes.add_argument(f"--{option.replace('_', '-')}", type=int, metavar="N", help=text)
+    cli.add_worker_options(build)
+    build.set_defaults(run=run_build)
+
+    fit = parts.add_parser(
+        "fit",
+        help="fit a table's surrogate and write the benchmark",
+        description="Fit a surrogate to the trainings of a build (a part of it will do) and write the benchmark: FILE "
+        "and a .json with its datasheet beside it. Prints its quality on families that it has not seen.",
+        epilog="example: naslib-autokd bench fit runs/table --out cluttered-digits-v2.npz",
+    )
+    fit.add_argument("folder", type=Path, metavar="RUN", help="folder of a build")
+    fit.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="file to write")
+    fit.add_argument("--json", action="store_true", help="print the datasheet as JSON")
+    fit.set_defaults(run=run_fit)
+
+    info = parts.add_parser("info", help="what a benchmark is made of and how good it is")
+    add_name(info)
+    info.add_argument("--json", action="store_true", help="print the datasheet as JSON")
+    info.set_defaults(run=run_info)
+
+    query = parts.add_parser(
+        "query",
+        help="one answer of a benchmark",
+        description="Print the trial that the benchmark answers with. Test accuracies are not in it: those are for "
+        "judging a finished search (KDBenchmark.final_test_error).",
+        epilog="example: naslib-autokd bench query --candidate family.yaml --budget 9 --seed 0",
+    )
+    add_name(query)
+    query.add_argument("--candidate", type=Path, help="YAML or JSON file (default: the space's default family)")
+    query.add_argument("--budget", type=int, help="epochs (default: a full training)")
+    query.add_argument("--seed", type=int, default=0)
+    query.add_argument("--no-noise", action="store_true", help="answer with the expectation")
+    query.add_argument("--json", action="store_true", help="print the trial as JSON")
+    query.set_defaults(run=run_query)
+
+    verify = parts.add_parser(
+        "verify",
+        help="compare a benchmark with trainings made now",
+        description="Train random families that the table does not have and compare their errors with the "
+        "benchmark's expectations. Ctrl-C finishes and saves the running trainings; the same command goes on.",
+        epilog="example: naslib-autokd bench verify --generators 30 --seed 1 --out runs/verify",
+    )
+    add_name(verify)
+    verify.add_argument("--generators", type=int, default=30, help="families to train (default: 30)")
+    verify.add_argument("--seed", type=int, default=0, help="draws the families (default: 0)")
+    verify.add_argument("--out", type=Path, required=True, help="run folder; an existing one is continued")
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+    verify.add_argument("--threads", type=int, default=1, help="threads of one training (default: 1)")
+    verify.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    verify.add_argument("--teacher", help=argparse.SUPPRESS)
+    cli.add_worker_options(verify)
+    verify.set_defaults(run=run_verify)
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "benchmark", nargs="?", default="cluttered-digits", metavar="NAME", help="name or .npz file (cluttered-digits)"
+    )
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", default="cluttered-digits", help="name or YAML file (default: %(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data, for tasks that are not embedded")
+    parser.add_argument("--teacher", help="checkpoint (.safetensors or .pt) or module:function, instead of the task's")
+    parser.add_argument("--device", default="cpu", help="torch device; several with commas between (default: cpu)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one training (default: 1)")
+
+
+def run_build(options: argparse.Namespace) -> int:
+    from contextlib import ExitStack
+
+    from naslib_autokd.cli import INTERRUPTED, task_from_options
+    from naslib_autokd.runners.bench import build
+    from naslib_autokd.runners.session import StopSignals
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
+
+    task = task_from_options(options)
+    plan, space = plan_from_options(options), HNAGSpace(task.preset)
+    space.check(task)
+    print(f"{plan.student_epochs(task):,.0f} student-epochs in all", file=sys.stderr)
+    with ExitStack() as stack:
+        engine = recording_engine(options, task, stack)
+        line = ProgressLine()
+        stop = stack.enter_context(StopSignals())
+        complete = build(
+            task,
+            space,
+            engine,
+            options.out,
+            plan,
+            stop=stop,
+            max_failures=options.max_failures,
+            progress=lambda state: line.show(build_line(state), state.epochs_done, state.epochs_of),
+        )
+        line.end()
+    if not complete:
+        print(f"stopped; what was trained is in {options.out}, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    print(f"complete; now: naslib-autokd bench fit {options.out} --out FILE.npz")
+    return 0
+
+
+def plan_from_options(options: argparse.Namespace) -> BuildPlan:
+    from naslib_autokd.runners.bench import BuildPlan
+
+    given = {field: getattr(options, option) for option, (field, _) in SIZES.items()}
+    sizes: dict[str, Any] = {field: n for field, n in given.items() if n is not None}
+    if options.space_families is not None:  # the other stages shrink with the first
+        default = BuildPlan()
+        for field in ("n_dense", "n_nested", "n_dense_nested", "n_held_out", "n_dense_held_out", "n_repeats"):
+            sizes.setdefault(field, -(-getattr(default, field) * options.space_families // default.n_space))
+    return BuildPlan(seed=options.seed, **sizes)
+
+
+def recording_engine(options: argparse.Namespace, task: Task, stack: ExitStack) -> Engine:
+    """Where trainings run; the teacher is trained, and what is wrong told, before workers start."""
+    from naslib_autokd.cli import check_places, trial_limits
+    from naslib_autokd.evaluators.recording import RecordingEvaluator
+    from naslib_autokd.runners.engine import DaskEngine, InProcessEngine, LimitedEngine, read_cluster
+
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {options.workers}")
+    if options.max_failures < 1:
+        raise ValueError(f"--max-failures must be at least 1, got {options.max_failures}")
+    check_places(options)
+    devices, limits = tuple(options.device.split(",")), trial_limits(options)
+    factory = partial(RecordingEvaluator, task, threads=options.threads, teacher=options.teacher)
+    evaluator = factory(device=devices[0], report=lambda text: print(text, file=sys.stderr))
+    if (options.workers or 1) > 1 or options.scheduler is not None or options.cluster is not None:
+        cluster = None if options.cluster is None else read_cluster(options.cluster)
+        return stack.enter_context(
+            DaskEngine(
+                factory,
+                workers=options.workers,
+                scheduler=options.scheduler,
+                cluster=cluster,
+                devices=devices,
+                limits=limits,
+            )
+        )
+    return stack.enter_context(LimitedEngine(factory, limits, devices)) if limits else InProcessEngine(evaluator)
+
+
+def build_line(state: BuildProgress) -> str:
+    trial = state.trial
+    said = f"error {100 * trial.cost:.1f}%" if trial.succeeded else trial.status
+    return f"{state.stage} {state.done}/{state.of}, last {trial.budget_epochs} epochs: {said}"
+
+
+class ProgressLine:
+    """One line on a terminal, a line a minute elsewhere, with the time that is left at this session's pace."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._start = clock, clock()
+        self._before: float | None = None
+        self._shown = -float("inf")
+
+    def show(self, text: str, done: float, of: float) -> None:
+        now = self._clock()
+        if self._before is None:  # the first one: what it took is not known
+            self._before, self._start = done, now
+        left = ""
+        if done > self._before:
+            minutes = (of - done) * (now - self._start) / (done - self._before) / 60
+            left = f", {int(minutes // 60)} h {int(minutes % 60):02d} min left"
+        text = f"{100 * done / of:.1f}%{left}: {text}"
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        elif now - self._shown >= 60:
+            print(text, file=sys.stderr, flush=True)
+            self._shown = now
+
+    def end(self) -> None:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+def run_fit(options: argparse.Namespace) -> int:
+    import json
+
+    import yaml
+
+    from naslib_autokd.evaluators.benchmark import fit_files
+    from naslib_autokd.records import TrialStore
+    from naslib_autokd.runners.bench import stage_of
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
+    from naslib_autokd.tasks import get_task
+
+    run_file = options.folder / "run.yaml"
+    run = yaml.safe_load(run_file.read_text(encoding="utf-8")) if run_file.is_file() else None
+    if not isinstance(run, dict) or "benchmark" not in run:
+        raise ValueError(f"{options.folder} is not the folder of a build (naslib-autokd bench build)")
+    if options.out.suffix != ".npz":
+        raise ValueError(f"--out must end in .npz, got {options.out}")
+    trials = list(TrialStore(options.folder / "trials.jsonl"))
+    sheet = fit_files(
+        trials,
+        [stage_of(trial) for trial in trials],
+        get_task(options.folder / "task.yaml"),
+        HNAGSpace(run["benchmark"]["name"]),
+        options.out,
+        seed=run["seed"],
+        environment=run.get("environment", {}),
+    )
+    if options.json:
+        print(json.dumps(sheet))
+    else:
+        print_datasheet(sheet)
+        print(f"written: {options.out} and {options.out.with_suffix('.json').name}")
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    import json
+
+    from naslib_autokd.evaluators.benchmark import KDBenchmark, get_benchmark
+
+    benchmark = get_benchmark(options.benchmark)
+    if not isinstance(benchmark, KDBenchmark):
+        raise ValueError(f"{options.benchmark} is a foreign table, which has no datasheet")
+    if options.json:
+        print(json.dumps(benchmark.datasheet))
+    else:
+        print(f"benchmark {benchmark.name} ({benchmark.path})")
+        print_datasheet(benchmark.datasheet)
+    return 0
+
+
+def print_datasheet(sheet: dict[str, Any]) -> None:
+    """Sizes, how it was made, and the quality table."""
+    task, made = sheet["task"], sheet["made"]
+    versions = {"naslib_autokd": made["naslib_autokd"], **made.get("environment", {})}
+    print(f"task        {task['name']}: {task['n_train']} images, at most {task['max_params']} parameters")
+    print(f"space       {sheet['space']['name']}; budgets of {', '.join(map(str, sheet['budgets']))} epochs")
+    stages = ", ".join(f"{stage} {n}" for stage, n in sheet["stages"].items())
+    print(f"trainings   {sheet['n_trainings']} ({stages}) of {sheet['n_families']} families")
+    print(
+        "made with   " + ", ".join(f"{k} {versions[k]}" for k in ("naslib_autokd", "torch", "python") if k in versions)
+    )
+    print(f"best        expected test error {100 * sheet['best']['test_error']:.2f}%")
+    for title, rows in sheet.get("quality", {}).items():
+        print(f"\n{title}")
+        if isinstance(rows, list):
+            names = list(rows[0])
+            table = [names, *[[_cell(row[name]) for name in names] for row in rows]]
+            widths = [max(len(str(line[i])) for line in table) for i in range(len(names))]
+            for line in table:
+                print("  " + "  ".join(str(cell).rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def run_query(options: argparse.Namespace) -> int:
+    from naslib_autokd.cli import read_candidate
+    from naslib_autokd.evaluators.benchmark import get_benchmark
+    from naslib_autokd.records import Proposal
+
+    benchmark = get_benchmark(options.benchmark, noise=not options.no_noise)
+    candidate = benchmark.space.default_candidate() if options.candidate is None else read_candidate(options.candidate)
+    budget = benchmark.budgets[-1] if options.budget is None else options.budget
+    trial = benchmark.evaluate(Proposal(candidate, budget, options.seed, 0))
+    if options.json:
+        print(trial.to_json())
+        return 0
+    for name, value in trial.to_dict().items():
+        if value not in ("", None, {}, ()) and not name.endswith("_s"):
+            print(f"{name:20} {value}")
+    wirings, seeds = benchmark.noise_sd(candidate, budget)
+    print(f"{'noise':20} sd {100 * wirings:.2f} points by wirings, {100 * seeds:.2f} by weight seeds and split")
+    return 0
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    import json
+    from contextlib import ExitStack
+    from dataclasses import asdict
+
+    from naslib_autokd.cli import INTERRUPTED
+    from naslib_autokd.evaluators.benchmark import KDBenchmark, agreement, get_benchmark
+    from naslib_autokd.runners.bench import train_fresh
+    from naslib_autokd.runners.session import StopSignals
+
+    benchmark = get_benchmark(options.benchmark)
+    if not isinstance(benchmark, KDBenchmark):
+        raise ValueError("a foreign table cannot be verified: nothing here can repeat its trainings")
+    with ExitStack() as stack:
+        engine = recording_engine(options, benchmark.task, stack)
+        line = ProgressLine()
+        stop = stack.enter_context(StopSignals())
+        trials = train_fresh(
+            benchmark.task,
+            benchmark.table_space,
+            engine,
+            options.out,
+            options.generators,
+            options.seed,
+            stop=stop,
+            max_failures=options.max_failures,
+            progress=lambda done: line.show(f"{done} of {options.generators} families", done, options.generators),
+        )
+        line.end()
+    if len(trials) < options.generators:
+        print(f"stopped; what was trained is in {options.out}, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    found = {split: agreement(benchmark, trials, split) for split in ("validation", "test")}
+    if options.json:
+        print(json.dumps({split: asdict(result) for split, result in found.items()}))
+        return 0
+    for split, result in found.items():
+        print(f"{split} error of {result.n} families trained now, against {benchmark.name}:")
+        for name, (value, low, high) in result.correlations.items():
+            exact = "{:.2f} to {:.2f}".format(*result.exact[name])
+            print(f"  {name:9} {value:.2f} [{low:.2f}, {high:.2f}]   an exact benchmark: {exact}")
+        mean, low, high = (100 * value for value in result.difference)
+        print(f"  mean difference {mean:+.2f} points [{low:+.2f}, {high:+.2f}]")
+        print(f"  {100 * result.coverage:.0f}% lie in the benchmark's 95% intervals")
+    return 0
