@@ -254,7 +254,7 @@ def run_fit(options: argparse.Namespace) -> int:
     sheet = fit_files(
         trials,
         [stage_of(trial) for trial in trials],
-        get_task(options.folder / "task.yaml"),
+        get_task(str(options.folder / "task.yaml")),
         HNAGSpace(run["benchmark"]["name"]),
         options.out,
         seed=run["seed"],
