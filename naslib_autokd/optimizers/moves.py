@@ -22,6 +22,10 @@ ATTEMPTS = 1000
 """Draws before a space is taken to have no legal point there."""
 
 
+SMALL_RANGE = 20
+"""Integers of up to so many values are moved by one; in steps of two half of them could not be reached."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A categorical, an ordinal or a constant."""
@@ -84,12 +88,16 @@ class Number:
         return value if self.integer else round(self.position(value), 6)
 
     def adjacent(self, value: Any, step: float) -> list[Any]:
-        """``step`` up and down in position, an integer by at least 1; one at its bound has one neighbour only."""
+        """``step`` up and down in position; the next integers, if there are at most `SMALL_RANGE`.
+
+        One at its bound has one neighbour only.
+        """
         found = []
         for sign in (-1, 1):
-            moved = self.at(min(max(self.position(value) + sign * step, 0.0), 1.0))
-            if self.integer and moved == value:
-                moved = min(max(value + sign, int(self.lower)), int(self.upper))
+            if self.n_values <= SMALL_RANGE:
+                moved = min(max(value + sign, self.lower), self.upper)
+            else:
+                moved = self.at(min(max(self.position(value) + sign * step, 0.0), 1.0))
             if self.key(moved) != self.key(value):
                 found.append(moved)
         return found

@@ -6,8 +6,10 @@ category. The ConfigSpace has more points than the table has rows, so three thin
 
 * `TableSpace.candidate` answers with the nearest row (`TableSpace`), and `TableSpace.values` with that row's own
   values, so that an optimizer learns from what was really evaluated;
-* the ConfigSpace draws rows, each with the same probability, and not points between them;
-* it lists its rows (``legal_vectors``), so that a model can judge all of them instead of climbing between them.
+* the ConfigSpace draws rows, each with the same probability, and not points between them; it lists them
+  (``legal_vectors``), so that a model can judge all of them instead of climbing between them;
+* a move from row to row changes a column and goes to the nearest row that has the new value
+  (`RowsConfigurationSpace.nearest_row`); snapping alone would lead most moves back to where they began.
 """
 
 from __future__ import annotations
@@ -64,22 +66,6 @@ class RowCandidate:
         """
         check_mapping(values, ("architecture", "kd"), "candidate", required=("architecture",))
         return cls.of(values["architecture"], values.get("kd"))
-
-
-class RowsConfigurationSpace(ConfigurationSpace):
-    """A ConfigSpace whose draws are rows of a table, uniformly."""
-
-    def __init__(self, name: str, hyperparameters: Sequence[Any], rows: Sequence[Mapping[str, Value]]) -> None:
-        super().__init__(name=name, seed=0)
-        self.add(list(hyperparameters))
-        self.legal_vectors: Array = np.array([Configuration(self, values=dict(row)).get_array() for row in rows])
-        """``(rows, columns)``: every legal point in ConfigSpace's own encoding."""
-
-    def sample_configuration(self, size: int | None = None) -> Any:
-        """One row, or ``size`` of them, drawn with replacement."""
-        drawn = self.random.randint(len(self.legal_vectors), size=1 if size is None else size)
-        configurations = [Configuration(self, vector=self.legal_vectors[index].copy()) for index in drawn]
-        return configurations[0] if size is None else configurations
 
 
 class TableSpace:
@@ -150,10 +136,13 @@ class TableSpace:
             else Categorical(column, list(choices), default=default[column], ordered=not self._is_text(column))
             for column, choices in self.choices.items()
         ]
-        return RowsConfigurationSpace(self.name, hyperparameters, self._values)
+        return RowsConfigurationSpace(self, hyperparameters)
 
-    def candidate(self, values: Mapping[str, Any]) -> RowCandidate:
+    def candidate(self, values: Mapping[str, Any], *, held: str | None = None) -> RowCandidate:
         """The row with these values, or the nearest one (see the class).
+
+        Args:
+            held: A column whose value the row must have.
 
         Raises:
             ValueError: If a column is unknown (names the nearest) or missing, or a value does not occur in its column.
@@ -167,6 +156,8 @@ class TableSpace:
                     f"{', '.join(map(str, self.choices[column]))}"
                 )
         distances = ((self._coordinates - self._point(plain)) ** 2).sum(axis=1)
+        if held is not None:
+            distances[[row[held] != plain[held] for row in self._values]] = np.inf
         return self.rows[int(distances.argmin())]
 
     def values(self, candidate: RowCandidate) -> dict[str, Any]:
@@ -203,6 +194,39 @@ class TableSpace:
             f"the space {self.name!r} is a table of finished trainings; its students can be looked up "
             f"(evaluators.foreign.ForeignBenchmark) but not trained on the task {task.name!r}"
         )
+
+
+class RowsConfigurationSpace(ConfigurationSpace):
+    """The ConfigSpace of a `TableSpace`: its draws are rows, uniformly, and it knows the row nearest to a point."""
+
+    def __init__(self, table: TableSpace, hyperparameters: Sequence[Any]) -> None:
+        super().__init__(name=table.name, seed=0)
+        self.add(list(hyperparameters))
+        self._table = table
+        rows = [Configuration(self, values=table.values(row)) for row in table.rows]
+        self.legal_vectors: Array = np.array([row.get_array() for row in rows])
+        """``(rows, columns)``: every legal point in ConfigSpace's own encoding."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RowsConfigurationSpace) and (
+            self._table is other._table or (self.name, self._table.rows) == (other.name, other._table.rows)
+        )
+
+    __hash__ = ConfigurationSpace.__hash__
+
+    def sample_configuration(self, size: int | None = None) -> Any:
+        """One row, or ``size`` of them, drawn with replacement."""
+        drawn = self.random.randint(len(self.legal_vectors), size=1 if size is None else size)
+        configurations = [Configuration(self, vector=self.legal_vectors[index].copy()) for index in drawn]
+        return configurations[0] if size is None else configurations
+
+    def draw_row(self, rng: np.random.Generator) -> dict[str, Any]:
+        """The values of a row, drawn uniformly."""
+        return self._table.values(self._table.sample(rng))
+
+    def nearest_row(self, values: Mapping[str, Any], held: str) -> dict[str, Any]:
+        """The values of the nearest row that has the value of the column ``held``, whatever its KD categories."""
+        return self._table.values(self._table.candidate(values, held=held))
 
 
 def _plain(value: Any) -> Any:
