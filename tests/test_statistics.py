@@ -183,7 +183,7 @@ def test_speed_up_that_is_not_reached_is_a_bound() -> None:
     assert result.needed is None
     assert result.ratio == pytest.approx(0.8)
     assert (result.low, result.high) == (0.0, pytest.approx(0.8))
-    assert result.text() == "< 0.8x (not reached)"
+    assert result.text() == "< 0.8x"
     # a method that spent a quarter says less about what it would have needed
     assert speed_up(method, rival, grid, spent=25).ratio == pytest.approx(80 / 25)
 
@@ -197,7 +197,7 @@ def test_speed_up_with_resamples_that_do_not_reach_has_no_lower_end() -> None:
     assert result.ratio == 2
     assert result.low == 0.0
     assert result.high == pytest.approx(2)
-    assert "not always reached" in result.text()
+    assert result.text() == "2x [0, 2]"
 
 
 def test_speed_up_of_one_seed_has_no_interval() -> None:
@@ -349,7 +349,7 @@ def test_groups_are_the_largest_sets_within_the_critical_difference() -> None:
 
 # ---- nothing is found between equals, but at the nominal rate -------------------------------------------------------
 
-N_STUDIES = 800
+N_STUDIES = 500
 N_METHODS, N_SEEDS = 5, 20
 
 

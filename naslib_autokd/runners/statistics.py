@@ -229,14 +229,14 @@ class SpeedUp:
         return self.needed is not None
 
     def text(self) -> str:
-        """``4.2x [2.0, 7.1]``, ``1.3x [0 (not always reached), 2.2]``, or ``< 0.8x (not reached)``."""
+        """``4.2x [2.1, 7.5]``, ``< 0.8x`` if the level was not reached, ``1.5x [one seed]``."""
         ratio = f"{self.ratio:.2g}x" if self.ratio < 9.95 else f"{self.ratio:.0f}x"
         if not self.reached:
-            return f"< {ratio} (not reached)"
+            return f"< {ratio}"
         if self.low is None or self.high is None:
             return f"{ratio} [one seed]"
-        low = f"{self.low:.2g}" if self.low > 0 else "0 (not always reached)"
-        return f"{ratio} [{low}, {self.high:.2g}]" if self.high < 99.5 else f"{ratio} [{low}, {self.high:.0f}]"
+        low, high = (f"{end:.2g}" if end < 99.5 else f"{end:.0f}" for end in (self.low, self.high))
+        return f"{ratio} [{low}, {high}]"
 
 
 def speed_up(
