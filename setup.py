@@ -64,6 +64,7 @@ setup(
         "cluster": ["dask-jobqueue>=0.8"],
         "optuna": ["optuna>=4.0"],
         "tensorboard": ["tensorboard"],
+        "timm": ["timm>=1.0"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "test": [
             "pytest>=8",

@@ -446,3 +446,14 @@ def is_file_name(text: str) -> bool:
 def with_weights(architecture: str, file: str) -> str:
     """``architecture@file``, the teacher that reads ``file`` as ``architecture``."""
     return str(replace(parse_architecture(architecture), weights=file))
+
+
+def known_names() -> dict[str, tuple[str, ...] | str]:
+    """Names by source; why there are none where a library is not installed."""
+    names: dict[str, tuple[str, ...] | str] = {}
+    for source, listed in _NAMES.items():
+        try:
+            names[source] = tuple(listed())
+        except ImportError as error:
+            names[source] = str(error)
+    return names

@@ -1,0 +1,313 @@
+"""``naslib-autokd teacher``: train one, check one, list the names of networks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from naslib_autokd.distillation.data import TaskData
+    from naslib_autokd.distillation.teachers import Teacher
+    from naslib_autokd.tasks import Task
+
+
+def add(commands: Any) -> None:
+    teacher = commands.add_parser(
+        "teacher",
+        help="train a teacher, or check one before it is used",
+        description="Train a network as the teacher of a task, check any teacher, or list the networks known by name.",
+    )
+    verbs = teacher.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = verbs.add_parser(
+        "train",
+        help="train a network on a task's images",
+        description="Train a network on a task's images and keep the epoch that is best on the validation split: the "
+        "file is written whenever it has become better, so an interrupted training loses nothing that was better.",
+        epilog="example: naslib-autokd teacher train --task flowers102 --data-dir data "
+        "--architecture torchvision:resnet18@pretrained --out teacher.safetensors",
+    )
+    _add_task_options(train)
+    train.add_argument(
+        "--architecture",
+        help="[zoo:|torchvision:|timm:]name[@weights]; weights: pretrained, a published set or a file to start from "
+        "(default: the task's)",
+    )
+    train.add_argument("--epochs", type=int, help="default: the task's teacher_epochs")
+    train.add_argument("--lr", type=float, help="peak learning rate (default: 0.1, from weights 0.01)")
+    train.add_argument("--input-size", type=int, help="resize the images to so many pixels for this network")
+    train.add_argument("--out", type=Path, required=True, help="file to write, .safetensors")
+    train.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    train.set_defaults(run=run_train)
+
+    check = verbs.add_parser(
+        "check",
+        help="say whether a teacher can be trusted on a task",
+        description="Load a teacher as a search would, try it on the task's validation images, and print what was "
+        "found. The exit status is 0 if it can be used, 2 if not.",
+        epilog="example: naslib-autokd teacher check --task photos.yaml --teacher model.pth "
+        "--teacher-architecture torchvision:resnet18",
+    )
+    _add_task_options(check)
+    check.add_argument(
+        "--teacher",
+        help="name of a network, .safetensors or .pt file, module:function, or several with commas between "
+        "(default: the task's own)",
+    )
+    check.add_argument("--teacher-architecture", metavar="NAME", help="of a file that does not state it")
+    check.add_argument("--mean", type=_numbers, metavar="M,M,M", help="what it was trained with, of pixels in [0, 1]")
+    check.add_argument("--std", type=_numbers, metavar="S,S,S", help="the same: standard deviation")
+    check.add_argument("--input-size", type=int, help="the same: height and width in pixels")
+    check.add_argument("--out", type=Path, help="save it, with all that was found, as one .safetensors file")
+    check.set_defaults(run=run_check)
+
+    names = verbs.add_parser(
+        "list",
+        help="list the networks known by name",
+        description="List the networks that --architecture and --teacher know; those of libraries that are installed.",
+    )
+    names.add_argument("--json", action="store_true", help="print one JSON object")
+    names.set_defaults(run=run_list)
+
+
+def _add_task_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", default="cluttered-digits", help="name or YAML file (default: %(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data, for tasks that are not embedded")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"numbers with commas between, such as 0.485,0.456,0.406; got {text}"
+        ) from error
+
+
+def _task(options: argparse.Namespace) -> Task:
+    from naslib_autokd.tasks import get_task
+
+    return get_task(options.task, **({} if options.data_dir is None else {"data_dir": str(options.data_dir)}))
+
+
+def _data(options: argparse.Namespace, task: Task) -> TaskData:
+    from naslib_autokd.distillation.data import load_data
+    from naslib_autokd.evaluators.kd import checked_device
+
+    if options.threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {options.threads}")
+    device = checked_device(options.device)
+    data = load_data(task).to(device)
+    if data.skipped:
+        print(f"{len(data.skipped)} images that cannot be read are left out", file=sys.stderr)
+    return data
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from naslib_autokd.distillation.architectures import parse_architecture
+    from naslib_autokd.distillation.teachers import teacher_training, train_teacher, write_checkpoint
+
+    out: Path = options.out
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out must be a .safetensors file, got {out}")
+    if out.exists() and not options.overwrite:
+        raise ValueError(f"{out} is there already; give another --out, or --overwrite")
+    if not out.parent.is_dir():
+        raise ValueError(f"the folder {out.parent} of --out does not exist")
+    if options.epochs is not None and options.epochs < 1:
+        raise ValueError(f"--epochs must be at least 1, got {options.epochs}")
+    if options.lr is not None and not options.lr > 0:
+        raise ValueError(f"--lr must be positive, got {options.lr:g}")
+    if options.input_size is not None and options.input_size < 4:
+        raise ValueError(f"--input-size must be at least 4, got {options.input_size}")
+    task = _task(options)
+    name = parse_architecture(options.architecture or task.teacher)
+    settings = teacher_training(name)
+    if options.lr is not None:
+        settings = replace(settings, lr=options.lr)
+    data = _data(options, task)
+    epochs = options.epochs or data.task.teacher_epochs
+    print(
+        f"training {name} on {data.task.n_teacher} images of {task.name!r}, {epochs} epochs, peak rate {settings.lr:g}",
+        file=sys.stderr,
+    )
+    start = time.perf_counter()
+
+    def progress(epoch: int, loss: float, reached: float) -> None:
+        spent = time.perf_counter() - start
+        left = spent / epoch * (epochs - epoch)
+        print(
+            f"epoch {epoch}/{epochs}  loss {loss:.3f}  validation {reached:.1%}  {spent:.0f} s, {left:.0f} s to go",
+            file=sys.stderr,
+        )
+
+    try:
+        teacher = train_teacher(
+            data,
+            epochs=epochs,
+            architecture=str(name),
+            settings=settings,
+            input_size=options.input_size,
+            threads=options.threads,
+            keep=lambda better: write_checkpoint(better, out, data),
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        if out.exists():
+            print(f"the best epoch so far is kept in {out}; {name.full}@{out} starts from it", file=sys.stderr)
+        raise
+    write_checkpoint(teacher, out, data)
+    return _tell(examine(teacher, data), options, f"kept: {out} (epoch {teacher.info['epoch']})")
+
+
+def run_check(options: argparse.Namespace) -> int:
+    from naslib_autokd.distillation.architectures import with_weights
+    from naslib_autokd.distillation.teachers import as_teacher, load_teacher, write_checkpoint
+    from naslib_autokd.distillation.training import limited_threads
+
+    text: str | None = options.teacher
+    if options.teacher_architecture is not None:
+        if text is None:
+            raise ValueError("--teacher-architecture says what a file holds: give --teacher FILE too")
+        text = with_weights(options.teacher_architecture, text)
+    if options.out is not None and options.out.suffix != ".safetensors":
+        raise ValueError(f"--out must be a .safetensors file, got {options.out}")
+    stated = {"mean": options.mean, "std": options.std, "size": options.input_size}
+    stated = {key: value for key, value in stated.items() if value is not None}
+    data = _data(options, _task(options))
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    with limited_threads(options.threads):
+        teacher = load_teacher(data, report=report) if text is None else as_teacher(text, data, report).to(data.device)
+        if stated:
+            teacher = _restated(teacher, stated, data)
+        findings = examine(teacher, data)
+    if findings["usable"] and options.out is not None:
+        write_checkpoint(teacher, options.out, data)
+    return _tell(findings, options, None if options.out is None else f"kept: {options.out}")
+
+
+def _restated(teacher: Teacher, stated: dict[str, Any], data: TaskData) -> Teacher:
+    from naslib_autokd.distillation.teachers import Teacher
+
+    if len(teacher.members) > 1:
+        raise ValueError("--mean, --std and --input-size are those of one network; check the ensemble's one by one")
+    given = replace(teacher.input_for(data.task), **stated)
+    return Teacher.of(teacher.members[0], given, data.task, teacher.info).to(data.device)
+
+
+def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:
+    """What there is to know of a teacher on a task: JSON values; ``problem`` is None if it is ``usable``."""
+    import copy
+
+    from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, train_memory
+    from naslib_autokd.distillation.teachers import TeacherError, accuracy_floor, check_teacher
+    from naslib_autokd.distillation.training import accuracy
+
+    task, given = data.task, teacher.input_for(data.task)
+    shape = (task.in_channels, task.image_size, task.image_size)
+    found: dict[str, Any] = {
+        "task": task.name,
+        "architecture": teacher.info.get("architecture"),
+        "usable": True,
+        "problem": None,
+        "notes": list(teacher.info.get("notes", ())),
+        "classes": list(data.classes),
+        "classes_stated": teacher.info.get("classes") is not None,
+        "mean": list(given.mean),
+        "std": list(given.std),
+        "input": [given.channels, given.size, given.size],
+        "n_val": len(data.val_labels),
+        "accuracy_floor": accuracy_floor(task),
+        "stated_val_accuracy": teacher.info.get("val_accuracy"),
+        "val_accuracy": None,
+        "n_params": count_params(teacher.network),
+    }
+    if len(teacher.members) > 1:
+        found |= {"mean": None, "std": None, "input": None, "n_members": len(teacher.members)}
+    try:
+        check_teacher(teacher, data, thorough=True)
+    except TeacherError as error:
+        found |= {"usable": False, "problem": str(error)}
+    try:
+        logits = teacher.predict(data.val_images)
+        found["val_accuracy"] = accuracy(logits, data.val_labels)
+        right = (logits.argmax(dim=1) == data.val_labels).float()
+        found["class_accuracy"] = {
+            name: float(right[data.val_labels == index].mean()) if (data.val_labels == index).any() else None
+            for index, name in enumerate(data.classes)
+        }
+        # the meta device computes nothing: a step on a batch of large images would take minutes
+        twin = copy.deepcopy(teacher.network).to("meta").requires_grad_(True)
+        found |= {
+            "macs": count_macs(twin, shape),
+            "inference_memory_bytes": inference_memory(twin, shape),
+            "train_memory_bytes": train_memory(twin, shape, task.batch_size),
+            "batch_size": task.batch_size,
+        }
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError):
+        assert not found["usable"]  # it cannot take the images, which the check has said
+    return found
+
+
+def _tell(found: dict[str, Any], options: argparse.Namespace, kept: str | None) -> int:
+    if options.json:
+        print(json.dumps(found))
+        return 0 if found["usable"] else 2
+    lines = [("architecture", found["architecture"] or "not stated")]
+    if found["input"] is None:
+        lines.append(("members", f"{found['n_members']}, each with its own input; the mean of their logits is taken"))
+    else:
+        mean, std = (", ".join(f"{value:.4g}" for value in found[key]) for key in ("mean", "std"))
+        channels, size, _ = found["input"]
+        lines.append(("input", f"{channels}x{size}x{size}, mean {mean}, standard deviation {std}"))
+    classes = found["classes"]
+    names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    stated = "as the teacher states them" if found["classes_stated"] else "taken to be the task's order"
+    lines.append(("classes", f"{len(classes)}: {names} ({stated})"))
+    if found["val_accuracy"] is not None:
+        of_classes = {name: value for name, value in found["class_accuracy"].items() if value is not None}
+        worst = min(of_classes, key=lambda name: of_classes[name])
+        text = f"{found['val_accuracy']:.1%} of {found['n_val']} validation images, floor {found['accuracy_floor']:.1%}"
+        if found["stated_val_accuracy"] is not None:
+            text += f", its file states {found['stated_val_accuracy']:.1%}"
+        lines += [("accuracy", text), ("weakest class", f"{worst}: {of_classes[worst]:.1%}")]
+    lines.append(("parameters", f"{found['n_params']:,}"))
+    if "macs" in found:
+        inference, training = (found[key] / 2**20 for key in ("inference_memory_bytes", "train_memory_bytes"))
+        lines += [
+            ("multiply-adds", f"{found['macs'] / 1e6:,.1f} million an image"),
+            ("memory", f"{inference:,.1f} MiB for one image, {training:,.1f} MiB to train on {found['batch_size']}"),
+        ]
+    lines += [("note", note) for note in found["notes"]]
+    for name, text in lines:
+        print(f"{name:14} {text}")
+    if not found["usable"]:
+        print(f"naslib-autokd: error: {found['problem']}", file=sys.stderr)
+        return 2
+    print(f"this teacher can be used for {found['task']!r}")
+    if kept is not None:
+        print(kept)
+    return 0
+
+
+def run_list(options: argparse.Namespace) -> int:
+    from naslib_autokd.distillation.architectures import known_names
+
+    names = known_names()
+    if options.json:
+        print(json.dumps({source: found if isinstance(found, str) else list(found) for source, found in names.items()}))
+        return 0
+    for source, found in names.items():
+        print(f"{source}: {found}" if isinstance(found, str) else f"{source} ({len(found)}): {', '.join(found)}")
+    return 0
