@@ -109,6 +109,16 @@ def add(commands: Any) -> None:
     cli.add_worker_options(verify)
     verify.set_defaults(run=run_verify)
 
+    correlations = parts.add_parser(
+        "correlations",
+        help="what the cheap fidelities of a foreign table are worth",
+        description="Kendall's tau between the validation accuracy at each fidelity of a foreign table and the test "
+        "accuracy of its reference trainings, for each KD setting (docs/foreign_tables.md).",
+        epilog="example: naslib-autokd bench correlations table.yaml",
+    )
+    correlations.add_argument("table", type=Path, metavar="FILE.yaml", help="describes the table")
+    correlations.set_defaults(run=run_correlations)
+
 
 def add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -327,6 +337,24 @@ def run_query(options: argparse.Namespace) -> int:
             print(f"{name:20} {value}")
     wirings, seeds = benchmark.noise_sd(candidate, budget)
     print(f"{'noise':20} sd {100 * wirings:.2f} points by wirings, {100 * seeds:.2f} by weight seeds and split")
+    return 0
+
+
+def run_correlations(options: argparse.Namespace) -> int:
+    from naslib_autokd.evaluators.foreign import ForeignBenchmark, correlation_table, fidelity_correlations
+
+    benchmark = ForeignBenchmark(options.table)
+    correlations = fidelity_correlations(benchmark)
+    table = correlation_table(benchmark, correlations)
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    print(
+        f"{benchmark.name}: Kendall's tau with {', '.join(f'{k}={v}' for k, v in benchmark.reference.items())} (test)"
+    )
+    for line in table:
+        cells = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        print("  ".join([line[0].ljust(widths[0]), *cells]).rstrip())
+    n = sorted({correlation.n for correlation in correlations})
+    print(f"n = {' to '.join(map(str, (n[0], n[-1]) if len(n) > 1 else n))} architectures")
     return 0
 
 

@@ -170,6 +170,18 @@ class TableSpace:
             raise ValueError(f"the space {self.name!r} has no row {getattr(candidate, 'to_dict', lambda: candidate)()}")
         return dict(self._values[self._index[candidate]])
 
+    def frozen(self, fixed: Mapping[str, Any]) -> TableSpace:
+        """The space of the rows that have these values.
+
+        Raises:
+            ValueError: If a column is unknown (names the nearest), or no row has these values together.
+        """
+        check_mapping(fixed, self.columns, f"fixed values of {self.name}")
+        kept = [i for i, row in enumerate(self._values) if all(row[column] == v for column, v in fixed.items())]
+        if not kept:
+            raise ValueError(f"the space {self.name!r} has no row with {dict(fixed)}")
+        return TableSpace(self.name, [self.rows[i] for i in kept])
+
     def default_candidate(self) -> RowCandidate:
         """The row nearest to the middle of all: the median of each number, categories as far as most rows agree."""
         middle = np.median(self._coordinates, axis=0)
@@ -211,8 +223,6 @@ class RowsConfigurationSpace(ConfigurationSpace):
         return isinstance(other, RowsConfigurationSpace) and (
             self._table is other._table or (self.name, self._table.rows) == (other.name, other._table.rows)
         )
-
-    __hash__ = ConfigurationSpace.__hash__
 
     def sample_configuration(self, size: int | None = None) -> Any:
         """One row, or ``size`` of them, drawn with replacement."""
