@@ -494,7 +494,7 @@ def make_optimizer(
             **method.options,
         )
     except TypeError as error:  # an option that the optimizer does not have
-        raise ValueError(f"method {method.label!r}: {error}") from error
+        raise ValueError(f"optimizer {method.to_dict()['optimizer']!r}: {error}") from error
     attach = getattr(optimizer, "attach", None)  # of training-free methods, which score students themselves
     if attach is not None:
         attach(benchmark)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from naslib_autokd.optimizers.random_search import RandomSearch
 from naslib_autokd.records import Proposal, Trial, derive_seed
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
@@ -17,6 +20,7 @@ class Synthetic:
 
     name = "synthetic"
     budgets = (1, 3, 9)
+    best_test_error = 0.12
 
     def __init__(self, fails_below: float = 0.0, noise: float = 0.01) -> None:
         self.space: Any = HNAGSpace("hnag-small")
@@ -32,7 +36,8 @@ class Synthetic:
     def evaluate(self, proposal: Proposal) -> Trial:
         self.proposals.append(proposal)
         if proposal.candidate.generator.channel_growth < self.fails_below:
-            return Trial.of(proposal, status="diverged", message="too thin", student_epochs=proposal.budget_epochs / 3)
+            spent = proposal.budget_epochs / 3
+            return Trial.of(proposal, status="diverged", message="too thin", student_epochs=spent)
         rng = np.random.default_rng(derive_seed(proposal.seed, proposal.candidate.digest, proposal.budget_epochs))
         cost = self._error(proposal.candidate, proposal.budget_epochs) + self.noise * rng.normal()
         return Trial.of(proposal, cost=cost, val_accuracy=1 - cost, student_epochs=float(proposal.budget_epochs))
@@ -43,4 +48,30 @@ class Synthetic:
     def true_test_error(self, candidate: Any) -> float:
         return self._error(candidate, 9) + 0.02
 
-    best_test_error = 0.12
+
+class Dawdler(Synthetic):
+    """Writes a line ``PID OMP_NUM_THREADS`` each time it is loaded."""
+
+    def __init__(self, journal: str) -> None:
+        super().__init__()
+        self.journal = journal
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with open(self.journal, "a") as file:
+            file.write(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
+
+
+class Broken(RandomSearch):
+    """Fails in the run with one seed (its process dies with ``die``), unless there is a file."""
+
+    def __init__(self, space: Any, *, seed: int, bad_seed: int, unless: str, die: bool, **options: Any) -> None:
+        super().__init__(space, seed=seed, **options)
+        self.bad, self.die = seed == bad_seed and not Path(unless).exists(), die
+
+    def ask(self) -> Proposal:
+        if self.bad and self.die:
+            os._exit(7)
+        if self.bad:
+            raise RuntimeError("out of luck")
+        return super().ask()
