@@ -5,9 +5,9 @@ called "Local Search is State of the Art for NAS Benchmarks"), Algorithm 1, with
 best of several random points as a start, and moving to the first neighbour that is better.
 
 A neighbour differs in one active hyperparameter: another item of a categorical, the next item of an ordinal, and of a
-number, which the paper's spaces do not have, ``step`` of its range up or down on its own scale (an integer by at least
-1). The neighbours are taken in random order. As in the paper a point is trained once: that it was lucky is not found
-out, and such a point passes for a local optimum.
+number, which the paper's spaces do not have, ``step`` of its range up or down on its own scale (an integer of a small
+range by 1). The neighbours are taken in random order. As in the paper a point is trained once: that it was lucky is
+not found out, and such a point passes for a local optimum.
 """
 
 from __future__ import annotations

@@ -40,6 +40,11 @@ class Choice:
     def draw(self, rng: np.random.Generator) -> Any:
         return self.items[int(rng.integers(len(self.items)))]
 
+    def draw_other(self, value: Any, rng: np.random.Generator) -> Any:
+        """Uniformly among the others; there must be one."""
+        index = int(rng.integers(len(self.items) - 1))
+        return self.items[index + (index >= self.items.index(value))]
+
     def key(self, value: Any) -> Any:
         return value
 
@@ -83,6 +88,13 @@ class Number:
 
     def draw(self, rng: np.random.Generator) -> Any:
         return self.at(rng.random())
+
+    def draw_other(self, value: Any, rng: np.random.Generator) -> Any:
+        """A draw that is not ``value``; there must be one."""
+        other = value
+        while other == value:
+            other = self.draw(rng)
+        return other
 
     def key(self, value: Any) -> Any:
         return value if self.integer else round(self.position(value), 6)
@@ -166,11 +178,7 @@ class Moves:
         names = [name for name in values if self.dimensions[name].n_values > 1]
         for _ in range(ATTEMPTS if names else 0):
             name = names[int(rng.integers(len(names)))]
-            dimension = self.dimensions[name]
-            value = dimension.draw(rng)
-            if value == values[name]:
-                continue
-            point = self._moved(values, name, value, rng)
+            point = self._moved(values, name, self.dimensions[name].draw_other(values[name], rng), rng)
             if not self.is_forbidden(point):
                 return point
         return self.draw(rng)

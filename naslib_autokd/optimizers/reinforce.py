@@ -55,7 +55,7 @@ class Reinforce(FullBudgetOptimizer):
         self,
         space: SearchSpaceLike,
         *,
-        learning_rate: float = 0.03,
+        learning_rate: float = 0.2,
         baseline_momentum: float = 0.9,
         n_bins: int = 10,
         **common: Any,
