@@ -320,7 +320,7 @@ class KDEvaluator:
             DisWOTError: If the teacher has no feature map to compare with.
         """
         with limited_threads(self.threads):
-            images, teacher = self._images_to_score()
+            images, teacher = self.images_to_score()
             cost = SCORE_COST * len(images) / self.task.n_train
             try:
                 student = self.build_student(self.student_spec(candidate, seed), seed).to(self.device).train()
@@ -329,7 +329,7 @@ class KDEvaluator:
                 log.warning("candidate %s cannot be scored: %s: %s", candidate.digest, type(error).__name__, error)
                 return Score(-math.inf, cost)
 
-    def _images_to_score(self) -> tuple[Tensor, LastFeatures]:
+    def images_to_score(self) -> tuple[Tensor, LastFeatures]:
         """Normalised training images, the same ones always, and what the teacher makes of them."""
         if self._score_batch is None:
             data = self.data
