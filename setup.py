@@ -19,7 +19,13 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["naslib_autokd", "naslib_autokd.*"]),
     package_data={
-        "naslib_autokd": ["py.typed", "plugin/configs/*.yaml", "evaluators/tables/*", "runners/studies/*.yaml"],
+        "naslib_autokd": [
+            "py.typed",
+            "distillation/*.csv",
+            "plugin/configs/*.yaml",
+            "evaluators/tables/*",
+            "runners/studies/*.yaml",
+        ],
     },
     install_requires=[
         "torch>=2.10",  # older ones have unsafe checkpoint loading (CVE-2026-24747)

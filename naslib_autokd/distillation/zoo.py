@@ -298,8 +298,8 @@ ZOO: dict[str, Callable[[int, int], StagedNetwork]] = {
 """``ZOO[name](in_channels, n_classes)``. The halves (``x0.5``) are ours: for tasks with few parameters."""
 
 
-def build(name: str, in_channels: int, n_classes: int) -> StagedNetwork:
-    """A network of the zoo; its weights are drawn from torch's global generator.
+def known(name: str) -> str:
+    """The name as the zoo has it (``WRN-16-2`` is ``wrn_16_2``).
 
     Raises:
         ValueError: For an unknown name (names the nearest).
@@ -307,7 +307,16 @@ def build(name: str, in_channels: int, n_classes: int) -> StagedNetwork:
     key = name.lower().replace("-", "_")
     if key not in ZOO:
         raise ValueError(f"unknown network {name!r}{did_you_mean(key, ZOO)}")
-    return ZOO[key](in_channels, n_classes)
+    return key
+
+
+def build(name: str, in_channels: int, n_classes: int) -> StagedNetwork:
+    """A network of the zoo; its weights are drawn from torch's global generator.
+
+    Raises:
+        ValueError: For an unknown name (names the nearest).
+    """
+    return ZOO[known(name)](in_channels, n_classes)
 
 
 # --- features -------------------------------------------------------------------------------------------------------

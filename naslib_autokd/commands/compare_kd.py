@@ -1,0 +1,289 @@
+"""``naslib-autokd compare-kd``: hand-designed students with the losses of the literature, beside a searched family."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from naslib_autokd.runners.baselines import BaselineComparison, BaselineRow
+    from naslib_autokd.runners.statistics import PairedDifference
+
+LOSSES = "kd,fitnet,at,sp,cc,vid,rkd,pkt,ft,nst,crd,dkd"
+ALPHA = 0.05
+WIDTH = 132
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare-kd",
+        help="train hand-designed students with plain KD and with the losses of the literature",
+        description="Train hand-designed students (ResNets, wide ResNets, VGG, MobileNetV2, ShuffleNets) with plain KD "
+        "and with eleven losses of the literature, and a searched family with plain KD, all under the task's protocol "
+        "and paired by seed. The same command with the same --out continues, and may have more seeds or losses.",
+        epilog="example: naslib-autokd compare-kd --student resnet8x0.5 --losses kd,fitnet,at --seeds 3 --out runs/kd",
+    )
+    parser.add_argument("--task", default="cluttered-digits", help="name or YAML file (default: %(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data, for tasks that are not embedded")
+    parser.add_argument("--teacher", help="another teacher than the task's, as for search")
+    parser.add_argument(
+        "--student",
+        action="append",
+        help="network of the zoo, for example resnet20, wrn_16_2, vgg8, mobilenet_v2, shufflenet_v1 (repeatable; "
+        "default: resnet8)",
+    )
+    parser.add_argument(
+        "--losses",
+        default=LOSSES,
+        help="with commas between; NAME=WEIGHT for another weight than the literature's; ce is labels only "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--family", type=Path, help="a searched family: its YAML file, or the run folder of its search")
+    parser.add_argument("--temperature", type=float, default=4.0, help="of the Hinton term (default: %(default)s)")
+    parser.add_argument(
+        "--kd-weight",
+        type=float,
+        default=0.9,
+        help="share of the Hinton term, also beside the other losses; 0 leaves it out, as RepDistiller's tables do "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="number of paired seeds (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at the same time (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; an existing one is continued")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from naslib_autokd.cli import task_from_options
+    from naslib_autokd.runners.baselines import compare, read_family
+
+    if options.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
+    comparison = compare(
+        task_from_options(options),
+        options.student or ["resnet8"],
+        [loss for loss in options.losses.split(",") if loss.strip()],
+        seeds=range(options.seeds),
+        out=options.out,
+        workers=options.workers,
+        teacher=options.teacher,
+        family=None if options.family is None else read_family(options.family),
+        temperature=options.temperature,
+        kd_weight=options.kd_weight,
+        device=options.device,
+        progress=say,
+    )
+    write_summary(comparison, options.out)
+    if options.json:
+        print(json.dumps(summary(comparison)))
+    else:
+        print(report(comparison))
+    return 1 if comparison.failures else 0
+
+
+def say(done: int, of: int, text: str) -> None:
+    """One line on stderr for each finished training."""
+    print(f"[{done}/{of}] {text}", file=sys.stderr, flush=True)
+
+
+def summary(comparison: BaselineComparison) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    content = asdict(comparison)
+    del content["trainings"]  # they are in results.jsonl
+    return content
+
+
+def write_summary(comparison: BaselineComparison, out: Path) -> None:
+    """``summary.json`` and ``table.txt``, beside the ``results.jsonl`` that they are made of."""
+    (out / "summary.json").write_text(json.dumps(summary(comparison), indent=1), encoding="utf-8")
+    (out / "table.txt").write_text(report(comparison) + "\n", encoding="utf-8")
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+def report(comparison: BaselineComparison) -> str:
+    """Tables and conclusions as plain text."""
+    from rich.console import Console
+
+    console = Console(width=WIDTH, file=StringIO(), force_terminal=False, highlight=False)
+    console.print(results_table(comparison))
+    published = published_table([row.student for row in comparison.rows])
+    if published is not None:
+        console.print(published)
+    for line in (*explanations(comparison), "", *conclusions(comparison)):
+        console.print(line, markup=False)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().rstrip()
+
+
+def results_table(comparison: BaselineComparison) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    n = len(comparison.seeds)
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"{comparison.task}: test accuracy in %, mean [95% interval] over {n} seed{'s' * (n > 1)}, "
+        f"{comparison.epochs} epochs",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("student")
+    table.add_column("loss")
+    with_family = any(row.behind_family is not None for row in comparison.rows)
+    names = ["test", "minus plain KD", *(["family minus it"] if with_family else [])]
+    for name in (*names, "params", "MMACs", "agrees", "CIFAR-100: minus KD"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in comparison.rows:
+        differences = [_signed(row.gain), *([_signed(row.behind_family)] if with_family else [])]
+        costs = [f"{row.n_params / 1e3:.1f}k", f"{row.macs / 1e6:.2f}", f"{100 * row.test_agreement:.1f}"]
+        table.add_row(
+            row.student, row.title, row.test_accuracy.percent(), *differences, *costs, published_gain(row.loss)
+        )
+    teacher = comparison.teacher
+    costs = [f"{teacher.n_params / 1e3:.1f}k", f"{teacher.macs / 1e6:.2f}"]
+    table.add_row("teacher", "", f"{100 * (teacher.test_accuracy or 0):.1f}", *[""] * (len(names) - 1), *costs)
+    return table
+
+
+def _signed(difference: PairedDifference | None) -> str:
+    if difference is None:
+        return ""
+    interval = difference.difference
+    if interval.low is None or interval.high is None:
+        return f"{100 * interval.mean:+.1f}"
+    return f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def published_gain(loss: str) -> str:
+    """``+0.4 (-1.5 to +1.9)``: the loss minus KD on CIFAR-100, mean and range over the published pairs; or nothing."""
+    from naslib_autokd.distillation.baselines import published_results
+
+    accuracy = {(row.teacher, row.student, row.loss): row.top1 for row in published_results()}
+    gains = [top1 - accuracy[t, s, "kd"] for (t, s, name), top1 in accuracy.items() if name == loss.partition("=")[0]]
+    if not gains or loss.partition("=")[0] == "kd":
+        return ""
+    return f"{sum(gains) / len(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})"
+
+
+def published_table(students: Sequence[str]) -> Table | None:
+    """The published accuracies of the students that have some; None if none has."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from naslib_autokd.distillation.baselines import TITLES, published_results
+
+    rows = [row for student in dict.fromkeys(students) for row in published_results(student)]
+    if not rows:
+        return None
+    pairs = list(dict.fromkeys((row.teacher, row.student) for row in rows))
+    table = Table(
+        box=SIMPLE_HEAD,
+        title="Published: CIFAR-100 test accuracy in % (another task, another protocol)",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("loss")
+    for teacher, student in pairs:
+        table.add_column(f"{teacher} -> {student}", justify="right")
+    for loss, title in {"teacher": "teacher", **TITLES}.items():
+        found = {(row.teacher, row.student): f"{row.top1:.2f}" for row in rows if row.loss == loss}
+        if found:
+            table.add_row(title, *(found.get(pair, "") for pair in pairs))
+    return table
+
+
+def explanations(comparison: BaselineComparison) -> list[str]:
+    """What the columns are."""
+    from naslib_autokd.distillation.baselines import PUBLISHED_PROTOCOL, published_results
+
+    sources = {row.source.split()[0]: row.commit[:7] for row in published_results()}
+    cited = " and ".join(f"{source} (commit {commit})" for source, commit in sources.items())
+    return [
+        f"minus plain KD: the student's test accuracy minus its own with plain KD, paired by seed. agrees: same class "
+        f"as the teacher on test images (%). Every training: {comparison.epochs} epochs, judged once on the test split "
+        "after its last epoch; every loss keeps the Hinton term, DKD takes its place.",
+        f"CIFAR-100: minus KD: mean and range over the published teacher-student pairs, from {cited}. Not comparable "
+        f"with ours in size, only in sign: {PUBLISHED_PROTOCOL}.",
+    ]
+
+
+def conclusions(comparison: BaselineComparison) -> list[str]:
+    """What a reader may conclude from this run, and what not, from its own numbers."""
+    from naslib_autokd.runners.statistics import holm
+
+    lines = []
+    tested = [(row, row.gain, row.gain.p_value) for row in comparison.rows if row.gain is not None]
+    judged = [(row, gain, p_value) for row, gain, p_value in tested if p_value is not None]
+    adjusted = holm([p_value for _, _, p_value in judged]).tolist()
+    groups: dict[str, list[str]] = {"helps": [], "hurts": [], "cannot be told from plain KD": []}
+    for (row, gain, _), p_value in zip(judged, adjusted, strict=True):
+        direction = "helps" if gain.difference.mean > 0 else "hurts"
+        verdict = direction if p_value <= ALPHA else "cannot be told from plain KD"
+        groups[verdict].append(f"{row.student} {row.loss} (p = {p_value:.2g})")
+    for verdict, names in groups.items():
+        if names:
+            lines.append(f"{verdict[0].upper()}{verdict[1:]}: {', '.join(names)}.")
+    if judged:
+        lines[-1] += f" p of paired t tests over {len(comparison.seeds)} seeds, Holm's correction for {len(judged)}."
+    elif len(comparison.seeds) == 1 and tested:
+        lines.append("One seed: no difference can be judged; run more (--seeds).")
+    lines += family_conclusions(comparison)
+    if comparison.failures:
+        lines.append(
+            "Not finished: "
+            + "; ".join(
+                f"{student}, {loss}, seed {seed}: {error}" for student, loss, seed, error in comparison.failures
+            )
+        )
+    return lines
+
+
+def family_conclusions(comparison: BaselineComparison) -> list[str]:
+    """The claim "plain KD on a searched family beats advanced losses on hand-designed students", on these numbers."""
+    from naslib_autokd.runners.baselines import FAMILY
+
+    family, best = comparison.row(FAMILY, "kd"), comparison.best_advanced
+    if family is None or best is None:
+        return []
+    lines = [
+        f"The best advanced loss by validation accuracy: {best.student} with {best.title}; test {_test(best)}, "
+        f"{best.n_params / 1e3:.1f}k parameters. The searched family with plain KD: test {_test(family)}, "
+        f"{family.n_params / 1e3:.1f}k parameters."
+    ]
+    assert best.behind_family is not None
+    interval = best.behind_family.difference
+    name = "Plain KD on the searched family"
+    if interval.low is None or interval.high is None:
+        lines.append(f"{name} against it: {_signed(best.behind_family)} points on one seed, which shows nothing.")
+    elif interval.low > 0:
+        lines.append(f"{name} is ahead of it by {_signed(best.behind_family)} points: the claim holds in this run.")
+    elif interval.high < 0:
+        lines.append(f"{name} is behind it, {_signed(best.behind_family)} points: the claim does not hold in this run.")
+    else:
+        lines.append(
+            f"{name} cannot be told from it ({_signed(best.behind_family)} points): the claim is neither shown nor "
+            "refuted."
+        )
+    lines.append(
+        "What this cannot show: that it holds on another task, for other teachers, or at equal cost of design: the "
+        "family was searched on this task's validation split, the hand-designed students and the losses' weights were "
+        "taken as the literature has them for CIFAR-100, and the optimizer's settings are the ones that families were "
+        "developed with."
+    )
+    return lines
+
+
+def _test(row: BaselineRow) -> str:
+    return row.test_accuracy.percent()

@@ -1,0 +1,364 @@
+"""Hand-designed students with the losses of the literature, and a searched family with plain KD, under one protocol.
+
+Each (student, loss, seed) is one training by `KDEvaluator.train_final`: the task's data, views, schedule, teacher and
+full budget. Trainings of one student with one seed have the same initial weights and see the same batches, so that
+differences between losses are paired. One line of ``results.jsonl`` for each finished training; what is there is not
+trained again, and a comparison can be made longer (more seeds, losses, students) in the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from naslib_autokd.distillation.baselines import TITLES, BaselineObjective, LossSettings
+from naslib_autokd.distillation.training import KDLike, TrainingResult, TrainingSettings, train
+from naslib_autokd.distillation.zoo import build, known
+from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
+from naslib_autokd.records import derive_seed
+from naslib_autokd.runners.engine import DaskPool, pick_device
+from naslib_autokd.runners.limits import Handler, Outcome, attempt
+from naslib_autokd.runners.search import open_run
+from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
+from naslib_autokd.search_spaces.hnag import Candidate
+from naslib_autokd.tasks import Task, get_task
+
+FAMILY = "searched family"
+
+
+class BaselineEvaluator(KDEvaluator):
+    """Trains with `LossSettings` in place of KD settings; everything else is the evaluator's."""
+
+    def _train(self, model: nn.Module, kd: KDLike | None, epochs: int, seed: int) -> TrainingResult:
+        if not isinstance(kd, LossSettings):
+            return super()._train(model, kd, epochs, seed)
+        objective = BaselineObjective(
+            kd, model, self.data, self.teacher, self.soft_targets.train, epochs=epochs, seed=seed
+        )
+        # the losses have different scales, some grow by design (DKD) or are negative (VID): only a loss that is not
+        # finite is a divergence here
+        settings = replace(self.settings or TrainingSettings(), divergence_factor=float("inf"))
+        return train(model, self.data, None, kd=None, epochs=epochs, seed=seed, settings=settings, objective=objective)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One finished training."""
+
+    student: str
+    """A name of the zoo, or `FAMILY`."""
+    loss: str
+    """`LossSettings.key`."""
+    seed: int
+    result: FinalResult
+
+    @property
+    def test_accuracy(self) -> float:
+        assert self.result.test_accuracy is not None
+        return self.result.test_accuracy
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"student": self.student, "loss": self.loss, "seed": self.seed, "result": self.result.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Training:
+        return cls(values["student"], values["loss"], values["seed"], FinalResult.from_dict(values["result"]))
+
+
+@dataclass(frozen=True)
+class BaselineRow:
+    """One student with one loss over all seeds."""
+
+    student: str
+    loss: str
+    test_accuracy: Interval
+    val_accuracy: Interval
+    gain: PairedDifference | None
+    """Its test accuracy minus that of the same student with plain KD, paired by seed; None for plain KD itself."""
+    behind_family: PairedDifference | None
+    """The family's test accuracy minus its, paired by seed; None for the family and without one."""
+    n_params: float
+    macs: float
+    train_memory_bytes: float
+    test_agreement: float
+    """With the teacher."""
+    seconds: float
+    """Of a training, on the machine it ran on."""
+
+    @property
+    def title(self) -> str:
+        name, _, weight = self.loss.partition("=")
+        return TITLES[name] + (f", weight {weight}" if weight else "")
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """All results of `compare`, and the teacher's own."""
+
+    task: str
+    seeds: tuple[int, ...]
+    epochs: int
+    teacher: FinalResult
+    rows: tuple[BaselineRow, ...]
+    trainings: tuple[Training, ...]
+    failures: tuple[tuple[str, str, int, str], ...]
+    """``(student, loss, seed, error)``."""
+
+    def row(self, student: str, loss: str) -> BaselineRow | None:
+        return next((row for row in self.rows if (row.student, row.loss) == (student, loss)), None)
+
+    @property
+    def best_advanced(self) -> BaselineRow | None:
+        """The row of a hand-designed student with an advanced loss whose validation accuracy is best."""
+        rows = [row for row in self.rows if row.student != FAMILY and row.loss not in ("ce", "kd")]
+        return max(rows, key=lambda row: row.val_accuracy.mean, default=None)
+
+
+def compare(
+    task: str | Task,
+    students: Sequence[str],
+    losses: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    out: str | Path,
+    workers: int = 2,
+    teacher: str | None = None,
+    family: Candidate | None = None,
+    temperature: float = 4.0,
+    kd_weight: float = 0.9,
+    device: str = "cpu",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> BaselineComparison:
+    """Train every student with every loss and every seed, and the family with its own plain KD.
+
+    Args:
+        students: Names of the zoo.
+        losses: Names of `TITLES`, or ``name=weight``. Plain KD is the reference of the differences.
+        out: Run folder.
+        workers: Trainings at the same time, one thread each; 1 trains in this process.
+        teacher: Another teacher than the task's.
+        family: Of a search; its students are drawn and trained as a search's final students are.
+        temperature, kd_weight: Of the Hinton term of all hand-designed students.
+        device: Torch device; several, with commas between, are given to the workers in turn.
+        progress: Called with (trainings done, of, text).
+
+    Raises:
+        ValueError: For settings that cannot work, before any work; for a folder that holds another comparison.
+    """
+    task = get_task(task)
+    check(task, students, losses, seeds, workers)
+    students = [known(student) for student in students]
+    parsed = [LossSettings.parse(text, temperature=temperature, kd_weight=kd_weight) for text in losses]
+    settings = {each.key: each for each in parsed}
+    if not settings and family is None:
+        raise ValueError("nothing to train: give students and losses, or a family")
+    folder = open_run(
+        out,
+        task,
+        {
+            "baselines": {"temperature": temperature, "kd_weight": kd_weight},
+            "family": None if family is None else family.to_dict(),
+            "evaluation": {"objective": "kd", "teacher": teacher},
+        },
+    )
+    store = folder / "results.jsonl"
+    done = {(t.student, t.loss, t.seed): t for t in read_trainings(store)}
+    jobs = [(student, loss, seed) for seed in seeds for student in students for loss in settings]
+    if family is not None:
+        jobs += [(FAMILY, "kd", seed) for seed in seeds]
+    jobs.sort(key=lambda job: (seeds.index(job[2]), job[0] != FAMILY))
+    evaluator = BaselineEvaluator(
+        task, device=device.split(",")[0], teacher=teacher, report=_reporter(progress, len(jobs))
+    )
+    waiting = [job for job in jobs if job not in done]
+    failures: list[tuple[str, str, int, str]] = []
+    recipe = {"task": task.to_dict(), "device": device, "teacher": teacher}
+    messages = {
+        job: {
+            "student": job[0],
+            "settings": asdict(settings[job[1]]) if job[0] != FAMILY else None,
+            "family": family.to_dict() if family is not None and job[0] == FAMILY else None,
+            "seed": job[2],
+        }
+        for job in waiting
+    }
+    with _outcomes(evaluator, recipe, messages, workers) as outcomes, open(store, "a", encoding="utf-8") as lines:
+        for job, outcome in outcomes:
+            if outcome.status == "success":
+                done[job] = Training(*job, FinalResult.from_dict(outcome.value))
+                lines.write(json.dumps(done[job].to_dict()) + "\n")
+                lines.flush()
+                os.fsync(lines.fileno())
+                text = f"test {100 * done[job].test_accuracy:.1f}"
+            else:
+                failures.append((*job, outcome.message))
+                text = f"failed: {outcome.message}"
+            if progress is not None:
+                n_done = sum(job in done for job in jobs) + len(failures)
+                progress(n_done, len(jobs), f"{job[0]}, {job[1]}, seed {job[2]}: {text}")
+    trainings = tuple(done[job] for job in jobs if job in done)
+    return BaselineComparison(
+        task=task.name,
+        seeds=tuple(seeds),
+        epochs=task.max_budget_epochs,
+        teacher=evaluator.teacher_row(),
+        rows=tuple(make_rows(trainings)),
+        trainings=trainings,
+        failures=tuple(failures),
+    )
+
+
+def check(task: str | Task, students: Sequence[str], losses: Sequence[str], seeds: Sequence[int], workers: int) -> None:
+    """Refuse what cannot be compared; cheap.
+
+    Raises:
+        ValueError: For unknown names (with the nearest), repeated seeds or students, data that are not there.
+    """
+    task = get_task(task)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be given and differ, got {list(seeds)}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    if len(set(students)) != len(students):
+        raise ValueError(f"students must differ, got {', '.join(students)}")
+    if bool(students) != bool(losses):
+        raise ValueError("hand-designed students need losses, and losses need students; got only one of them")
+    for text in losses:
+        LossSettings.parse(text)
+    for student in students:
+        known(student)
+    task.resolve()
+
+
+def read_trainings(path: str | Path) -> list[Training]:
+    """The complete lines of ``results.jsonl``; a torn last line is cut off the file."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    content = path.read_text(encoding="utf-8")
+    complete = content[: content.rfind("\n") + 1]
+    if complete != content:
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(complete, encoding="utf-8")
+        os.replace(temporary, path)
+    return [Training.from_dict(json.loads(line)) for line in complete.splitlines()]
+
+
+def _reporter(progress: Callable[[int, int, str], None] | None, n_jobs: int) -> Callable[[str], None] | None:
+    return None if progress is None else lambda text: progress(0, n_jobs, text)
+
+
+Job = tuple[str, str, int]
+
+
+@contextmanager
+def _outcomes(
+    evaluator: BaselineEvaluator, recipe: Mapping[str, Any], messages: Mapping[Job, dict[str, Any]], workers: int
+) -> Iterator[Iterator[tuple[Job, Outcome]]]:
+    """The jobs' outcomes as they come; workers are ended with the block."""
+    if workers == 1 or len(messages) < 2:
+        handle = partial(train_one, evaluator)
+        yield ((job, attempt(lambda m, _: handle(m), message, lambda _: None)) for job, message in messages.items())
+        return
+    with DaskPool(partial(job_handler, dict(recipe)), workers=min(workers, len(messages))) as pool:
+
+        def results() -> Iterator[tuple[Job, Outcome]]:
+            for job, message in messages.items():
+                pool.submit(job, message)
+            while (finished := pool.next_finished()) is not None:
+                yield finished
+
+        yield results()
+
+
+def job_handler(recipe: dict[str, Any], index: int) -> Handler:
+    """What a worker process does with the trainings of a comparison; data and teacher are loaded once."""
+    import torch
+
+    torch.set_num_threads(1)
+    device = pick_device(recipe["device"].split(","), index)
+    evaluator = BaselineEvaluator(Task.from_dict(recipe["task"]), device=device or "cpu", teacher=recipe["teacher"])
+    return lambda job, _: train_one(evaluator, job)
+
+
+def train_one(evaluator: BaselineEvaluator, job: Mapping[str, Any]) -> dict[str, Any]:
+    """One training of a comparison, judged once on the test split."""
+    seed, task = derive_seed(job["seed"], "baselines"), evaluator.task
+    if job["family"] is not None:
+        family = Candidate.from_dict(job["family"])
+        spec = evaluator.student_spec(family, seed)
+        model, result = evaluator.train_final(
+            partial(evaluator.build_student, spec, seed), family.kd, seed, name=FAMILY
+        )
+    else:
+        network = partial(build, job["student"], task.in_channels, task.n_classes)
+        model, result = evaluator.train_final(network, LossSettings(**job["settings"]), seed, name=job["student"])
+    return evaluator.judge(model, result).to_dict()
+
+
+def make_rows(trainings: Sequence[Training]) -> list[BaselineRow]:
+    """Rows in the order of the students' and losses' first trainings; differences over the seeds that both have."""
+    groups: dict[tuple[str, str], dict[int, Training]] = {}
+    for training in trainings:
+        groups.setdefault((training.student, training.loss), {})[training.seed] = training
+    family = groups.get((FAMILY, "kd"))
+    rows = []
+    for (student, loss), found in groups.items():
+        values = list(found.values())
+        plain = groups.get((student, "kd")) if loss != "kd" else None
+        rows.append(
+            BaselineRow(
+                student=student,
+                loss=loss,
+                test_accuracy=mean_interval([t.test_accuracy for t in values]),
+                val_accuracy=mean_interval([t.result.val_accuracy for t in values]),
+                gain=_difference(found, plain),
+                behind_family=_difference(family, found) if student != FAMILY else None,
+                n_params=_mean([t.result.n_params for t in values]),
+                macs=_mean([t.result.macs for t in values]),
+                train_memory_bytes=_mean([t.result.train_memory_bytes for t in values]),
+                test_agreement=_mean([t.result.test_agreement or 0.0 for t in values]),
+                seconds=_mean([t.result.seconds for t in values]),
+            )
+        )
+    return rows
+
+
+def _difference(a: Mapping[int, Training] | None, b: Mapping[int, Training] | None) -> PairedDifference | None:
+    shared = sorted(set(a or ()) & set(b or ()))
+    if not shared or a is None or b is None:
+        return None
+    return paired_difference([a[seed].test_accuracy for seed in shared], [b[seed].test_accuracy for seed in shared])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def read_family(path: str | Path) -> Candidate:
+    """The family in a YAML or JSON file, or the one that a finished search found (its run folder).
+
+    Raises:
+        ValueError: If there is none; says what was expected.
+    """
+    path = Path(path)
+    file = path / "result.json" if path.is_dir() else path
+    if not file.is_file():
+        what = "has no result.json: the search is not finished" if path.is_dir() else "does not exist"
+        raise ValueError(f"--family {path} {what}; give a run folder of a finished search, or a candidate's file")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no mapping")
+        return Candidate.from_dict(content.get("candidate", content))
+    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} holds no family of the random-graph space: {error}") from error
