@@ -319,11 +319,11 @@ def run_ours(function: Function, seed: int, total: float, name: str, **options: 
     )
 
 
-def run_tpe(function: Function, seed: int, total: float, *, continuing: bool) -> Outcome:
-    """Optuna's TPE with its Hyperband pruner on 3, 9, 27 epochs.
+def run_tpe_continuing(function: Function, seed: int, total: float) -> Outcome:
+    """Optuna's TPE with its Hyperband pruner on 3, 9, 27 epochs, where a promoted trial goes on training.
 
-    ``continuing``: a promoted trial pays only the epochs that it has not trained yet, and its noise has half of its
-    variance in common between budgets; otherwise every rung is paid in full and is a training of its own, as ours.
+    It pays only the epochs that it has not trained yet, and its noise has half of its variance in common between
+    budgets. (``tpe-hyperband`` pays every rung in full, as the other methods do.)
     """
     import optuna
 
@@ -346,10 +346,9 @@ def run_tpe(function: Function, seed: int, total: float, *, continuing: bool) ->
         cost, done, pruned = math.nan, 0, False
         for budget in (3, 9, 27):
             before = time.process_time()
-            noise_seed = derive_seed(seed, "trial", n_asked if continuing else len(trials))
-            cost = function.observe(values, budget, noise_seed, shared=0.5 if continuing else 0.0)
+            cost = function.observe(values, budget, derive_seed(seed, "trial", n_asked), shared=0.5)
             observing += time.process_time() - before
-            spent += budget - done if continuing else budget
+            spent += budget - done
             done = budget
             trials.append((values, budget, cost))
             trial.report(cost, budget)
@@ -408,17 +407,21 @@ def _ours(name: str, **options: Any) -> Callable[[Function, int, float], Outcome
 METHODS: dict[str, Callable[[Function, int, float], Outcome]] = {
     "random_search": _ours("random_search"),
     "hyperband": _ours("hyperband", fidelity="hyperband"),
-    "tpe-hb": lambda function, seed, total: run_tpe(function, seed, total, continuing=False),
+    "regularized_evolution": _ours("regularized_evolution"),
+    "local_search": _ours("local_search"),
+    "reinforce": _ours("reinforce"),
+    "tpe": _ours("tpe"),
+    "tpe-hyperband": _ours("tpe-hyperband"),
     "autokd": _ours("autokd"),
     "autokd-full": _ours("autokd-full"),
-    "tpe-hb-continuing": lambda function, seed, total: run_tpe(function, seed, total, continuing=True),
+    "tpe-hb-continuing": run_tpe_continuing,
     "smac-mf": _ours("smac-mf", fidelity="hyperband"),
     "smac-rf": _ours("smac-rf"),
     "smac-gp": _ours("smac-gp"),
 }
 """Most wanted first: the order of the runs. Hyperband, smac-mf and TPE have rungs 3, 9, 27; autokd 9, 27."""
 
-QUICK = ("random_search", "hyperband", "autokd", "autokd-full")
+QUICK = ("random_search", "hyperband", "regularized_evolution", "local_search", "reinforce", "autokd", "autokd-full")
 
 
 # --- running and reporting ------------------------------------------------------------------------------------------
