@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import itertools
 import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ from naslib_autokd.records import StoreLockedError, StoreWriteError, derive_seed
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import KDEvaluator
+    from naslib_autokd.evaluators.student_limits import StudentLimits
     from naslib_autokd.runners.engine import DaskEngine, LimitedEngine
     from naslib_autokd.runners.limits import Limits
     from naslib_autokd.runners.search import SearchProgress
@@ -101,10 +104,17 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--max-seconds", type=float, help="start no trial after so many seconds of work on this run")
     search.add_argument("--target-accuracy", type=float, help="stop once a full training reaches it (0 to 1)")
     search.add_argument("--seed", type=int, default=0, help="everything random follows from it (default: 0)")
+    search.add_argument(
+        "--objectives",
+        default="error",
+        help="what is minimised, with commas between: error, params, macs, train_memory, inference_memory, latency "
+        "(default: error); several give a front of families",
+    )
     search.add_argument("--finals", type=int, default=4, help="final students of the family (default: 4)")
     search.add_argument("--out", type=Path, required=True, help="run folder; an existing one is continued")
     search.add_argument("--json", action="store_true", help="print the result as JSON")
     search.add_argument("--tensorboard", action="store_true", help="write scalars to RUN/tensorboard as well")
+    add_limit_options(search)
     add_worker_options(search)
     search.set_defaults(run=run_search)
 
@@ -192,6 +202,30 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of one training (default: 1)")
 
 
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """Hard limits of every student: it gets the largest width that keeps them, before it is trained."""
+    group = parser.add_argument_group("limits of a student", "each gets the largest width that keeps them")
+    group.add_argument("--max-params", type=int, help="parameters (default: the task's)")
+    group.add_argument("--max-macs", type=int, help="multiply-adds per image")
+    group.add_argument("--max-memory", metavar="SIZE", help="live tensors of a training step, for example 64MB")
+    group.add_argument("--max-inference-memory", metavar="SIZE", help="the same for one image in inference")
+    group.add_argument("--max-latency-ms", type=float, help="one image on the device of the trainings, in this process")
+
+
+def student_limits(options: argparse.Namespace) -> StudentLimits:
+    """The limits that the command line describes, besides the number of parameters (`task_from_options`).
+
+    Raises:
+        ValueError: If one is no size or not positive.
+    """
+    from naslib_autokd.evaluators.student_limits import StudentLimits
+
+    sizes = (options.max_memory, options.max_inference_memory)
+    train, inference = (None if size is None else parse_size(size) for size in sizes)
+    latency = None if options.max_latency_ms is None else options.max_latency_ms / 1e3
+    return StudentLimits(options.max_macs, train, inference, latency)
+
+
 def add_worker_options(parser: argparse.ArgumentParser) -> None:
     """The options that say where trials run and what each may take."""
     group = parser.add_argument_group("workers and limits", "docs/scaling.md tells more")
@@ -247,7 +281,14 @@ def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine |
         return None
     from naslib_autokd.evaluators.kd import KDEvaluator
 
-    factory = partial(KDEvaluator, task, threads=options.threads, objective=options.objective, teacher=options.teacher)
+    factory = partial(
+        KDEvaluator,
+        task,
+        threads=options.threads,
+        objective=options.objective,
+        teacher=options.teacher,
+        **evaluation_options(options),
+    )
     devices = tuple(options.device.split(","))
     if not several:
         return LimitedEngine(factory, limits, devices)
@@ -270,7 +311,19 @@ def task_from_options(options: argparse.Namespace) -> Task:
         overrides["data_dir"] = str(options.data_dir)
     if getattr(options, "preset", None) is not None:
         overrides["preset"] = options.preset
+    if getattr(options, "max_params", None) is not None:
+        overrides["max_params"] = options.max_params
     return get_task(options.task, **overrides)
+
+
+def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the evaluator of a search keeps and measures besides the training; nothing for other commands."""
+    if not hasattr(options, "objectives"):
+        return {}
+    from naslib_autokd.records import MEASURED_OBJECTIVES
+
+    measure = tuple(name for name in MEASURED_OBJECTIVES if name in options.objectives.split(","))
+    return {"limits": student_limits(options), "measure": measure}
 
 
 def evaluator_from_options(options: argparse.Namespace, task: Task) -> KDEvaluator:
@@ -282,6 +335,7 @@ def evaluator_from_options(options: argparse.Namespace, task: Task) -> KDEvaluat
         threads=options.threads,
         objective=options.objective,
         teacher=options.teacher,
+        **evaluation_options(options),
         report=lambda text: print(text, file=sys.stderr),
     )
 
@@ -315,10 +369,14 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def run_search(options: argparse.Namespace) -> int:
+    import numpy as np
     from rich.console import Console
 
+    from naslib_autokd.evaluators.student_limits import check_reachable
+    from naslib_autokd.reports.front import front_table, write_front
     from naslib_autokd.reports.search import LiveSearch, TensorBoardLog, search_report
     from naslib_autokd.runners.engine import DaskEngine
+    from naslib_autokd.runners.pareto import check_objectives
     from naslib_autokd.runners.search import (
         budget_change,
         check_run,
@@ -330,6 +388,7 @@ def run_search(options: argparse.Namespace) -> int:
         train_family,
     )
     from naslib_autokd.runners.session import StopSignals
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
 
     task = task_from_options(options)
     budget: dict[str, Any] = {
@@ -349,15 +408,20 @@ def run_search(options: argparse.Namespace) -> int:
     if options.target_accuracy is not None and not 0 < options.target_accuracy <= 1:
         raise ValueError(f"--target-accuracy must be from 0 to 1, got {options.target_accuracy:g}")
     check_places(options)
+    limits = student_limits(options)
+    objectives = check_objectives(options.objectives.split(","))
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
     space = search_space(task, options.space)
+    if len(objectives) > 1 and isinstance(space, HNAGSpace):
+        space = HNAGSpace(space.preset if space.name == "custom" else space.name, search_size=True)
     check_space(task, space)
-    make_optimizer(task, options.optimizer, space=space, options=optimizer_options, **budget)
-    evaluation = {"objective": options.objective, "teacher": options.teacher}
-    settings = run_settings(
-        options.optimizer, space, seed=options.seed, options=optimizer_options, evaluation=evaluation, **budget
-    )
+    searched: dict[str, Any] = {"options": optimizer_options, "objectives": objectives}
+    make_optimizer(task, options.optimizer, space=space, **searched, **budget)
+    evaluation: dict[str, Any] = {"objective": options.objective, "teacher": options.teacher}
+    if limits:
+        evaluation["limits"] = asdict(limits)
+    settings = run_settings(options.optimizer, space, seed=options.seed, evaluation=evaluation, **searched, **budget)
     check_run(options.out, task, settings)
     console = Console(stderr=options.json)
     if change := budget_change(options.out, settings):
@@ -366,6 +430,10 @@ def run_search(options: argparse.Namespace) -> int:
         board = stack.enter_context(TensorBoardLog(options.out / "tensorboard")) if options.tensorboard else None
         # also with workers: what is wrong with data or teacher is told, and the teacher trained, before they start
         evaluator = evaluator_from_options(options, task)
+        if limits and isinstance(space, HNAGSpace):
+            rng, some = np.random.default_rng(0), [space.default_candidate()]
+            families = itertools.chain(some, (space.sample(rng) for _ in range(32)))  # drawn only if needed
+            check_reachable(lambda family: evaluator.student_spec(family, options.seed), families)
         engine = engine_from_options(options, task)
         if engine is not None:
             stack.callback(engine.close)
@@ -387,7 +455,7 @@ def run_search(options: argparse.Namespace) -> int:
                 **budget,
                 seed=options.seed,
                 out=options.out,
-                options=optimizer_options,
+                **searched,
                 max_failures=options.max_failures,
                 evaluation=evaluation,
                 stop=stop,
@@ -404,10 +472,14 @@ def run_search(options: argparse.Namespace) -> int:
         )
     report = search_report(result, finals, evaluator.teacher_row())
     (options.out / "result.json").write_text(json.dumps(report.data, indent=1), encoding="utf-8")
+    if result.front:
+        write_front(result.front, result.trials, options.out)
     if options.json:
         print(json.dumps(report.data))
     else:
         report.print(console)
+        if result.front:
+            console.print(front_table(result.front))
         console.print(f"run folder: {options.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,9 @@ def test_evaluate_is_the_same_bit_for_bit_in_a_new_process(small_task: str) -> N
         (["search", "--option", "fidelity=fulll", "--out", "unused"], "did you mean 'full'"),
         (["search", "--finals", "0", "--out", "unused"], "--finals must be at least 1"),
         (["search", "--workers", "0", "--out", "unused"], "--workers must be at least 1"),
+        (["search", "--objectives", "error,mac", "--out", "unused"], "unknown objective 'mac'; did you mean 'macs'"),
+        (["search", "--max-memory", "huge", "--out", "unused"], "size must be a number with a unit"),
+        (["search", "--max-macs", "0", "--out", "unused"], "max_macs must be positive"),
         (["search", "--max-failures", "0", "--out", "unused"], "--max-failures must be at least 1"),
         (["search", "--max-seconds", "-3", "--out", "unused"], "wall_s must be a positive"),
         (["search", "--target-accuracy", "90", "--out", "unused"], "--target-accuracy must be from 0 to 1, got 90"),
@@ -285,3 +289,26 @@ def test_tensorboard_is_an_option_and_says_what_it_needs(
     assert main([*command, "--out", str(tmp_path / "b")]) == 0
     assert [step for name, _, step in scalars if name == "search/best_val_accuracy"] == [1, 2]
     assert scalars[-1][0] == "closed"
+
+
+def test_a_search_with_several_objectives_and_limits(
+    small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["search", "--task", small_task, "--objectives", "macs,error", "--finals", "1", "--trials", "5"]
+    assert main([*command, "--max-memory", "4MB", "--out", str(out)]) == 0
+    assert "MMACs" in capsys.readouterr().out
+    trials = list(TrialStore(out / "trials.jsonl"))
+    assert max(trial.train_memory_bytes or 0 for trial in trials) <= 4 * 2**20
+    assert len({trial.candidate.get("size", 1.0) for trial in trials}) > 1
+    front = json.loads((out / "result.json").read_text())["front"]
+    macs = [family["objectives"]["macs"] for family in front]
+    assert macs == sorted(macs, reverse=True)
+    assert {"front.csv", "front_macs.png", "front_macs.pdf"} <= {path.name for path in out.iterdir()}
+    # one of the settings of the run: another limit is another run
+    assert main([*command, "--max-memory", "5MB", "--out", str(out)]) == 2
+    assert "belongs to another run" in capsys.readouterr().err
+    assert main([*command, "--max-memory", "50KB", "--out", str(tmp_path / "other")]) == 2
+    assert re.search(
+        r"no student of 33 families keeps the limits: max_train_memory must be at least \d", capsys.readouterr().err
+    )

@@ -176,7 +176,7 @@ class KDEvaluator:
                 texts = [
                     f"{name}={limit:.4g}, the student needs {value:.4g}" for name, (value, limit) in broken.items()
                 ]
-                raise LimitError("; ".join(texts))
+                raise LimitError("; ".join(texts), {name: value for name, (value, _) in broken.items()})
             return spec
         from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, fit_width
 
@@ -193,14 +193,16 @@ class KDEvaluator:
                 min_channels=self.task.min_channels,
             )
 
-        widest = fit(self.task.max_params)
-        if not self.limits:
-            return widest
+        size = getattr(candidate, "size", 1.0)
+        if size == 1.0 and not self.limits:
+            return fit(self.task.max_params)
         try:
             smallest = fit(0).n_params
         except ParameterBudgetError as error:
             smallest = error.smallest
-        return widest_within(self.limits, fit, self.cost_of, self.task.max_params, smallest)
+        # a share that is too small for the family means its narrowest student
+        max_params = min(self.task.max_params, max(smallest, round(self.task.max_params * size)))
+        return widest_within(self.limits, fit, self.cost_of, max_params, smallest)
 
     def cost_of(self, spec: Any, cost: str) -> float:
         """A cost of a student by its name in `records.OBJECTIVES` (not the error), without training it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,14 @@ LIMITS = {
 
 
 class LimitError(ValueError):
-    """No student of a family keeps the limits; says the smallest that can be reached."""
+    """No student of a family keeps the limits; the message and ``needed`` (limit -> value) say what would."""
+
+    def __init__(self, message: str, needed: Mapping[str, float]) -> None:
+        super().__init__(message)
+        self.needed = dict(needed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.needed)
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ def widest_within(
             f"{name}={limit:.4g}, but the narrowest student of the family needs {value:.4g} ({LIMITS[name][1]})"
             for name, (value, limit) in broken.items()
         ]
-        raise LimitError(f"{'; '.join(texts)}: raise the limit or choose families with fewer nodes")
+        needed = {name: value for name, (value, _) in broken.items()}
+        raise LimitError(f"{'; '.join(texts)}: raise the limit or choose families with fewer nodes", needed)
     low, high = smallest, max_params
     while high > 1.02 * low:
         middle = round((low * high) ** 0.5)
@@ -88,3 +96,26 @@ def widest_within(
         else:
             low, best = middle, student
     return best
+
+
+def check_reachable(student_spec: Callable[[Any], Any], families: Iterable[Any]) -> None:
+    """Check before a search that some of ``families`` has a student within the limits.
+
+    Args:
+        student_spec: Family to student (``KDEvaluator.student_spec`` with a seed); raises what does not fit.
+
+    Raises:
+        LimitError: If none has, with the smallest values that any of them can reach.
+    """
+    reachable: dict[str, float] = {}
+    n = 0
+    for family in families:
+        n += 1
+        try:
+            student_spec(family)
+            return
+        except LimitError as error:
+            for name, value in error.needed.items():
+                reachable[name] = min(value, reachable.get(name, value))
+    texts = [f"{name} must be at least {value:.4g} ({LIMITS[name][1]})" for name, value in reachable.items()]
+    raise LimitError(f"no student of {n} families keeps the limits: {'; '.join(texts)}", reachable)

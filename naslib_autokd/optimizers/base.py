@@ -143,6 +143,9 @@ OPTIMIZERS: dict[str, OptimizerFactory] = {
 }
 """Ask-and-tell optimizers by name. The ``smac-*`` entries are SMAC's stock facades, kept for comparison."""
 
+MULTI_OBJECTIVE = ("autokd", "autokd-full", "hyperband")
+"""Those that search for a front when they are given ``objectives``; the others minimise the error alone."""
+
 ONE_SHOT_METHODS: dict[str, Callable[..., OneShotMethod]] = {
     "darts": _lazy("naslib_autokd.optimizers.darts", "DARTS"),
 }

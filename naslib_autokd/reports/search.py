@@ -143,6 +143,7 @@ def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalRes
         "overhead_s": result.overhead_s,
         "stop_reason": result.stop_reason,
         "agreement": list(result.agreement),
+        **({"front": list(result.front)} if result.front else {}),
         "finals": [final.to_dict() for final in finals.results],
         "kept": finals.kept,
         "teacher": teacher.to_dict(),

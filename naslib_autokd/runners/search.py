@@ -24,6 +24,7 @@ import yaml
 
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.optimizers.base import (
+    MULTI_OBJECTIVE,
     Optimizer,
     OptimizerFactory,
     ReplayMismatch,
@@ -34,6 +35,7 @@ from naslib_autokd.optimizers.base import (
 )
 from naslib_autokd.records import Ask, AskLog, CandidateLike, Proposal, Trial, TrialStore, derive_seed, environment
 from naslib_autokd.runners.engine import Engine, InProcessEngine
+from naslib_autokd.runners.pareto import check_objectives, objective_table, pareto_front
 from naslib_autokd.runners.session import BUDGETS, Session, fraction_spent, log
 from naslib_autokd.search_spaces import get_search_space
 from naslib_autokd.tasks import Task, get_task
@@ -94,6 +96,9 @@ class SearchResult:
     """Seconds in which the loop did not wait for trials: ask, tell and records."""
     stop_reason: str = ""
     """The budget that ended the search: ``n_trials``, ``student_epochs``, ``wall_s`` or ``target_cost``."""
+    front: tuple[dict[str, Any], ...] = ()
+    """With several objectives: the families that no other beats in all of them (``candidate``, ``candidate_digest``,
+    ``objectives``: name -> value), by ascending error."""
 
 
 ProgressCallback = Callable[[SearchProgress], None]
@@ -131,6 +136,7 @@ def run_settings(
     wall_s: float | None = None,
     target_cost: float | None = None,
     planned_epochs: float | None = None,
+    objectives: Sequence[str] = ("error",),
     start_with_default: bool = True,
     evaluation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -138,6 +144,7 @@ def run_settings(
     return {
         "optimizer": optimizer,
         "options": dict(options or {}),
+        **({} if len(objectives) == 1 else {"objectives": list(objectives)}),
         "space": space.describe() if hasattr(space, "describe") else space.name,
         "seed": seed,
         "start_with_default": start_with_default,
@@ -253,6 +260,7 @@ def search(
     seed: int = 0,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    objectives: Sequence[str] = ("error",),
     start_with_default: bool = True,
     max_failures: int | None = 10,
     evaluation: Mapping[str, Any] | None = None,
@@ -282,6 +290,9 @@ def search(
         out: Run folder; nothing is written if None. An existing one is continued: trials that ran when it stopped
             are run again first, and nothing else is. Its budget may be changed, nothing else.
         options: Keyword arguments of the optimizer.
+        objectives: What is minimised (`records.OBJECTIVES`): the error, alone or with others. An optimizer that knows
+            one objective (all but AutoKD's) minimises the error, and the front is that of its trials. Objectives of
+            `records.MEASURED_OBJECTIVES` need an evaluator that measures them.
         start_with_default: Before the optimizer is asked, train the space's default family in full and tell it: a
             floor for short searches, whatever the optimizer. The trial has number -1 and counts in the budget. A
             space without a default (it has no ``default_candidate``) starts with the optimizer.
@@ -303,6 +314,7 @@ def search(
     task = get_task(task)
     space = search_space(task, space)
     check_space(task, space)
+    objectives = check_objectives(objectives)
     if (evaluator is None) == (engine is None):
         raise ValueError("give an evaluator (one trial at a time in this process) or an engine (workers), not both")
     if max_failures is not None and max_failures < 1:
@@ -328,6 +340,7 @@ def search(
             **budget,
             planned_epochs=planned,
             options=options,
+            objectives=objectives,
             start_with_default=start_with_default,
             evaluation=evaluation,
         )
@@ -337,7 +350,14 @@ def search(
         cast(Optimizer, optimizer)
         if given
         else make_optimizer(
-            task, cast(Any, optimizer), space=space, **budget, planned_epochs=planned, seed=seed, options=options
+            task,
+            cast(Any, optimizer),
+            space=space,
+            **budget,
+            planned_epochs=planned,
+            seed=seed,
+            options=options,
+            objectives=objectives,
         )
     )
     if hasattr(chosen, "attach"):
@@ -356,6 +376,7 @@ def search(
         if folder is not None:
             open_run(folder, task, settings)
         run = _Search(task, space, chosen, engine, store, asks, session, budget, max_failures, stop, progress)
+        run.objectives = objectives
         run.resume(seed, start_with_default)
         session.update(stop_reason=(reason := run.run()))
         return run.result(reason)
@@ -392,6 +413,7 @@ class _Search:
         self.failed_in_a_row: list[Trial] = []
         self.target_reached = False
         self.in_flight: dict[int, tuple[Proposal, float]] = {}
+        self.objectives: tuple[str, ...] = ("error",)
         self.waiting: deque[Proposal] = deque()
         """Asked for, not handed out: trials that ran at the kill, or one that cannot be paid yet."""
 
@@ -546,6 +568,7 @@ class _Search:
             search_s=elapsed,
             overhead_s=elapsed - self.waited_s,
             stop_reason=reason,
+            front=tuple(_front(self.optimizer, list(self.store), self.objectives)),
         )
 
 
@@ -569,6 +592,7 @@ def make_optimizer(
     planned_epochs: float | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    objectives: Sequence[str] = ("error",),
 ) -> Optimizer:
     """The optimizer that `search` would use; takes no part in any training, so it serves to check settings early.
 
@@ -577,6 +601,8 @@ def make_optimizer(
     """
     factory = get_optimizer(optimizer)
     worth = check_budget(task, n_trials, student_epochs, wall_s, target_cost)
+    if len(objectives) > 1 and optimizer in MULTI_OBJECTIVE:
+        options = {**(options or {}), "objectives": tuple(objectives)}
     try:
         return factory(
             search_space(task, space),
@@ -648,6 +674,26 @@ def _replay(optimizer: Optimizer, store: TrialStore, asks: AskLog) -> list[Propo
 
 def _extra_epochs(optimizer: Optimizer) -> float:
     return float(getattr(optimizer, "extra_student_epochs", 0.0))  # only optimizers that score students have it
+
+
+def _front(optimizer: Optimizer, trials: Sequence[Trial], objectives: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The optimizer's front, by what it expects; of one that knows a single objective that of its full trainings."""
+    if len(objectives) == 1:
+        return []
+    if getattr(optimizer, "objectives", None) == objectives:
+        return [
+            {"candidate": candidate.to_dict(), "candidate_digest": candidate.digest, "objectives": values}
+            for candidate, values in cast(Any, optimizer).front()
+        ]
+    values, places = objective_table(trials, objectives)
+    return [
+        {
+            "candidate": trials[places[index]].candidate,
+            "candidate_digest": trials[places[index]].candidate_digest,
+            "objectives": dict(zip(objectives, values[index].tolist(), strict=True)),
+        }
+        for index in pareto_front(values)
+    ]
 
 
 def _expected_costs(optimizer: Optimizer) -> dict[str, float]:

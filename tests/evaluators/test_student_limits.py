@@ -35,6 +35,22 @@ def test_a_student_within_a_limit_is_the_widest_such(make, limit, cost):
     assert free.cost_of(wider, cost) > allowed
 
 
+def test_the_size_is_a_share_of_the_parameter_limit_and_1_is_what_it_always_was(make):
+    space = HNAGSpace("hnag-small", search_size=True)
+    values = space.values(FAMILY) | {"size": 0.25}
+    small = space.candidate(values)
+    assert space.values(small) == values
+    assert small.from_dict(small.to_dict()) == small
+    assert space.candidate(values | {"size": 1.0}) == FAMILY
+    assert "size" not in FAMILY.to_dict()
+    assert small.digest != FAMILY.digest
+    evaluator = make()
+    limit = evaluator.task.max_params
+    assert 0.9 * limit / 4 < evaluator.student_spec(small, 1).n_params <= limit / 4
+    with pytest.raises(ValueError, match="size"):
+        space.candidate(values | {"size": 2.0})
+
+
 def test_limits_that_are_kept_change_nothing(make):
     wide = StudentLimits(max_train_memory=10**9, max_macs=10**9, max_inference_memory=10**9, max_latency_s=100.0)
     assert make(limits=wide).student_spec(FAMILY, 1) == make().student_spec(FAMILY, 1)

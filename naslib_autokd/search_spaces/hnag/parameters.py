@@ -33,6 +33,9 @@ MODES = ("family", "individual")
 MAX_WIRING_SEED = 2**16 - 1
 """In "individual" mode the wiring seed is a dimension of the space: 0 to this."""
 
+SIZES = (0.1, 1.0)
+"""With ``search_size``: shares of the parameter limit, on a logarithmic scale."""
+
 OPERATION_MIXES = {
     "conv3x3": (("conv3x3", 1.0),),
     "separable3x3": (("separable3x3", 1.0),),
@@ -83,8 +86,11 @@ class Candidate:
     kd: KDSettings = field(default_factory=KDSettings)
     wiring_seed: int | None = None
     """"individual" mode: the one wiring that is meant; None means the family."""
+    size: float = 1.0
+    """Share of the task's parameter limit that its students may have, in (0, 1]."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", check_real(self.size, "size", 0.0, 1.0, open_low=True))
         if self.wiring_seed is not None:
             object.__setattr__(self, "wiring_seed", check_integer(self.wiring_seed, "wiring_seed", 0))
 
@@ -98,11 +104,12 @@ class Candidate:
         return content_digest(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.to_dict(), "kd": self.kd.to_dict(), "wiring_seed": self.wiring_seed}
+        values = {"generator": self.generator.to_dict(), "kd": self.kd.to_dict(), "wiring_seed": self.wiring_seed}
+        return values if self.size == 1.0 else values | {"size": self.size}  # digests from before sizes stay
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Candidate:
-        """Inverse of `to_dict`; ``kd`` and ``wiring_seed`` may be missing.
+        """Inverse of `to_dict`; ``kd``, ``wiring_seed`` and ``size`` may be missing.
 
         Raises:
             UnknownKeyError: A ValueError that names the key and the nearest known one.
@@ -114,6 +121,7 @@ class Candidate:
             generator=Generator.from_dict(values["generator"], ("generator",)),
             kd=KDSettings.from_dict(values.get("kd", {}), ("kd",)),
             wiring_seed=values.get("wiring_seed"),
+            size=values.get("size", 1.0),
         )
 
     def to_yaml(self) -> str:
@@ -198,6 +206,8 @@ class HNAGSpace:
         kd: Fixed KD settings, and the defaults of searched ones.
         mode: "family": a candidate is a generator. "individual": the wiring seed is one more dimension, and a
             candidate is one wiring.
+        search_size: Whether the share of the parameter limit is searched too (0.1 to 1), for a search with several
+            objectives; otherwise students take all of it.
 
     Raises:
         ValueError: If the preset or the mode is unknown (names the nearest preset).
@@ -210,17 +220,19 @@ class HNAGSpace:
         search_kd: bool = True,
         kd: KDSettings | None = None,
         mode: str = "family",
+        search_size: bool = False,
     ) -> None:
         if isinstance(preset, str):
             check_name(preset, PRESETS, "preset")
         check_name(mode, MODES, "mode")
         self.name = preset if isinstance(preset, str) else "custom"
         self.preset = PRESETS[preset] if isinstance(preset, str) else preset
-        self.search_kd, self.mode = search_kd, mode
+        self.search_kd, self.mode, self.search_size = search_kd, mode, search_size
         self.kd = kd if kd is not None else KDSettings()
 
     def __repr__(self) -> str:
-        return f"HNAGSpace({self.name!r}, search_kd={self.search_kd}, kd={self.kd}, mode={self.mode!r})"
+        size = ", search_size=True" if self.search_size else ""
+        return f"HNAGSpace({self.name!r}, search_kd={self.search_kd}, kd={self.kd}, mode={self.mode!r}{size})"
 
     def configuration_space(self) -> ConfigSpace.ConfigurationSpace:
         """A fresh ConfigSpace, the same every time (its random state too: seed 0)."""
@@ -288,6 +300,8 @@ class HNAGSpace:
         if self.search_kd:
             add_float("temperature", preset.temperature, self.kd.temperature, log=True)
             add_float("kd_weight", preset.kd_weight, self.kd.kd_weight)
+        if self.search_size:
+            add_float("size", SIZES, 1.0, log=True)
         if self.mode == "individual":
             space.add(Integer("wiring_seed", (0, MAX_WIRING_SEED), default=0))
         return space
@@ -301,6 +315,8 @@ class HNAGSpace:
         described: dict[str, Any] = {"name": self.name, "mode": self.mode, "search_kd": self.search_kd}
         if self.name == "custom":
             described["preset"] = json.loads(json.dumps(asdict(self.preset)))
+        if self.search_size:
+            described["search_size"] = True
         return described | {"kd": self.kd.to_dict()}
 
     def check(self, task: Task) -> None:
@@ -368,7 +384,7 @@ class HNAGSpace:
             head_ratio=preset.head_ratio,
         )
         kd = KDSettings(plain.get("temperature", self.kd.temperature), plain.get("kd_weight", self.kd.kd_weight))
-        return Candidate(generator, kd, plain.get("wiring_seed"))
+        return Candidate(generator, kd, plain.get("wiring_seed"), plain.get("size", 1.0))
 
     def _stage_ratios(self, plain: Mapping[str, Any]) -> tuple[float, float, float]:
         low, high = self.preset.stage_ratio
@@ -406,6 +422,7 @@ class HNAGSpace:
             "temperature": candidate.kd.temperature,
             "kd_weight": candidate.kd.kd_weight,
             "wiring_seed": candidate.wiring_seed,
+            "size": candidate.size,
         }
         inactive = set()
         for level in ("top", "mid", "bottom"):
