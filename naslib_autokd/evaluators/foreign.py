@@ -284,7 +284,6 @@ class _Description:
             raise self.error(("scale",), f"unknown scale {scale!r}{did_you_mean(scale, SCALES)}")
         self.scale = SCALES[scale]
         self.cost, self.seconds = self._cost(content)
-        self.reference = self._reference(content)
         roles = [("architecture", c) for c in self.architecture] + [("kd", c) for c in self.kd]
         roles += [("fidelity", self.fidelity)] if self.fidelity else []
         roles += [(self.validation_key, self.validation), (self.test_key, self.test)]
@@ -301,6 +300,7 @@ class _Description:
                     f"{column!r} is not among the columns of architecture and kd"
                     f"{did_you_mean(column, (*self.architecture, *self.kd))}",
                 )
+        self.reference = self._reference(content)
 
     def error(self, path: tuple[str, ...], message: str) -> TableError:
         while path and path not in self._lines:

@@ -72,7 +72,7 @@ def test_every_row_is_its_own_point(small: TableSpace) -> None:
             assert space.candidate(space.values(candidate)) == candidate
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_other_points_are_the_nearest_row_with_the_same_kd(data: st.DataObject) -> None:
     space = table()
@@ -131,7 +131,7 @@ def test_wrong_rows_are_named() -> None:
 
 
 def test_draws_are_rows_with_equal_probability(small: TableSpace) -> None:
-    n, rows = 6000, len(small.rows)
+    n, rows = 3000, len(small.rows)
     space = small.configuration_space()
     space.seed(1)
     by_configuration = Counter(small.candidate(dict(c)) for c in space.sample_configuration(n))
