@@ -46,6 +46,8 @@ class SpaceVectors:
         from ConfigSpace.hyperparameters import CategoricalHyperparameter, Constant, OrdinalHyperparameter
 
         self.space = space
+        self.points: Array | None = getattr(space, "legal_vectors", None)
+        """All legal vectors, of a space that lists them (a table's, `search_spaces.table`)."""
         self.names: list[str] = []
         """Hyperparameters that vary, in the order of their length scales."""
         self._columns: list[int] = []  # of the vector, one per varying hyperparameter
@@ -419,10 +421,14 @@ def maximise(
 ) -> Array:
     """Legal vectors, best score first: samples of the space and ``starts``, then rounds of perturbations.
 
+    Of a space that lists its points (`SpaceVectors.points`) all of them are scored instead.
+
     Args:
         score: Features ``(m, p)`` to values ``(m,)``, larger is better.
         starts: Vectors ``(k, columns)`` to begin from, for example the best known ones.
     """
+    if vectors.points is not None:
+        return vectors.points[np.argsort(-score(vectors.features(vectors.points)), kind="stable")]
     pool = np.concatenate([starts.reshape(-1, len(vectors.space)), vectors.sample(n_samples, rng)])
     values = score(vectors.features(pool))
     for sd in steps if vectors.n_dimensions else ():

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naslib_autokd.optimizers import OPTIMIZERS, get_optimizer, replay
+from naslib_autokd.optimizers.budget_aware_gp import SpaceVectors, maximise
 from naslib_autokd.optimizers.moves import Moves
 from naslib_autokd.records import Ask, Trial
 from naslib_autokd.search_spaces.table import RowCandidate, TableSpace
@@ -187,6 +188,21 @@ def test_moves_lead_from_row_to_row() -> None:
     assert back > len(space.rows) / 3, "then holding the column would not be needed"
     drawn = Counter(space.candidate(moves.draw(rng)) for _ in range(2000))
     assert set(drawn) == set(space.rows)
+
+
+def test_the_model_judges_all_rows() -> None:
+    """Between rows there is nothing: what climbs there would be sent back to a row that it did not choose."""
+    space = table()
+    vectors = SpaceVectors(space.configuration_space())
+
+    def score(features: Any) -> Any:
+        return -((features - 0.3) ** 2).sum(axis=1)
+
+    found = maximise(vectors, score, vectors.points[:3], np.random.default_rng(0))
+    values = score(vectors.features(found))
+    assert list(values) == sorted(values, reverse=True)
+    proposed = [space.candidate(dict(vectors.configuration(vector))) for vector in found]
+    assert Counter(proposed) == Counter(space.rows)
 
 
 def answer(proposal: Any) -> Trial:
