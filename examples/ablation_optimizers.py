@@ -28,8 +28,8 @@ STUDY = Study(
 )
 
 
-def main(study: Study = STUDY) -> int:
-    result = run_study(study, workers=2)
+def main(study: Study = STUDY, workers: int = 2) -> int:
+    result = run_study(study, workers=workers)
     print_study(result, Console())
     return 0
 

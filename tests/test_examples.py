@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -105,3 +106,16 @@ def test_bad_input_is_an_error_before_any_training(
     assert example.main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("runs/*/*/seed-*"))
+
+
+def test_ablation_optimizers_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("ablation_optimizers", EXAMPLES / "ablation_optimizers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main(replace(module.STUDY, seeds=2, full_trainings=5), workers=0) == 0
+    text = capsys.readouterr().out
+    assert module.STUDY.question in " ".join(text.split())
+    for method in module.STUDY.methods:
+        assert method.label.split()[0] in text

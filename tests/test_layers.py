@@ -38,6 +38,7 @@ WITHOUT_TORCH = [
     "naslib_autokd.optimizers",
     "naslib_autokd.runners.search",
     "naslib_autokd.runners.comparison",
+    "naslib_autokd.runners.ablation",
 ]
 
 
