@@ -15,7 +15,7 @@ arXiv:1902.09635, section 4), which has an order of magnitude fewer parameters t
 instead of plain gradient ascent, because accuracies of students differ by a few percent and the step must not depend
 on that. Its learning rate is the best of seven from 0.01 to 0.4 on functions A, B and hnag of
 ``benchmarks/optimizers.py``, after 60 trainings (20 seeds: 0.1 gave 0.081, 0.100, 0.125; 0.2 gave 0.078, 0.092, 0.120;
-0.4 gave 0.078, 0.104, 0.122) and after 500 (10 seeds); after 5,000 it makes no difference that 3 seeds could show.
+0.4 gave 0.078, 0.104, 0.122) and after 500 (5 to 10 seeds); after 5,000 it makes no difference that 3 seeds could show.
 """
 
 from __future__ import annotations
