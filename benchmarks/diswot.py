@@ -144,6 +144,32 @@ def taus(columns: Mapping[str, Array], accuracy: Array, n_bootstrap: int = 200) 
     return found
 
 
+def within_families(columns: Mapping[str, Array], accuracy: Array, groups: Sequence[str]) -> dict[str, Any]:
+    """Correlation of each column with the accuracy among the students of a family, pooled over families with several.
+
+    With the 95% interval of a bootstrap over families; empty if fewer than ten families have several students.
+    """
+    members: dict[str, list[int]] = {}
+    for index, name in enumerate(groups):
+        members.setdefault(name, []).append(index)
+    several = [np.array(rows) for rows in members.values() if len(rows) > 1]
+    if len(several) < 10:
+        return {}
+    rng = np.random.default_rng(0)
+
+    def pooled(values: Array, families: Sequence[Array]) -> float:
+        a = np.concatenate([values[rows] - values[rows].mean() for rows in families])
+        b = np.concatenate([accuracy[rows] - accuracy[rows].mean() for rows in families])
+        return float(a @ b / math.sqrt(float(a @ a) * float(b @ b)))
+
+    found: dict[str, Any] = {"n_families": len(several), "n_trainings": sum(map(len, several))}
+    for name, values in columns.items():
+        drawn = [[several[i] for i in rng.integers(len(several), size=len(several))] for _ in range(500)]
+        interval = np.quantile([pooled(values, families) for families in drawn], [0.025, 0.975])
+        found[name] = {"correlation": pooled(values, several), "interval": interval.tolist()}
+    return found
+
+
 def gaussian_process(x: Array, y: Array) -> Callable[[], Any]:
     """Makes models with the kernel that fits all rows best: the folds share it."""
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -275,6 +301,9 @@ def analyse(folder: Path, task: str, scores: Path, n_repeats: int) -> dict[str, 
             "models": added_value(base, extras, y, groups, n_repeats),
         },
         "partial_tau": partial,
+        "within_families": within_families(
+            {name: of_score[name] for name in ("score", "semantic", "relation")}, accuracy, families
+        ),
         "cost": {
             "charged_student_epochs": float(stored["student_epochs"]),
             "measured_student_epochs": float(stored["score_s"][timed].sum() / stored["epoch_s"][timed].sum()),
@@ -320,10 +349,20 @@ def report(found: Mapping[str, Any]) -> str:
             lines.append(f"| {model} | {name} | {v['r2']:.3f} | {gain} | {v['tau']:.3f} | {v['tau_best_fifth']:+.3f} |")
     partial = ", ".join(f"{COLUMNS[name]} {value:+.2f}" for name, value in found["partial_tau"].items())
     cost = found["cost"]
+    within = dict(found["within_families"])
+    lines += ["", f"Kendall tau of what a Gaussian process of the hyperparameters leaves of both: {partial}.", ""]
+    if within:
+        n_families, n_trainings = within.pop("n_families"), within.pop("n_trainings")
+        texts = [
+            f"{COLUMNS[name]} {v['correlation']:+.2f} [{v['interval'][0]:+.2f}, {v['interval'][1]:+.2f}]"
+            for name, v in within.items()
+        ]
+        lines += [
+            f"Among the students of one family ({n_families} families with several, {n_trainings} trainings), "
+            f"correlation with the accuracy: {', '.join(texts)}.",
+            "",
+        ]
     lines += [
-        "",
-        f"Kendall tau of what a Gaussian process of the hyperparameters leaves of both: {partial}.",
-        "",
         f"A score costs {cost['measured_student_epochs']:.4f} epochs of the student's training "
         f"({1000 * cost['score_cpu_s']:.0f} CPU ms; measured on {cost['n_timed']} students) and is charged "
         f"{cost['charged_student_epochs']:.4f}.",

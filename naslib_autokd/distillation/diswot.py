@@ -16,7 +16,7 @@ as in the core code that the authors publish (README of lliai/DisWOT-CVPR2023, `
   matter in the sum. Here both are L2 norms, the root mean square length of the difference of two matrix rows.
 * The teacher is the trained one, not a random network of its architecture.
 
-Each departure agrees better, or as well, with the accuracy after training (``benchmarks/results/diswot.md``).
+The second and third agree better, or as well, with the accuracy after training (``benchmarks/results/diswot.md``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ SCORE_BATCH = 64
 
 SCORE_COST = 0.5
 """What a score costs per image, as a share of training with the image once: a forward pass (a third), the gradient of
-the head, and building the student. Measured 0.44 for the students of cluttered-digits (``benchmarks/diswot.py``)."""
+the head, and building the student. Measured 0.44 to 0.6 for the students of cluttered-digits
+(``benchmarks/diswot.py``), the larger on a busy machine."""
 
 
 class DisWOTError(ValueError):
