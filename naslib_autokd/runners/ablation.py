@@ -837,7 +837,10 @@ def _run_jobs(schedule: _Schedule, study: Study, workers: int) -> Iterator[tuple
 
 def _make_handler(content: bytes) -> Handler:
     """What a worker does: load study and benchmark once, then run after run."""
-    os.environ.update(ONE_THREAD)  # before the study's objects bring in numpy
+    from threadpoolctl import threadpool_limits
+
+    os.environ.update(ONE_THREAD)  # for libraries that are loaded later
+    threadpool_limits(limits=1)  # for those that are there
     study: Study = pickle.loads(content)
     methods = {method.label: method for method in study.methods}
     run = partial(_run_job, get_benchmark(study.benchmark), study)

@@ -49,17 +49,23 @@ class Synthetic:
         return self._error(candidate, 9) + 0.02
 
 
-class Dawdler(Synthetic):
-    """Writes a line ``PID OMP_NUM_THREADS`` each time it is loaded."""
+class Witness(Synthetic):
+    """Writes a line ``PID THREADS`` at its first evaluation in a process: the threads that BLAS and OpenMP may use."""
 
     def __init__(self, journal: str) -> None:
         super().__init__()
         self.journal = journal
+        self.seen = False
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        with open(self.journal, "a") as file:
-            file.write(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
+    def evaluate(self, proposal: Proposal) -> Trial:
+        if not self.seen:
+            self.seen = True
+            import sklearn.ensemble  # noqa: F401 (brings OpenMP)
+            from threadpoolctl import threadpool_info
+
+            with open(self.journal, "a") as file:
+                file.write(f"{os.getpid()} {max(library['num_threads'] for library in threadpool_info())}\n")
+        return super().evaluate(proposal)
 
 
 class Broken(RandomSearch):

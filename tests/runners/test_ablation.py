@@ -19,7 +19,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import Broken, Dawdler, Synthetic
+from synthetic import Broken, Synthetic, Witness
 
 from naslib_autokd.optimizers import get_optimizer
 from naslib_autokd.records import Proposal, StoreLockedError, Trial, derive_seed
@@ -506,14 +506,17 @@ def test_the_expected_time_counts_waiting_and_running_jobs() -> None:
     assert schedule.left_s() == pytest.approx((4 * 3.0 + 4 * 1.0) / 2)
 
 
-def test_workers_have_one_thread_each_and_load_the_benchmark_once(tmp_path: Path) -> None:
-    study = small_study(
-        benchmark=Dawdler(str(tmp_path / "loads")), methods=(StudyMethod("R", "random_search"),), seeds=6
-    )
-    run_study(study, workers=2)
-    loads = [line for line in (tmp_path / "loads").read_text().splitlines() if not line.startswith(f"{os.getpid()} ")]
-    assert len(loads) <= 2
-    assert {line.split()[1] for line in loads} == {"1"}
+def test_workers_have_one_thread_each_and_load_the_benchmark_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    journal = tmp_path / "journal"
+    methods = (StudyMethod("Random", "random_search"),)
+    run_study(small_study(benchmark=Witness(str(journal)), methods=methods, seeds=6), workers=2)
+    lines = [line.split() for line in journal.read_text().splitlines()]
+    assert len(lines) == len({pid for pid, _ in lines}) <= 2
+    assert {threads for _, threads in lines} == {"1"}
 
 
 # --- YAML
