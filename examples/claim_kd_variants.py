@@ -3,7 +3,7 @@
 Searches a family of students with plain KD, trains students of it, and trains hand-designed students of the
 distillation literature with plain KD and with advanced losses, all under one protocol and paired by seed. Prints a
 table, which losses helped, and whether the claim held: the family against the advanced loss and student that were best
-by validation accuracy. The seeds repeat the final trainings, not the search: another --search-seed finds another family.
+by validation accuracy. The seeds repeat the final trainings, not the search; --search-seed repeats that.
 
     python examples/claim_kd_variants.py
     python examples/claim_kd_variants.py --seeds 5 --losses kd,fitnet,at,sp,cc,vid,rkd,pkt,ft,nst,crd,dkd
@@ -21,6 +21,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from naslib_autokd.cli import task_from_options
 from naslib_autokd.commands.compare_kd import report, say, write_summary
@@ -103,7 +104,7 @@ def search_family(options: argparse.Namespace, out: Path) -> Candidate:
     with DaskEngine(factory, workers=options.workers, devices=devices) as engine:
         found = search(task, "autokd", engine=engine, n_trials=options.trials, seed=options.search_seed, out=out)
     print(f"found in {found.search_s:.0f} s: {found.candidate.digest}", flush=True)
-    return found.candidate
+    return cast(Candidate, found.candidate)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def results_table(comparison: BaselineComparison) -> Table:
         differences = [_signed(row.gain), *([_signed(row.behind_family)] if with_family else [])]
         costs = [f"{row.n_params / 1e3:.1f}k", f"{row.macs / 1e6:.2f}", f"{100 * row.test_agreement:.1f}"]
         table.add_row(
-            row.student, row.title, row.test_accuracy.percent(), *differences, *costs, published_gain(row.loss)
+            row.student, row.short_title, row.test_accuracy.percent(), *differences, *costs, published_gain(row.loss)
         )
     teacher = comparison.teacher
     costs = [f"{teacher.n_params / 1e3:.1f}k", f"{teacher.macs / 1e6:.2f}"]

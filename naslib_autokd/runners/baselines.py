@@ -99,6 +99,12 @@ class BaselineRow:
         name, _, weight = self.loss.partition("=")
         return TITLES[name] + (f", weight {weight}" if weight else "")
 
+    @property
+    def short_title(self) -> str:
+        """`title` without the authors."""
+        name, _, weight = self.loss.partition("=")
+        return TITLES[name].partition(" (")[0] + (f", weight {weight}" if weight else "")
+
 
 @dataclass(frozen=True)
 class BaselineComparison:
