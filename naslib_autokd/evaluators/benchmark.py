@@ -36,7 +36,10 @@ from naslib_autokd.evaluators.surrogate import (
     Expected,
     FamilyEncoding,
     best_family,
+    curve_quality,
     fit,
+    held_out_quality,
+    region_quality,
     trainings_of,
 )
 from naslib_autokd.records import Proposal, Trial, derive_seed
@@ -240,7 +243,7 @@ class KDBenchmark:
             if len(self._families) >= N_REMEMBERED:
                 self._families.clear()
             family = self._families[values] = _Family(
-                self._encoding.features(values), self._encoding.diversity(candidate.generator), repr(values[:-2]), {}
+                self._encoding.features(values), self._encoding.diversity(values), repr(values[:-2]), {}
             )
         return family
 
@@ -498,12 +501,13 @@ def fit_files(
     """
     table = table_of(trials, stages, space)
     encoding = FamilyEncoding(space, task)
-    features = np.stack([encoding.features(values) for values in table_values(table, encoding)])
+    rows = table_values(table, encoding)
+    features = np.stack([encoding.features(values) for values in rows])
     fitted = np.isin(table["stage"], FITTED_STAGES)
     arrays: dict[str, NDArray[Any]] = {f"table/{name}": column for name, column in table.items()}
     models: dict[int, BudgetModel] = {}
     for budget in sorted({int(b) for b in table["budget_epochs"]}):
-        trainings = trainings_of({name: column[fitted] for name, column in table.items()}, features[fitted], budget)
+        trainings = trainings_of(_rows(table, fitted), features[fitted], budget)
         n_families = len(np.unique(trainings.family))
         if n_families < MIN_FAMILIES:
             raise BenchmarkError(
@@ -530,8 +534,65 @@ def fit_files(
     benchmark = KDBenchmark(path=path)
     best["test_error"] = benchmark.true_test_error(candidate)
     datasheet |= {"best": best}
+    datasheet["quality"] = _quality(table, rows, features, encoding, models)
     write_files(path, arrays, datasheet)
     return datasheet
+
+
+def _rows(table: Mapping[str, NDArray[Any]], chosen: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    return {name: column[chosen] for name, column in table.items()}
+
+
+def _quality(
+    table: Mapping[str, NDArray[Any]],
+    rows: Sequence[Sequence[Any]],
+    features: Array,
+    encoding: FamilyEncoding,
+    models: Mapping[int, BudgetModel],
+) -> dict[str, list[dict[str, Any]]]:
+    """The tables of the datasheet: title -> rows."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    full = max(models)
+    groups = {"all": HELD_OUT_STAGES, **{stage: (stage,) for stage in HELD_OUT_STAGES}}
+    of_budgets, of_epochs = [], []
+    for group, stages in groups.items():
+        chosen = np.isin(table["stage"], stages)
+        diversity = np.array([encoding.diversity(rows[i]) for i in np.flatnonzero(chosen).tolist()])
+        for budget, model in models.items():
+            trained = (table["budget_epochs"][chosen] == budget) & (table["status"][chosen] == "success")
+            trainings = trainings_of(_rows(table, chosen), features[chosen], budget)
+            if len(np.unique(trainings.family)) >= MIN_HELD_OUT:
+                of_budgets.append(
+                    {"held out": group, "epochs": budget, **held_out_quality(model, trainings, diversity[trained])}
+                )
+                if group == "all" and budget == full:
+                    of_epochs = curve_quality(model, trainings)
+    if of_budgets:
+        found["Families that were not fitted, by epochs of training"] = of_budgets
+        found[f"The same, each epoch of the training of {full} epochs"] = of_epochs
+    chosen = np.isin(table["stage"], FITTED_STAGES) & (table["budget_epochs"] == full) & (table["status"] == "success")
+    trainings = trainings_of(_rows(table, chosen), features[chosen], full)
+    column = {name: table[name][chosen] for name in encoding.names}
+    regions = {
+        f"{name} = {value}": column[name] == value
+        for name in ("bottom_nodes", "downsampling")
+        for value in np.unique(column[name])
+    }
+    regions |= {
+        f"{low} <= top_nodes <= {high}": (column["top_nodes"] >= low) & (column["top_nodes"] <= high)
+        for low, high in ((3, 4), (5, 6), (7, 9))
+    }
+    for name in ("channel_growth", "temperature", "kd_weight"):
+        low, high = np.quantile(column[name], (1 / 3, 2 / 3))
+        regions |= {f"{name} < {low:.2f}": column[name] < low, f"{name} > {high:.2f}": column[name] > high}
+    found[f"Regions left out of the fit, {full} epochs"] = region_quality(
+        models[full], trainings, regions, models[full].variances(trainings.features)
+    )
+    return {title: lines for title, lines in found.items() if lines}
+
+
+HELD_OUT_STAGES = ("held-out", "dense-held-out")
+MIN_HELD_OUT = 8
 
 
 MIN_FAMILIES = 20

@@ -185,15 +185,18 @@ class FamilyEncoding:
                     known[f"{level}_{name}"] = None
         return [known[name] for name in self.names]
 
-    def diversity(self, generator: Generator) -> float:
+    def diversity(self, values: Sequence[Any]) -> float:
         """Share of the wiring noise that a family can have: 0 if it has one wiring only, 1 if no two are alike.
 
         ``1 - P**2`` with P the probability that no edge is rewired.
         """
+        known = dict(zip(self.names, values, strict=True))
         untouched = 1.0
-        for level, n_graphs in ((generator.top, 1), (generator.bottom, generator.top.n_nodes)):
-            if level.n_nodes > level.k + 1:
-                untouched *= (1 - level.p) ** (n_graphs * level.n_nodes * (level.k // 2))
+        for level, n_graphs in (("top", 1), ("bottom", known["top_nodes"])):
+            n_nodes, p = known[f"{level}_nodes"], known[f"{level}_p"]
+            k = known[f"{level}_k"] or 2
+            if p is not None and n_nodes > k + 1:
+                untouched *= (1 - p) ** (n_graphs * n_nodes * (k // 2))
         return 1 - untouched**2
 
 
@@ -276,6 +279,8 @@ class BudgetModel:
     """Shape (2 + n_features,): log variance of the average of a training, linear in 1, its mean and the features."""
     noise_range: tuple[float, float]
     """The log variance is clipped to what was seen."""
+    amplitude: float
+    """Prior variance of the mean."""
     wiring_share: float
     """Of the variance that is not the splits', in families of many wirings."""
     split_scale: float
@@ -318,6 +323,11 @@ class BudgetModel:
         index = min(int(place), len(self.quantiles) - 2)
         low, high = self.quantiles[index], self.quantiles[index + 1]
         return float(low + (place - index) * (high - low))
+
+    def variances(self, features: Array) -> Array:
+        """Of the average error of one training, at several points: wirings, weight seeds and the splits' mean."""
+        average = np.clip(self.mean(features)[:, 0], 0.0, 1.0)
+        return _variance(self.noise, self.noise_range, average, features)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         own = {name: np.asarray(getattr(self, name)) for name in _BUDGET_FIELDS}
@@ -414,25 +424,24 @@ def fit(trainings: Trainings, n_images: int, failure_rate: float = 0.0) -> Budge
     theta: Array | None = None
     for _ in range(2):
         theta, scales, amplitude = _kernel(points, means[:, 0], variances / counts, theta)
-        residuals, latent = _left_out(points, means[:, 0], variances / counts, scales, amplitude)
+        left_out, latent = _left_out(points, means, variances / counts, scales, amplitude)
+        residuals = left_out[:, 0]
         noise, noise_range = _variance_model(trainings.average, index, points, means[:, 0], residuals, latent)
         variances = _variance(noise, noise_range, means[:, 0], points)
     alpha = _solve(points, means, variances / counts, scales, amplitude)
     mean = Matern(points / scales, scales, alpha, means.mean(axis=0), ("error", *trainings.outputs))
 
-    # residuals of trainings, of what is expected when their family is left out; shrunk to the sd of their noise
-    expected = means[:, 0] - residuals
-    errors = trainings.average - expected[index]
-    standardised = errors / np.sqrt(variances + latent)[index]
-    others = trainings.others - mean(points)[index][:, 1:]
-    own = trainings.average - mean(points)[index][:, 0]
-    loadings = (own @ others) / (own @ own)
-    spreads = np.std(others - np.outer(own, loadings), axis=0)
+    # of each training, what is expected of it when its family is left out
+    errors = targets - (means - left_out)[index]
+    standardised = errors[:, 0] / np.sqrt(variances + latent)[index]
+    loadings = (errors[:, 0] @ errors[:, 1:]) / (errors[:, 0] @ errors[:, 0])
+    spreads = np.std(errors[:, 1:] - np.outer(errors[:, 0], loadings), axis=0)
     return BudgetModel(
         mean=mean,
         difference=difference,
         noise=noise,
         noise_range=noise_range,
+        amplitude=amplitude,
         wiring_share=_wiring_share(trainings, variances[index]),
         split_scale=split_scale,
         n_images=n_images,
@@ -480,10 +489,11 @@ def _solve(points: Array, y: Array, noise: Array, scales: Array, amplitude: floa
 
 
 def _left_out(points: Array, y: Array, noise: Array, scales: Array, amplitude: float) -> tuple[Array, Array]:
-    """Of each point its residual and the variance of the mean, when it is left out (Rasmussen & Williams 5.12)."""
+    """Of each point, left out, its residuals and the variance of the first mean (Rasmussen & Williams 5.12)."""
     inverse = np.linalg.inv(_matrix(points, noise, scales, amplitude))
     diagonal = np.diag(inverse)
-    return inverse @ (y - y.mean()) / diagonal, np.maximum(amplitude / diagonal - noise, 1e-3 * amplitude)
+    residuals = inverse @ (y - y.mean(axis=0)) / diagonal[:, None]
+    return residuals, np.maximum(amplitude / diagonal - noise, 1e-3 * amplitude)
 
 
 def _variance(noise: Array, noise_range: tuple[float, float], mean: Array, points: Array) -> Array:
@@ -565,19 +575,19 @@ def _quantiles(standardised: Array) -> Array:
 def best_family(encoding: FamilyEncoding, model: BudgetModel, seed: int = 0) -> tuple[list[Any], float]:
     """``(values, average error)`` of the family with the lowest mean error that a seeded search finds.
 
-    20,000 uniform families; from the best 100 of them 60 rounds of 20 normal steps each (sd from 0.2 to 0.01 of each
+    8,192 uniform families; from the best 40 of them 40 rounds of 10 normal steps each (sd from 0.2 to 0.01 of each
     range), the best kept.
     """
     rng = np.random.default_rng(seed)
-    families = [encoding.sample(rng) for _ in range(20_000)]
+    families = [encoding.sample(rng) for _ in range(8192)]
     errors = _mean_errors(encoding, model, families)
-    order = np.argsort(errors, kind="stable")[:100]
+    order = np.argsort(errors, kind="stable")[:40]
     best = [(float(errors[i]), families[i]) for i in order]
-    for sd in np.geomspace(0.2, 0.01, 60):
-        moved = [encoding.perturb(values, float(sd), rng) for _, values in best for _ in range(20)]
+    for sd in np.geomspace(0.2, 0.01, 40):
+        moved = [encoding.perturb(values, float(sd), rng) for _, values in best for _ in range(10)]
         errors = _mean_errors(encoding, model, moved)
-        for place, start in enumerate(range(0, len(moved), 20)):
-            lowest = start + int(np.argmin(errors[start : start + 20]))
+        for place, start in enumerate(range(0, len(moved), 10)):
+            lowest = start + int(np.argmin(errors[start : start + 10]))
             if errors[lowest] < best[place][0]:
                 best[place] = (float(errors[lowest]), moved[lowest])
     error, values = min(best, key=lambda pair: pair[0])
@@ -587,3 +597,137 @@ def best_family(encoding: FamilyEncoding, model: BudgetModel, seed: int = 0) -> 
 def _mean_errors(encoding: FamilyEncoding, model: BudgetModel, families: Sequence[Sequence[Any]]) -> Array:
     features = np.stack([encoding.features(values) for values in families])
     return np.concatenate([model.mean(features[i : i + 2000])[:, 0] for i in range(0, len(features), 2000)])
+
+
+# --- quality ----------------------------------------------------------------------------------------------------------
+
+N_SIMULATIONS = 400
+
+
+def held_out_quality(model: BudgetModel, trainings: Trainings, diversity: Array, seed: int = 0) -> dict[str, Any]:
+    """How well a model predicts families that it was not fitted to; errors are validation errors.
+
+    The ceiling of R2 and tau is what the true means would reach, since a family's mean error is known from a few
+    trainings only: the observed means are shrunk towards their centre until their variance is what is left of it
+    without the noise; trainings are drawn around these with the model's noise; the measure of the shrunk and the
+    redrawn means is averaged over `N_SIMULATIONS`. ``within_sd`` (deviations of trainings from their family's mean,
+    standardised) judges the noise alone, ``residual_sd`` and the coverages the noise and the mean.
+
+    Args:
+        diversity: Of each training's family (`FamilyEncoding.diversity`).
+
+    Returns:
+        ``families``, ``trainings``, ``r2``, ``tau``, ``r2_ceiling``, ``tau_ceiling``, ``residual_sd``, ``within_sd``
+        (None where families have one training), ``cover_50``, ``cover_80``, ``cover_95``.
+    """
+    from scipy.stats import kendalltau
+
+    rng = np.random.default_rng(seed)
+    families, first, index = np.unique(trainings.family, return_index=True, return_inverse=True)
+    counts = np.bincount(index)
+    expected = [model(trainings.features[i], float(diversity[i])) for i in first]
+    predicted = np.array([e.cost for e in expected])
+    observed = np.bincount(index, trainings.cost) / counts
+    sds = np.array([math.sqrt(e.wiring_sd**2 + e.weights_sd**2 + e.split_sd**2) for e in expected])
+
+    def draw(n: int) -> Array:
+        """Noise of ``n`` trainings of each family, shape (n, families)."""
+        noise = rng.standard_normal((n, len(families))) * [e.wiring_sd for e in expected]
+        places = rng.random((n, len(families))) * (len(model.quantiles) - 1)
+        shape = np.interp(places, np.arange(len(model.quantiles)), model.quantiles)
+        noise += shape * [e.weights_sd for e in expected]
+        return np.asarray(noise + rng.standard_normal((n, len(families))) * [e.split_sd for e in expected])
+
+    centre, total = float(observed.mean()), float(observed.var())
+    noise_variance = float(np.mean(sds**2 / counts))
+    kept = max(total - noise_variance, 0.0) / total
+    truth = centre + math.sqrt(kept) * (observed - centre)
+    ceiling = []
+    for _ in range(N_SIMULATIONS):
+        again = truth + np.array(
+            [column[:n].mean() for column, n in zip(draw(int(counts.max())).T, counts, strict=True)]
+        )
+        ceiling.append(float(kendalltau(truth, again)[0]))
+    residuals = trainings.cost - predicted[index]
+    samples = np.sort(draw(2000), axis=0)
+    places = np.array([np.searchsorted(samples[:, f], r) for f, r in zip(index, residuals, strict=True)]) / 2000
+    several = counts[index] > 1
+    within = (trainings.cost - observed[index])[several] / (sds * np.sqrt(1 - 1 / np.maximum(counts, 2)))[index][
+        several
+    ]
+    return {
+        "families": len(families),
+        "trainings": len(index),
+        "r2": 1 - float(np.mean((observed - predicted) ** 2)) / total,
+        "tau": float(kendalltau(predicted, observed)[0]),
+        "r2_ceiling": kept,
+        "tau_ceiling": float(np.mean(ceiling)),
+        "residual_sd": float(np.sqrt(np.mean((residuals / sds[index]) ** 2))),
+        "within_sd": float(np.sqrt(np.mean(within**2))) if several.any() else None,
+        **{f"cover_{p}": float(np.mean(np.abs(places - 0.5) <= p / 200)) for p in (50, 80, 95)},
+    }
+
+
+def curve_quality(model: BudgetModel, trainings: Trainings) -> list[dict[str, Any]]:
+    """Of each epoch of the training: R2 and tau of the expected validation accuracy, on families not fitted."""
+    from scipy.stats import kendalltau
+
+    _, first, index = np.unique(trainings.family, return_index=True, return_inverse=True)
+    counts = np.bincount(index)
+    predicted = model.mean(trainings.features[first])[:, 1:]
+    rows = []
+    for place, name in enumerate(model.outputs):
+        if name.startswith("val_"):
+            observed = np.bincount(index, trainings.others[:, place]) / counts
+            rows.append(
+                {
+                    "epoch": int(name[4:]),
+                    "r2": 1 - float(np.mean((observed - predicted[:, place]) ** 2) / observed.var()),
+                    "tau": float(kendalltau(predicted[:, place], observed)[0]),
+                }
+            )
+    return rows
+
+
+def region_quality(
+    model: BudgetModel, trainings: Trainings, regions: Mapping[str, NDArray[np.bool_]], variances: Array
+) -> list[dict[str, Any]]:
+    """What a model says of a region of the space that it has not seen: each region is left out of the mean's data.
+
+    Length scales and noise stay those of all data, so this judges extrapolation, not the choice of length scales.
+
+    Args:
+        regions: Name -> which trainings are in it.
+        variances: Of the average error of each training.
+    """
+    from scipy.stats import kendalltau
+
+    _, first, index = np.unique(trainings.family, return_index=True, return_inverse=True)
+    counts = np.bincount(index)
+    points, observed = trainings.features[first], np.bincount(index, trainings.average) / counts
+    scales, amplitude = model.mean.scales, model.amplitude
+    rows = []
+    for name, members in regions.items():
+        inside = members[first]
+        known = ~inside
+        if min(inside.sum(), known.sum()) < MIN_REGION:
+            continue
+        noise = variances[first] / counts
+        alpha = _solve(points[known], observed[known], noise[known], scales, amplitude)
+        mean = Matern(points[known] / scales, scales, alpha[:, None], np.array([observed[known].mean()]), ("error",))
+        predicted = mean(points[inside])[:, 0]
+        apart = observed[inside]
+        rows.append(
+            {
+                "region": name,
+                "families": int(inside.sum()),
+                "r2": 1 - float(np.mean((apart - predicted) ** 2) / apart.var()),
+                "tau": float(kendalltau(predicted, apart)[0]),
+                "bias": float(np.mean(predicted - apart)),
+            }
+        )
+    return rows
+
+
+MIN_REGION = 10
+"""Families of a region, and outside it."""
