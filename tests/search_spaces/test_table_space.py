@@ -97,6 +97,9 @@ def test_a_kd_category_holds_and_its_numbers_give_way(small: TableSpace) -> None
     # hint was never trained 64 wide, and kd never at temperature 4
     assert small.candidate({"width": 64, "depth": 3, "method": "hint", "temperature": 4.0}) == row(24, 2, "hint", 4.0)
     assert small.candidate({"width": 64, "depth": 3, "method": "kd", "temperature": 4.0}) == row(64, 3, "kd", 1.0)
+    # even where all else is as far away as can be
+    far = TableSpace("far", [row(8, 1, "kd"), row(64, 3, "hint")])
+    assert far.candidate({"width": 8, "depth": 1, "method": "hint", "temperature": 1.0}) == row(64, 3, "hint")
 
 
 def test_a_held_column_keeps_its_value(small: TableSpace) -> None:
