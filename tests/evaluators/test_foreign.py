@@ -322,6 +322,18 @@ def test_a_table_of_text_needs_no_file(tmp_path: Path, monkeypatch: pytest.Monke
         ForeignBenchmark(DESCRIPTION.replace("kd:", "kdd:"))
 
 
+def test_the_search_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)[0]
+    make(tmp_path).rename(tmp_path / "table.yaml")
+    monkeypatch.chdir(tmp_path)
+    exec(
+        code.replace('get_optimizer("autokd")', 'get_optimizer("random_search")'), {}
+    )  # the made table has fewer points than AutoKD would ask for
+    assert "'kd': {'method': 'kd'}} 0.25 best known: 0.25" in capsys.readouterr().out
+
+
 def columns_of(text: str) -> dict[str, Any]:
     import yaml
 
