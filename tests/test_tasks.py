@@ -115,3 +115,34 @@ def test_image_folder_splits_must_have_the_same_classes(tmp_path):
 def test_tasks_do_not_import_torch():
     code = "import sys, naslib_autokd.tasks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+DIGESTS = {
+    "cluttered-digits": "5694f79654c2",
+    "digits": "a7d1eaa20ebc",
+    "cifar10": "f008dca32dd3",
+    "cifar100": "6fcaf0054839",
+    "imagefolder": "c63f6c278ecf",
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_digests_of_tasks_stay_as_they_were(name):
+    """Run folders, cached teachers and benchmark tables name them: a new field must not change them at its default."""
+    task = get_task(name)
+    assert task.digest == DIGESTS[name]
+    assert "skip_unreadable" not in task.to_dict()
+    skipping = get_task(name, skip_unreadable=True)
+    assert skipping.digest != task.digest
+    assert Task.from_yaml(skipping.to_yaml()) == skipping
+
+
+@pytest.mark.parametrize("name", ["mit67", "flowers102"])
+def test_large_images_come_with_the_large_stem(name, tmp_path):
+    from naslib_autokd.search_spaces.hnag.wiring import LARGE_IMAGE
+
+    assert get_task(name).image_size >= LARGE_IMAGE
+    with pytest.raises(TaskError, match=r"needs data_dir \(--data-dir\): the folder with .*http"):
+        get_task(name).resolve()
+    with pytest.raises(TaskError, match=rf"{name} not found: .* has no .*\. Get .* from http.* and put them into"):
+        get_task(name, data_dir=str(tmp_path)).resolve()

@@ -70,7 +70,6 @@ class Published:
     """Published weights of an architecture."""
 
     state: Mapping[str, Tensor]
-    n_classes: int
     classes: tuple[str, ...]
     """Names, in the order of the outputs; empty if they are not published with the weights."""
     input: NetworkInput
@@ -290,14 +289,8 @@ def published_weights(architecture: ArchitectureName) -> Published:
     Raises:
         TeacherError: If there are none, or they cannot be fetched: says from where, and where to put the file.
     """
-    if architecture.source == "torchvision":
-        return _torchvision_weights(architecture)
-    if architecture.source == "timm":
-        return _timm_weights(architecture)
-    raise TeacherError(
-        f"there are no published weights of {architecture.full}; without @{architecture.weights} it is trained on the "
-        f"task, and {architecture.full}@FILE reads yours"
-    )
+    published_classes(architecture)
+    return _timm_weights(architecture) if architecture.source == "timm" else _torchvision_weights(architecture)
 
 
 def published_input(architecture: ArchitectureName) -> NetworkInput | None:
@@ -305,6 +298,22 @@ def published_input(architecture: ArchitectureName) -> NetworkInput | None:
     if architecture.source == "torchvision":
         return _torchvision_input(_torchvision_set(architecture))
     return _timm_input(_timm_config(architecture)) if architecture.source == "timm" else None
+
+
+def published_classes(architecture: ArchitectureName) -> int:
+    """How many classes the published weights have, which needs no download.
+
+    Raises:
+        TeacherError: If there are no published weights.
+    """
+    if architecture.source == "torchvision":
+        return len(_torchvision_set(architecture).meta.get("categories", ()))
+    if architecture.source == "timm":
+        return int(_timm_config(architecture)["num_classes"])
+    raise TeacherError(
+        f"there are no published weights of {architecture.full}; without @{architecture.weights} it is trained on the "
+        f"task, and {architecture.full}@FILE reads yours"
+    )
 
 
 def _torchvision_set(architecture: ArchitectureName) -> Any:
@@ -334,7 +343,7 @@ def _torchvision_weights(architecture: ArchitectureName) -> Published:
     except Exception as error:  # URLError, HTTPError, time-outs, a wrong hash, a damaged file
         raise TeacherError(_unreachable(architecture, f"{weights.url} into {file}", error, str(file))) from error
     categories = tuple(weights.meta.get("categories", ()))
-    return Published(state, len(categories), categories, _torchvision_input(weights))
+    return Published(state, categories, _torchvision_input(weights))
 
 
 def _timm_name(architecture: ArchitectureName) -> str:
@@ -364,7 +373,7 @@ def _timm_weights(architecture: ArchitectureName) -> Published:
         network = _timm().create_model(_timm_name(architecture), pretrained=True)
     except Exception as error:  # what huggingface_hub raises has no common base but this
         raise TeacherError(_unreachable(architecture, place, error, None)) from error
-    return Published(network.state_dict(), int(config["num_classes"]), (), _timm_input(config))
+    return Published(network.state_dict(), (), _timm_input(config))
 
 
 def _unreachable(architecture: ArchitectureName, tried: str, error: Exception, cache: str | None) -> str:

@@ -562,13 +562,14 @@ FLOWER_SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}
 def _load_flowers102(task: Task) -> Loaded:
     """Oxford's 102 flowers in torchvision's layout: ``jpg/image_00001.jpg``, ...; labels and splits are .mat files."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     folder = task.dataset_folder()
     try:
         labels = loadmat(folder / "imagelabels.mat")["labels"].ravel().astype(np.int64)
         sets = loadmat(folder / "setid.mat")
         chosen = {split: sets[key].ravel().astype(np.int64) for split, key in FLOWER_SPLITS.items()}
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except (MatReadError, OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
         raise TaskError(f"imagelabels.mat or setid.mat in {folder} cannot be read: {error}") from error
     numbers = np.concatenate(list(chosen.values()))
     if len(set(numbers.tolist())) < len(numbers) or numbers.min() < 1 or numbers.max() > len(labels):

@@ -38,6 +38,7 @@ from naslib_autokd.distillation.architectures import (
     build_network,
     is_file_name,
     parse_architecture,
+    published_classes,
     published_input,
     published_weights,
     read_state,
@@ -319,15 +320,15 @@ def _by_name(architecture: ArchitectureName, data: TaskData, report: Callable[[s
     task = data.task
     if not architecture.weights and architecture.source in ("ours", "zoo"):
         return _cached_teacher(replace(data, task=replace(task, teacher=str(architecture))), report)
-    published = published_weights(architecture)
-    if published.n_classes != task.n_classes:
+    n_classes = published_classes(architecture)
+    if n_classes != task.n_classes:  # told before anything is fetched
         raise TeacherError(
-            f"{architecture.full} is published for {published.n_classes} classes "
-            f"({_few(published.classes or range(published.n_classes))}), {task.name!r} has {task.n_classes}: train it "
+            f"{architecture.full} is published for {n_classes} classes, {task.name!r} has {task.n_classes}: train it "
             f"on the task first (naslib-autokd teacher train --task {task.name} --architecture "
             f"{architecture.full}@{architecture.weights or 'pretrained'} --out FILE.safetensors), then give FILE"
         )
-    network, _ = build_network(architecture, published.input.channels, published.n_classes)
+    published = published_weights(architecture)
+    network, _ = build_network(architecture, published.input.channels, n_classes)
     _load_strictly(network, published.state, f"published weights of {architecture.full}", architecture, task)
     info: dict[str, Any] = {"architecture": architecture.full}
     if set(published.classes) == set(data.classes):  # else they are named otherwise, and only accuracy can tell
@@ -594,7 +595,7 @@ def _mistake(teacher: Teacher, data: TaskData, logits: Tensor, reached: float) -
     task, n = data.task, len(data.val_labels)
     if reached > 1 - SUSPICIOUS_GAIN:
         return None
-    worth = max(min(5 / task.n_classes, 0.6), accuracy_floor(task) / 2)
+    worth = max(min(3 / task.n_classes, 0.6), accuracy_floor(task) / 2)
     found: list[tuple[float, str]] = []
 
     permuted, mapping = _best_assignment(logits, data.val_labels, task.n_classes)
@@ -675,9 +676,9 @@ def _best_assignment(logits: Tensor, labels: Tensor, n_classes: int) -> tuple[fl
     return float(confusion[named, true].sum()) / len(labels), mapping
 
 
-def _few(names: Any) -> str:
+def _few(names: Any, count: int = 5) -> str:
     shown = [str(name) for name in names]
-    return ", ".join(shown[:5]) + (f", ... ({len(shown)})" if len(shown) > 5 else "")
+    return ", ".join(shown[:count]) + (f", ... ({len(shown)})" if len(shown) > count else "")
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -787,10 +788,17 @@ def read_checkpoint(path: str | Path, data: TaskData, architecture: Architecture
 def _load_strictly(
     network: nn.Module, state: Mapping[str, Tensor], what: str, name: ArchitectureName, task: Task
 ) -> None:
-    try:
-        network.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        raise TeacherError(f"{what} does not fit {name.full} with {task.n_classes} classes: {error}") from error
+    own = network.state_dict()
+    shapes = [key for key, value in state.items() if key in own and own[key].shape != value.shape]
+    wrong = {
+        "lacks": [key for key in own if key not in state],
+        "has besides": [key for key in state if key not in own],
+        "has in other shapes": [f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in shapes],
+    }
+    if any(wrong.values()):
+        listed = "; ".join(f"it {word} {_few(names, 3)}" for word, names in wrong.items() if names)
+        raise TeacherError(f"{what} does not fit {name.full} with {task.n_classes} classes: {listed}")
+    network.load_state_dict(dict(state), strict=True)
 
 
 def _stated_input(

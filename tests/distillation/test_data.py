@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from collections import Counter
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from scipy.io import savemat
 from sklearn.datasets import load_digits
 
 from naslib_autokd.distillation import data as data_module
@@ -15,12 +17,15 @@ from naslib_autokd.distillation.data import (
     BLACK,
     DIGIT_SPLITS,
     WHITE,
+    data_from_dataset,
     digit_originals,
     draw_canvases,
     draw_views,
     load_data,
+    save_splits,
     stratified_order,
 )
+from naslib_autokd.distillation.decoding import read_images
 from naslib_autokd.tasks import TaskError, get_task
 
 FALSE_ALARM_RATE = 1e-4
@@ -300,3 +305,354 @@ def test_image_folder_with_train_alone_has_nothing_to_test_on(tmp_path):
     write_images(tmp_path / "train", {"a": 5, "b": 5})
     with pytest.raises(TaskError, match="neither val/ nor test/"):
         load_data(get_task("imagefolder", data_dir=str(tmp_path)))
+
+
+# --- files that cannot be read --------------------------------------------------------------------------------------
+
+
+def test_unreadable_files_are_left_out_counted_and_listed_if_asked(tmp_path, caplog):
+    write_images(tmp_path, {"a": 20, "b": 20})
+    (tmp_path / "a" / "90.png").write_bytes(b"not an image")
+    whole = (tmp_path / "b" / "3.png").read_bytes()
+    (tmp_path / "b" / "3.png").write_bytes(whole[: len(whole) // 2])
+    task = get_task("imagefolder", data_dir=str(tmp_path), image_size=8)
+    with pytest.raises(TaskError, match=r"(90|3)\.png is not a readable image: .*skip_unreadable: true"):
+        load_data(task).read_test()
+    data = load_data(get_task(task, skip_unreadable=True))
+    n_read = len(data.teacher_labels) + len(data.val_labels) + len(data.read_test()[1])
+    assert n_read == 39
+    listed = [line.split(" is not")[0] for line in (*data.skipped, *caplog.text.split(": "))]
+    assert {str(tmp_path / "a" / "90.png"), str(tmp_path / "b" / "3.png")} <= set(listed)
+    for split, images in (("train", data.teacher_labels), ("val", data.val_labels)):
+        assert len(data.members[split]) == len(images)
+        assert not {"a/90.png", "b/3.png"} & set(data.members[split])
+
+
+def test_a_class_that_unreadable_files_leave_empty_is_an_error(tmp_path):
+    write_images(tmp_path, {"a": 20, "b": 20})
+    for file in (tmp_path / "b").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(TaskError, match="no training image is left of class 'b'"):
+        load_data(get_task("imagefolder", data_dir=str(tmp_path), image_size=8, skip_unreadable=True))
+
+
+def test_a_class_whose_only_image_is_held_out_is_an_error(tmp_path):
+    write_images(tmp_path, {"a": 30, "b": 1})
+    task = get_task("imagefolder", data_dir=str(tmp_path), image_size=8)
+    said = set()
+    for seed in range(12):  # it falls into each of the three splits
+        try:
+            load_data(get_task(task, split_seed=seed))
+        except TaskError as error:
+            said.add(str(error).partition(" once ")[0])
+    assert said == {"imagefolder: no training image is left of class 'b'"}
+
+
+def test_images_of_unequal_size_are_resized_by_the_shorter_side_and_cut(tmp_path):
+    """A wide and a tall picture: red middle, blue ends; only the middle is left."""
+    for name, size in (("wide", (60, 20)), ("tall", (20, 60))):
+        picture = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+        picture[:] = (0, 0, 255)
+        picture[(size[1] - 20) // 2 : (size[1] + 20) // 2, (size[0] - 20) // 2 : (size[0] + 20) // 2] = (255, 0, 0)
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    decoded = read_images([tmp_path / "wide.png", tmp_path / "tall.png"], 20, 3)
+    assert (decoded.images == np.array([255, 0, 0], dtype=np.uint8)[:, None, None]).all()
+
+
+def test_large_photographs_are_decoded_at_a_fraction_and_stay_the_same_to_two_grey_levels(tmp_path, monkeypatch):
+    from naslib_autokd.distillation import decoding
+
+    rows, columns = np.mgrid[0:512, 0:512] / 512
+    smooth = np.stack([rows, columns, (rows + columns) / 2], axis=-1) * 255
+    Image.fromarray(smooth.astype(np.uint8)).save(tmp_path / "large.jpg", quality=95)
+    quick = read_images([tmp_path / "large.jpg"], 32, 3).images
+    monkeypatch.setattr(decoding, "OVERSAMPLING", 10_000)
+    slow = read_images([tmp_path / "large.jpg"], 32, 3).images
+    assert np.abs(quick.astype(int) - slow).max() <= 2
+
+
+def test_16_bit_pictures_are_scaled_and_not_clipped(tmp_path):
+    levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_images([tmp_path / "deep.png"], 8, 1).images[0, 0], levels >> 8)
+    Image.fromarray(np.zeros((8, 8), dtype=np.int32)).save(tmp_path / "deeper.tiff")
+    with pytest.raises(TaskError, match="32-bit numbers of unknown range"):
+        read_images([tmp_path / "deeper.tiff"], 8, 1)
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path):
+    write_images(tmp_path, {"a": 40})
+    files = sorted((tmp_path / "a").iterdir())
+    one, four = (read_images(files, 8, 3, threads=threads).images for threads in (1, 4))
+    np.testing.assert_array_equal(one, four)
+
+
+def test_moments_of_many_pixels_are_counted(monkeypatch):
+    images = np.random.RandomState(0).randint(0, 256, size=(20, 3, 9, 9)).astype(np.uint8)
+    floats = data_module.moments(images)
+    monkeypatch.setattr(data_module, "FLOAT_PIXELS", 0)
+    np.testing.assert_allclose(data_module.moments(images), floats, rtol=1e-12)
+
+
+# --- MIT67 ----------------------------------------------------------------------------------------------------------
+
+
+def write_mit67(root, n_train=8, n_test=2):
+    """Three of the 67 rooms in the official layout; the number in a file's name is its colour."""
+    lists: dict[str, list[str]] = {"TrainImages.txt": [], "TestImages.txt": []}
+    for index, room in enumerate(("kitchen", "airport_inside", "bar")):
+        (root / "Images" / room).mkdir(parents=True)
+        for number in range(n_train + n_test):
+            value = 60 * index + number
+            Image.new("RGB", (40 + number, 30), (value, 0, 0)).save(root / "Images" / room / f"{value}.png")
+            lists["TrainImages.txt" if number < n_train else "TestImages.txt"].append(f"{room}/{value}.png")
+    for name, lines in lists.items():
+        (root / name).write_text("\n".join(lines) + "\n\n")
+    return lists
+
+
+def mit67_task(root, **overrides):
+    return get_task("mit67", data_dir=str(root), n_classes=3, n_val=6, image_size=24, **overrides)
+
+
+def test_mit67_follows_the_official_lists(tmp_path):
+    lists = write_mit67(tmp_path)
+    data = load_data(mit67_task(tmp_path))
+    assert data.classes == ("airport_inside", "bar", "kitchen")
+    np.testing.assert_array_equal(np.bincount(data.val_labels), [2, 2, 2])
+    np.testing.assert_array_equal(np.bincount(data.teacher_labels), [6, 6, 6])
+    named = {f"Images/{name}" for name in lists["TrainImages.txt"]}
+    assert set(data.members["train"]) | set(data.members["val"]) == named
+    assert set(data.members["test"]) == {f"Images/{name}" for name in lists["TestImages.txt"]}
+    images, labels = data.read_test()
+    for image, label, name in zip(images, labels, data.members["test"], strict=True):
+        assert data.classes[label] == name.split("/")[1]
+        assert image[0].unique().tolist() == [int(name.split("/")[2].removesuffix(".png"))]
+    inside = tmp_path / "elsewhere"
+    inside.mkdir()
+    write_mit67(inside / "indoor")
+    assert load_data(mit67_task(inside)).digest == data.digest
+
+
+def test_mit67_says_what_is_missing_and_where_to_get_it(tmp_path):
+    with pytest.raises(TaskError, match=r"needs data_dir .*Images, TrainImages.txt.*web\.mit\.edu/torralba"):
+        load_data("mit67")
+    write_mit67(tmp_path)
+    (tmp_path / "TestImages.txt").rename(tmp_path / "Test.txt")
+    with pytest.raises(TaskError, match=r"has no TestImages\.txt\. Get .*indoor\.html and put them into"):
+        load_data(mit67_task(tmp_path))
+    (tmp_path / "Test.txt").rename(tmp_path / "TestImages.txt")
+    (tmp_path / "Images" / "bar" / "121.png").unlink()
+    with pytest.raises(TaskError, match=r"TrainImages\.txt, line 18: .*121\.png does not exist"):
+        load_data(mit67_task(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("TestImages.txt", "bar/120.png", "bar/120.png and 0 others are in both lists"),
+        ("TestImages.txt", "120.png", r"TestImages\.txt, line 8: expected class/file"),
+        ("TrainImages.txt", "cellar/1.png", r"has 4 classes, the task says 3|have 4 classes"),
+        ("TestImages.txt", "cellar/1.png", "has classes that TrainImages.txt has not: cellar"),
+    ],
+)
+def test_mit67_lists_that_cannot_be_right(tmp_path, file, line, message):
+    write_mit67(tmp_path)
+    (tmp_path / "Images" / "cellar").mkdir()
+    for number in range(8):
+        Image.new("RGB", (9, 9)).save(tmp_path / "Images" / "cellar" / f"{number}.png")
+    lines = (tmp_path / file).read_text().split()
+    more = [f"cellar/{number}.png" for number in range(8)] if "Train" in file else [line]
+    (tmp_path / file).write_text("\n".join([*lines, *([""] if "line 8" in message else []), *more]))
+    with pytest.raises(TaskError, match=message):
+        load_data(mit67_task(tmp_path))
+
+
+# --- Flowers102 -----------------------------------------------------------------------------------------------------
+
+
+def write_flowers(root, n_classes=3, per_split=(4, 2, 3)):
+    """Oxford's layout with three flowers; an image's number is its colour."""
+    folder = root / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    n = n_classes * sum(per_split)
+    labels = np.arange(n) % n_classes + 1
+    for number in range(1, n + 1):
+        Image.new("RGB", (30, 20), (7 * number, 0, 0)).save(folder / "jpg" / f"image_{number:05d}.jpg", quality=100)
+    splits = np.split(np.arange(1, n + 1), np.cumsum(np.array(per_split) * n_classes)[:-1])
+    savemat(folder / "imagelabels.mat", {"labels": labels[None].astype(np.uint8)})
+    savemat(folder / "setid.mat", dict(zip(("trnid", "valid", "tstid"), (s[None] for s in splits), strict=True)))
+    return folder, labels
+
+
+def flowers_task(root, **overrides):
+    return get_task("flowers102", **{"data_dir": str(root), "n_classes": 3, "n_val": 0, "image_size": 16} | overrides)
+
+
+def test_flowers102_has_the_official_splits(tmp_path):
+    folder, labels = write_flowers(tmp_path)
+    for root in (tmp_path, folder):
+        data = load_data(flowers_task(root))
+        assert data.classes == ("1", "2", "3")
+        assert [len(data.members[split]) for split in ("train", "val", "test")] == [12, 6, 9]
+        images, test_labels = data.read_test()
+        for split, pixels, numbers in (
+            ("train", data.teacher_views[0], data.teacher_labels),
+            ("val", data.val_images, data.val_labels),
+            ("test", images, test_labels),
+        ):
+            for name, image, label in zip(data.members[split], pixels, numbers, strict=True):
+                number = int(name.split("_")[1].removesuffix(".jpg"))
+                assert label == labels[number - 1] - 1
+                assert abs(int(image[0].float().mean()) - 7 * number) <= 3
+    assert {int(name[10:15]) for name in data.members["train"]} == set(range(1, 13))
+
+
+def test_flowers102_that_cannot_be_right(tmp_path):
+    folder, _ = write_flowers(tmp_path)
+    with pytest.raises(TaskError, match="have 3 classes, the task says 102"):
+        load_data(flowers_task(tmp_path, n_classes=102))
+    savemat(folder / "setid.mat", {"trnid": [[1, 2, 3]], "valid": [[3, 4]], "tstid": [[5]]})
+    with pytest.raises(TaskError, match="overlap"):
+        load_data(flowers_task(tmp_path))
+    (folder / "setid.mat").write_bytes(b"no matlab file")
+    with pytest.raises(TaskError, match=r"setid\.mat in .* cannot be read"):
+        load_data(flowers_task(tmp_path))
+    (folder / "setid.mat").unlink()
+    with pytest.raises(TaskError, match=r"has no setid\.mat\. Get .*robots\.ox\.ac\.uk"):
+        load_data(flowers_task(tmp_path))
+
+
+def test_missing_flowers_are_counted(tmp_path):
+    folder, _ = write_flowers(tmp_path)
+    (folder / "jpg" / "image_00002.jpg").unlink()
+    with pytest.raises(TaskError, match=r"1 images are missing, for example jpg/image_00002\.jpg"):
+        load_data(flowers_task(tmp_path))
+
+
+# --- any torch dataset ----------------------------------------------------------------------------------------------
+
+
+def pictures(n, size=(12, 12), kind="pil", n_classes=3):
+    """Items of a map-style dataset whose images are of the grey level 10 x index."""
+    found = []
+    for index in range(n):
+        image = Image.new("RGB", size, (10 * index % 256,) * 3)
+        array = np.asarray(image)
+        tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+        kinds = {"pil": image, "array": array, "uint8": tensor, "float": tensor / 255, "grey": array[:, :, 0]}
+        found.append((kinds[kind], index % n_classes))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["pil", "array", "uint8", "float", "grey"])
+def test_any_kind_of_image_of_a_dataset_is_read(kind):
+    data = data_from_dataset(pictures(24, kind=kind), pictures(9, kind=kind), name="mine", n_val=6, max_params=5000)
+    assert data.task.in_channels == (1 if kind == "grey" else 3)
+    assert (data.task.n_classes, data.task.image_size, data.task.n_train, data.task.max_params) == (3, 12, 18, 5000)
+    for index, image, label in zip(data.members["train"], data.train_images, data.train_labels, strict=True):
+        assert image.unique().tolist() == [10 * index % 256]
+        assert label == index % 3
+    assert len(data.read_test()[1]) == 9
+    assert set(data.members["train"]) | set(data.members["val"]) == set(range(24))
+
+
+def test_a_dataset_alone_is_split_by_class_in_proportion():
+    data = data_from_dataset(pictures(60), name="alone", classes=("x", "y", "z"))
+    parts = [data.members[split] for split in ("train", "val", "test")]
+    assert sorted(sum(parts, ())) == list(range(60))
+    assert [len(part) for part in parts] == [41, 7, 12]
+    np.testing.assert_array_equal(np.bincount(data.read_test()[1]), [4, 4, 4])
+    assert data.classes == ("x", "y", "z")
+    again = data_from_dataset(pictures(60), name="alone", split_seed=1)
+    assert again.members["train"] != data.members["train"]
+
+
+def test_the_test_set_is_read_when_it_is_asked_for():
+    class Counting(list):
+        reads = 0
+
+        def __getitem__(self, index):
+            self.reads += 1
+            return super().__getitem__(index)
+
+    test = Counting(pictures(6))
+    data = data_from_dataset(pictures(30), test, val=pictures(9))
+    assert (test.reads, len(data.val_labels), len(data.train_labels)) == (0, 9, 30)
+    data.read_test()
+    assert test.reads == 6
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "message"),
+    [
+        (pictures(9, size=(12, 10)), {}, "item 0 of train has 12x10 pixels; give image_size"),
+        ([*pictures(9), ("cat.png", 1)], {}, "item 9 of train has <U7 pixels"),
+        ([(torch.randn(3, 8, 8), 0)], {}, r"values from -.*leave Normalize out"),
+        ([(torch.zeros(3, 8, 8, dtype=torch.int64), 0)], {}, "int64 pixels"),
+        ([(torch.zeros(2, 8, 8), 0)], {}, "with 1 or 3 channels"),
+        ([torch.zeros(3, 8, 8)], {}, r"must be \(image, label\), got Tensor"),
+        ([(torch.zeros(3, 8, 8), "cat")], {}, "a label is the number of a class, from 0, got 'cat'"),
+        (iter([]), {}, "map-style dataset with a length"),
+        ([], {}, "map-style dataset with a length"),
+        (pictures(30), {"classes": ("a", "b")}, "labels up to 2, but 2 names of classes"),
+        (pictures(30), {"classes": ("a", "b", "c", "d")}, "no training image is left of class 'd'"),
+        (pictures(30), {"test": pictures(3, n_classes=1), "n_tran": 5}, "did you mean 'n_train'"),
+    ],
+)
+def test_datasets_that_cannot_be_used(train, options, message):
+    with pytest.raises(TaskError, match=message):
+        data_from_dataset(train, **options)
+
+
+def test_unequal_images_of_a_dataset_are_fitted_if_a_size_is_given():
+    mixed = [*pictures(12, size=(20, 14)), *pictures(12, size=(9, 31))]
+    data = data_from_dataset(mixed, image_size=8, name="mixed")
+    assert data.train_views.shape[2:] == (3, 8, 8)
+
+
+# --- splits kept ----------------------------------------------------------------------------------------------------
+
+
+def test_splits_are_kept_and_a_changed_folder_is_noticed(tmp_path):
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    write_images(photos, {"a": 20, "b": 20})
+    task = get_task("imagefolder", data_dir=str(photos), image_size=8)
+    path = save_splits(load_data(task), run)
+    kept = json.loads(path.read_text())
+    assert path == run / "splits.json"
+    assert sorted(name for part in kept["splits"].values() for name in part) == sorted(
+        f"{name}/{number}.png" for name in "ab" for number in range(20)
+    )
+    assert kept["classes"] == ["a", "b"]
+    before = path.read_bytes()
+    assert save_splits(load_data(task), run).read_bytes() == before
+
+    moved = photos.rename(tmp_path / "moved")
+    task = get_task(task, data_dir=str(moved))
+    assert save_splits(load_data(task), run).read_bytes() == before
+    Image.new("RGB", (9, 9)).save(moved / "a" / "77.png")
+    with pytest.raises(TaskError, match=r"not those with which this run began: .*came"):
+        save_splits(load_data(task), run)
+    (moved / "a" / "77.png").unlink()
+    name = load_data(task).members["train"][0]
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(moved / name)
+    with pytest.raises(TaskError, match=r"files are the same .* but the pixels"):
+        save_splits(load_data(task), run)
+    path.write_text("{")
+    with pytest.raises(TaskError, match="is damaged"):
+        save_splits(load_data(task), run)
+
+
+def test_splits_of_the_embedded_tasks_are_their_originals(cluttered_data, tmp_path):
+    kept = json.loads(save_splits(cluttered_data, tmp_path).read_text())["splits"]
+    originals = digit_originals(cluttered_data.task)
+    assert {split: sorted(indices) for split, indices in kept.items()} == {
+        split: sorted(indices.tolist()) for split, indices in originals.items()
+    }
+
+
+def test_another_device_keeps_the_splits(tmp_path):
+    data = data_from_dataset(pictures(30), name="small")
+    moved = data.to("meta")
+    assert moved.members == data.members

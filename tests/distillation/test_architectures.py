@@ -1,0 +1,468 @@
+"""Networks by name, published weights from a cache, state dicts from files; teachers that adapt their input."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from naslib_autokd.distillation import architectures, teachers
+from naslib_autokd.distillation.architectures import (
+    ArchitectureName,
+    InputAdapter,
+    NetworkInput,
+    TeacherError,
+    build_network,
+    parse_architecture,
+    published_input,
+    published_weights,
+    read_state,
+    with_weights,
+)
+from naslib_autokd.distillation.data import data_from_dataset
+from naslib_autokd.distillation.teachers import (
+    Ensemble,
+    Teacher,
+    as_teacher,
+    check_teacher,
+    load_teacher,
+    read_checkpoint,
+    train_teacher,
+    write_checkpoint,
+)
+from naslib_autokd.distillation.training import seeded
+
+COLOURS = np.random.RandomState(3).randint(40, 216, size=(6, 3))
+SMALLEST = "squeezenet1_1"  # torchvision's network with the smallest file
+
+
+def coloured_images(n, channels=3, seed=0, noise=12):
+    """Noisy 16x16 images in the colour of their class; only the first channel is left with ``channels=1``."""
+    rng = np.random.RandomState(seed)
+    labels = np.arange(n) % 6
+    images = COLOURS[labels][:, :channels, None, None] + rng.normal(scale=noise, size=(n, channels, 16, 16))
+    pixels = torch.from_numpy(images.clip(0, 255).astype(np.uint8))
+    return [(image, int(label)) for image, label in zip(pixels, labels, strict=True)]
+
+
+class NearestColour(nn.Module):
+    """Names the class whose colour is nearest, in the normalisation that it was made for: right, and quick to make."""
+
+    def __init__(self, mean, std, colours=COLOURS):
+        super().__init__()
+        colours = torch.as_tensor(np.array(colours) / 255, dtype=torch.float32)
+        self.colours = nn.Parameter((colours - torch.tensor(mean)) / torch.tensor(std))
+
+    def forward(self, images):
+        found = images.mean(dim=(2, 3))
+        return 20 * (2 * found @ self.colours.T - (self.colours**2).sum(dim=1))
+
+
+@pytest.fixture(scope="module")
+def colours():
+    classes = ("ash", "bay", "cob", "dun", "elm", "fir")
+    return data_from_dataset(
+        coloured_images(240), coloured_images(60, seed=1), name="colours", classes=classes, n_val=90
+    )
+
+
+# --- what a teacher is fed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_a_right_teacher_passes(colours, thorough):
+    teacher = Teacher(NearestColour(colours.mean, colours.std), colours.mean, colours.std)
+    assert check_teacher(teacher, colours, thorough=thorough) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("made_for", "said"),
+    [
+        (((0.0,) * 3, (1.0,) * 3), r"with pixels in \[0, 1\] as input it reaches 100.0%.*--mean and --std"),
+        (((0.5,) * 3, (0.5,) * 3), r"with pixels in \[-1, 1\] as input"),
+        (((0.0,) * 3, (1 / 255,) * 3), r"with pixels in 0\.\.255 as input"),
+        (teachers.IMAGENET, "with ImageNet's normalisation as input"),
+    ],
+)
+def test_the_scale_that_a_network_was_made_for_is_named(colours, made_for, said):
+    """Also where the teacher is above the floor, which is 2/6 here: nothing else would tell."""
+    with pytest.raises(TeacherError, match=said):
+        load_teacher(colours, NearestColour(*made_for))
+
+
+def test_a_wrong_scale_is_told_above_the_floor_too(colours):
+    network = NearestColour((0.45,) * 3, (0.9,) * 3)  # shifted against [0, 1]: about half of the images stay right
+    teacher = Teacher(network, (0.2,) * 3, (0.9,) * 3)
+    reached = (teacher.predict(colours.val_images).argmax(dim=1) == colours.val_labels).float().mean().item()
+    assert 2 / 6 < reached < 0.9
+    right = Teacher(network, (0.45,) * 3, (0.9,) * 3)
+    assert check_teacher(right, colours, thorough=True) > 0.97
+    wrong = Teacher(NearestColour((0.0,) * 3, (1.0,) * 3), (0.0,) * 3, (1.5,) * 3)
+    reached = (wrong.predict(colours.val_images).argmax(dim=1) == colours.val_labels).float().mean().item()
+    assert 2 / 6 < reached < 0.9
+    with pytest.raises(TeacherError, match=r"correctly, but with pixels in \[0, 1\] as input it reaches 100.0%"):
+        check_teacher(wrong, colours, thorough=True)
+
+
+def test_two_exchanged_classes_are_told_above_the_floor(colours):
+    swapped = NearestColour(colours.mean, colours.std, COLOURS[[0, 1, 3, 2, 4, 5]])
+    with pytest.raises(
+        TeacherError, match=r"correctly, but with its classes permuted \(2->3, 3->2\) it would reach 100"
+    ):
+        load_teacher(colours, swapped)
+
+
+def test_red_and_blue_exchanged_is_told(colours):
+    class BlueFirst(NearestColour):
+        def forward(self, images):
+            return super().forward(images.flip(1))
+
+    with pytest.raises(TeacherError, match="blue, green, red as input it reaches"):
+        load_teacher(colours, Teacher(BlueFirst((0.0,) * 3, (1.0,) * 3), (0.0,) * 3, (1.0,) * 3))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_mediocre_teacher_is_not_accused(colours, seed):
+    """40 to 75% right, mistakes anywhere: neither a renaming of classes nor another scale explains them."""
+
+    class Distracted(NearestColour):
+        def forward(self, images):
+            logits = super().forward(images)
+            rng = np.random.RandomState(seed)
+            blind = torch.from_numpy(rng.uniform(size=len(logits)) < 0.45)
+            logits[blind] = torch.from_numpy(rng.normal(size=logits.shape).astype(np.float32))[blind]
+            return logits
+
+    reached = check_teacher(
+        Teacher(Distracted(colours.mean, colours.std), colours.mean, colours.std), colours, thorough=True
+    )
+    assert 0.4 < reached < 0.8
+
+
+def test_a_teacher_that_learned_too_little_is_not_called_untrained(colours):
+    demanding = replace(colours, task=replace(colours.task, min_teacher_accuracy=0.9))
+    weak = NearestColour(colours.mean, colours.std, [*COLOURS[:5], COLOURS[0]])  # one class is never named
+    with pytest.raises(TeacherError, match="has learned this task, but not well enough"):
+        load_teacher(demanding, weak)
+
+
+def test_an_adapter_resizes_repeats_and_normalises():
+    pixels = torch.rand(3, 1, 8, 8)
+    given = NetworkInput((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), channels=3, size=16)
+    seen = InputAdapter(nn.Identity(), given)(pixels)
+    grey = F.interpolate(pixels, size=(16, 16), mode="bilinear", antialias=True)
+    for channel, (mean, std) in enumerate(zip(given.mean, given.std, strict=True)):
+        torch.testing.assert_close(seen[:, channel], (grey[:, 0] - mean) / std)
+    colour = torch.rand(2, 3, 8, 8)
+    seen = InputAdapter(nn.Identity(), NetworkInput((0.0,), (1.0,), channels=1, size=None))(colour)
+    torch.testing.assert_close(seen[:, 0], 0.299 * colour[:, 0] + 0.587 * colour[:, 1] + 0.114 * colour[:, 2])
+
+
+def test_an_impossible_input_is_an_error():
+    with pytest.raises(TeacherError, match="mean has 2 values, the network 3 channels"):
+        NetworkInput((0.1, 0.2), (1.0,), 3, None)
+    with pytest.raises(TeacherError, match="std must be positive"):
+        NetworkInput((0.1,), (0.0,), 3, None)
+
+
+def test_the_input_that_a_checkpoint_states_is_used(colours, tmp_path):
+    """Trained on 24 grey pixels, used on a task of 16 in colour, and the other way round."""
+    with seeded(0):
+        network, _ = build_network(parse_architecture("resnet-small"), 1, 6)
+    trained = Teacher.of(network, NetworkInput((0.4,), (0.3,), 1, 24), colours.task, {"architecture": "resnet-small"})
+    write_checkpoint(trained, tmp_path / "t.safetensors", colours)
+    again = read_checkpoint(tmp_path / "t.safetensors", colours)
+    assert again.input_for(colours.task) == NetworkInput((0.4,), (0.3,), 1, 24)
+    images = colours.val_images[:9]
+    torch.testing.assert_close(again(images), trained(images), rtol=1e-4, atol=1e-4)
+    grey = F.interpolate(
+        (images / 255 * torch.tensor(architectures.LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True),
+        size=(24, 24),
+        mode="bilinear",
+        antialias=True,
+    )
+    torch.testing.assert_close(again(images), network((grey - 0.4) / 0.3), rtol=1e-3, atol=1e-3)
+
+
+# --- ensembles ------------------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_is_the_mean_of_the_logits_each_on_its_own_scale(colours):
+    ours = Teacher(NearestColour(colours.mean, colours.std), colours.mean, colours.std)
+    theirs = Teacher.of(NearestColour((0.5,) * 3, (0.5,) * 3), NetworkInput((0.5,), (0.5,), 3, 32), colours.task)
+    both = load_teacher(colours, [ours, theirs])
+    images = colours.val_images[:7]
+    torch.testing.assert_close(both(images), (ours(images) + theirs(images)) / 2, rtol=1e-4, atol=1e-4)
+    assert isinstance(both.network, Ensemble)
+    assert len(both.members) == 2
+    with pytest.raises(TeacherError, match="an ensemble is not one file"):
+        write_checkpoint(both, "nowhere.safetensors", colours)
+
+
+def test_a_bad_member_of_an_ensemble_is_named(colours, tmp_path):
+    for seed, name in ((0, "a"), (1, "b")):
+        with seeded(seed):
+            network, _ = build_network(parse_architecture("resnet-small"), 3, 6)
+        torch.save(network.state_dict(), tmp_path / f"{name}.pt")
+    with pytest.raises(TeacherError, match=r"a\.pt in the ensemble: .*untrained"):
+        load_teacher(colours, f"resnet-small@{tmp_path / 'a.pt'}, resnet-small@{tmp_path / 'b.pt'}")
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_names_have_a_source_and_weights():
+    assert parse_architecture("resnet-small") == ArchitectureName("ours", "resnet-small")
+    assert parse_architecture("resnet8x0.5") == ArchitectureName("zoo", "resnet8x0.5")
+    assert parse_architecture("zoo:WRN-16-2").full == "zoo:wrn_16_2"
+    assert parse_architecture("resnet18@pretrained") == ArchitectureName("torchvision", "resnet18", "pretrained")
+    assert parse_architecture("torchvision:vgg11").source == "torchvision"
+    assert parse_architecture("vgg11").source == "zoo"
+    assert str(parse_architecture("torchvision:vgg11@a/b.pth")) == "torchvision:vgg11@a/b.pth"
+    assert with_weights("resnet18", "my.pth") == "torchvision:resnet18@my.pth"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torchvison:resnet18", "unknown source of networks 'torchvison'; did you mean 'torchvision'"),
+        ("torchvision:resnet19", "torchvision has no network 'resnet19'; did you mean 'resnet18'"),
+        ("zoo:resnet21", "zoo has no network 'resnet21'; did you mean 'resnet32' or 'resnet20'"),
+        ("resnet-smal", "unknown network 'resnet-smal'; did you mean 'resnet-small'"),
+        ("torchvision:resnet18@IMAGENET", "has no weights 'IMAGENET'; did you mean 'IMAGENET1K_V1'"),
+        ("zoo:resnet20@pretrained", "no published weights of zoo:resnet20"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(name, message):
+    with pytest.raises(TeacherError, match=message):
+        published_weights(parse_architecture(name))
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r'pip install "naslib_autokd\[timm\]"'):
+        parse_architecture("timm:resnet10t")
+    with pytest.raises(TeacherError, match="unknown network 'resnet10tt'"):
+        parse_architecture("resnet10tt")
+    assert "pip install" in architectures.known_names()["timm"]
+    assert SMALLEST in architectures.known_names()["torchvision"]
+
+
+@pytest.fixture(scope="module")
+def weights_of_squeezenet():
+    with seeded(5):
+        network, channels = build_network(parse_architecture(f"torchvision:{SMALLEST}"), 3, 1000)
+    assert channels == 3
+    return network.state_dict()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, weights_of_squeezenet):
+    """torch's cache of published weights, with a file of random weights under the published name; and no network."""
+
+    def no_network(*args, **kwargs):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("torch.hub.urlopen", no_network)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(weights_of_squeezenet, folder / "squeezenet1_1-b8a52dc0.pth")
+    return folder
+
+
+def test_published_weights_are_read_from_the_cache_with_their_input(hub, weights_of_squeezenet, colours):
+    name = parse_architecture(f"torchvision:{SMALLEST}@pretrained")
+    found = published_weights(name)
+    assert all(torch.equal(found.state[key], value) for key, value in weights_of_squeezenet.items())
+    assert found.input == published_input(name) == NetworkInput(*teachers.IMAGENET, channels=3, size=224)
+    assert (len(found.classes), found.classes[0]) == (1000, "tench")
+    with pytest.raises(TeacherError, match=r"published for 1000 classes, 'colours' has 6: train it on the task first"):
+        load_teacher(colours, f"torchvision:{SMALLEST}")
+
+
+def test_unreachable_weights_say_what_was_tried_and_where_to_put_the_file(hub):
+    (file,) = hub.iterdir()
+    file.unlink()
+    with pytest.raises(TeacherError) as error:
+        published_weights(parse_architecture(f"torchvision:{SMALLEST}@pretrained"))
+    for part in (
+        "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+        "Name or service",
+        str(file),
+        "@FILE",
+    ):
+        assert part in str(error.value)
+
+
+def test_training_from_published_weights_makes_the_classifier_anew(hub, colours, weights_of_squeezenet):
+    kept = []
+    small = replace(
+        colours, task=replace(colours.task, n_teacher=64, n_train=64), teacher_views=colours.teacher_views[:, :64]
+    )
+    small = replace(small, teacher_labels=colours.teacher_labels[:64])
+    teacher = train_teacher(
+        small, epochs=1, architecture=f"{SMALLEST}@pretrained", input_size=32, keep=lambda better: kept.append(better)
+    )
+    assert teacher.info["notes"] == [
+        "the classifier (classifier.1.weight, classifier.1.bias) is made anew for 6 classes"
+    ]
+    assert teacher.input_for(small.task) == NetworkInput(*teachers.IMAGENET, channels=3, size=32)
+    trained = teacher.members[0].state_dict()
+    moved = (trained["features.0.weight"] - weights_of_squeezenet["features.0.weight"]).norm()
+    assert 0 < moved < 0.5 * weights_of_squeezenet["features.0.weight"].norm()
+    assert trained["classifier.1.weight"].shape[0] == 6
+    assert kept[-1].info["val_accuracy"] == pytest.approx(teacher.info["val_accuracy"])
+
+
+def test_weights_of_another_network_are_refused(colours, weights_of_squeezenet, tmp_path):
+    torch.save(weights_of_squeezenet, tmp_path / "s.pth")
+    with pytest.raises(TeacherError, match=r"weights .*s\.pth (are not those of|does not fit) zoo:resnet8x0\.5"):
+        train_teacher(colours, architecture=f"resnet8x0.5@{tmp_path / 's.pth'}", epochs=1)
+
+
+def test_images_too_small_for_a_network_are_told_before_training(colours):
+    with pytest.raises(TeacherError, match=r"torchvision:alexnet cannot take images of 16 pixels.*--input-size"):
+        train_teacher(colours, architecture="torchvision:alexnet", epochs=1)
+
+
+def test_timm_networks_are_built_and_their_input_known(colours, monkeypatch):
+    try:
+        timm = architectures._timm()
+    except ImportError as error:
+        pytest.skip(str(error).splitlines()[0])
+    name = parse_architecture("timm:resnet10t")
+    assert published_input(name) == NetworkInput(*teachers.IMAGENET, channels=3, size=176)
+    network, channels = build_network(name, 1, 6)
+    assert channels == 1
+    assert network.eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 6)
+    made = timm.create_model
+
+    def offline(name, pretrained=False, **options):
+        if pretrained:
+            raise OSError("no network")
+        return made(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(TeacherError, match=r"tried hf-hub:timm/resnet10t\.c3_in1k, which failed \(no network\)"):
+        published_weights(parse_architecture("timm:resnet10t@pretrained"))
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_of_the_zoo_is_trained_on_first_use_and_kept(colours, monkeypatch, tmp_path):
+    monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
+    short = replace(colours, task=replace(colours.task, teacher_epochs=2))
+    said: list[str] = []
+    first = load_teacher(short, "zoo:resnet8x0.5", report=said.append)
+    assert "training the teacher" in said[0]
+    assert first.info["architecture"] == "zoo:resnet8x0.5"
+    said.clear()
+    again = load_teacher(short, "resnet8x0.5", report=said.append)
+    assert said == []
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
+
+
+def test_the_best_epoch_is_kept_and_the_training_stays_the_same(colours):
+    kept: list[Teacher] = []
+    seen: list[float] = []
+    plain = train_teacher(colours, epochs=3, architecture="resnet8x0.5")
+    best = train_teacher(
+        colours,
+        epochs=3,
+        architecture="resnet8x0.5",
+        keep=kept.append,
+        progress=lambda epoch, loss, reached: seen.append(reached),
+    )
+    assert len(seen) == 3
+    assert best.info["val_accuracy"] == max(seen)
+    assert [t.info["val_accuracy"] for t in kept] == sorted({*np.maximum.accumulate(seen)})
+    if best.info["epoch"] == 3:
+        assert all(torch.equal(value, best.state_dict()[key]) for key, value in plain.state_dict().items())
+    assert plain.info["val_accuracy"] == pytest.approx(seen[-1])
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def state(**tensors):
+    return {name.replace("__", "."): torch.full((2,), float(value)) for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "notes"),
+    [
+        (state(a=1, b=2), 0),
+        (state(module__a=1, module__b=2), 1),
+        (state(module___orig_mod__a=1, module___orig_mod__b=2), 2),
+        ({"state_dict": state(model__a=1, model__b=2), "epoch": 3}, 2),
+        ({"model_state_dict": state(a=1, b=2)}, 1),
+    ],
+)
+def test_known_prefixes_and_wrappers_are_taken_off_and_told(tmp_path, content, notes):
+    torch.save(content, tmp_path / "t.pt")
+    found = read_state(tmp_path / "t.pt")
+    assert sorted(found.state) == ["a", "b"]
+    assert found.state["b"][0] == 2
+    assert len(found.notes) == notes
+
+
+def test_a_prefix_of_some_names_is_left_alone(tmp_path):
+    torch.save(state(module__a=1, b=2), tmp_path / "t.pt")
+    assert sorted(read_state(tmp_path / "t.pt").state) == ["b", "module.a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("t.pt2", "falls back to unpickling"), ("t.pkl", "runs whatever"), ("t.onnx", "graph")]
+)
+def test_files_that_are_not_safe_are_refused_unread(tmp_path, colours, name, why):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(TeacherError, match=f"is not read: .*{why}"):
+        load_teacher(colours, tmp_path / name)
+
+
+def test_a_file_is_read_as_the_architecture_that_is_given_or_that_it_states(colours, tmp_path):
+    with seeded(1):
+        network, _ = build_network(parse_architecture("zoo:resnet8x0.5"), 3, 6)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "m.pth")
+    read = as_teacher(f"resnet8x0.5@{tmp_path / 'm.pth'}", colours)
+    images = colours.val_images[:5]
+    torch.testing.assert_close(read(images), network.eval()(colours.normalise(images)))
+    assert len(read.info["notes"]) == 2
+    stated = {"architecture": "zoo:resnet8x0.5", "mean": "[0.5, 0.5, 0.5]", "std": "[0.25, 0.25, 0.25]"}
+    save_file(network.state_dict(), tmp_path / "m.safetensors", stated)  # the name as plain text, not as JSON
+    read = as_teacher(tmp_path / "m.safetensors", colours)
+    torch.testing.assert_close(read(images), network((images / 255 - 0.5) / 0.25), rtol=1e-4, atol=1e-4)
+    with pytest.raises(
+        TeacherError, match=r"does not fit resnet-medium with 6 classes: it lacks stem\.weight, .* it has besides"
+    ):
+        as_teacher(tmp_path / "m.pth", colours)  # states nothing: the task's, which it is not
+    save_file(network.state_dict(), tmp_path / "n.safetensors", {"classes": '["a", "b"]', **stated})
+    with pytest.raises(TeacherError, match=r"trained for 2 classes \(a, b\), 'colours' has 6 \(ash, bay"):
+        as_teacher(tmp_path / "n.safetensors", colours)
+
+
+def test_a_torchvision_file_that_states_no_input_gets_the_published_one_and_this_is_told(colours, tmp_path):
+    with seeded(2):
+        network, _ = build_network(parse_architecture(f"torchvision:{SMALLEST}"), 3, 6)
+    torch.save(network.state_dict(), tmp_path / "s.pth")
+    read = as_teacher(f"torchvision:{SMALLEST}@{tmp_path / 's.pth'}", colours)
+    assert read.input_for(colours.task) == NetworkInput(*teachers.IMAGENET, channels=3, size=224)
+    assert "taken to be as published for torchvision:squeezenet1_1: mean 0.485" in read.info["notes"][0]
+
+
+def test_factories_are_found_in_the_working_directory(colours, tmp_path, monkeypatch):
+    source = "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(6))\n"
+    (tmp_path / "my_own_network.py").write_text(source.replace("LazyLinear(6)", "Linear(768, 6)"))
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert isinstance(as_teacher("my_own_network:build", colours).network, nn.Sequential)
+    assert sys.path == before
