@@ -98,7 +98,7 @@ class KDBenchmark:
             path = TABLES / BENCHMARKS[name]
         self.path, self.noise = Path(path), noise
         arrays, self.datasheet = read_files(self.path)
-        self.name = self.path.stem
+        self.name: str = self.datasheet["name"]
         self.task = Task.from_dict(self.datasheet["task"])
         if isinstance(task, Task) and task != self.task:
             ours, theirs = self.task.to_dict(), task.to_dict()
@@ -243,7 +243,7 @@ class KDBenchmark:
             if len(self._families) >= N_REMEMBERED:
                 self._families.clear()
             family = self._families[values] = _Family(
-                self._encoding.features(values), self._encoding.diversity(values), repr(values[:-2]), {}
+                self._encoding.features(values), self._encoding.diversity(values), self._encoding.generator_key(values), {}
             )
         return family
 
@@ -520,6 +520,7 @@ def fit_files(
     values, _ = best_family(encoding, models[max(models)])
     active = {name: value for name, value in zip(encoding.names, values, strict=True) if value is not None}
     datasheet = {
+        "name": Path(path).stem,
         "task": task.to_dict(),
         "space": space.describe(),
         "budgets": list(models),

@@ -78,7 +78,7 @@ class FamilyEncoding:
                 low, high = preset.p if name.endswith("_p") else getattr(preset, name)
                 log = name in _LOGARITHMIC
                 self._codes.append((None, math.log(low) if log else low, math.log(high) if log else high, log))
-        self.features_names: tuple[str, ...] = (*self.names, "log_width", "log_macs", "log_operations")
+        self.feature_names: tuple[str, ...] = (*self.names, "log_width", "log_macs", "log_operations")
         reference = space.default_candidate().generator
         self._fixed = (
             reference.mid,
@@ -148,6 +148,11 @@ class FamilyEncoding:
         width = math.sqrt(self.task.max_params / (9 * n_bottom * total))
         codes += [math.log(width / 10), math.log(area / 50), math.log(n_top * n_bottom / 10)]
         return np.array(codes)
+
+    def generator_key(self, values: Sequence[Any]) -> str:
+        """Tells generators apart, whatever the KD settings."""
+        named = zip(self.names, values, strict=True)
+        return repr([value for name, value in named if name not in ("temperature", "kd_weight")])
 
     def sample(self, rng: np.random.Generator) -> list[Any]:
         """A uniform family as `values` (log-uniform where the scale is logarithmic)."""
