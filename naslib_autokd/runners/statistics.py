@@ -71,7 +71,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     differences = np.subtract(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
     interval = mean_interval(differences.tolist(), confidence)
     spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    if spread == 0.0:  # the t test is not defined: no spread, or one pair
+    if spread < 1e-12:  # the t test is not defined: no spread but rounding, or one pair
         return PairedDifference(interval, None)
     return PairedDifference(interval, float(stats.ttest_rel(a, b).pvalue))
 
