@@ -113,6 +113,8 @@ class BaselineComparison:
     task: str
     seeds: tuple[int, ...]
     epochs: int
+    kd_weight: float
+    """Of the Hinton term of the hand-designed students."""
     teacher: FinalResult
     rows: tuple[BaselineRow, ...]
     trainings: tuple[Training, ...]
@@ -216,6 +218,7 @@ def compare(
         task=task.name,
         seeds=tuple(seeds),
         epochs=task.max_budget_epochs,
+        kd_weight=kd_weight,
         teacher=evaluator.teacher_row(),
         rows=tuple(make_rows(trainings)),
         trainings=trainings,

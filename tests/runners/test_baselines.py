@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +27,7 @@ from naslib_autokd.distillation.zoo import ZOO, build, features
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
 from naslib_autokd.runners import baselines
 from naslib_autokd.runners.baselines import FAMILY, BaselineComparison, Training, compare, make_rows, read_family
+from naslib_autokd.runners.engine import InProcessEngine
 from naslib_autokd.search_spaces import get_search_space
 from naslib_autokd.search_spaces.hnag import KDSettings
 from naslib_autokd.tasks import get_task
@@ -264,7 +268,7 @@ def training(student: str, loss: str, seed: int, test: float, val: float | None 
 def comparison(trainings: list[Training]) -> BaselineComparison:
     seeds = tuple(dict.fromkeys(t.seed for t in trainings))
     teacher = training("teacher", "kd", 0, 0.92).result
-    return BaselineComparison("toy", seeds, 9, teacher, tuple(make_rows(trainings)), tuple(trainings), ())
+    return BaselineComparison("toy", seeds, 9, 0.9, teacher, tuple(make_rows(trainings)), tuple(trainings), ())
 
 
 NOISE = (0.00, 0.01, -0.01, 0.02)
@@ -336,6 +340,8 @@ def test_report_shows_published_numbers_and_their_protocol():
     flat = " ".join(text.split())
     for part in ("another task, another protocol", "no validation split", "HobbitLong/RepDistiller", "b84f547"):
         assert part in flat, part
+    assert "every loss keeps the Hinton term" in flat
+    assert "labels only" in report(replace(found, kd_weight=0.0))
     assert published_table(["resnet8"]) is None
     assert results_table(found).row_count == 2
 
@@ -411,3 +417,55 @@ def test_command_refuses_bad_input_before_any_work(arguments, message, tmp_path,
     assert cli.main(["compare-kd", "--out", str(out), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+# --- the example ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def example():
+    path = Path(__file__).parents[2] / "examples" / "claim_kd_variants.py"
+    spec = importlib.util.spec_from_file_location("claim_kd_variants", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_example_tests_the_claim(example, task, tmp_path, capsys, monkeypatch):
+    family = get_search_space("hnag-small").default_candidate()
+    monkeypatch.setattr(example, "search_family", lambda options, out: family)
+    task.to_yaml(tmp_path / "task.yaml")
+    arguments = ["--task", str(tmp_path / "task.yaml"), "--losses", "kd,sp", "--seeds", "2", "--workers", "1"]
+    assert example.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    for part in (FAMILY.split()[0], "The best advanced loss by validation accuracy", "the claim", "cannot show"):
+        assert part in printed
+    assert (tmp_path / "run" / "table.txt").read_text().strip() in printed
+
+
+def test_example_searches_a_family(example, task, tmp_path, monkeypatch):
+    from naslib_autokd.runners import engine, search
+
+    monkeypatch.setattr(engine, "DaskEngine", lambda factory, **_: InProcess(factory()))
+    monkeypatch.setattr(search, "search", partial(search.search, max_failures=1))
+    task.to_yaml(tmp_path / "task.yaml")
+    options = example.parse(["--task", str(tmp_path / "task.yaml"), "--trials", "2"])
+    found = example.search_family(options, tmp_path / "search")
+    assert found.kd.temperature > 0
+    assert len((tmp_path / "search" / "trials.jsonl").read_text().splitlines()) == 2
+
+
+class InProcess(InProcessEngine):
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def test_example_refuses_bad_input(example, tmp_path, capsys):
+    assert example.main(["--losses", "fitnets", "--out", str(tmp_path / "run")]) == 2
+    assert "did you mean 'fitnet'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
