@@ -734,8 +734,8 @@ class BudgetAwareSelector(ConfigSelector):
         owner, index = self._owner, len(self._chosen)
         if index < self._n_initial and index < len(self._initial_design_configs):
             yield self._initial_design_configs[index]
-        rows = owner.rows()
-        if owner.model != "random" and sum(row.succeeded for row in rows) >= 5 and rng.random() >= owner.random_share:
+        rows = owner.rows() if owner.model != "random" else []
+        if sum(row.succeeded for row in rows) >= 5 and rng.random() >= owner.random_share:
             pool = self._best_first(rows, rng, full)
         else:
             pool = owner.vectors.sample(64, rng)

@@ -9,7 +9,7 @@ From the papers: one agent samples, trains and is rewarded for one student after
 ``accuracy * (latency / target) ** -0.07`` without its second factor, since no trial here has a latency; what is
 reported in the end is the best student sampled, not the policy.
 
-Ours, since AKD published neither code nor the agent's settings: MnasNet's recurrent controller (PPO) is replaced by
+Ours, since the settings of AKD's agent could not be found: MnasNet's recurrent controller (PPO) is replaced by
 independent categorical distributions with a moving-average baseline, the REINFORCE of NAS-Bench-101 (Ying et al. 2019,
 arXiv:1902.09635, section 4), which has an order of magnitude fewer parameters to learn from a few hundred samples. Adam
 instead of plain gradient ascent, because accuracies of students differ by a few percent and the step must not depend
