@@ -16,8 +16,8 @@ import os
 import pickle
 import queue
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -741,7 +741,7 @@ def run_study(
                 else:
                     failures[key] = JobFailure(method.label, seed, outcome.message)
                     runs.append(failures[key])
-                schedule.took(method.label, outcome.seconds)
+                schedule.ended(method.label, outcome.seconds)
                 if progress is not None:
                     n_done = len(done) + len(failures)
                     error = "" if outcome.status == "success" else outcome.message
@@ -762,20 +762,30 @@ def run_study(
 class _Schedule:
     """Which job is next: one of a method that nobody has timed yet, then those of the slowest method."""
 
-    def __init__(self, jobs: Sequence[tuple[StudyMethod, int]], done: Any, workers: int) -> None:
+    def __init__(self, jobs: Sequence[tuple[StudyMethod, int]], done: Iterable[SimulatedRun], workers: int) -> None:
         self.workers = workers
         self._waiting: dict[str, list[tuple[StudyMethod, int]]] = defaultdict(list)
+        self._running: Counter[str] = Counter()
         self._times: dict[str, list[float]] = defaultdict(list)
-        self._started: dict[str, int] = defaultdict(int)
         for method, seed in jobs:
             self._waiting[method.label].append((method, seed))
         for run in done:
-            self.took(run.method, run.cpu_s)
+            self._times[run.method].append(run.cpu_s)
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def took(self, label: str, seconds: float) -> None:
+    def next(self) -> tuple[StudyMethod, int]:
+        def urgency(label: str) -> float:
+            return self._seconds(label) if self._times[label] or self._running[label] else math.inf
+
+        label = max((label for label, jobs in self._waiting.items() if jobs), key=urgency)
+        self._running[label] += 1
+        return self._waiting[label].pop(0)
+
+    def ended(self, label: str, seconds: float) -> None:
+        """A job that `next` gave has ended."""
+        self._running[label] -= 1
         self._times[label].append(seconds)
 
     def _seconds(self, label: str) -> float:
@@ -783,16 +793,11 @@ class _Schedule:
         times = self._times[label] or [second for seconds in self._times.values() for second in seconds]
         return median(times) if times else 1.0
 
-    def next(self) -> tuple[StudyMethod, int]:
-        def urgency(label: str) -> float:
-            return self._seconds(label) if self._times[label] or self._started[label] else math.inf
-
-        label = max((label for label, jobs in self._waiting.items() if jobs), key=urgency)
-        self._started[label] += 1
-        return self._waiting[label].pop(0)
-
     def left_s(self) -> float:
-        return sum(len(jobs) * self._seconds(label) for label, jobs in self._waiting.items()) / self.workers
+        """Expected seconds to the end; a running job counts half."""
+        labels = {*self._waiting, *self._running}
+        work = [(len(self._waiting[label]) + self._running[label] / 2) * self._seconds(label) for label in labels]
+        return sum(work) / self.workers
 
 
 def _run_jobs(schedule: _Schedule, study: Study, workers: int) -> Iterator[tuple[StudyMethod, int, Outcome]]:

@@ -491,7 +491,7 @@ def test_slow_methods_are_started_first() -> None:
     while schedule:
         method, seed = schedule.next()
         order.append((method.label, seed))
-        schedule.took(method.label, seconds[method.label])
+        schedule.ended(method.label, seconds[method.label])
     assert order[:3] == [("quick", 0), ("slow", 0), ("middle", 0)]
     assert [label for label, _ in order[3:]] == ["slow"] * 2 + ["middle"] * 2 + ["quick"] * 2
 
@@ -499,11 +499,12 @@ def test_slow_methods_are_started_first() -> None:
 def test_the_expected_time_counts_waiting_and_running_jobs() -> None:
     methods = [StudyMethod(label, "random_search") for label in ("a", "b")]
     schedule = _Schedule([(method, seed) for method in methods for seed in range(5)], (), workers=2)
-    schedule.next()
-    schedule.took("a", 3.0)
-    schedule.next()
-    schedule.took("b", 1.0)
+    for label, seconds in (("a", 3.0), ("b", 1.0)):
+        assert schedule.next()[0].label == label
+        schedule.ended(label, seconds)
     assert schedule.left_s() == pytest.approx((4 * 3.0 + 4 * 1.0) / 2)
+    assert schedule.next()[0].label == "a"
+    assert schedule.left_s() == pytest.approx((3.5 * 3.0 + 4 * 1.0) / 2)
 
 
 def test_workers_have_one_thread_each_and_load_the_benchmark_once(

@@ -171,6 +171,14 @@ def test_fixed_values_under_open_conditions_come_and_go_with_them(seed: int) -> 
     assert values.get("mid_p") == (0.75 if values["mid_nodes"] > 1 else None)
 
 
+def test_a_fixed_parent_hands_its_own_condition_on() -> None:
+    frozen = FrozenSpace(Tangled(), {"pool": "max"})  # pool_p is there if pool is max, and pool if pooling is chosen
+    rng = np.random.default_rng(0)
+    for values in (dict(frozen.sample(rng).items) for _ in range(20)):
+        assert ("pool_p" in values) == ("pool" in values) == (values["operation"] == "pool")
+    assert "pool_p" not in FrozenSpace(Tangled(), {"pool": "mean"}).configuration_space()
+
+
 def test_conditions_are_decided() -> None:
     def left(fixed: Mapping[str, Any]) -> set[str]:
         return set(FrozenSpace(Tangled(), fixed).configuration_space())
