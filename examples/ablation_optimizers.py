@@ -10,7 +10,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from naslib_autokd.reports.ablation import print_study
-from naslib_autokd.runners.ablation import Study, StudyMethod, run_study
+from naslib_autokd.runners.ablation import run_study
+from naslib_autokd.runners.study import Study, StudyMethod
 
 STUDY = Study(
     name="first-study",

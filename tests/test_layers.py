@@ -39,6 +39,7 @@ WITHOUT_TORCH = [
     "naslib_autokd.runners.search",
     "naslib_autokd.runners.comparison",
     "naslib_autokd.runners.ablation",
+    "naslib_autokd.runners.study",
 ]
 
 

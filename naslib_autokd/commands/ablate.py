@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from naslib_autokd.runners.ablation import Study, StudyProgress
+    from naslib_autokd.runners.ablation import StudyProgress
+    from naslib_autokd.runners.study import Study
 
 
 def add(commands: Any) -> None:
@@ -37,7 +38,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from naslib_autokd.runners.ablation import get_study, study_names
+    from naslib_autokd.runners.study import get_study, study_names
 
     if options.list:
         for name in study_names():
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _yaml(study: str) -> str:
     """The file as it stands, comments and all."""
-    from naslib_autokd.runners.ablation import study_text
+    from naslib_autokd.runners.study import study_text
 
     return Path(study).read_text(encoding="utf-8") if study.endswith((".yaml", ".yml")) else study_text(study)
 

@@ -26,23 +26,18 @@ from naslib_autokd.records import Proposal, StoreLockedError, Trial, derive_seed
 from naslib_autokd.runners.ablation import (
     GRID_POINTS,
     SimulatedRun,
-    Study,
-    StudyError,
     StudyFolderError,
-    StudyMethod,
     StudyProgress,
     _Schedule,
     get_factory,
-    get_study,
     grid,
     make_optimizer,
     run_study,
     simulate,
-    study_names,
-    study_text,
     variant,
 )
 from naslib_autokd.runners.search import TooManyFailures, search
+from naslib_autokd.runners.study import Study, StudyError, StudyMethod, get_study, study_names, study_text
 from naslib_autokd.search_spaces.frozen import FrozenSpace
 from naslib_autokd.search_spaces.hnag import HNAGSpace, KDSettings
 
@@ -220,6 +215,15 @@ def test_a_seed_gives_the_same_run_in_another_process_with_another_hash_seed() -
         printed.append(done.stdout)
     assert printed[0].count("\n") == 2
     assert printed[0] == printed[1]
+
+
+def test_a_method_alone_may_say_its_budget() -> None:
+    run = simulate(Synthetic(), StudyMethod("r", "random_search", full_trainings=3), 0, student_epochs=900)
+    assert (run.n_trials, run.student_epochs) == (3, (9, 18, 27))
+    with pytest.raises(ValueError, match="give a budget"):
+        simulate(Synthetic(), "random_search", 0)
+    with pytest.raises(ValueError, match="does not pay one full training"):
+        simulate(Synthetic(), "random_search", 0, student_epochs=8)
 
 
 def test_other_seeds_are_other_runs() -> None:
