@@ -189,7 +189,11 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what is trained on, from whom, and where; shared with the examples."""
     parser.add_argument("--task", default="cluttered-digits", help="name or YAML file (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="folder of the data, for tasks that are not embedded")
-    parser.add_argument("--teacher", help="checkpoint (.safetensors or .pt) or module:function, instead of the task's")
+    parser.add_argument(
+        "--teacher",
+        help="instead of the task's: name of a network ('teacher list' shows them), file (.safetensors, .pt), NAME@FILE, "
+        "module:function, or several with commas between",
+    )
     parser.add_argument(
         "--device",
         default="cpu",

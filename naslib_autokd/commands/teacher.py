@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
         "train",
         help="train a network on a task's images",
         description="Train a network on a task's images and keep the epoch that is best on the validation split: the "
-        "file is written whenever it has become better, so an interrupted training loses nothing that was better.",
+        "file is written whenever it is as good as before or better, so an interrupted training keeps its best.",
         epilog="example: naslib-autokd teacher train --task flowers102 --data-dir data "
         "--architecture torchvision:resnet18@pretrained --out teacher.safetensors",
     )

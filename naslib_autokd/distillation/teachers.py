@@ -400,8 +400,8 @@ def train_teacher(
             from weights, the classifier is made anew where its classes are others.
         settings: `teacher_training` by default.
         input_size: The network's; by default the task's, and with published weights that of these.
-        keep: Given the teacher after every epoch in which it has become better on the validation split. The result is
-            then the best epoch's, else the last one's.
+        keep: Given the teacher after every epoch in which it is at least as good as before on the validation split. The
+            result is then the best epoch's (the latest of equal ones), else the last one's.
         progress: Called with epochs done, mean loss and validation accuracy after each epoch.
 
     Raises:
@@ -424,7 +424,7 @@ def train_teacher(
 
         def validate(epoch: int, loss: float) -> None:
             reached = accuracy(_predict(model, all_images), data.val_labels)
-            if keep is not None and reached > best["val_accuracy"]:
+            if keep is not None and reached >= best["val_accuracy"]:  # of equal ones the one at the lowest rate
                 weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
                 best.update(val_accuracy=reached, epoch=epoch, weights=weights)
                 keep(Teacher.of(copy.deepcopy(network), given, task, {**info, "val_accuracy": reached}))

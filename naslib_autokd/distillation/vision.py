@@ -14,10 +14,10 @@ _SCHEMAS = {
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision with its datasets.
+    """torchvision with its datasets and networks.
 
     A torchvision wheel built for another torch (the default wheel beside a CPU torch) fails at import with "operator
-    torchvision::nms does not exist". Its datasets need no operator at all, so the two operators that it describes at
+    torchvision::nms does not exist". Its datasets and classifiers need no operator at all, so the two operators that it describes at
     import are declared, without an implementation, and the import is tried again. A matching build is left alone.
 
     Raises:
@@ -26,7 +26,7 @@ def import_torchvision() -> ModuleType:
     try:
         return _import()
     except ModuleNotFoundError as error:
-        raise ImportError(f"CIFAR is read by torchvision, which is not installed: {error}") from error
+        raise ImportError(f"torchvision, which reads CIFAR and has networks, is not installed: {error}") from error
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise

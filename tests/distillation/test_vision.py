@@ -20,7 +20,7 @@ def test_missing_torchvision_says_so(monkeypatch):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(vision.importlib, "import_module", missing)
-    with pytest.raises(ImportError, match="read by torchvision, which is not installed"):
+    with pytest.raises(ImportError, match="torchvision, which reads CIFAR and has networks, is not installed"):
         vision.import_torchvision()
     assert builtins.__import__ is real
 
