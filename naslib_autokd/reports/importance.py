@@ -528,7 +528,7 @@ def sentences(found: ImportanceReport) -> list[str]:
     lines = [
         f"Over the space the true validation error of a full training is {100 * overall.mean:.1f}% on average, with a "
         f"standard deviation of {100 * math.sqrt(overall.variance):.1f} points. Single inputs explain "
-        f"{100 * (1 - overall.interactions):.0f}% of the variance, the rest is interactions.",
+        f"{100 * min(1.0, overall.first.sum()):.0f}% of the variance, the rest is interactions.",
         f"What matters: {_ranking(overall)}.",
     ]
     if found.best is not None:
@@ -536,8 +536,10 @@ def sentences(found: ImportanceReport) -> list[str]:
             f"What tells the best {BEST_SHARE:.0%} from each other and from the rest (all other errors counted as "
             f"equal): {_ranking(found.best)}."
         )
-    pairs = sorted(overall.pairs.items(), key=lambda pair: -pair[1])[:3]
-    pairs = [pair for pair in pairs if pair[1] > 0.01]
+    total = dict(zip(overall.names, overall.total.tolist(), strict=True))
+    # an interaction is part of both totals: what exceeds them is the error of the estimate
+    pairs = [(pair, min(share, *(total[name] for name in pair))) for pair, share in overall.pairs.items()]
+    pairs = sorted((pair for pair in pairs if pair[1] > 0.01), key=lambda pair: -pair[1])[:3]
     if pairs:
         shares = "; ".join(f"{a} with {b} {100 * share:.0f}%" for (a, b), share in pairs)
         lines.append(f"Largest interactions of two: {shares}.")
@@ -559,6 +561,11 @@ def _ranking(indices: SobolIndices, most: int = 5) -> str:
         f"{100 * indices.total_interval[i, 1]:.0f}]"
         for i in order
     )
+
+
+def _percent(share: float) -> str:
+    """Estimates a little below 0 are 0."""
+    return f"{100 * max(share, 0.0):.1f}"
 
 
 def _short(value: Any) -> str:
@@ -594,8 +601,8 @@ def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
     _dependence_figure(found.curves, out, files)
     order = np.argsort(-found.overall.total)
     table = [
-        [found.overall.names[i], f"{100 * found.overall.first[i]:.1f}", f"{100 * found.overall.total[i]:.1f}"]
-        + ([] if found.best is None else [f"{100 * found.best.total[i]:.1f}"])
+        [found.overall.names[i], _percent(found.overall.first[i]), _percent(found.overall.total[i])]
+        + ([] if found.best is None else [_percent(found.best.total[i])])
         for i in order
     ]
     header = ["input", "alone (%)", "with interactions (%)"]
