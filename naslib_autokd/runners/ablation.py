@@ -119,7 +119,9 @@ def variant(space: Any, changes: Mapping[str, Any]) -> SearchSpaceLike:
         preset = space.preset if space.name == "custom" else space.name
         space = HNAGSpace(preset, search_kd=search_kd, kd=kd, mode=hnag.get("mode", space.mode))
     if changes.get("freeze"):
-        space = FrozenSpace(space, changes["freeze"])
+        # of a table the rows that have these values: a point of it means its nearest row, which may have others
+        frozen = getattr(space, "frozen", None)
+        space = FrozenSpace(space, changes["freeze"]) if frozen is None else frozen(changes["freeze"])
     found: SearchSpaceLike = space
     return found
 

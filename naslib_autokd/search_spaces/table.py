@@ -171,12 +171,14 @@ class TableSpace:
         return dict(self._values[self._index[candidate]])
 
     def frozen(self, fixed: Mapping[str, Any]) -> TableSpace:
-        """The space of the rows that have these values.
+        """The space of the rows that have these values ("default": that of the default row).
 
         Raises:
             ValueError: If a column is unknown (names the nearest), or no row has these values together.
         """
         check_mapping(fixed, self.columns, f"fixed values of {self.name}")
+        default = self.values(self.default_candidate())
+        fixed = {column: default[column] if value == "default" else value for column, value in fixed.items()}
         kept = [i for i, row in enumerate(self._values) if all(row[column] == v for column, v in fixed.items())]
         if not kept:
             raise ValueError(f"the space {self.name!r} has no row with {dict(fixed)}")

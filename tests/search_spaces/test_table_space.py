@@ -16,6 +16,7 @@ from naslib_autokd.optimizers import OPTIMIZERS, get_optimizer, replay
 from naslib_autokd.optimizers.budget_aware_gp import SpaceVectors, maximise
 from naslib_autokd.optimizers.moves import Moves
 from naslib_autokd.records import Ask, Trial
+from naslib_autokd.runners.ablation import variant
 from naslib_autokd.search_spaces.table import RowCandidate, TableSpace
 from naslib_autokd.tasks import get_task
 
@@ -164,6 +165,10 @@ def test_spaces_are_equal_by_their_rows(small: TableSpace) -> None:
 def test_a_frozen_table_has_the_rows_with_these_values(small: TableSpace) -> None:
     frozen = small.frozen({"method": "hint", "temperature": 4.0})
     assert frozen.rows == tuple(row(w, 2, "hint", 4.0) for w in WIDTHS[:3])
+    default = small.values(small.default_candidate())["depth"]
+    assert {small.values(r)["depth"] for r in small.frozen({"depth": "default"}).rows} == {default}
+    kept = variant(small, {"freeze": {"width": 16}})
+    assert {kept.values(r)["width"] for r in kept.rows} == {16}
     with pytest.raises(ValueError, match=r"no row with \{'method': 'hint', 'width': 64\}"):
         small.frozen({"method": "hint", "width": 64})
     with pytest.raises(ValueError, match="did you mean 'method'"):
