@@ -10,7 +10,11 @@ by validation accuracy. The seeds repeat the final trainings, not the search; --
     python examples/claim_kd_variants.py --task cifar10 --data-dir data --device cuda --students resnet20,wrn_16_1
 
 As it stands: the embedded task, resnet8x0.5 (20k parameters, the task's limit is 24k) with six losses, 3 seeds, 12
-trials of search; about five minutes on two cores. An interrupted run continues when it is started again with --out.
+trials of search; a few minutes on two cores. Measured so (torch 2.13, CPU): family 90.4 [90.0, 90.8]; resnet8x0.5 with
+plain KD 83.3, FitNet 89.4 [88.5, 90.3], PKT 84.9, VID 84.2, DKD 83.2, AT 77.3. The family is far ahead of the same
+loss on the hand-designed student, but three seeds do not tell it from FitNet (+1.0 [-0.3, +2.3]).
+
+An interrupted run continues when it is started again with the same --out, also with more seeds or losses.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import cast
+
+import yaml
 
 from naslib_autokd.cli import task_from_options
 from naslib_autokd.commands.compare_kd import report, say, write_summary
@@ -66,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             print(f"searching a family with plain KD: {options.trials} trials; run folder {out}", flush=True)
             family = search_family(options, out / "search")
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "family.yaml").write_text(yaml.safe_dump(family.to_dict(), sort_keys=False), encoding="utf-8")
         comparison = compare(
             task,
             students,
@@ -87,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_summary(comparison, out)
     print(report(comparison))
     print(
-        f"{time.perf_counter() - started:.0f} s. In {out}: table.txt, summary.json, trainings/results.jsonl, search/."
+        f"{time.perf_counter() - started:.0f} s. In {out}: table.txt, summary.json, family.yaml, search/, trainings/."
     )
     return 1 if comparison.failures else 0
 

@@ -139,8 +139,8 @@ def results_table(comparison: BaselineComparison) -> Table:
         title_justify="left",
         title_style="bold",
     )
-    table.add_column("student")
-    table.add_column("loss")
+    table.add_column("student", no_wrap=True)
+    table.add_column("loss", no_wrap=True)
     with_family = any(row.behind_family is not None for row in comparison.rows)
     names = ["test", "minus plain KD", *(["family minus it"] if with_family else [])]
     for name in (*names, "params", "MMACs", "agrees", "CIFAR-100: minus KD"):
@@ -262,8 +262,7 @@ def family_conclusions(comparison: BaselineComparison) -> list[str]:
         return []
     lines = [
         f"The best advanced loss by validation accuracy: {best.student} with {best.title}; test {_test(best)}, "
-        f"{best.n_params / 1e3:.1f}k parameters. The searched family with plain KD: test {_test(family)}, "
-        f"{family.n_params / 1e3:.1f}k parameters."
+        f"{_costs(best)}. The searched family with plain KD: test {_test(family)}, {_costs(family)}."
     ]
     assert best.behind_family is not None
     interval = best.behind_family.difference
@@ -290,3 +289,7 @@ def family_conclusions(comparison: BaselineComparison) -> list[str]:
 
 def _test(row: BaselineRow) -> str:
     return row.test_accuracy.percent()
+
+
+def _costs(row: BaselineRow) -> str:
+    return f"{row.n_params / 1e3:.1f}k parameters and {row.macs / 1e6:.2f} MMACs"

@@ -443,6 +443,7 @@ def test_example_tests_the_claim(example, task, tmp_path, capsys, monkeypatch):
     for part in (FAMILY.split()[0], "The best advanced loss by validation accuracy", "the claim", "cannot show"):
         assert part in printed
     assert (tmp_path / "run" / "table.txt").read_text().strip() in printed
+    assert read_family(tmp_path / "run" / "family.yaml") == family
 
 
 def test_example_searches_a_family(example, task, tmp_path, monkeypatch):
