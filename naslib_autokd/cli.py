@@ -191,8 +191,8 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of the data, for tasks that are not embedded")
     parser.add_argument(
         "--teacher",
-        help="instead of the task's: name of a network ('teacher list' shows them), file (.safetensors, .pt), NAME@FILE, "
-        "module:function, or several with commas between",
+        help="instead of the task's: name of a network ('teacher list' shows them), file (.safetensors, .pt), "
+        "NAME@FILE, module:function, or several with commas between",
     )
     parser.add_argument(
         "--device",

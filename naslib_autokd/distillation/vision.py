@@ -17,8 +17,9 @@ def import_torchvision() -> ModuleType:
     """torchvision with its datasets and networks.
 
     A torchvision wheel built for another torch (the default wheel beside a CPU torch) fails at import with "operator
-    torchvision::nms does not exist". Its datasets and classifiers need no operator at all, so the two operators that it describes at
-    import are declared, without an implementation, and the import is tried again. A matching build is left alone.
+    torchvision::nms does not exist". Its datasets and classifiers need no operator at all, so the two operators
+    that it describes at import are declared, without an implementation, and the import is tried again. A matching build
+    is left alone.
 
     Raises:
         ImportError: If torchvision is not installed or cannot be used; says what to install.
