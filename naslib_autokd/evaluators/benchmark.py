@@ -129,6 +129,8 @@ class KDBenchmark:
     @property
     def table(self) -> dict[str, NDArray[Any]]:
         """The trainings behind the surrogate, as columns of equal length (see `table_of`)."""
+        for column in self._table_arrays.values():
+            column.flags.writeable = False
         return dict(self._table_arrays)
 
     # --- answers ------------------------------------------------------------------------------------------------------
@@ -243,7 +245,10 @@ class KDBenchmark:
             if len(self._families) >= N_REMEMBERED:
                 self._families.clear()
             family = self._families[values] = _Family(
-                self._encoding.features(values), self._encoding.diversity(values), self._encoding.generator_key(values), {}
+                self._encoding.features(values),
+                self._encoding.diversity(values),
+                self._encoding.generator_key(values),
+                {},
             )
         return family
 
