@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LOSSES = "kd,fitnet,at,sp,cc,vid,rkd,pkt,ft,nst,crd,dkd"
 ALPHA = 0.05
-WIDTH = 132
+WIDTH = 152
 
 
 def add(commands: Any) -> None:
