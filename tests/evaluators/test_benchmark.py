@@ -412,3 +412,28 @@ def test_the_commands(toy_file, tmp_path, capsys):
     assert "by weight seeds and split" in capsys.readouterr().out
     assert main([*query[:-2], "--budget", "2"]) == 2
     assert "not of 2" in capsys.readouterr().err
+
+
+def test_from_training_to_verification(tmp_path, capsys):
+    """A benchmark of a tiny task: built, fitted, and compared with students trained afterwards."""
+    sizes = {"n_train": 64, "n_teacher": 600, "n_val": 100, "n_test": 100, "teacher_epochs": 6, "batch_size": 32}
+    limits = {"min_teacher_accuracy": 0.0, "max_budget_epochs": 2, "min_budget_epochs": 1}
+    get_task("cluttered-digits", name="tiny", **sizes, **limits).to_yaml(tmp_path / "tiny.yaml")
+    table, out, live = tmp_path / "table", tmp_path / "tiny.npz", tmp_path / "live"
+    build = ["bench", "build", "--task", str(tmp_path / "tiny.yaml"), "--out", str(table), "--space-families", "20"]
+    for stage in ("dense", "nested", "dense-nested", "held-out", "dense-held-out"):
+        build += [f"--{stage}-families", "0"]
+    assert main([*build, "--repeats", "1"]) == 0
+    told = capsys.readouterr()
+    assert "complete; now: naslib-autokd bench fit" in told.out
+    assert "62 student-epochs in all" in told.err
+    assert main(["bench", "fit", str(table), "--out", str(out)]) == 0
+    assert "41 (space 40, repeats 1) of 20 families" in capsys.readouterr().out
+    verify = ["bench", "verify", str(out), "--generators", "4", "--out", str(live), "--json"]
+    assert main(verify) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["validation"]["n"] == found["test"]["n"] == 4
+    before = (live / "trials.jsonl").read_bytes()
+    assert main(verify[:-1]) == 0, "nothing is trained again"
+    assert "an exact benchmark" in capsys.readouterr().out
+    assert (live / "trials.jsonl").read_bytes() == before
