@@ -91,6 +91,19 @@ def add(commands: Any) -> None:
     query.add_argument("--json", action="store_true", help="print the trial as JSON")
     query.set_defaults(run=run_query)
 
+    importance = parts.add_parser(
+        "importance",
+        help="which family traits make good students",
+        description="Sobol indices and partial dependence of the benchmark's true error on the hyperparameters: a "
+        "table, figures and the CSV behind them.",
+        epilog="example: naslib-autokd bench importance --out runs/importance",
+    )
+    add_name(importance)
+    importance.add_argument("--samples", type=int, default=512, help="base samples (default: %(default)s)")
+    importance.add_argument("--seed", type=int, default=0)
+    importance.add_argument("--out", type=Path, required=True, help="folder of the report")
+    importance.set_defaults(run=run_importance)
+
     verify = parts.add_parser(
         "verify",
         help="compare a benchmark with trainings made now",
@@ -320,11 +333,27 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
+def run_importance(options: argparse.Namespace) -> int:
+    from naslib_autokd.evaluators.benchmark import get_benchmark
+    from naslib_autokd.reports.importance import importance_of, sentences, write_importance_report
+
+    if options.samples < 2:
+        raise ValueError(f"--samples must be at least 2, got {options.samples}")
+    found = importance_of(get_benchmark(options.benchmark), options.samples, options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    files = write_importance_report(found, options.out)
+    print("\n".join(sentences(found)))
+    print(f"report: {files[0]}")
+    return 0
+
+
 def run_query(options: argparse.Namespace) -> int:
     from naslib_autokd.cli import read_candidate
     from naslib_autokd.evaluators.benchmark import get_benchmark
     from naslib_autokd.records import Proposal
 
+    if str(options.benchmark).endswith((".yaml", ".yml")):
+        raise ValueError(f"{options.benchmark} is a foreign table: look its rows up in its CSV")
     benchmark = get_benchmark(options.benchmark, noise=not options.no_noise)
     candidate = benchmark.space.default_candidate() if options.candidate is None else read_candidate(options.candidate)
     budget = benchmark.budgets[-1] if options.budget is None else options.budget

@@ -21,6 +21,7 @@ from naslib_autokd.distillation.data import TaskData
 from naslib_autokd.distillation.losses import distillation_loss
 
 PREDICT_BATCH = 250
+"""Images of one batch of predictions; fewer of more than 64 x 64 pixels, so that a batch of them fits into memory."""
 
 
 class KDLike(Protocol):
@@ -205,8 +206,10 @@ def triangular_lr(step: int, n_steps: int, settings: TrainingSettings) -> float:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: TaskData, images: Tensor, batch_size: int = PREDICT_BATCH) -> Tensor:
+def predict(model: nn.Module, data: TaskData, images: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits ``(n, classes)`` of uint8 ``images``; the model is left in eval mode."""
+    if batch_size is None:
+        batch_size = max(8, min(PREDICT_BATCH, PREDICT_BATCH * 64**2 // data.task.image_size**2))
     model.eval()
     return torch.cat([model(data.normalise(part)) for part in images.split(batch_size)])
 

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naslib_autokd._version import __version__
+from naslib_autokd.evaluators.base import Score
 from naslib_autokd.evaluators.surrogate import (
     Array,
     BudgetModel,
@@ -117,6 +118,7 @@ class KDBenchmark:
             self._models[budget] = BudgetModel.from_arrays(own)
         self._table_arrays = {key[6:]: array for key, array in arrays.items() if key.startswith("table/")}
         self._families: dict[Any, _Family] = {}
+        self._scorer: Any = None
 
     def __repr__(self) -> str:
         return f"KDBenchmark({self.name!r})"
@@ -212,6 +214,18 @@ class KDBenchmark:
             noise += expected.split_sd * draws.normal(1 if split == "validation" else 2)
         return noise
 
+    def training_free_score(self, candidate: Any, seed: int) -> Score:
+        """The score of a real untrained student (`KDEvaluator.training_free_score`): cheap enough to need no surrogate.
+
+        Takes some 20 ms; the first call loads torch, the images and the teacher (trained once on a machine).
+        """
+        if self._scorer is None:
+            from naslib_autokd.evaluators.kd import KDEvaluator
+
+            self._scorer = KDEvaluator(self.task)
+        score: Score = self._scorer.training_free_score(candidate, seed)
+        return score
+
     def test_accuracy(self, candidate: Any, seed: int) -> float:
         """``1 - final_test_error``: what the NASLib plugin asks of an evaluator that trains nothing."""
         return 1.0 - self.final_test_error(candidate, seed)
@@ -234,6 +248,11 @@ class KDBenchmark:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _family(self, candidate: Any) -> _Family:
+        if getattr(candidate, "size", 1.0) != 1.0:
+            raise BenchmarkError(
+                f"the benchmark {self.name} has students of the task's full parameter limit only, not of "
+                f"{candidate.size:g} of it: search a space without search_size"
+            )
         try:
             values = tuple(self._encoding.values(candidate))
         except AttributeError as error:

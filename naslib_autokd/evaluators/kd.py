@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, latency_s, train_memory
 from naslib_autokd.distillation.data import TaskData, load_data, normalise
 from naslib_autokd.distillation.diswot import SCORE_BATCH, SCORE_COST, LastFeatures, compare, last_features
-from naslib_autokd.distillation.teachers import SoftTargets, Teacher, load_teacher, write_whole
+from naslib_autokd.distillation.teachers import SoftTargets, Teacher, TeacherSource, load_teacher, write_whole
 from naslib_autokd.distillation.training import (
     KDLike,
     TrainingResult,
@@ -130,7 +130,7 @@ class KDEvaluator:
         threads: int = 1,
         objective: str = "kd",
         data: TaskData | None = None,
-        teacher: str | Path | nn.Module | Callable[[], nn.Module] | None = None,
+        teacher: TeacherSource | None = None,
         settings: TrainingSettings | None = None,
         time_limit_s: float | None = None,
         limits: StudentLimits | None = None,

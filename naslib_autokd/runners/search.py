@@ -278,8 +278,9 @@ def search(
         evaluator: Trains the students in this process, one at a time (`KDEvaluator`), or answers from a table.
         engine: Runs the trials instead, on workers or with limits (`engine.DaskEngine`, `engine.LimitedEngine`); it
             builds its evaluators itself and is closed by the caller. Either this or ``evaluator``.
-        scorer: Scores untrained students for an optimizer that wants it (``attach``, DisWOT), in this process; the
-            evaluator by default, so it is needed with an engine of workers only.
+        scorer: Scores untrained students for an optimizer that wants it (``attach``, DisWOT), in this process, and
+            knows the images whose splits are kept in ``out``; the evaluator by default, so of use with an engine of
+            workers only.
         space: What is searched, a name or an object; the task's preset with the KD settings by default.
         n_trials: Stop after so many trials.
         student_epochs: Stop before a trial would bring the epochs trained above this; running trials count in full.
@@ -306,6 +307,7 @@ def search(
     Raises:
         ValueError: Before any work, for settings that cannot work.
         RunFolderError: If ``out`` holds another run.
+        TaskError: If the images of the task have changed since the run in ``out`` began.
         ReplayError: If the stored trials of ``out`` cannot be reproduced.
         TooManyFailures: After ``max_failures`` failed trials in a row.
         SearchInterrupted: After ``stop``.
@@ -375,6 +377,11 @@ def search(
         session = stack.enter_context(Session(folder, budget))
         if folder is not None:
             open_run(folder, task, settings)
+            data = getattr(scorer or evaluator, "data", None)
+            if data is not None:
+                from naslib_autokd.distillation.data import save_splits
+
+                save_splits(data, folder)
         run = _Search(task, space, chosen, engine, store, asks, session, budget, max_failures, stop, progress)
         run.objectives = objectives
         run.resume(seed, start_with_default)

@@ -27,6 +27,7 @@ from naslib_autokd.evaluators.benchmark import (
     get_benchmark,
     read_files,
 )
+from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.records import Proposal, Trial
 from naslib_autokd.runners.bench import STAGE_SIZE, STAGES
 from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace, KDSettings, fit_width
@@ -214,6 +215,18 @@ def test_what_cannot_be_answered_is_said(toy):
         get_benchmark("cluttered-digit")
     with pytest.raises(BenchmarkError, match="of another task: its trainings have n_train 1500 and not 99"):
         KDBenchmark(get_task("cluttered-digits", n_train=99))
+
+
+def test_students_of_another_size_are_refused(toy):
+    with pytest.raises(BenchmarkError, match="full parameter limit"):
+        toy.evaluate(proposal(replace(FAMILY, size=0.5)))
+
+
+def test_a_training_free_score_is_that_of_the_real_student(shipped, cluttered_teacher, cluttered_data):
+    live = KDEvaluator(cluttered_data.task, data=cluttered_data, teacher=cluttered_teacher.network)
+    score = shipped.training_free_score(FAMILY, 3)
+    assert score == live.training_free_score(FAMILY, 3)
+    assert 0 < score.student_epochs < 0.1
 
 
 def test_the_best_family_is_the_best_of_many(toy, shipped):
