@@ -48,7 +48,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     for name in CLASSES:
         (folder / name.replace("/", "_")).mkdir(parents=True)
-        for index in range(60):
+        for index in range(90):
             Image.fromarray(draw(name, rng)).save(folder / name.replace("/", "_") / f"{index:03}.png")
     return folder
 
@@ -62,7 +62,7 @@ def test_from_a_folder_and_a_torchvision_model_to_an_onnx_student(
     task = ["--task", str(tmp_path / "patterns.yaml"), "--data-dir", str(photos)]
     teacher, run = str(tmp_path / "teacher.safetensors"), tmp_path / "run"
 
-    train = ["teacher", "train", *task, "--architecture", "torchvision:resnet18", "--epochs", "4", "--out", teacher]
+    train = ["teacher", "train", *task, "--architecture", "torchvision:resnet18", "--epochs", "10", "--out", teacher]
     assert main(train) == 0
     capsys.readouterr()
     assert main(["teacher", "check", *task, "--teacher", teacher, "--json"]) == 0
