@@ -40,12 +40,12 @@ class BuildPlan:
     """How large the table is; numbers of families, except where said otherwise."""
 
     n_space: int = 512
-    n_dense: int = 304
-    n_nested: int = 40
-    n_dense_nested: int = 24
-    n_held_out: int = 50
-    n_dense_held_out: int = 24
-    n_repeats: int = 816
+    n_dense: int = 300
+    n_nested: int = 10
+    n_dense_nested: int = 6
+    n_held_out: int = 24
+    n_dense_held_out: int = 12
+    n_repeats: int = 0
     n_wirings: int = 3
     """Of a nested family; each is crossed with ``n_seeds`` weight seeds. Held-out families have as many trainings."""
     n_seeds: int = 2
