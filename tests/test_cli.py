@@ -77,6 +77,7 @@ def test_search_runs_to_the_end_resumes_and_keeps_everything(
     assert 0 < data["finals"][data["kept"]]["test_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_evaluate_is_the_same_bit_for_bit_in_a_new_process(small_task: str) -> None:
     command = ["-m", "naslib_autokd.cli", "evaluate", "--task", small_task, "--budget", "1", "--seed", "5", "--json"]
     trials = []
@@ -214,6 +215,7 @@ def test_console_command_is_installed() -> None:
         assert name in done.stdout
 
 
+@pytest.mark.slow
 def test_workers_find_what_one_worker_finds_and_their_limits_hold(
     small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -298,7 +298,14 @@ class KDEvaluator:
                 "teacher_agreement": accuracy(logits, self.soft_targets.val.argmax(dim=1)),
             }
 
-    def _train(self, model: nn.Module, kd: KDLike | None, epochs: int, seed: int) -> TrainingResult:
+    def _train(
+        self,
+        model: nn.Module,
+        kd: KDLike | None,
+        epochs: int,
+        seed: int,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> TrainingResult:
         use_teacher = self.objective == "kd" and kd is not None
         return train(
             model,
@@ -309,6 +316,7 @@ class KDEvaluator:
             seed=seed,
             settings=self.settings,
             time_limit_s=self.time_limit_s,
+            progress=progress,
         )
 
     def training_free_score(self, candidate: Any, seed: int) -> Score:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 from torch import nn
 
-from naslib_autokd.distillation.training import KDLike, TrainingResult, accuracy, limited_threads, predict, train
+from naslib_autokd.distillation.training import KDLike, TrainingResult, accuracy, limited_threads, predict
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.records import Proposal, Trial
 
@@ -43,22 +44,20 @@ class RecordingEvaluator(KDEvaluator):
             }
         return replace(trial, info=info)
 
-    def _train(self, model: nn.Module, kd: KDLike | None, epochs: int, seed: int) -> TrainingResult:
+    def _train(
+        self,
+        model: nn.Module,
+        kd: KDLike | None,
+        epochs: int,
+        seed: int,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> TrainingResult:
         images, labels = self.data.val_images[:N_CURVE], self.data.val_labels[:N_CURVE]
 
-        def record(_epoch: int, _loss: float) -> None:
+        def record(epoch: int, loss: float) -> None:
             self._curve.append(accuracy(predict(model, self.data, images), labels))
+            if progress is not None:
+                progress(epoch, loss)
 
         self._student = model
-        use_teacher = self.objective == "kd" and kd is not None
-        return train(
-            model,
-            self.data,
-            self.soft_targets.train if use_teacher else None,
-            kd=kd if use_teacher else None,
-            epochs=epochs,
-            seed=seed,
-            settings=self.settings,
-            time_limit_s=self.time_limit_s,
-            progress=record,
-        )
+        return super()._train(model, kd, epochs, seed, record)

@@ -427,6 +427,7 @@ def test_the_commands(toy_file, tmp_path, capsys):
     assert "not of 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_training_to_verification(tmp_path, capsys):
     """A benchmark of a tiny task: built, fitted, and compared with students trained afterwards."""
     sizes = {"n_train": 64, "n_teacher": 600, "n_val": 100, "n_test": 100, "teacher_epochs": 6, "batch_size": 32}

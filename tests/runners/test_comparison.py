@@ -83,6 +83,7 @@ def test_table_csv_and_figure_show_every_row(tmp_path: Path) -> None:
 SMALL: dict[str, Any] = {"n_val": 300, "n_test": 300, "min_budget_epochs": 1, "max_budget_epochs": 2}
 
 
+@pytest.mark.slow
 def test_real_comparison_finishes_and_is_not_repeated(tmp_path: Path) -> None:
     task = get_task("cluttered-digits", n_train=128, **SMALL)
     messages: list[JobProgress] = []
