@@ -38,16 +38,33 @@ FAMILY = "searched family"
 class BaselineEvaluator(KDEvaluator):
     """Trains with `LossSettings` in place of KD settings; everything else is the evaluator's."""
 
-    def _train(self, model: nn.Module, kd: KDLike | None, epochs: int, seed: int) -> TrainingResult:
+    def _train(
+        self,
+        model: nn.Module,
+        kd: KDLike | None,
+        epochs: int,
+        seed: int,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> TrainingResult:
         if not isinstance(kd, LossSettings):
-            return super()._train(model, kd, epochs, seed)
+            return super()._train(model, kd, epochs, seed, progress)
         objective = BaselineObjective(
             kd, model, self.data, self.teacher, self.soft_targets.train, epochs=epochs, seed=seed
         )
         # the losses have different scales, some grow by design (DKD) or are negative (VID): only a loss that is not
         # finite is a divergence here
         settings = replace(self.settings or TrainingSettings(), divergence_factor=float("inf"))
-        return train(model, self.data, None, kd=None, epochs=epochs, seed=seed, settings=settings, objective=objective)
+        return train(
+            model,
+            self.data,
+            None,
+            kd=None,
+            epochs=epochs,
+            seed=seed,
+            settings=settings,
+            objective=objective,
+            progress=progress,
+        )
 
 
 @dataclass(frozen=True)
