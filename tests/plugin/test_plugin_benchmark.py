@@ -92,7 +92,9 @@ def test_a_search_of_naslib_runs_on_it(registered, tmp_path: Path, name: str):
     api = get_dataset_api(name, DATASET)
     optimizer.adapt_search_space(get_search_space(name, DATASET), dataset_api=api)
     Trainer(optimizer, settings, lightweight_output=True).search()
-    assert api.n_trained == 12
+    # a mutation may lead to a family that was trained before: it is answered from the record
+    assert 10 <= api.n_trained <= 12
+    assert api.n_trained == len({trial.candidate_digest for trial in api.store})
     assert api.evaluator.true_cost(optimizer.get_final_architecture().candidate) < 0.4
 
 
