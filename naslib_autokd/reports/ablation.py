@@ -703,6 +703,8 @@ def _finals_figure(result: StudyResult, found: StudySummary, out: Path, files: l
         values = np.concatenate(list(finals.values()))
         values = values[np.isfinite(values)]
         log = len(values) > 0 and values.min() > 0 and values.max() > 8 * values.min()
+        # one run that hit the optimum would stretch the axis over decades: it is drawn at the edge, marked by the label
+        floor = float(np.quantile(values, 0.02)) / 2 if log else -np.inf
         rng = np.random.default_rng(0)
         for row, method in enumerate(methods):
             own = finals[method.label]
@@ -714,7 +716,15 @@ def _finals_figure(result: StudyResult, found: StudySummary, out: Path, files: l
                 axes.barh(row, third - first, 0.62, left=first, facecolor="none", edgecolor="#888888", linewidth=0.6)
                 axes.plot([median, median], [row - 0.31, row + 0.31], color="#444444", linewidth=0.9)
             jitter = rng.uniform(-0.2, 0.2, len(own)) if len(own) > 1 else np.zeros(len(own))
-            axes.plot(own, row + jitter, marker(place), color=colour, markersize=2, alpha=0.55, markeredgewidth=0)
+            axes.plot(
+                np.maximum(own, floor),
+                row + jitter,
+                marker(place),
+                color=colour,
+                markersize=2,
+                alpha=0.55,
+                markeredgewidth=0,
+            )
             if len(own):
                 axes.plot(100 * method.regret, row, "|", color=colour, markersize=8, markeredgewidth=1.6, zorder=5)
             if method.regret_low is not None and method.regret_high is not None:
@@ -724,7 +734,8 @@ def _finals_figure(result: StudyResult, found: StudySummary, out: Path, files: l
             axes.set_xscale("log")
         axes.set_yticks(range(len(methods)), list(finals))
         axes.set_ylim(len(methods) - 0.4, -0.6)
-        axes.set_xlabel("final regret (% points)")
+        below = f"; {floor:.2g}: or less" if np.any(values < floor) else ""
+        axes.set_xlabel(f"final regret (% points{below})")
         axes.grid(True, axis="x")
         _plain_ticks(axes)
 
