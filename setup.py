@@ -46,6 +46,8 @@ setup(
         "distributed>=2024.1",
         "cloudpickle>=3",
         "psutil>=5.9",
+        "plotly>=6",  # its plotly.js is embedded in reports
+        "shtab>=1.7",  # shell completion
     ],
     extras_require={
         # what NASLib's modules import (its own requirements pin versions of 2021); NASLib itself is not on PyPI
@@ -72,6 +74,7 @@ setup(
         "tensorboard": ["tensorboard"],
         "timm": ["timm>=1.0"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "test": [
             "pytest>=8",
             "pytest-timeout",
@@ -81,6 +84,7 @@ setup(
             "onnx",
             "onnxscript",
             "onnxruntime",
+            "playwright>=1.45",  # drives an installed Chromium; downloads none
             "ruff",
             "mypy>=1.10",
             "types-PyYAML",
