@@ -8,7 +8,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -31,6 +31,7 @@ from naslib_autokd.distillation.training import (
     train,
 )
 from naslib_autokd.evaluators.base import Score
+from naslib_autokd.evaluators.judgement import judgement
 from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
 from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, derive_seed
 from naslib_autokd.tasks import Task, did_you_mean, get_task
@@ -89,6 +90,8 @@ class FinalResult:
     test_accuracy: float | None = None
     """None until `KDEvaluator.judge`."""
     test_agreement: float | None = None
+    test_counts: dict[str, Any] = field(default_factory=dict)
+    """What the student and the teacher did on the test split (`judgement.judgement`); empty until `judge`."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -403,6 +406,7 @@ class KDEvaluator:
             result,
             test_accuracy=accuracy(logits, labels),
             test_agreement=accuracy(logits, teacher.argmax(dim=1)),
+            test_counts=judgement(logits, teacher, labels, self.data.classes),
         )
 
     def teacher_row(self) -> FinalResult:
