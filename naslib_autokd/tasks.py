@@ -3,8 +3,9 @@
 `Task` is frozen plain data without torch; `TASKS` holds the ones we ship, `get_task` finds them by name, and a YAML
 file describes your own: any field left out is taken from the task of the same ``dataset``.
 
->>> get_task("cluttered-digits", n_train=1000).n_train
-1000
+Examples:
+    >>> get_task("cluttered-digits", n_train=1000).n_train
+    1000
 """
 
 from __future__ import annotations

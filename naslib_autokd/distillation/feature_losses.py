@@ -98,7 +98,8 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """SP: ``|G_T - G_S|_F**2 / batch**2`` with ``G`` the images' products, each row of unit length.
 
     Args:
-        student, teacher: ``(batch, ...)``, the rest is flattened; the sizes may differ.
+        student: ``(batch, ...)``, the rest is flattened.
+        teacher: The same, of any size.
 
     Source: Tung & Mori 2019, arXiv:1907.09682, section 3.
     """
@@ -117,7 +118,8 @@ def correlation_loss(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, or
     Taylor series is cut after ``order``.
 
     Args:
-        student, teacher: ``(batch, n_features)``; the numbers of features may differ.
+        student: ``(batch, n_features)``.
+        teacher: The same, with any number of features.
 
     Source: Peng et al. 2019, arXiv:1904.01802, section 3. RepDistiller's ``correlation`` is another formula
     (neighbours' absolute differences).
@@ -174,7 +176,8 @@ def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """RKD-D: Huber loss between all distances within a batch, each divided by their mean over pairs of images.
 
     Args:
-        student, teacher: ``(batch, n_features)``; the numbers of features may differ.
+        student: ``(batch, n_features)``.
+        teacher: The same, with any number of features.
 
     Source: Park et al. 2019, arXiv:1904.05068, section 3.2.1, averaged over all ``batch**2`` ordered pairs (the
     authors' code; the paper sums).
@@ -270,7 +273,8 @@ def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """FT: mean of ``|F_T / |F_T|_2 - F_S / |F_S|_2|`` over all entries.
 
     Args:
-        student, teacher: Factors of equal shape ``(batch, n_factors, height, width)``.
+        student: Factors, ``(batch, n_factors, height, width)``.
+        teacher: Factors of the same shape.
 
     Source: Kim et al. 2018, section 3.2 with p = 1, averaged. RepDistiller takes the mean square over channels
     first (an attention map), which the paper does not.
@@ -368,7 +372,8 @@ class ContrastiveRepresentation(nn.Module):
         """The loss of a batch; moves the memories.
 
         Args:
-            student, teacher: Pooled features ``(batch, n_features)``.
+            student: Pooled features, ``(batch, n_features)``.
+            teacher: The same, with its own number of features.
             index: Which training images these are, ``(batch,)``.
         """
         s = F.normalize(self.student_head(student), dim=1)

@@ -83,7 +83,8 @@ class Teacher(nn.Module):
 
     Args:
         network: Takes normalised float32 images; an `InputAdapter` normalises by itself (mean 0, std 1 here).
-        mean, std: Per channel, of pixels in [0, 1]: what the network was trained with.
+        mean: Per channel, of pixels in [0, 1]: what the network was trained with.
+        std: Likewise.
         info: What is known of it (architecture, stated accuracy, classes, notes on its loading); JSON values.
     """
 

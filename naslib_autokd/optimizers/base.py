@@ -204,8 +204,9 @@ def check_budgets(max_budget_epochs: int, min_budget_epochs: int, total_budget_e
 def budget_ladder(max_budget: int, min_budget: int, eta: int, n_rungs: int) -> tuple[int, ...]:
     """At most ``n_rungs`` budgets, ascending: ``max_budget / eta**k``, rounded, none below ``min_budget``.
 
-    >>> budget_ladder(27, 3, 3, 2), budget_ladder(9, 3, 3, 3), budget_ladder(8, 3, 3, 3), budget_ladder(40, 1, 3, 3)
-    ((9, 27), (3, 9), (3, 8), (4, 13, 40))
+    Examples:
+        >>> budget_ladder(27, 3, 3, 2), budget_ladder(9, 3, 3, 3), budget_ladder(8, 3, 3, 3), budget_ladder(40, 1, 3, 3)
+        ((9, 27), (3, 9), (3, 8), (4, 13, 40))
     """
     ladder = [max_budget]
     for k in range(1, n_rungs):

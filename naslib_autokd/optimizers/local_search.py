@@ -23,8 +23,9 @@ from naslib_autokd.optimizers.moves import Moves, Values
 class LocalSearch(FullBudgetOptimizer):
     """Hill climbing with restarts at the full budget.
 
+    Its options, besides the arguments of every `FullBudgetOptimizer`:
+
     Args:
-        space, seed, max_budget_epochs, min_budget_epochs, total_budget_epochs: See `FullBudgetOptimizer`.
         n_initial: Random points of which the best is a start, and again at each restart.
         first_improvement: Move to the first neighbour that is better; False: train all neighbours, then move to the
             best (Algorithm 1).

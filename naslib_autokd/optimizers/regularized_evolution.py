@@ -25,8 +25,9 @@ FRESH_CHILDREN = 20
 class RegularizedEvolution(FullBudgetOptimizer):
     """Aging evolution at the full budget.
 
+    Its options, besides the arguments of every `FullBudgetOptimizer`:
+
     Args:
-        space, seed, max_budget_epochs, min_budget_epochs, total_budget_epochs: See `FullBudgetOptimizer`.
         population_size: P of the paper, which takes 100 for 20,000 trainings; here for 60 to 500.
         sample_size: S of the paper (25 there): the members drawn, with replacement, into a tournament. On functions A,
             B and hnag of ``benchmarks/optimizers.py`` 10 of 20 was as good as any of six pairs, after 60 and 500.

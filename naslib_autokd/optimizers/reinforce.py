@@ -43,8 +43,9 @@ class Reinforce(FullBudgetOptimizer):
     its range, in which the value is drawn uniformly. Only active hyperparameters are sampled and learned about; a
     forbidden point is sampled anew.
 
+    Its options, besides the arguments of every `FullBudgetOptimizer`:
+
     Args:
-        space, seed, max_budget_epochs, min_budget_epochs, total_budget_epochs: See `FullBudgetOptimizer`.
         learning_rate: Of Adam, per trial.
         baseline_momentum: Of the moving average of rewards that is subtracted from a reward, in [0, 1).
         n_bins: Parts of the range of a float, and of an integer with more values than that.

@@ -149,8 +149,9 @@ def get_factory(optimizer: str | OptimizerFactory) -> OptimizerFactory:
 def grid(student_epochs: float, full: int) -> tuple[float, ...]:
     """Where a run is looked at: at each full training's worth, or `GRID_POINTS` of them, and at the end.
 
-    >>> grid(40, 9)
-    (9.0, 18.0, 27.0, 36.0, 40.0)
+    Examples:
+        >>> grid(40, 9)
+        (9.0, 18.0, 27.0, 36.0, 40.0)
     """
     n = int(student_epochs // full)
     worth = range(1, n + 1)

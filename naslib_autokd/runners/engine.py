@@ -137,8 +137,9 @@ def _final_student(evaluator: Any, candidate: Any, seed: int, label: str) -> dic
 def pick_device(devices: Sequence[str], index: int) -> str | None:
     """The device of worker ``index`` of a machine: round robin; ``cuda`` stands for all GPUs that are visible.
 
-    >>> [pick_device(["cuda:0", "cuda:1"], i) for i in range(4)]
-    ['cuda:0', 'cuda:1', 'cuda:0', 'cuda:1']
+    Examples:
+        >>> [pick_device(["cuda:0", "cuda:1"], i) for i in range(4)]
+        ['cuda:0', 'cuda:1', 'cuda:0', 'cuda:1']
     """
     if not devices:
         return None
@@ -424,8 +425,9 @@ def worker_bases(threads: Mapping[str, int], known: Mapping[str, int]) -> dict[s
 
     Workers that are ``known`` keep theirs; a new one takes the lowest numbers that are free on its host.
 
-    >>> worker_bases({"tcp://a:1": 2, "tcp://a:2": 2, "tcp://b:1": 1}, {})
-    {'tcp://a:1': 0, 'tcp://a:2': 2, 'tcp://b:1': 0}
+    Examples:
+        >>> worker_bases({"tcp://a:1": 2, "tcp://a:2": 2, "tcp://b:1": 1}, {})
+        {'tcp://a:1': 0, 'tcp://a:2': 2, 'tcp://b:1': 0}
     """
     bases = {address: base for address, base in known.items() if address in threads}
     for address in sorted(set(threads) - set(bases)):
