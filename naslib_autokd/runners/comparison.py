@@ -217,7 +217,7 @@ def compare(
         jobs=tuple(results),
         failures=tuple(failures),
         teacher=teacher_row,
-        rows=tuple(_rows(results, methods)),
+        rows=tuple(method_rows(results, methods)),
         wall_s=time.perf_counter() - started,
     )
     (folder / "comparison.json").write_text(
@@ -497,7 +497,8 @@ def _job_result(
     )
 
 
-def _rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list[Row]:
+def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list[Row]:
+    """One row a method that has results, in the order of ``methods``; the first one is the reference."""
     by_method = {method.label: {r.seed: r for r in results if r.method == method.label} for method in methods}
     reference = by_method[methods[0].label]
     rows = []

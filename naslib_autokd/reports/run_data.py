@@ -1,0 +1,1115 @@
+"""A run folder as plain tables, one for each chart: what the HTML report and the figures for papers both draw.
+
+`read_run` reads the folder of a search, a comparison or a study, whether it is finished, running, stopped, failed or
+still empty, and writes nothing. Everything is computed from the records; what is not there is said in
+`RunData.missing`. Imports neither torch nor a plotting package.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from naslib_autokd.records import Trial, TrialStore, objective_value
+from naslib_autokd.runners.pareto import pareto_front
+from naslib_autokd.runners.session import read_status
+from naslib_autokd.runners.statistics import (
+    bootstrap_band,
+    friedman_test,
+    holm,
+    mean_interval,
+    signed_rank_test,
+    step_curve,
+)
+
+Row = dict[str, Any]
+"""A line of a table: column -> number, text, or None where a value is not known."""
+
+TABLES: dict[str, str] = {
+    "trials": "Every training of a search, failures too: method, run_seed, number, family (digest), budget_epochs, "
+    "status, message, val_accuracy, train_accuracy, teacher_agreement, n_params, macs, depth, train_memory_bytes, "
+    "student_epochs (its own), spent_epochs and spent_s (of the run, at its end), seconds, wiring",
+    "settings": "Hyperparameters of the trials: method, run_seed, number, family, budget_epochs, val_accuracy, then "
+    "one column a hyperparameter (of `hyperparameters`), None where it is inactive",
+    "hyperparameters": "name, type ('number' or 'category'), log, low, high, choices, part ('generator' or 'kd')",
+    "anytime": "Search, comparison: method, seed, student_epochs, trials, seconds, accuracy of the incumbent so far "
+    "(validation; of a one-shot method its supernet's, one_shot true); trials and seconds are None for a comparison. "
+    "Study: method, student_epochs, regret, low, high, median (over its seeds)",
+    "anytime_trials": "Study: the same over trials instead of student_epochs",
+    "anytime_mean": "Comparison: method, student_epochs, accuracy (mean over seeds), low, high (95% bootstrap)",
+    "ranks_over_time": "Study: method, student_epochs, average_rank (1 is best)",
+    "finals": "Final students (study: final regret of each run): method, seed (of the run), index, kept, status, "
+    "val_accuracy, test_accuracy, test_agreement, n_params, macs, train_memory_bytes, seconds; study: method, seed, "
+    "regret, test_error, n_trials, cpu_s",
+    "families": "Validation accuracies of full trainings by family, for violins: group, family, accuracy, source "
+    "('trial' or 'final student')",
+    "importance": "hyperparameter, importance (share of the variance lost on held-out trials when it is shuffled), sd, "
+    "r2 (of the forest on held-out trials), n (trials)",
+    "dependence": "Partial dependence of the validation error on each hyperparameter by a forest fitted to the trials: "
+    "hyperparameter, value, mean, low, high (10% and 90% of the single curves), log",
+    "front": "With several objectives, full trainings: family, on_front, and a column for each objective",
+    "calibration": "Of the kept students on test images: method, who ('student', 'teacher'), bin (from 0), low, high, "
+    "n, confidence, accuracy (means in the bin)",
+    "confusion": "The same: method, who, true, predicted, n (cells without images are left out)",
+    "agreement": "The same: method, case ('both', 'student', 'teacher': who is right; 'same_error', 'other_error'), n",
+    "budget_agreement": "Rank agreement of two budgets over families trained with both: method, run_seed, low, high, "
+    "n, kendall_tau",
+    "methods": "Comparison, study: one row a method, see the keys; intervals as NAME, NAME_low, NAME_high",
+    "tests": "Comparison, study: each method against the reference, paired by seed: method, n, difference (comparison: "
+    "reference minus method in mean test accuracy; study: regret of the method minus that of the reference, Hodges and "
+    "Lehmann's shift), low, high, p_value (comparison: paired t), p_wilcoxon, p_holm, share_better (of the seeds in "
+    "which the method is)",
+    "ranks": "Comparison, study: method, average_rank, critical_difference (Nemenyi), p_value (Friedman), n",
+    "failures": "status, message, n: failed trials (or jobs: method, seed, message) by reason",
+}
+"""Every table that a run can have, and its columns. Accuracies, errors and regrets are fractions in [0, 1]."""
+
+FULL_NAME = {"error": "validation error"}
+
+MOST_ANALYSED = 1000
+"""Trials that importance and partial dependence are computed from, at most: drawn from all with a fixed seed."""
+
+LEAST_ANALYSED = 20
+"""Full trainings below which neither says anything."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """All that a report shows of one run folder."""
+
+    kind: str
+    """``search``, ``comparison``, ``study``, or ``empty`` (a folder in which nothing has been recorded yet)."""
+    folder: Path
+    state: str
+    """``finished``, ``running``, ``interrupted``, ``failed``, ``stopped`` or ``empty``."""
+    problem: str
+    """What a reader must know first, in a sentence: that the run is not finished, that jobs failed; empty if all is
+    well."""
+    task: dict[str, Any]
+    """Of ``task.yaml``; empty for a study."""
+    settings: dict[str, Any]
+    """Of ``run.yaml`` (a study: ``study.yaml``), without the environment."""
+    environment: dict[str, str]
+    """Versions and hardware at the start of the run."""
+    tables: dict[str, list[Row]]
+    """By the names of `TABLES`; a name is missing or its list empty where there is nothing."""
+    missing: dict[str, str]
+    """Table -> why it is empty, in a sentence."""
+    answer: dict[str, Any]
+    """What was found, see `_search_answer`, `_comparison_answer`, `_study_answer`; empty if nothing was yet."""
+    teacher: Row | None = None
+    """``test_accuracy``, ``n_params``, ``macs``, ``train_memory_bytes`` (None where not known)."""
+    conclusions: tuple[str, ...] = ()
+    """Sentences on what the numbers show and what not (comparison, study)."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes in the order of the confusion matrix."""
+    methods: tuple[str, ...] = ()
+    """Labels in the order of the run, the reference first for a comparison; one, the optimizer, for a search."""
+    command: str = ""
+    """What started the run, as a shell command."""
+    export_command: str = ""
+    """What writes the best student as a file of its own; empty if there is none yet."""
+    students: tuple[dict[str, Any], ...] = field(default=())
+    """Kept students: ``method``, ``seed``, ``path`` (a .safetensors file), ``candidate`` (None if not known)."""
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.name or str(self.folder)
+
+    def table(self, name: str) -> list[Row]:
+        """The rows of a table; empty if the run has none."""
+        return self.tables.get(name, [])
+
+
+def read_run(folder: str | Path, *, analyse: bool = True) -> RunData:
+    """Read a run folder: of a search, a comparison (with its jobs) or a study.
+
+    Args:
+        analyse: Compute importance and partial dependence from the trials too: some seconds.
+
+    Raises:
+        ValueError: If the folder does not exist or holds no run, or a record cannot be read (names the line).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give the folder of a run (--out of search, ablate, a comparison)")
+    settings = _yaml(folder / "run.yaml")
+    if (folder / "study.yaml").is_file():
+        return _read_study(folder, settings)
+    if "methods" in settings or (folder / "comparison.json").is_file():
+        return _read_comparison(folder, settings, analyse)
+    if settings or any((folder / name).exists() for name in ("trials.jsonl", "status.json", "task.yaml")):
+        return _read_search(folder, settings, analyse)
+    if any(folder.iterdir()):
+        raise ValueError(
+            f"{folder} holds no run: neither run.yaml, trials.jsonl nor study.yaml; give the folder that was --out"
+        )
+    return _empty(folder)
+
+
+def _empty(folder: Path) -> RunData:
+    return RunData(
+        kind="empty",
+        folder=folder,
+        state="empty",
+        problem="The folder is empty: nothing has been recorded yet.",
+        task={},
+        settings={},
+        environment={},
+        tables={},
+        missing={},
+        answer={},
+    )
+
+
+# ---- a search ------------------------------------------------------------------------------------------------------
+
+
+def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunData:
+    task = _yaml(folder / "task.yaml")
+    environment = settings.pop("environment", {})
+    status = read_status(folder)
+    trials = list(TrialStore(folder / "trials.jsonl"))
+    finals = _json_lines(folder / "finals.jsonl")
+    result = _json(folder / "result.json")
+    label = str(settings.get("optimizer", "search"))
+    seed = settings.get("seed")
+    tables: dict[str, list[Row]] = {}
+    missing: dict[str, str] = {}
+    tables["trials"] = _trial_rows(trials, label, seed)
+    tables["anytime"] = _anytime_rows(trials, label, seed)
+    tables["failures"] = _failure_rows(trials)
+    tables["finals"] = _final_rows(finals, label, seed)
+    incumbent = _incumbent(trials, result)
+    tables["families"] = _family_rows(trials, tables["finals"], incumbent)
+    _add_settings(tables, missing, [(label, seed, trial) for trial in trials], settings.get("space"), analyse)
+    objectives = list(settings.get("objectives", ["error"]))
+    if len(objectives) > 1:
+        tables["front"] = _front_rows(trials, objectives, result)
+    else:
+        missing["front"] = "The search minimised the error alone, so there is no Pareto front."
+    kept = max(range(len(finals)), key=lambda i: finals[i].get("val_accuracy", 0.0)) if finals else None
+    counts = [] if kept is None else [finals[kept].get("test_counts") or {}]
+    _add_counts(tables, missing, {label: counts}, bool(finals))
+    tables["budget_agreement"] = [
+        {"method": label, "run_seed": seed, **pair} for pair in (result.get("agreement") or _budget_pairs(trials))
+    ]
+    teacher = _teacher(result.get("teacher"), counts)
+    answer = _search_answer(task, trials, incumbent, finals, kept, teacher, result, status.student_epochs)
+    answer["seconds"] = result.get("search_s", status.elapsed_s or None)
+    unfinished = status.state != "finished" or not finals
+    students = ()
+    if kept is not None:
+        path = folder / "students" / f"student-{kept}.safetensors"
+        candidate = None if incumbent is None else incumbent[1]
+        students = ({"method": label, "seed": seed, "path": path, "candidate": candidate},)
+    _say_missing(tables, missing, trials, finals)
+    return RunData(
+        kind="search",
+        folder=folder,
+        state=_state(status.state, trials, folder),
+        problem=_search_problem(status, len(trials), len(finals)) if unfinished else "",
+        task=task,
+        settings=settings,
+        environment=environment,
+        tables=tables,
+        missing=missing,
+        answer=answer if trials or finals else {},
+        teacher=teacher,
+        classes=_classes(counts),
+        methods=(label,),
+        command=_search_command(settings, task),
+        export_command=f"naslib-autokd export {shlex.quote(str(folder))} --format onnx" if students else "",
+        students=students,
+    )
+
+
+def _state(state: str, trials: Sequence[Trial], folder: Path) -> str:
+    return "empty" if not trials and not (folder / "status.json").exists() else state
+
+
+def _search_problem(status: Any, n_trials: int, n_finals: int) -> str:
+    if status.state == "finished":
+        return "The search is finished, its final students are not trained yet: the same command goes on."
+    done = f"{100 * status.fraction:.0f}% of the budget, {n_trials} trial{'s' * (n_trials != 1)}"
+    if status.state == "running":
+        return f"The search is still running ({done}): what follows is the state at the time of this report."
+    said = f" ({' '.join(status.message.split())})" if status.message else ""
+    if not n_trials:
+        return f"No trial has finished yet{said}: there is nothing to show but the settings."
+    word = {"failed": "ended with an error", "interrupted": "was interrupted"}.get(status.state, "was stopped")
+    last = "" if not n_finals else " Its final students are those of an earlier session."
+    return f"The search {word}{said} after {done}: the same command continues it.{last}"
+
+
+def _trial_rows(trials: Sequence[Trial], method: str, run_seed: Any) -> list[Row]:
+    rows, epochs, seconds = [], 0.0, 0.0
+    for trial in trials:
+        epochs += trial.student_epochs
+        seconds += trial.total_s
+        rows.append(
+            {
+                "method": method,
+                "run_seed": run_seed,
+                "number": trial.number,
+                "family": trial.candidate_digest,
+                "budget_epochs": trial.budget_epochs,
+                "status": trial.status,
+                "message": trial.message,
+                "val_accuracy": trial.val_accuracy,
+                "train_accuracy": trial.train_accuracy,
+                "teacher_agreement": trial.teacher_agreement,
+                "n_params": trial.n_params,
+                "macs": trial.macs,
+                "depth": trial.depth,
+                "train_memory_bytes": trial.train_memory_bytes,
+                "student_epochs": trial.student_epochs,
+                "spent_epochs": epochs,
+                "spent_s": seconds,
+                "seconds": trial.total_s,
+                "wiring": trial.wiring,
+            }
+        )
+    return rows
+
+
+def _anytime_rows(trials: Sequence[Trial], method: str, seed: Any) -> list[Row]:
+    """The observed incumbent each time it changed, and at the end."""
+    rows: list[Row] = []
+    store = TrialStore()
+    seconds, before = 0.0, None
+
+    def add(best: Trial, n: int) -> None:
+        rows.append(
+            {
+                "method": method,
+                "seed": seed,
+                "student_epochs": store.student_epochs,
+                "trials": n,
+                "seconds": seconds,
+                "accuracy": best.val_accuracy,
+                "family": best.candidate_digest,
+                "one_shot": False,
+            }
+        )
+
+    for n, trial in enumerate(trials, start=1):
+        store.append(trial)
+        seconds += trial.total_s
+        best = store.incumbent()
+        if best is not None and best is not before:
+            add(best, n)
+            before = best
+    if before is not None and rows[-1]["trials"] != len(trials):
+        add(before, len(trials))
+    return rows
+
+
+def _failure_rows(trials: Iterable[Trial]) -> list[Row]:
+    counts = Counter((trial.status, trial.message) for trial in trials if not trial.succeeded)
+    return [{"status": status, "message": message, "n": n} for (status, message), n in counts.most_common()]
+
+
+_FINAL_COLUMNS = ("status", "val_accuracy", "test_accuracy", "test_agreement", "n_params", "macs")
+
+
+def _final_rows(finals: Sequence[Mapping[str, Any]], method: str, seed: Any) -> list[Row]:
+    best = max((final.get("val_accuracy", 0.0) for final in finals), default=None)
+    rows: list[Row] = []
+    kept = False
+    for index, final in enumerate(finals):
+        is_best = not kept and final.get("val_accuracy", 0.0) == best
+        kept |= is_best
+        values = {name: final.get(name) for name in (*_FINAL_COLUMNS, "train_memory_bytes", "seconds")}
+        rows.append({"method": method, "seed": seed, "index": index, "kept": is_best, **values})
+    return rows
+
+
+def _incumbent(trials: Sequence[Trial], result: Mapping[str, Any]) -> tuple[str, dict[str, Any], str] | None:
+    """Digest and values of the family that the run favours, and by what: the optimizer's evidence or observed."""
+    if "candidate_digest" in result:
+        return result["candidate_digest"], result["candidate"], "evidence"
+    store = TrialStore()
+    for trial in trials:
+        store.append(trial)
+    best = store.incumbent()
+    return None if best is None else (best.candidate_digest, best.candidate, "observed")
+
+
+def _full(trials: Iterable[Trial]) -> list[Trial]:
+    """Successful trials at the largest budget."""
+    found = [trial for trial in trials if trial.succeeded]
+    largest = max((trial.budget_epochs for trial in found), default=0)
+    return [trial for trial in found if trial.budget_epochs == largest]
+
+
+N_FAMILIES = 4
+"""Families other than the incumbent's that get a violin of their own: those that were trained most often."""
+
+
+def _family_rows(
+    trials: Sequence[Trial], finals: Sequence[Row], incumbent: tuple[str, dict[str, Any], str] | None
+) -> list[Row]:
+    by_family: dict[str, list[Trial]] = defaultdict(list)
+    for trial in _full(trials):
+        by_family[trial.candidate_digest].append(trial)
+    rows: list[Row] = []
+    own = "" if incumbent is None else incumbent[0]
+    for final in finals:
+        if final["status"] == "success":
+            rows.append(
+                {
+                    "group": "incumbent family",
+                    "family": own,
+                    "accuracy": final["val_accuracy"],
+                    "source": "final student",
+                }
+            )
+    others = sorted((digest for digest in by_family if digest != own), key=lambda digest: -len(by_family[digest]))
+    named = [digest for digest in others[:N_FAMILIES] if len(by_family[digest]) > 1]
+    for digest, members in by_family.items():
+        group = "incumbent family" if digest == own else f"family {digest}" if digest in named else "all other families"
+        rows += [
+            {"group": group, "family": digest, "accuracy": trial.val_accuracy, "source": "trial"} for trial in members
+        ]
+    order = ["incumbent family", *(f"family {digest}" for digest in named), "all other families"]
+    return sorted(rows, key=lambda row: order.index(row["group"]))
+
+
+def _front_rows(trials: Sequence[Trial], objectives: Sequence[str], result: Mapping[str, Any]) -> list[Row]:
+    full = [trial for trial in _full(trials) if all(objective_value(trial, name) is not None for name in objectives)]
+    values = np.array([[objective_value(trial, name) for name in objectives] for trial in full], dtype=float)
+    observed = {int(i) for i in pareto_front(values)} if len(full) else set()
+    rows: list[Row] = [
+        {
+            "family": trial.candidate_digest,
+            "on_front": index in observed and not result.get("front"),
+            "expected": False,
+            **dict(zip(objectives, values[index].tolist(), strict=True)),
+        }
+        for index, trial in enumerate(full)
+    ]
+    for family in result.get("front") or []:
+        rows.append({"family": family["candidate_digest"], "on_front": True, "expected": True, **family["objectives"]})
+    return rows
+
+
+def _budget_pairs(trials: Sequence[Trial]) -> list[Row]:
+    """Rank agreement of budgets over families that succeeded at both, of each family's last trial there."""
+    costs: dict[int, dict[str, float]] = defaultdict(dict)
+    for trial in trials:
+        if trial.succeeded:
+            costs[trial.budget_epochs][trial.candidate_digest] = trial.cost
+    budgets = sorted(costs)
+    rows: list[Row] = []
+    for i, low in enumerate(budgets):
+        for high in budgets[i + 1 :]:
+            both = sorted(set(costs[low]) & set(costs[high]))
+            tau = None
+            if len(both) >= 3:
+                found = float(stats.kendalltau([costs[low][d] for d in both], [costs[high][d] for d in both]).statistic)
+                tau = None if math.isnan(found) else found
+            if both:
+                rows.append({"low": low, "high": high, "n": len(both), "kendall_tau": tau})
+    return rows
+
+
+def _teacher(row: Mapping[str, Any] | None, counts: Sequence[Mapping[str, Any]]) -> Row | None:
+    """The teacher's numbers; of an unfinished run its accuracy alone, from what was counted beside a student."""
+    names = ("test_accuracy", "n_params", "macs", "train_memory_bytes")
+    if row:
+        return {name: row.get(name) for name in names}
+    for count in counts:
+        if count:
+            right = count["agreement"]["both"] + count["agreement"]["teacher"]
+            return {**dict.fromkeys(names), "test_accuracy": right / count["n"]}
+    return None
+
+
+def wilson(accuracy: float, n: int) -> tuple[float, float]:
+    """95% interval of an accuracy measured on n images (Wilson 1927)."""
+    found = stats.binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def _search_answer(
+    task: Mapping[str, Any],
+    trials: Sequence[Trial],
+    incumbent: tuple[str, dict[str, Any], str] | None,
+    finals: Sequence[Mapping[str, Any]],
+    kept: int | None,
+    teacher: Row | None,
+    result: Mapping[str, Any],
+    student_epochs: float,
+) -> dict[str, Any]:
+    """``n_trials``, ``n_failures``, ``student_epochs``; once there is one: the incumbent's ``family``, ``candidate``,
+    ``chosen_by``, ``val_accuracy`` (best observed full training), ``expected_cost``; once it is trained: ``student``
+    (the kept one, see `_student_answer`), ``family_accuracy`` with its ``_low``, ``_high`` and ``_n`` (test, over the
+    final students).
+    """
+    answer: dict[str, Any] = {
+        "n_trials": len(trials),
+        "n_failures": sum(not trial.succeeded for trial in trials),
+        "student_epochs": student_epochs,
+        "stop_reason": result.get("stop_reason", ""),
+    }
+    if incumbent is not None:
+        digest, candidate, chosen_by = incumbent
+        own = [trial.val_accuracy for trial in _full(trials) if trial.candidate_digest == digest]
+        answer |= {
+            "family": digest,
+            "candidate": candidate,
+            "chosen_by": chosen_by,
+            "val_accuracy": max((value for value in own if value is not None), default=None),
+            "expected_cost": result.get("expected_cost"),
+        }
+    tested = [final["test_accuracy"] for final in finals if final.get("test_accuracy") is not None]
+    if tested:
+        interval = mean_interval(tested)
+        answer |= {
+            "family_accuracy": interval.mean,
+            "family_accuracy_low": interval.low,
+            "family_accuracy_high": interval.high,
+            "family_accuracy_n": interval.n,
+        }
+    if kept is not None:
+        answer["student"] = _student_answer(finals[kept], teacher, task)
+    return answer
+
+
+def _student_answer(final: Mapping[str, Any], teacher: Row | None, task: Mapping[str, Any]) -> dict[str, Any]:
+    """A student against its teacher.
+
+    ``test_accuracy`` with ``_low`` and ``_high`` (Wilson, over the ``n_test`` test images), ``test_agreement``,
+    ``n_params``, ``macs``, ``train_memory_bytes``; ``difference`` (student minus teacher) with ``_low`` and ``_high``
+    (normal interval of paired images, where it is known who was right); ``params_ratio``, ``macs_ratio``,
+    ``memory_ratio``: the teacher's over the student's.
+    """
+    counts = final.get("test_counts") or {}
+    n = counts.get("n") or task.get("n_test") or 0
+    answer = {name: final.get(name) for name in (*_FINAL_COLUMNS, "train_memory_bytes")}
+    accuracy = final.get("test_accuracy")
+    if accuracy is None:
+        return answer
+    low, high = wilson(accuracy, n) if n else (None, None)
+    answer |= {"n_test": n or None, "test_accuracy_low": low, "test_accuracy_high": high}
+    if teacher is None or teacher["test_accuracy"] is None:
+        return answer
+    answer["difference"] = accuracy - teacher["test_accuracy"]
+    if counts:
+        gained, lost = counts["agreement"]["student"], counts["agreement"]["teacher"]
+        half = 1.96 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
+        answer |= {
+            "difference": (gained - lost) / n,
+            "difference_low": (gained - lost) / n - half,
+            "difference_high": (gained - lost) / n + half,
+        }
+    for name, column in (("params", "n_params"), ("macs", "macs"), ("memory", "train_memory_bytes")):
+        if teacher[column] and final.get(column):
+            answer[f"{name}_ratio"] = teacher[column] / final[column]
+    return answer
+
+
+def _add_counts(
+    tables: dict[str, list[Row]],
+    missing: dict[str, str],
+    counts: Mapping[str, Sequence[Mapping[str, Any]]],
+    trained: bool,
+) -> None:
+    """Calibration, confusion and agreement of each method's kept students, summed over its runs."""
+    for name in ("calibration", "confusion", "agreement"):
+        tables[name] = []
+    for method, found in counts.items():
+        known = [entry for entry in found if entry]
+        if not known:
+            continue
+        for who in ("student", "teacher"):
+            bins = [entry[who]["calibration"] for entry in known]
+            for index in range(len(bins[0])):
+                own = [one[index] for one in bins if one[index]["n"]]
+                n = sum(one["n"] for one in own)
+                means = {
+                    name: sum(one["n"] * one[name] for one in own) / n if n else None
+                    for name in ("confidence", "accuracy")
+                }
+                edges = {"low": index / len(bins[0]), "high": (index + 1) / len(bins[0])}
+                tables["calibration"].append({"method": method, "who": who, "bin": index, **edges, "n": n, **means})
+            matrices = [np.array(entry[who]["confusion"]) for entry in known if entry[who]["confusion"] is not None]
+            if matrices:
+                classes = known[0]["classes"]
+                total = np.sum(matrices, axis=0)
+                tables["confusion"] += [
+                    {"method": method, "who": who, "true": classes[i], "predicted": classes[j], "n": int(total[i, j])}
+                    for i, j in zip(*np.nonzero(total), strict=True)
+                ]
+        for case in ("both", "student", "teacher", "same_error", "other_error"):
+            n = sum(entry["agreement"][case] for entry in known)
+            tables["agreement"].append({"method": method, "case": case, "n": n})
+    if not tables["agreement"]:
+        why = (
+            "The run is of a version that did not keep what its final students answer on the test images."
+            if trained
+            else "No final student has been trained yet."
+        )
+        missing |= dict.fromkeys(("calibration", "confusion", "agreement"), why)
+    elif not tables["confusion"]:
+        missing["confusion"] = "The task has too many classes for a confusion matrix to be kept."
+
+
+def _classes(counts: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    return next((tuple(entry["classes"]) for entry in counts if entry), ())
+
+
+def _add_settings(
+    tables: dict[str, list[Row]],
+    missing: dict[str, str],
+    trials: Sequence[tuple[str, Any, Trial]],
+    space: Any,
+    analyse: bool,
+) -> None:
+    """What was searched: settings, hyperparameters and, by a model of the trials, importance and dependence."""
+    from naslib_autokd.reports.trial_model import SearchedSettings, analysis
+
+    searched = SearchedSettings.of([trial for _, _, trial in trials], space)
+    tables["hyperparameters"] = searched.hyperparameters
+    tables["settings"] = [
+        {
+            "method": method,
+            "run_seed": seed,
+            "number": trial.number,
+            "family": trial.candidate_digest,
+            "budget_epochs": trial.budget_epochs,
+            "val_accuracy": trial.val_accuracy,
+            **values,
+        }
+        for (method, seed, trial), values in zip(trials, searched.values, strict=True)
+    ]
+    tables["importance"], tables["dependence"] = [], []
+    if not analyse:
+        return
+    plain = [trial for _, _, trial in trials]
+    full = {id(trial) for trial in _full(plain)}
+    rows = [index for index, trial in enumerate(plain) if id(trial) in full]
+    if len(rows) < LEAST_ANALYSED:
+        why = (
+            f"It takes at least {LEAST_ANALYSED} successful full trainings to say what matters; there are {len(rows)}."
+        )
+        missing |= {"importance": why, "dependence": why}
+        return
+    if len(rows) > MOST_ANALYSED:
+        rows = sorted(np.random.default_rng(0).choice(rows, MOST_ANALYSED, replace=False).tolist())
+    try:
+        importance, dependence = analysis(searched, rows, [plain[index].cost for index in rows])
+    except ValueError as error:
+        missing |= dict.fromkeys(("importance", "dependence"), f"Nothing can be said of what matters: {error}.")
+        return
+    tables["importance"], tables["dependence"] = importance, dependence
+
+
+def _say_missing(
+    tables: Mapping[str, list[Row]], missing: dict[str, str], trials: Sequence[Any], finals: Sequence[Any]
+) -> None:
+    """A reason for each table of a search that is empty and has none yet."""
+    no_trials = "No trial has finished yet."
+    failed = "No trial has succeeded yet."
+    for name in ("trials", "anytime", "families", "settings", "hyperparameters"):
+        if not tables.get(name):
+            missing.setdefault(name, failed if trials else no_trials)
+    if not finals:
+        missing.setdefault("finals", "No final student has been trained yet.")
+    if not tables.get("budget_agreement"):
+        missing.setdefault("budget_agreement", "No family has been trained with two budgets.")
+    if not tables.get("failures"):
+        missing.setdefault("failures", "No trial failed.")
+
+
+def _search_command(settings: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+    """The command that ``run.yaml`` describes."""
+    if not settings:
+        return ""
+    space = settings.get("space")
+    name = space.get("name") if isinstance(space, Mapping) else space
+    parts = ["naslib-autokd", "search", "--task", _task_option(task)]
+    if name and not str(name).startswith("hnag") and name != "custom":
+        parts += ["--space", str(name)]
+    parts += ["--optimizer", str(settings.get("optimizer"))]
+    for key, value in (settings.get("options") or {}).items():
+        parts += ["--option", f"{key}={json.dumps(value) if isinstance(value, dict | list | bool) else value}"]
+    if len(objectives := settings.get("objectives") or ()) > 1:
+        parts += ["--objectives", ",".join(objectives)]
+    evaluation = settings.get("evaluation") or {}
+    if evaluation.get("objective", "kd") != "kd":
+        parts += ["--objective", str(evaluation["objective"])]
+    if evaluation.get("teacher"):
+        parts += ["--teacher", str(evaluation["teacher"])]
+    flags = {"n_trials": "--trials", "student_epochs": "--student-epochs", "wall_s": "--max-seconds"}
+    for key, flag in flags.items():
+        if settings.get(key) is not None:
+            parts += [flag, f"{settings[key]:g}"]
+    if settings.get("target_cost") is not None:
+        parts += ["--target-accuracy", f"{1 - settings['target_cost']:g}"]
+    parts += ["--seed", str(settings.get("seed")), "--out", "RUN"]
+    return shlex.join(parts)
+
+
+def _task_option(task: Mapping[str, Any]) -> str:
+    """The task's name if it is a shipped one as it stands, else the file beside the run."""
+    from naslib_autokd.tasks import TaskError, get_task
+
+    try:
+        shipped = get_task(str(task.get("name")))
+    except (TaskError, OSError, ValueError):
+        return "task.yaml"
+    return shipped.name if json.loads(json.dumps(shipped.to_dict())) == dict(task) else "task.yaml"
+
+
+# ---- a comparison --------------------------------------------------------------------------------------------------
+
+
+def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> RunData:
+    from naslib_autokd.reports.comparison import what_it_shows
+    from naslib_autokd.runners.comparison import Comparison, JobResult, Method, method_rows
+
+    task = _yaml(folder / "task.yaml")
+    environment = settings.pop("environment", {})
+    stored = _json(folder / "comparison.json")
+    methods = [Method(**method) for method in settings.get("methods", [])]
+    labels = {method.slug: method.label for method in methods}
+    jobs: list[JobResult] = []
+    failures: list[Row] = []
+    unfinished: list[str] = []
+    all_trials: list[tuple[str, Any, Trial]] = []
+    tables: dict[str, list[Row]] = {"trials": [], "finals": [], "anytime": []}
+    missing: dict[str, str] = {}
+    counts: dict[str, list[Mapping[str, Any]]] = {method.label: [] for method in methods}
+    students: list[dict[str, Any]] = []
+    space: Any = None
+    running = False
+    for path in sorted(
+        folder.glob("*/seed-*"),
+        key=lambda path: (
+            list(labels).index(path.parent.name) if path.parent.name in labels else len(labels),
+            int(path.name[5:]),
+        ),
+    ):
+        label, seed = labels.get(path.parent.name, path.parent.name), int(path.name.removeprefix("seed-"))
+        trials = list(TrialStore(path / "trials.jsonl"))
+        all_trials += [(label, seed, trial) for trial in trials]
+        tables["trials"] += _trial_rows(trials, label, seed)
+        space = _yaml(path / "run.yaml").get("space", space)
+        finals = _json_lines(path / "finals.jsonl")
+        rows = _final_rows(finals, label, seed)
+        tables["finals"] += rows
+        result = _json(path / "result.json")
+        if not result:
+            if (path / "status.json").exists() and read_status(path).state == "running":
+                running = True
+            error = path / "error.txt"
+            if error.is_file() and (text := error.read_text(encoding="utf-8").strip()):
+                failures.append({"method": label, "seed": seed, "message": text.splitlines()[-1]})
+            else:
+                unfinished.append(f"{label}, seed {seed}")
+            tables["anytime"] += [
+                {**row, "trials": None, "seconds": None} for row in _anytime_rows(trials, label, seed)
+            ]
+            continue
+        job = JobResult.from_dict(result)
+        jobs.append(job)
+        kept = next(row["index"] for row in rows if row["kept"]) if rows else None
+        if kept is not None:
+            counts.setdefault(label, []).append(finals[kept].get("test_counts") or {})
+            students.append(
+                {
+                    "method": label,
+                    "seed": seed,
+                    "path": path / "students" / f"student-{kept}.safetensors",
+                    "candidate": job.details.get("candidate"),
+                    "folder": path,
+                    "val_accuracy": max(job.val_accuracies),
+                    "one_shot": job.one_shot,
+                }
+            )
+        tables["anytime"] += [
+            {
+                "method": label,
+                "seed": seed,
+                "student_epochs": x,
+                "trials": None,
+                "seconds": None,
+                "accuracy": y,
+                "family": None,
+                "one_shot": job.one_shot,
+            }
+            for x, y in job.curve
+        ]
+    known = {(row["method"], row["seed"]) for row in failures}
+    failures += [
+        {"method": method, "seed": seed, "message": message}
+        for method, seed, message in stored.get("failures", [])
+        if (method, seed) not in known and all((job.method, job.seed) != (method, seed) for job in jobs)
+    ]
+    seeds = sorted({job.seed for job in jobs})
+    order = {method.label: index for index, method in enumerate(methods)}
+    jobs.sort(key=lambda job: (job.seed, order.get(job.method, len(order))))
+    trained = [method for method in methods if any(job.method == method.label for job in jobs)]
+    rows_of = method_rows(jobs, methods) if trained else []
+    all_counts = [entry for found in counts.values() for entry in found]
+    teacher = _teacher(stored.get("teacher"), all_counts)
+    comparison = Comparison(
+        task=str(task.get("name", "")),
+        seeds=tuple(seeds),
+        budget=float(settings.get("budget", 0.0)),
+        jobs=tuple(jobs),
+        failures=tuple((row["method"], row["seed"], row["message"]) for row in failures),
+        teacher=teacher or {},
+        rows=tuple(rows_of),
+        wall_s=float(stored.get("wall_s", 0.0)),
+    )
+    tables["anytime_mean"] = _mean_curves(jobs)
+    tables["methods"] = [_method_row(row) for row in rows_of]
+    tables["tests"], tables["ranks"] = _comparison_tests(rows_of, jobs)
+    tables["failures"] = [*failures, *_failure_rows(trial for _, _, trial in all_trials)]
+    tables["families"] = [
+        {"group": row["method"], "family": "", "accuracy": row["test_accuracy"], "source": "final student (test)"}
+        for row in tables["finals"]
+        if row["test_accuracy"] is not None and row["status"] == "success"
+    ]
+    _add_settings(tables, missing, all_trials, space, analyse)
+    _add_counts(tables, missing, counts, bool(tables["finals"]))
+    tables["budget_agreement"] = [
+        {"method": job.method, "run_seed": job.seed, **pair}
+        for job in jobs
+        for pair in job.details.get("agreement", [])
+    ]
+    missing["front"] = "A comparison's searches minimise the error alone, so there is no Pareto front."
+    if len(seeds) < 2:
+        missing["ranks"] = "Ranks and tests need results of at least two seeds."
+    _say_missing(tables, missing, all_trials, tables["finals"])
+    best = _best_student(students, trained)
+    answer: dict[str, Any] = {}
+    if rows_of:
+        answer = {
+            "reference": rows_of[0].label,
+            "seeds": seeds,
+            "budget": comparison.budget,
+            "n_jobs": len(jobs),
+            "wall_s": stored.get("wall_s"),
+        }
+        if best is not None:
+            finals = _json_lines(best["folder"] / "finals.jsonl")
+            index = int(best["path"].stem.removeprefix("student-"))
+            answer["student"] = _student_answer(finals[index], teacher, task)
+            answer["student_method"], answer["student_seed"] = best["method"], best["seed"]
+    exportable = best is not None and not best["one_shot"]
+    return RunData(
+        kind="comparison",
+        folder=folder,
+        state="finished" if stored and not unfinished else "running" if running else "stopped" if jobs else "empty",
+        problem=_comparison_problem(bool(stored), running, unfinished, failures, len(jobs)),
+        task=task,
+        settings=settings,
+        environment=environment,
+        tables=tables,
+        missing=missing,
+        answer=answer,
+        teacher=teacher,
+        conclusions=tuple(what_it_shows(comparison)) if rows_of else (),
+        classes=_classes(all_counts),
+        methods=tuple(method.label for method in methods),
+        command=_comparison_command(settings, task, seeds),
+        export_command=f"naslib-autokd export {shlex.quote(str(best['folder']))} --format onnx" if exportable else "",
+        students=tuple(students),
+    )
+
+
+def _best_student(students: Sequence[dict[str, Any]], methods: Sequence[Any]) -> dict[str, Any] | None:
+    """Of the first method's kept students the best by validation."""
+    own = [student for student in students if methods and student["method"] == methods[0].label]
+    return max(own, key=lambda student: student["val_accuracy"], default=None)
+
+
+def _comparison_problem(
+    written: bool, running: bool, unfinished: Sequence[str], failures: Sequence[Row], n_jobs: int
+) -> str:
+    parts = []
+    if not written or unfinished:
+        waiting = f", begun and not finished: {'; '.join(unfinished)}" if unfinished else ""
+        word = "is still running" if running else "is not finished"
+        parts.append(f"The comparison {word} ({n_jobs} jobs are{waiting}): the same command continues it.")
+    if failures:
+        names = "; ".join(f"{row['method']}, seed {row['seed']}" for row in failures)
+        parts.append(f"{len(failures)} job{'s' * (len(failures) > 1)} failed: {names}.")
+    return " ".join(parts)
+
+
+def _comparison_command(settings: Mapping[str, Any], task: Mapping[str, Any], seeds: Sequence[int]) -> str:
+    epochs = settings.get("budget", 0.0)
+    return (
+        f"runners.comparison.compare(task={_task_option(task)!r}, seeds={list(seeds)}, budget={epochs:g}, "
+        f"n_finals={settings.get('n_finals')}, teacher={settings.get('teacher')!r}, out='RUN')"
+    )
+
+
+def _method_row(row: Any) -> Row:
+    def interval(name: str, found: Any) -> Row:
+        return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+    costs = ("teacher_agreement", "n_params", "macs", "train_memory_bytes", "search_cpu_s", "student_epochs")
+    return {
+        "method": row.label,
+        "n": row.test_accuracy.n,
+        **interval("test_accuracy", row.test_accuracy),
+        **interval("mean_test_accuracy", row.mean_test_accuracy),
+        **{name: getattr(row, name) for name in (*costs, "n_students")},
+    }
+
+
+def _mean_curves(jobs: Sequence[Any]) -> list[Row]:
+    """Mean accuracy over seeds of each method on a common grid, from where all of its seeds have an incumbent."""
+    rows: list[Row] = []
+    for label in dict.fromkeys(job.method for job in jobs):
+        own = [job for job in jobs if job.method == label and job.curve]
+        if not own:
+            continue
+        grid = np.unique(np.concatenate([[x for x, _ in job.curve] for job in own]))
+        curves = [step_curve([x for x, _ in job.curve], [y for _, y in job.curve], grid) for job in own]
+        band = bootstrap_band(np.array(curves))
+        for k, x in enumerate(grid):
+            if not math.isnan(band.centre[k]):
+                ends = {"low": _finite(band.low[k]), "high": _finite(band.high[k])}
+                rows.append({"method": label, "student_epochs": float(x), "accuracy": float(band.centre[k]), **ends})
+    return rows
+
+
+def _comparison_tests(rows: Sequence[Any], jobs: Sequence[Any]) -> tuple[list[Row], list[Row]]:
+    errors: dict[str, dict[int, float]] = defaultdict(dict)
+    for job in jobs:
+        errors[job.method][job.seed] = 1 - sum(job.test_accuracies) / len(job.test_accuracies)
+    if len(rows) < 2:
+        return [], []
+    reference = rows[0].label
+    tests: list[Row] = []
+    for row in rows[1:]:
+        shared = sorted(set(errors[row.label]) & set(errors[reference]))
+        if row.difference is None or not shared:
+            continue
+        found = row.difference
+        rank = signed_rank_test([errors[row.label][s] for s in shared], [errors[reference][s] for s in shared])
+        tests.append(
+            {
+                "method": row.label,
+                "n": len(shared),
+                "difference": found.difference.mean,
+                "low": found.difference.low,
+                "high": found.difference.high,
+                "p_value": found.p_value,
+                "p_wilcoxon": rank.p_value if len(shared) > 1 else None,
+                "share_better": rank.share_better,
+            }
+        )
+    known = [row for row in tests if row["p_wilcoxon"] is not None]
+    for row, adjusted in zip(known, holm([row["p_wilcoxon"] for row in known]), strict=True):
+        row["p_holm"] = float(adjusted)
+    common = sorted(set.intersection(*(set(errors[row.label]) for row in rows)))
+    ranks: list[Row] = []
+    if len(common) > 1:
+        friedman = friedman_test([[errors[row.label][seed] for seed in common] for row in rows])
+        ranks = _rank_rows([row.label for row in rows], friedman)
+    return tests, ranks
+
+
+def _rank_rows(labels: Sequence[str], friedman: Any) -> list[Row]:
+    return [
+        {
+            "method": label,
+            "average_rank": float(rank),
+            "critical_difference": friedman.critical_difference,
+            "p_value": friedman.p_value,
+            "n": friedman.n,
+        }
+        for label, rank in zip(labels, friedman.average_ranks, strict=True)
+    ]
+
+
+# ---- a study -------------------------------------------------------------------------------------------------------
+
+
+def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
+    from naslib_autokd.reports.ablation import anytime_curves, conclusions, rank_curves, summary
+    from naslib_autokd.runners.ablation import JobFailure, StudyResult, read_runs
+    from naslib_autokd.runners.study import Study
+
+    settings = _yaml(folder / "study.yaml")
+    study = Study.from_dict(settings)
+    path = folder / "runs.jsonl"
+    found = read_runs(path) if path.is_file() else {}
+    lines = _json_lines(path)
+    failed = {
+        (line["method"], line["seed"]): line["error"]
+        for line in lines
+        if "error" in line and (line["method"], line["seed"]) not in found
+    }
+    labels = [method.label for method in study.methods]
+    n_jobs = len(labels) * study.seeds
+    tables: dict[str, list[Row]] = {
+        "failures": [{"method": m, "seed": s, "message": text} for (m, s), text in failed.items()]
+    }
+    missing: dict[str, str] = {}
+    answer: dict[str, Any] = {"question": study.question, "n_runs": len(found), "seeds": study.seeds}
+    said: tuple[str, ...] = ()
+    if found:
+        order = [(label, seed) for label in labels for seed in range(study.seeds)]
+        result = StudyResult(
+            study=replace(study, methods=tuple(m for m in study.methods if any(m.label == key[0] for key in found))),
+            best_test_error=float(about["benchmark"]["best_test_error"]),
+            runs=tuple(found[key] for key in order if key in found),
+            failures=tuple(JobFailure(m, s, text) for (m, s), text in failed.items()),
+        )
+        numbers = summary(result)
+        said = tuple(conclusions(numbers))
+        answer |= {"reference": numbers.reference, "benchmark": numbers.benchmark}
+        answer["best_test_error"] = numbers.best_test_error
+        tables["methods"] = [_study_row(method) for method in numbers.methods]
+        tables["tests"] = [_study_test(method) for method in numbers.methods if method.test is not None]
+        tables["ranks"] = _rank_rows([m.label for m in numbers.methods], numbers.friedman) if numbers.friedman else []
+        for name, axis in (("anytime", "student_epochs"), ("anytime_trials", "trials")):
+            tables[name] = [
+                {
+                    "method": label,
+                    axis: float(curve.grid[k]),
+                    "regret": float(curve.band.centre[k]),
+                    "low": _finite(curve.band.low[k]),
+                    "high": _finite(curve.band.high[k]),
+                    "median": _finite(curve.median[k]),
+                }
+                for label, curve in anytime_curves(result, axis).items()  # type: ignore[arg-type]
+                for k in range(len(curve.grid))
+                if not math.isnan(curve.band.centre[k])
+            ]
+        grid, ranks, _ = rank_curves(result)
+        tables["ranks_over_time"] = [
+            {"method": label, "student_epochs": float(x), "average_rank": float(y)}
+            for label, values in ranks.items()
+            for x, y in zip(grid, values, strict=True)
+            if not math.isnan(y)
+        ]
+        tables["finals"] = [
+            {
+                "method": run.method,
+                "seed": run.seed,
+                "regret": _finite(run.test_error[-1] - result.best_test_error),
+                "test_error": _finite(run.test_error[-1]),
+                "n_trials": run.n_trials,
+                "cpu_s": run.cpu_s,
+            }
+            for run in result.runs
+        ]
+    if study.seeds < 2:
+        missing["ranks"] = "Ranks and tests need at least two seeds."
+    problem = ""
+    if len(found) < n_jobs:
+        problem = f"{len(found)} of {n_jobs} runs of the study are there: the same command adds the others."
+        if failed:
+            problem += f" {len(failed)} failed."
+    return RunData(
+        kind="study",
+        folder=folder,
+        state="finished" if found and len(found) == n_jobs else "stopped" if found else "empty",
+        problem=problem,
+        task={},
+        settings=settings,
+        environment=about.get("environment", {}),
+        tables=tables,
+        missing=missing,
+        answer=answer,
+        conclusions=said,
+        methods=tuple(labels),
+        command=shlex.join(["naslib-autokd", "ablate", study.name, "--seeds", str(study.seeds), "--out", "RUN"]),
+    )
+
+
+def _study_row(method: Any) -> Row:
+    return {
+        "method": method.label,
+        "n": method.n,
+        "n_without": method.n_without,
+        "regret": _finite(method.regret),
+        "regret_low": method.regret_low,
+        "regret_high": method.regret_high,
+        "median_regret": _finite(method.median_regret),
+        "average_rank": method.average_rank,
+        "full_trainings": method.full_trainings,
+        "n_trials": method.n_trials,
+        "cpu_s": method.cpu_s,
+        "speed_up_epochs": "" if method.speed_up_epochs is None else method.speed_up_epochs.text(),
+        "speed_up_trials": "" if method.speed_up_trials is None else method.speed_up_trials.text(),
+    }
+
+
+def _study_test(method: Any) -> Row:
+    test = method.test
+    return {
+        "method": method.label,
+        "n": test.n,
+        "difference": _finite(test.shift),
+        "low": test.low,
+        "high": test.high,
+        "p_value": None,
+        "p_wilcoxon": test.p_value,
+        "p_holm": method.p_holm,
+        "share_better": test.share_better,
+    }
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file that is written whole; empty if it is not there."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file that may still be written."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    lines: list[dict[str, Any]] = []
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return lines
