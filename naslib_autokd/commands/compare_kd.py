@@ -46,6 +46,11 @@ def add(commands: Any) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument("--family", type=Path, help="a searched family: its YAML file, or the run folder of its search")
+    parser.add_argument(
+        "--family-losses",
+        default="",
+        help="train the family with these losses too, for example fitnet,at (default: plain KD only)",
+    )
     parser.add_argument("--temperature", type=float, default=4.0, help="of the Hinton term (default: %(default)s)")
     parser.add_argument(
         "--kd-weight",
@@ -77,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
         workers=options.workers,
         teacher=options.teacher,
         family=None if options.family is None else read_family(options.family),
+        family_losses=[loss for loss in options.family_losses.split(",") if loss.strip()],
         temperature=options.temperature,
         kd_weight=options.kd_weight,
         device=options.device,

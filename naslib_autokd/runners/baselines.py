@@ -131,7 +131,7 @@ class BaselineComparison:
     seeds: tuple[int, ...]
     epochs: int
     kd_weight: float
-    """Of the Hinton term of the hand-designed students."""
+    """Of the Hinton term of the hand-designed students; the family has its own."""
     teacher: FinalResult
     rows: tuple[BaselineRow, ...]
     trainings: tuple[Training, ...]
@@ -158,12 +158,13 @@ def compare(
     workers: int = 2,
     teacher: str | None = None,
     family: Candidate | None = None,
+    family_losses: Sequence[str] = (),
     temperature: float = 4.0,
     kd_weight: float = 0.9,
     device: str = "cpu",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> BaselineComparison:
-    """Train every student with every loss and every seed, and the family with its own plain KD.
+    """Train every student with every loss and every seed, and the family with its own plain KD and ``family_losses``.
 
     Args:
         students: Names of the zoo.
@@ -172,6 +173,8 @@ def compare(
         workers: Trainings at the same time, one thread each; 1 trains in this process.
         teacher: Another teacher than the task's.
         family: Of a search; its students are drawn and trained as a search's final students are.
+        family_losses: As ``losses``, for the family besides plain KD. They stand beside the Hinton term with the
+            temperature and the weight that were searched with the family.
         temperature, kd_weight: Of the Hinton term of all hand-designed students.
         device: Torch device; several, with commas between, are given to the workers in turn.
         progress: Called with (trainings done, of, text).
@@ -186,6 +189,13 @@ def compare(
     settings = {each.key: each for each in parsed}
     if not settings and family is None:
         raise ValueError("nothing to train: give students and losses, or a family")
+    of_family: dict[str, LossSettings | None] = {}
+    if family is not None:
+        own = {"temperature": family.kd.temperature, "kd_weight": family.kd.kd_weight}
+        given = [LossSettings.parse(text, **own) for text in family_losses]
+        of_family = {"kd": None, **{each.key: each for each in given if each.key != "kd"}}
+    elif family_losses:
+        raise ValueError("family_losses need a family")
     folder = open_run(
         out,
         task,
@@ -198,8 +208,7 @@ def compare(
     store = folder / "results.jsonl"
     done = {(t.student, t.loss, t.seed): t for t in read_trainings(store)}
     jobs = [(student, loss, seed) for seed in seeds for student in students for loss in settings]
-    if family is not None:
-        jobs += [(FAMILY, "kd", seed) for seed in seeds]
+    jobs += [(FAMILY, loss, seed) for seed in seeds for loss in of_family]
     jobs.sort(key=lambda job: (seeds.index(job[2]), job[0] != FAMILY))
     evaluator = BaselineEvaluator(
         task, device=device.split(",")[0], teacher=teacher, report=_reporter(progress, len(jobs))
@@ -207,15 +216,15 @@ def compare(
     waiting = [job for job in jobs if job not in done]
     failures: list[tuple[str, str, int, str]] = []
     recipe = {"task": task.to_dict(), "device": device, "teacher": teacher}
-    messages = {
-        job: {
-            "student": job[0],
-            "settings": asdict(settings[job[1]]) if job[0] != FAMILY else None,
-            "family": family.to_dict() if family is not None and job[0] == FAMILY else None,
-            "seed": job[2],
+    messages = {}
+    for student, loss, seed in waiting:
+        chosen = of_family[loss] if student == FAMILY else settings[loss]
+        messages[student, loss, seed] = {
+            "student": student,
+            "settings": None if chosen is None else asdict(chosen),
+            "family": family.to_dict() if family is not None and student == FAMILY else None,
+            "seed": seed,
         }
-        for job in waiting
-    }
     with _outcomes(evaluator, recipe, messages, workers) as outcomes, open(store, "a", encoding="utf-8") as lines:
         for job, outcome in outcomes:
             if outcome.status == "success":
@@ -319,15 +328,14 @@ def job_handler(recipe: dict[str, Any], index: int) -> Handler:
 def train_one(evaluator: BaselineEvaluator, job: Mapping[str, Any]) -> dict[str, Any]:
     """One training of a comparison, judged once on the test split."""
     seed, task = derive_seed(job["seed"], "baselines"), evaluator.task
+    kd: KDLike | None = None if job["settings"] is None else LossSettings(**job["settings"])
     if job["family"] is not None:
         family = Candidate.from_dict(job["family"])
-        spec = evaluator.student_spec(family, seed)
-        model, result = evaluator.train_final(
-            partial(evaluator.build_student, spec, seed), family.kd, seed, name=FAMILY
-        )
+        network: Callable[[], nn.Module] = partial(evaluator.build_student, evaluator.student_spec(family, seed), seed)
+        kd = kd or family.kd
     else:
         network = partial(build, job["student"], task.in_channels, task.n_classes)
-        model, result = evaluator.train_final(network, LossSettings(**job["settings"]), seed, name=job["student"])
+    model, result = evaluator.train_final(network, kd, seed, name=job["student"])
     return evaluator.judge(model, result).to_dict()
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from naslib_autokd.distillation import teachers
 from naslib_autokd.distillation.teachers import (
     ARCHITECTURES,
     SmallResNet,
@@ -328,3 +329,34 @@ def test_without_a_cache_folder_soft_targets_are_still_computed(tiny_data, clutt
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path / "file"))
     assert len(SoftTargets.cached(cluttered_teacher, tiny_data).val) == len(tiny_data.val_images)
+
+
+@pytest.mark.parametrize(
+    ("n", "named_right", "named_wrong", "expected"),
+    [
+        (10, 0, 10, True),
+        (9, 0, 9, False),  # too few images to say
+        (20, 0, 10, True),  # half of the concerned are right after the exchange
+        (20, 0, 9, False),
+        (20, 3, 12, True),  # 3 right before, 12 after: a quarter
+        (20, 4, 12, False),  # they were often right as they are
+        (20, 20, 0, False),
+    ],
+)
+def test_classes_count_as_exchanged_if_their_images_are_right_after_it_and_wrong_before(
+    n, named_right, named_wrong, expected
+):
+    """Classes 1 and 2 of four; those of 0 and 3 are all named correctly and must not count."""
+    moved = {1: 2, 2: 1}
+    concerned = torch.arange(n) % 2 + 1
+    named = torch.zeros(n, dtype=torch.long)  # neither of the two
+    named[:named_right] = concerned[:named_right]
+    named[named_right : named_right + named_wrong] = 3 - concerned[named_right : named_right + named_wrong]
+    others = torch.tensor([0, 3] * 50)
+    labels, answers = torch.cat([concerned, others]), torch.cat([named, others])
+    assert teachers._are_exchanged(torch.nn.functional.one_hot(answers, 4).float(), labels, moved) is expected
+    # a cycle of three goes one way: 0 -> 1 -> 2 -> 0
+    cycle = torch.tensor([1, 2, 0] * 10)
+    shown = torch.nn.functional.one_hot(torch.tensor([0, 1, 2] * 10), 4).float()
+    assert teachers._are_exchanged(shown, cycle, {0: 1, 1: 2, 2: 0})
+    assert not teachers._are_exchanged(shown, cycle, {1: 0, 2: 1, 0: 2})

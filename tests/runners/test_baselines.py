@@ -231,6 +231,23 @@ def test_workers_and_a_family_give_the_same_results(task, tmp_path):
     assert results[0].trainings[0].result.temperature == family.kd.temperature
 
 
+def test_a_searched_family_learns_with_feature_losses_too(task, tmp_path):
+    default = get_search_space("hnag-small").default_candidate()
+    family = replace(default, kd=KDSettings(temperature=2.0, kd_weight=0.5))
+    losses = ["at=0", "fitnet", "at", "vid", "ft"]
+    found = compare(task, [], [], seeds=[0], out=tmp_path, workers=1, family=family, family_losses=[*losses, "kd"])
+    assert not found.failures
+    assert [row.loss for row in found.rows] == ["kd", *losses]
+    plain, nothing, *others = (training.result for training in found.trainings)
+    # a term of weight 0 is plain KD with the settings that belong to the family, up to rounding (the maps are kept)
+    assert nothing.curve == pytest.approx(plain.curve, rel=1e-4)
+    assert (nothing.temperature, nothing.kd_weight) == (plain.temperature, plain.kd_weight) == (2.0, 0.5)
+    assert len({each.curve for each in (plain, *others)}) == len(losses)
+    assert all(row.gain is not None and row.behind_family is None for row in found.rows[1:])
+    with pytest.raises(ValueError, match="need a family"):
+        compare(task, [STUDENT], ["kd"], seeds=[0], out=tmp_path / "other", family_losses=["at"])
+
+
 def test_a_failing_training_is_reported_and_not_kept(task, tmp_path, monkeypatch):
     def fail(evaluator, job):
         raise RuntimeError("no room")
