@@ -32,9 +32,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_study_is_run_reported_and_continued(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", "tiny.yaml", "--workers", "1"]) == 0
-    text = capsys.readouterr().out
+    captured = capsys.readouterr()
+    text = captured.out
     assert "Does the command work?" in text
-    assert "4 of 4 runs" in text
+    assert "4 of 4 runs" in captured.err
     assert "left out: Nobody: unknown optimizer 'no_such_optimizer'" in text
     out = folder / "runs" / "ablations" / "tiny-cluttered-digits"
     assert {"study.yaml", "run.yaml", "runs.jsonl", "report.md"} <= {path.name for path in out.iterdir()}

@@ -1,4 +1,18 @@
-"""Subcommands of ``naslib-autokd`` in modules of their own; each has ``add(commands)``, which makes its parsers."""
+"""Subcommands of ``naslib-autokd``, one module each, with ``add(commands)``, which makes its parsers.
 
-MODULES: tuple[str, ...] = ("ablate", "bench", "compare_kd", "export", "teacher")
+Shared by them: `_parser` (help and errors), `_options` (options of the same name everywhere), `_config` (files).
+"""
+
+MODULES: tuple[str, ...] = (
+    "search",
+    "status",
+    "export",
+    "sample",
+    "evaluate",
+    "ablate",
+    "bench",
+    "compare_kd",
+    "teacher",
+    "doctor",
+)
 """In the order of ``--help``. They import heavy packages only when a command runs."""

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from naslib_autokd.commands import _config
+from naslib_autokd.commands._options import add_option
+from naslib_autokd.commands._parser import epilog
 
+if TYPE_CHECKING:
     from naslib_autokd.runners.ablation import StudyProgress
     from naslib_autokd.runners.study import Study
+
+
+KEYS = (
+    "name, title, question, benchmark, best_test_error, reference, methods (label, n, regret, median_regret, "
+    "average_rank, test, ...), friedman, missing, failures, left_out, files; with --list: name -> question"
+)
 
 
 def add(commands: Any) -> None:
@@ -19,21 +27,32 @@ def add(commands: Any) -> None:
         "ablate",
         help="compare search methods over many seeds on a benchmark",
         description="Run a study on a benchmark: every method with every seed, then tables, figures and tests. The "
-        "same command continues an interrupted study; with more --seeds it only adds.",
-        epilog="example: naslib-autokd ablate optimizers --task cluttered-digits --seeds 20",
+        "same command continues an interrupted study; with more --seeds it only adds. docs/ablations.md tells more.",
+        epilog=epilog(
+            "naslib-autokd ablate --list",
+            "naslib-autokd ablate optimizers --task cluttered-digits --seeds 20",
+            "naslib-autokd ablate kd-settings --print",
+            keys=KEYS,
+        ),
     )
     parser.add_argument("study", nargs="?", metavar="STUDY", help="name of a study (see --list), or your YAML file")
-    where = parser.add_mutually_exclusive_group()
+    benchmark = parser.add_argument_group("benchmark")
+    where = benchmark.add_mutually_exclusive_group()
     where.add_argument("--task", help="the benchmark of this task, instead of the study's")
-    where.add_argument("--benchmark", help="another benchmark: a name, a fitted .npz file, or a table's .yaml")
-    parser.add_argument("--seeds", type=int, help="runs of each method (default: the study's)")
-    parser.add_argument("--methods", help="only these: labels or optimizers, with commas between")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
-    parser.add_argument("--student-epochs", type=float, help="budget of a run (default: the study's)")
-    parser.add_argument("--out", type=Path, help="folder (default: runs/ablations/STUDY-BENCHMARK)")
-    parser.add_argument("--print", action="store_true", help="print the study's YAML, to copy and edit")
-    parser.add_argument("--list", action="store_true", help="list the studies that come with the package")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    where.add_argument(
+        "--benchmark", metavar="NAME", help="another benchmark: a name, a fitted .npz file, or a table's .yaml"
+    )
+    what = parser.add_argument_group("budget and methods")
+    add_option(what, "--seeds", default_text="the study's")
+    add_option(what, "--student-epochs", default_text="the study's")
+    what.add_argument("--methods", help="only these: labels or optimizers, with commas between")
+    where_it_runs = parser.add_argument_group("where it runs")
+    add_option(where_it_runs, "--workers", default=2)
+    output = parser.add_argument_group("output")
+    add_option(output, "--out", default_text="runs/ablations/STUDY-BENCHMARK")
+    output.add_argument("--print", action="store_true", help="print the study's YAML, to copy and edit")
+    output.add_argument("--list", action="store_true", help="list the studies that come with the package")
+    add_option(output, "--json")
     parser.set_defaults(run=run)
 
 
@@ -41,8 +60,11 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.runners.study import get_study, study_names
 
     if options.list:
-        for name in study_names():
-            print(f"{name:22} {get_study(name).question}")
+        questions = {name: get_study(name).question for name in study_names()}
+        if options.json:
+            print(json.dumps(questions))
+        else:
+            print("\n".join(f"{name:22} {question}" for name, question in questions.items()))
         return 0
     if options.study is None:
         raise ValueError(f"give a study, one of {', '.join(study_names())}, or a YAML file")
@@ -74,21 +96,27 @@ def _changed(study: Study, options: argparse.Namespace) -> Study:
 
 
 def _run(study: Study, options: argparse.Namespace) -> int:
-    import json
-
-    from rich.console import Console
-
     from naslib_autokd.reports.ablation import print_study, summary, write_study_report
+    from naslib_autokd.reports.terminal import Live, console_for, say
     from naslib_autokd.runners.ablation import run_study
 
-    out = options.out
-    if out is None:
-        out = Path("runs/ablations") / f"{study.name}-{Path(str(study.benchmark)).stem}"
+    if options.out is None:
+        options.out = Path("runs/ablations") / f"{study.name}-{Path(str(study.benchmark)).stem}"
+    out: Path = options.out
     methods = None if options.methods is None else [name.strip() for name in options.methods.split(",")]
-    console = Console(stderr=options.json)
-    with LiveStudy(console) as live:
-        result = run_study(study, out, workers=options.workers, methods=methods, progress=live.update)
+    keep = _config.keeper(options, out)
+    with Live("study") as live:
+
+        def progress(state: StudyProgress) -> None:
+            keep()
+            if state.error:
+                live.say(f"{state.method}, seed {state.seed}: {state.error}")
+            live.show(state.done / state.of, f"{state.done} of {state.of} runs", state.left_s)
+
+        result = run_study(study, out, workers=options.workers, methods=methods, progress=progress)
+    keep()
     files = write_study_report(result, out)
+    console = console_for(stderr=options.json)
     if options.json:
         problems = {"failures": [f"{f.method}, seed {f.seed}: {f.error}" for f in result.failures]}
         content = {**summary(result).to_dict(), **problems, "left_out": list(result.left_out)}
@@ -100,42 +128,5 @@ def _run(study: Study, options: argparse.Namespace) -> int:
         *(f"failed: {f.method}, seed {f.seed}: {f.error}" for f in result.failures),
         f"report: {files[0]} ({len(files) - 1} more files beside it)",
     ]:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, text)
     return 1 if result.failures else 0  # the same command tries them again
-
-
-class LiveStudy:
-    """A bar in a terminal; in a log file a line now and then (at most twenty in all)."""
-
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self.console = console
-        self._next_line = 0.0
-        columns = (TextColumn("study"), BarColumn(bar_width=30), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task("study", total=1.0, text="starting")
-
-    def __enter__(self) -> LiveStudy:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def update(self, state: StudyProgress) -> None:
-        from naslib_autokd.runners.session import duration
-
-        fraction = state.done / state.of
-        text = f"{state.done} of {state.of} runs"
-        text += f", about {duration(state.left_s)} to go" if state.done < state.of else ""
-        self._progress.update(self._task, completed=fraction, text=text)
-        if state.error:
-            self.console.print(
-                f"{state.method}, seed {state.seed}: {state.error}", markup=False, highlight=False, soft_wrap=True
-            )
-        if not self.console.is_terminal and fraction >= self._next_line:
-            self.console.print(text, markup=False, highlight=False)
-            self._next_line = fraction + 0.05

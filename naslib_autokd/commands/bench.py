@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from naslib_autokd.commands import _config, _options
+from naslib_autokd.commands._options import (
+    add_option,
+    add_task_options,
+    add_worker_options,
+    check_counts,
+    check_places,
+    read_candidate,
+    task_from_options,
+    trial_limits,
+)
+from naslib_autokd.commands._parser import epilog
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -31,14 +42,22 @@ SIZES = {
 """Option -> (field of `runners.bench.BuildPlan`, help)."""
 
 
-def add(commands: Any) -> None:
-    from naslib_autokd import cli
+JSON_KEYS = {
+    "fit": "the datasheet: name, task, space, budgets, stages, n_trainings, n_families, best, quality, made, ...",
+    "query": "a trial record: status, cost, val_accuracy, n_params, macs, candidate, ... (as in trials.jsonl)",
+    "importance": "sentences, files",
+    "verify": "validation and test: n, correlations, exact, difference, coverage, ...",
+    "correlations": "benchmark, reference, correlations (kd, fidelity, kendall_tau, n)",
+}
 
+
+def add(commands: Any) -> None:
     bench = commands.add_parser(
         "bench",
         help="make, show, query and check queryable benchmarks",
         description="Benchmarks that answer without training: make one (build, fit), look at it (info, query), compare "
         "it with trainings made now (verify). docs/benchmark.md tells more.",
+        epilog=epilog("naslib-autokd bench info", "naslib-autokd bench query --budget 9"),
     )
     parts = bench.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -47,16 +66,17 @@ def add(commands: Any) -> None:
         help="train the table of a benchmark (hours; resumable)",
         description="Train what a benchmark's table holds. Ctrl-C finishes and saves the running trainings; the same "
         "command goes on.",
-        epilog="example: naslib-autokd bench build --task cluttered-digits --workers 2 --out runs/table",
+        epilog=epilog("naslib-autokd bench build --task cluttered-digits --workers 2 --out runs/table"),
     )
-    add_training_options(build)
-    build.add_argument("--preset", help="preset of the search space (default: the task's)")
-    build.add_argument("--seed", type=int, default=0, help="everything random follows from it (default: 0)")
-    build.add_argument("--out", type=Path, required=True, help="run folder; an existing one is continued")
+    add_task_options(build, "--teacher")
+    space = build.add_argument_group("search space")
+    add_option(space, "--preset")
+    add_option(space, "--seed")
     sizes = build.add_argument_group("sizes", "default: the sizes of the benchmark that is shipped")
     for option, (_, text) in SIZES.items():
         sizes.add_argument(f"--{option.replace('_', '-')}", type=int, metavar="N", help=text)
-    cli.add_worker_options(build)
+    add_worker_options(build)
+    add_option(build.add_argument_group("output"), "--out", required=True)
     build.set_defaults(run=run_build)
 
     fit = parts.add_parser(
@@ -64,31 +84,41 @@ def add(commands: Any) -> None:
         help="fit a table's surrogate and write the benchmark",
         description="Fit a surrogate to the trainings of a build (a part of it will do) and write the benchmark: FILE "
         "and a .json with its datasheet beside it. Prints its quality on families that it has not seen.",
-        epilog="example: naslib-autokd bench fit runs/table --out cluttered-digits-v2.npz",
+        epilog=epilog("naslib-autokd bench fit runs/table --out my-task-v1.npz", keys=JSON_KEYS["fit"]),
     )
     fit.add_argument("folder", type=Path, metavar="RUN", help="folder of a build")
-    fit.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="file to write")
-    fit.add_argument("--json", action="store_true", help="print the datasheet as JSON")
+    fit.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write, .npz")
+    add_option(fit, "--json")
     fit.set_defaults(run=run_fit)
 
-    info = parts.add_parser("info", help="what a benchmark is made of and how good it is")
+    info = parts.add_parser(
+        "info",
+        help="what a benchmark is made of and how good it is",
+        description="Print the datasheet of a benchmark: what it was trained on, and how good its answers are.",
+        epilog=epilog("naslib-autokd bench info", keys=JSON_KEYS["fit"]),
+    )
     add_name(info)
-    info.add_argument("--json", action="store_true", help="print the datasheet as JSON")
+    add_option(info, "--json")
     info.set_defaults(run=run_info)
 
     query = parts.add_parser(
         "query",
         help="one answer of a benchmark",
-        description="Print the trial that the benchmark answers with. Test accuracies are not in it: those are for "
-        "judging a finished search (KDBenchmark.final_test_error).",
-        epilog="example: naslib-autokd bench query --candidate family.yaml --budget 9 --seed 0",
+        description="Print the trial that the benchmark answers with; without --candidate for the space's default "
+        "family. Test accuracies are not in it: those are for judging a finished search "
+        "(KDBenchmark.final_test_error).",
+        epilog=epilog(
+            "naslib-autokd bench query --budget 9",
+            "naslib-autokd bench query --candidate family.yaml --budget 9 --seed 0",
+            keys=JSON_KEYS["query"],
+        ),
     )
     add_name(query)
-    query.add_argument("--candidate", type=Path, help="YAML or JSON file (default: the space's default family)")
-    query.add_argument("--budget", type=int, help="epochs (default: a full training)")
-    query.add_argument("--seed", type=int, default=0)
+    add_option(query, "--candidate")
+    add_option(query, "--budget")
+    add_option(query, "--seed")
     query.add_argument("--no-noise", action="store_true", help="answer with the expectation")
-    query.add_argument("--json", action="store_true", help="print the trial as JSON")
+    add_option(query, "--json")
     query.set_defaults(run=run_query)
 
     importance = parts.add_parser(
@@ -96,12 +126,13 @@ def add(commands: Any) -> None:
         help="which family traits make good students",
         description="Sobol indices and partial dependence of the benchmark's true error on the hyperparameters: a "
         "table, figures and the CSV behind them.",
-        epilog="example: naslib-autokd bench importance --out runs/importance",
+        epilog=epilog("naslib-autokd bench importance --out runs/importance", keys=JSON_KEYS["importance"]),
     )
     add_name(importance)
-    importance.add_argument("--samples", type=int, default=512, help="base samples (default: %(default)s)")
-    importance.add_argument("--seed", type=int, default=0)
-    importance.add_argument("--out", type=Path, required=True, help="folder of the report")
+    importance.add_argument("--samples", type=int, default=512, metavar="N", help="base samples")
+    add_option(importance, "--seed")
+    importance.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report")
+    add_option(importance, "--json")
     importance.set_defaults(run=run_importance)
 
     verify = parts.add_parser(
@@ -109,48 +140,41 @@ def add(commands: Any) -> None:
         help="compare a benchmark with trainings made now",
         description="Train random families that the table does not have and compare their errors with the "
         "benchmark's expectations. Ctrl-C finishes and saves the running trainings; the same command goes on.",
-        epilog="example: naslib-autokd bench verify --generators 30 --seed 1 --out runs/verify",
+        epilog=epilog("naslib-autokd bench verify --families 30 --seed 1 --out runs/verify", keys=JSON_KEYS["verify"]),
     )
     add_name(verify)
-    verify.add_argument("--generators", type=int, default=30, help="families to train (default: 30)")
-    verify.add_argument("--seed", type=int, default=0, help="draws the families (default: 0)")
-    verify.add_argument("--out", type=Path, required=True, help="run folder; an existing one is continued")
-    verify.add_argument("--json", action="store_true", help="print the result as JSON")
-    verify.add_argument("--threads", type=int, default=1, help="threads of one training (default: 1)")
-    verify.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    verify.add_argument("--teacher", help=argparse.SUPPRESS)
-    cli.add_worker_options(verify)
-    verify.set_defaults(run=run_verify)
+    verify.add_argument(
+        "--families", "--generators", type=int, default=30, metavar="N", dest="generators", help="families to train"
+    )
+    add_option(verify, "--seed")
+    add_worker_options(verify)
+    output = verify.add_argument_group("output")
+    add_option(output, "--out", required=True)
+    add_option(output, "--json")
+    verify.set_defaults(run=run_verify, teacher=None)
 
     correlations = parts.add_parser(
         "correlations",
         help="what the cheap fidelities of a foreign table are worth",
         description="Kendall's tau between the validation accuracy at each fidelity of a foreign table and the test "
         "accuracy of its reference trainings, for each KD setting (docs/foreign_tables.md).",
-        epilog="example: naslib-autokd bench correlations table.yaml",
+        epilog=epilog("naslib-autokd bench correlations table.yaml", keys=JSON_KEYS["correlations"]),
     )
-    correlations.add_argument("table", type=Path, metavar="FILE.yaml", help="describes the table")
+    correlations.add_argument("table", type=Path, metavar="FILE", help="YAML file that describes the table")
+    add_option(correlations, "--json")
     correlations.set_defaults(run=run_correlations)
 
 
 def add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "benchmark", nargs="?", default="cluttered-digits", metavar="NAME", help="name or .npz file (cluttered-digits)"
+        "benchmark", nargs="?", default="cluttered-digits", metavar="NAME", help="benchmark: name or .npz file"
     )
-
-
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", default="cluttered-digits", help="name or YAML file (default: %(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="folder of the data, for tasks that are not embedded")
-    parser.add_argument("--teacher", help="checkpoint (.safetensors or .pt) or module:function, instead of the task's")
-    parser.add_argument("--device", default="cpu", help="torch device; several with commas between (default: cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of one training (default: 1)")
 
 
 def run_build(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
-    from naslib_autokd.cli import INTERRUPTED, task_from_options
+    from naslib_autokd.reports.terminal import Live
     from naslib_autokd.runners.bench import build
     from naslib_autokd.runners.session import StopSignals
     from naslib_autokd.search_spaces.hnag import HNAGSpace
@@ -161,8 +185,14 @@ def run_build(options: argparse.Namespace) -> int:
     print(f"{plan.student_epochs(task):,.0f} student-epochs in all", file=sys.stderr)
     with ExitStack() as stack:
         engine = recording_engine(options, task, stack)
-        line = ProgressLine()
+        live = stack.enter_context(Live("build"))
         stop = stack.enter_context(StopSignals())
+        keep = _config.keeper(options, options.out)
+
+        def progress(state: BuildProgress) -> None:
+            keep()
+            live.show(state.epochs_done / state.epochs_of, build_line(state))
+
         complete = build(
             task,
             space,
@@ -171,12 +201,12 @@ def run_build(options: argparse.Namespace) -> int:
             plan,
             stop=stop,
             max_failures=options.max_failures,
-            progress=lambda state: line.show(build_line(state), state.epochs_done, state.epochs_of),
+            progress=progress,
         )
-        line.end()
+        keep()
     if not complete:
         print(f"stopped; what was trained is in {options.out}, the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        return _options.INTERRUPTED
     print(f"complete; now: naslib-autokd bench fit {options.out} --out FILE.npz")
     return 0
 
@@ -195,14 +225,10 @@ def plan_from_options(options: argparse.Namespace) -> BuildPlan:
 
 def recording_engine(options: argparse.Namespace, task: Task, stack: ExitStack) -> Engine:
     """Where trainings run; the teacher is trained, and what is wrong told, before workers start."""
-    from naslib_autokd.cli import check_places, trial_limits
     from naslib_autokd.evaluators.recording import RecordingEvaluator
     from naslib_autokd.runners.engine import DaskEngine, InProcessEngine, LimitedEngine, read_cluster
 
-    if options.workers is not None and options.workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {options.workers}")
-    if options.max_failures < 1:
-        raise ValueError(f"--max-failures must be at least 1, got {options.max_failures}")
+    check_counts(options, "workers", "max_failures")
     check_places(options)
     devices, limits = tuple(options.device.split(",")), trial_limits(options)
     factory = partial(RecordingEvaluator, task, threads=options.threads, teacher=options.teacher)
@@ -226,34 +252,6 @@ def build_line(state: BuildProgress) -> str:
     trial = state.trial
     said = f"error {100 * trial.cost:.1f}%" if trial.succeeded else trial.status
     return f"{state.stage} {state.done}/{state.of}, last {trial.budget_epochs} epochs: {said}"
-
-
-class ProgressLine:
-    """One line on a terminal, a line a minute elsewhere, with the time that is left at this session's pace."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._start = clock, clock()
-        self._before: float | None = None
-        self._shown = -float("inf")
-
-    def show(self, text: str, done: float, of: float) -> None:
-        now = self._clock()
-        if self._before is None:  # the first one: what it took is not known
-            self._before, self._start = done, now
-        left = ""
-        if done > self._before:
-            minutes = (of - done) * (now - self._start) / (done - self._before) / 60
-            left = f", {int(minutes // 60)} h {int(minutes % 60):02d} min left"
-        text = f"{100 * done / of:.1f}%{left}: {text}"
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-        elif now - self._shown >= 60:
-            print(text, file=sys.stderr, flush=True)
-            self._shown = now
-
-    def end(self) -> None:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
 
 
 def run_fit(options: argparse.Namespace) -> int:
@@ -348,7 +346,6 @@ def run_importance(options: argparse.Namespace) -> int:
 
 
 def run_query(options: argparse.Namespace) -> int:
-    from naslib_autokd.cli import read_candidate
     from naslib_autokd.evaluators.benchmark import get_benchmark
     from naslib_autokd.records import Proposal
 
@@ -392,18 +389,25 @@ def run_verify(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from dataclasses import asdict
 
-    from naslib_autokd.cli import INTERRUPTED
     from naslib_autokd.evaluators.benchmark import KDBenchmark, agreement, get_benchmark
+    from naslib_autokd.reports.terminal import Live
     from naslib_autokd.runners.bench import train_fresh
     from naslib_autokd.runners.session import StopSignals
 
+    check_counts(options, "generators")
     benchmark = get_benchmark(options.benchmark)
     if not isinstance(benchmark, KDBenchmark):
         raise ValueError("a foreign table cannot be verified: nothing here can repeat its trainings")
     with ExitStack() as stack:
         engine = recording_engine(options, benchmark.task, stack)
-        line = ProgressLine()
+        live = stack.enter_context(Live("verify"))
         stop = stack.enter_context(StopSignals())
+        keep = _config.keeper(options, options.out)
+
+        def progress(done: int) -> None:
+            keep()
+            live.show(done / options.generators, f"{done} of {options.generators} families")
+
         trials = train_fresh(
             benchmark.task,
             benchmark.table_space,
@@ -413,12 +417,12 @@ def run_verify(options: argparse.Namespace) -> int:
             options.seed,
             stop=stop,
             max_failures=options.max_failures,
-            progress=lambda done: line.show(f"{done} of {options.generators} families", done, options.generators),
+            progress=progress,
         )
-        line.end()
+        keep()
     if len(trials) < options.generators:
         print(f"stopped; what was trained is in {options.out}, the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        return _options.INTERRUPTED
     found = {split: agreement(benchmark, trials, split) for split in ("validation", "test")}
     if options.json:
         print(json.dumps({split: asdict(result) for split, result in found.items()}))

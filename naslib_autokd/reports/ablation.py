@@ -32,6 +32,7 @@ from naslib_autokd.reports.figures import (
     text_width,
     write_csv,
 )
+from naslib_autokd.reports.terminal import print_table
 from naslib_autokd.runners.ablation import SimulatedRun, StudyResult
 from naslib_autokd.runners.statistics import (
     Band,
@@ -496,7 +497,7 @@ def print_study(result: StudyResult | StudySummary, console: Console) -> None:
             table.add_column(Text(column), justify="right" if index else "left", no_wrap=False)
         for row in rows:
             table.add_row(*map(Text, row))
-        console.print(table)
+        print_table(console, table)
         console.print(Text(caption), style="dim")
         console.print()
     for line in conclusions(found):

@@ -8,56 +8,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from naslib_autokd.reports.terminal import Live, say
 from naslib_autokd.runners.search import FinalStudents, SearchProgress, SearchResult
-from naslib_autokd.runners.session import duration
 from naslib_autokd.runners.statistics import mean_interval
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import FinalResult
 
 
-class LiveSearch:
-    """A bar in a terminal; in a log file a line now and then (at most twenty in all)."""
+class LiveSearch(Live):
+    """A bar in a terminal; in a log file or a notebook a line now and then (at most twenty in all).
 
-    def __init__(self, console: Console, budget: Mapping[str, Any]) -> None:
-        self.console = console
-        self._next_line = 0.0
-        self._progress = Progress(
-            TextColumn("search"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+    From Python: ``with LiveSearch() as live: search(..., progress=live.update)``.
+
+    Args:
+        console: That of stderr by default.
+        budget: Of the search (``n_trials``, ``student_epochs``, ``wall_s``), to say how much there is.
+    """
+
+    def __init__(self, console: Console | None = None, budget: Mapping[str, Any] | None = None) -> None:
+        super().__init__("search", console)
         names = {"n_trials": "trials", "student_epochs": "student-epochs", "wall_s": "s"}
-        limits = " or ".join(f"{budget[name]:g} {word}" for name, word in names.items() if budget.get(name))
-        self._of = f"of {budget['n_trials']}" if limits.endswith(" trials") else f"(at most {limits})"
-        self._task = self._progress.add_task("search", total=1.0, text=f"trial 0 {self._of}")
-
-    def __enter__(self) -> LiveSearch:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        limits = [f"{budget[name]:g} {word}" for name, word in names.items() if budget and budget.get(name)]
+        self._of = f" (at most {' or '.join(limits)})" if limits else ""
+        if len(limits) == 1 and limits[0].endswith(" trials"):
+            self._of = f" of {limits[0].removesuffix(' trials')}"
 
     def update(self, state: SearchProgress) -> None:
+        """Show where the search stands, after a trial."""
         best = "none yet" if state.best_val_accuracy is None else f"{100 * state.best_val_accuracy:.1f}%"
-        text = f"trial {state.n_trials} {self._of}, best validation {best}"
+        text = f"trial {state.n_trials}{self._of}, best validation {best}"
         if state.n_in_flight:
             text += f", {state.n_in_flight} running"
         if state.n_failures:
             text += f", {state.n_failures} failed"
-        self._progress.update(self._task, completed=state.fraction, text=text)
-        if not self.console.is_terminal and state.fraction >= self._next_line:
-            left = state.elapsed_s * (1 - state.fraction) / state.fraction if state.fraction else None
-            text += f", about {duration(left)} to go" if left else ""
-            self.console.print(text, markup=False, highlight=False)
-            self._next_line = state.fraction + 0.05
+        left = state.elapsed_s * (1 - state.fraction) / state.fraction if state.fraction else None
+        self.show(state.fraction, text, left)
 
 
 class TensorBoardLog:
@@ -106,7 +93,7 @@ class SearchReport:
 
     def print(self, console: Console) -> None:
         for line in self.lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(console, line)
 
 
 def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalResult) -> SearchReport:

@@ -188,7 +188,7 @@ class Study:
             raise StudyError(f"{where}: not valid YAML: {error}") from error
         try:
             if node is not None:
-                _find_lines(node, (), lines)
+                find_lines(node, (), lines)
             return cls.from_dict(values)
         except StudyError as error:
             path = error.path
@@ -266,7 +266,7 @@ def _check_keys(values: Any, known: Sequence[str], required: Sequence[str], what
         raise StudyError(f"{what} lacks {', '.join(map(repr, missing))}")
 
 
-def _find_lines(node: Any, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:
+def find_lines(node: Any, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:
     """Line of each key and list entry of a YAML document; a key that appears twice is refused."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -275,11 +275,11 @@ def _find_lines(node: Any, path: tuple[str | int, ...], lines: dict[tuple[str | 
             lines[inner] = key.start_mark.line + 1
             if again:
                 raise StudyError(f"key {key.value!r} appears twice", inner)
-            _find_lines(value, inner, lines)
+            find_lines(value, inner, lines)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             lines[(*path, index)] = value.start_mark.line + 1
-            _find_lines(value, (*path, index), lines)
+            find_lines(value, (*path, index), lines)
 
 
 def _name_of(factory: Any) -> str:

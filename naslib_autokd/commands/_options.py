@@ -1,0 +1,287 @@
+"""Options that commands share, defined once so that the same thing has the same name everywhere, and what they make."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from naslib_autokd.evaluators.kd import KDEvaluator
+    from naslib_autokd.evaluators.student_limits import StudentLimits
+    from naslib_autokd.runners.engine import DaskEngine, LimitedEngine
+    from naslib_autokd.runners.limits import Limits
+    from naslib_autokd.search_spaces.hnag import Candidate
+    from naslib_autokd.tasks import Task
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+Group = Any
+"""A parser or one of its groups; argparse has no public name for both."""
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    # task
+    "--task": {"default": "cluttered-digits", "help": "what is learned: the name of a task, or your YAML file"},
+    "--data-dir": {"type": Path, "metavar": "DIR", "help": "folder of the images, for tasks that are not embedded"},
+    "--teacher": {
+        "help": "instead of the task's: name of a network ('teacher list' shows them), file (.safetensors, .pt), "
+        "NAME@FILE, module:function, or several with commas between",
+    },
+    "--objective": {
+        "choices": ("kd", "ce"),
+        "default": "kd",
+        "help": "what students learn from: the teacher (kd) or the labels alone (ce)",
+    },
+    # space
+    "--preset": {"help": "preset of the search space (default: the task's)"},
+    "--candidate": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "family: its YAML or JSON file, or the run folder of its search",
+    },
+    # budget
+    "--seed": {"type": int, "default": 0, "help": "everything random follows from it"},
+    "--seeds": {"type": int, "metavar": "N", "help": "number of paired seeds, from 0 on"},
+    "--student-epochs": {"type": float, "metavar": "N", "help": "epochs of student training that a search may spend"},
+    "--budget": {"type": int, "metavar": "EPOCHS", "help": "epochs of the training (default: a full training)"},
+    # where it runs
+    "--device": {
+        "default": "cpu",
+        "help": "torch device; several, with commas between, are given to the workers in turn, and cuda stands for all "
+        "GPUs",
+    },
+    "--threads": {"type": int, "default": 1, "metavar": "N", "help": "CPU threads of one training"},
+    "--workers": {"type": int, "metavar": "N", "help": "processes that work at the same time"},
+    # output
+    "--out": {"type": Path, "metavar": "DIR", "help": "run folder; an existing one is continued"},
+    "--json": {"action": "store_true", "help": "print the result as JSON on stdout, everything else on stderr"},
+}
+
+
+def add_option(group: Group, name: str, *, default_text: str = "", **changes: Any) -> None:
+    """Add a shared option; ``default_text`` says what its absence means, where that differs between commands."""
+    settings = {**OPTIONS[name], **changes}
+    if default_text:
+        settings["help"] += f" (default: {default_text})"
+    group.add_argument(name, **settings)
+
+
+def add_task_options(parser: argparse.ArgumentParser, *names: str) -> Any:
+    """The group of options that say what is learned and from whom: ``--task``, ``--data-dir`` and ``names``."""
+    group = parser.add_argument_group("task", "docs/teachers_and_data.md tells more")
+    for name in ("--task", "--data-dir", *names):
+        add_option(group, name)
+    return group
+
+
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """Hard limits of every student: it gets the largest width that keeps them, before it is trained."""
+    group = parser.add_argument_group("limits of a student", "each gets the largest width that keeps them")
+    add_max_params(group)
+    group.add_argument("--max-macs", type=int, metavar="N", help="multiply-adds per image")
+    group.add_argument("--max-memory", metavar="SIZE", help="live tensors of a training step, for example 64MB")
+    group.add_argument("--max-inference-memory", metavar="SIZE", help="the same for one image in inference")
+    group.add_argument(
+        "--max-latency-ms", type=float, metavar="MS", help="one image on the device of the trainings, in this process"
+    )
+
+
+def add_max_params(group: Group) -> None:
+    group.add_argument("--max-params", type=int, metavar="N", help="parameters (default: the task's limit)")
+
+
+def add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say where trials run and what each may take."""
+    group = parser.add_argument_group("workers and limits of a trial", "docs/scaling.md tells more")
+    add_option(group, "--device")
+    add_option(group, "--threads")
+    add_option(group, "--workers", default_text="1")
+    group.add_argument("--scheduler", metavar="ADDRESS", help="running Dask scheduler, for example tcp://host:8786")
+    group.add_argument("--cluster", type=Path, metavar="FILE", help="SLURM, PBS, ...: YAML file with kind and options")
+    group.add_argument(
+        "--trial-seconds", type=float, metavar="S", help="a trial that takes longer is killed, and a failure"
+    )
+    group.add_argument("--trial-memory", metavar="SIZE", help="the same for its process's memory, for example 2GB")
+    group.add_argument(
+        "--max-failures", type=int, default=10, metavar="N", help="failed trials in a row that end the work"
+    )
+
+
+def check_counts(options: argparse.Namespace, *names: str) -> None:
+    """Refuse what is given and less than 1.
+
+    Raises:
+        ValueError: Names the option.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
+def task_from_options(options: argparse.Namespace) -> Task:
+    """The task that the command line describes."""
+    from naslib_autokd.tasks import get_task
+
+    overrides: dict[str, Any] = {}
+    if getattr(options, "data_dir", None) is not None:
+        overrides["data_dir"] = str(options.data_dir)
+    if getattr(options, "preset", None) is not None:
+        overrides["preset"] = options.preset
+    if getattr(options, "max_params", None) is not None:
+        overrides["max_params"] = options.max_params
+    return get_task(options.task, **overrides)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``2GB``, ``512 MiB`` or ``1.5e9``; the units are powers of 1024.
+
+    Raises:
+        ValueError: If it is no size.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if match is None:
+        raise ValueError(f"size must be a number with a unit, for example 2GB or 512MB, got {text!r}")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
+def student_limits(options: argparse.Namespace) -> StudentLimits:
+    """The limits that the command line describes, besides the number of parameters (`task_from_options`).
+
+    Raises:
+        ValueError: If one is no size or not positive.
+    """
+    from naslib_autokd.evaluators.student_limits import StudentLimits
+
+    sizes = (options.max_memory, options.max_inference_memory)
+    train, inference = (None if size is None else parse_size(size) for size in sizes)
+    latency = None if options.max_latency_ms is None else options.max_latency_ms / 1e3
+    return StudentLimits(options.max_macs, train, inference, latency)
+
+
+def check_places(options: argparse.Namespace) -> None:
+    """Refuse what `engine_from_options` would, before anything is loaded."""
+    from naslib_autokd.runners.engine import read_cluster
+
+    trial_limits(options)
+    if options.cluster is not None:
+        read_cluster(options.cluster)
+    if options.scheduler is not None and (options.workers is not None or options.cluster is not None):
+        raise ValueError("a running scheduler has its own workers: give --scheduler alone")
+    alone = (options.workers or 1) == 1 and options.scheduler is None and options.cluster is None
+    if alone and "," in options.device:
+        raise ValueError(f"several devices need --workers, got --device {options.device} for one trial at a time")
+
+
+def trial_limits(options: argparse.Namespace) -> Limits:
+    from naslib_autokd.runners.limits import Limits
+
+    return Limits(options.trial_seconds, None if options.trial_memory is None else parse_size(options.trial_memory))
+
+
+def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine | LimitedEngine | None:
+    """The workers that the command line describes; None: one trial at a time in this process."""
+    from naslib_autokd.runners.engine import DaskEngine, LimitedEngine, read_cluster
+
+    limits = trial_limits(options)
+    several = (options.workers or 1) > 1 or options.scheduler is not None or options.cluster is not None
+    if not several and not limits:
+        return None
+    from naslib_autokd.evaluators.kd import KDEvaluator
+
+    factory = partial(
+        KDEvaluator,
+        task,
+        threads=options.threads,
+        objective=options.objective,
+        teacher=options.teacher,
+        **evaluation_options(options),
+    )
+    devices = tuple(options.device.split(","))
+    if not several:
+        return LimitedEngine(factory, limits, devices)
+    return DaskEngine(
+        factory,
+        workers=options.workers,
+        scheduler=options.scheduler,
+        cluster=None if options.cluster is None else read_cluster(options.cluster),
+        devices=devices,
+        limits=limits,
+    )
+
+
+def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the evaluator of a search keeps and measures besides the training; nothing for other commands."""
+    if not hasattr(options, "objectives"):
+        return {}
+    from naslib_autokd.records import MEASURED_OBJECTIVES
+
+    measure = tuple(name for name in MEASURED_OBJECTIVES if name in options.objectives.split(","))
+    return {"limits": student_limits(options), "measure": measure}
+
+
+def evaluator_from_options(options: argparse.Namespace, task: Task) -> KDEvaluator:
+    from naslib_autokd.evaluators.kd import KDEvaluator
+
+    return KDEvaluator(
+        task,
+        device=options.device.split(",")[0],
+        threads=options.threads,
+        objective=options.objective,
+        teacher=options.teacher,
+        **evaluation_options(options),
+        report=lambda text: print(text, file=sys.stderr),
+    )
+
+
+def read_candidate(path: Path) -> Candidate:
+    """A family: a YAML or JSON file (the ``candidate`` of a trial record, what ``sample --json`` prints), or a run.
+
+    Of a run folder it is the family that the search found; of an unfinished one the best that it observed.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    import yaml
+
+    from naslib_autokd.records import TrialStore
+    from naslib_autokd.search_spaces.hnag import Candidate
+
+    try:
+        if path.is_dir() and not (path / "result.json").is_file():
+            best = TrialStore(path / "trials.jsonl").incumbent() if (path / "trials.jsonl").is_file() else None
+            if best is None:
+                raise ValueError("a run folder has result.json, or trials.jsonl with a full training")
+            return Candidate.from_dict(best.candidate)
+        text = (path / "result.json" if path.is_dir() else path).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        if isinstance(content, dict) and "candidate" in content:
+            return Candidate.from_dict(content["candidate"])
+        return Candidate.from_yaml(text)
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} holds no candidate: {error}") from error
+
+
+def parse_options(pairs: Sequence[str | tuple[str, Any]]) -> dict[str, Any]:
+    """Keyword arguments from ``NAME=VALUE`` (YAML), or from the pairs of a configuration file."""
+    import yaml
+
+    parsed = {}
+    for pair in pairs:
+        if isinstance(pair, tuple):
+            parsed[pair[0]] = pair[1]
+            continue
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise ValueError(f"--option needs NAME=VALUE, got {pair!r}")
+        try:
+            parsed[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--option {name}: {value!r} is not valid YAML") from error
+    return parsed

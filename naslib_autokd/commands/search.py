@@ -1,0 +1,210 @@
+"""``naslib-autokd search``: the search, its final students, one test."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from naslib_autokd.commands import _config
+from naslib_autokd.commands._options import (
+    add_limit_options,
+    add_option,
+    add_task_options,
+    add_worker_options,
+    check_counts,
+    check_places,
+    engine_from_options,
+    evaluator_from_options,
+    parse_options,
+    student_limits,
+    task_from_options,
+)
+from naslib_autokd.commands._parser import epilog
+
+if TYPE_CHECKING:
+    from naslib_autokd.runners.search import SearchProgress
+
+DEFAULT_TRIALS = 24
+KEYS = (
+    "candidate, candidate_digest, expected_cost, n_trials, student_epochs, search_s, overhead_s, stop_reason, "
+    "agreement, finals, kept, teacher (and front, with several objectives)"
+)
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "search",
+        help="search a family of students, train the best in full, test once",
+        description="Search a family of students for a task, then train several of its students in full, keep the "
+        "best by validation and test once. The same command with the same --out continues an interrupted run.",
+        epilog=epilog(
+            "naslib-autokd search --task cluttered-digits --trials 24 --seed 0 --out runs/first",
+            "naslib-autokd search --config examples/search.yaml --out runs/configured",
+            "naslib-autokd search --trials 60 --workers 4 --trial-seconds 600 --out runs/four",
+            keys=KEYS,
+        ),
+    )
+    add_task_options(parser, "--teacher", "--objective")
+    space = parser.add_argument_group("search space")
+    add_option(space, "--preset")
+    space.add_argument("--space", help="another space, for example nasbench201 (with NASLib), instead of families")
+    optimizer = parser.add_argument_group("optimizer")
+    optimizer.add_argument("--optimizer", default="autokd", help="name of the optimizer")
+    optimizer.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of the optimizer, as YAML (repeatable), for example fidelity=full; in a configuration file a "
+        "mapping",
+    )
+    optimizer.add_argument(
+        "--objectives",
+        default="error",
+        help="what is minimised, with commas between: error, params, macs, train_memory, inference_memory, latency; "
+        "several give a front of families",
+    )
+    budget = parser.add_argument_group("budget", "the first one that is reached ends the search")
+    budget.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help=f"number of trials (default: {DEFAULT_TRIALS} if no other budget is given)",
+    )
+    add_option(budget, "--student-epochs")
+    budget.add_argument(
+        "--max-seconds", type=float, metavar="S", help="start no trial after so many seconds of work on this run"
+    )
+    budget.add_argument(
+        "--target-accuracy", type=float, metavar="A", help="stop once a full training reaches it (0 to 1)"
+    )
+    budget.add_argument("--finals", type=int, default=4, metavar="N", help="final students of the family")
+    add_option(budget, "--seed")
+    add_limit_options(parser)
+    add_worker_options(parser)
+    output = parser.add_argument_group("output")
+    add_option(output, "--out", required=True)
+    output.add_argument("--tensorboard", action="store_true", help="write scalars to RUN/tensorboard as well")
+    add_option(output, "--json")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from naslib_autokd.evaluators.student_limits import check_reachable
+    from naslib_autokd.reports.front import front_table, write_front
+    from naslib_autokd.reports.search import LiveSearch, TensorBoardLog, search_report
+    from naslib_autokd.reports.terminal import console_for, print_table, say
+    from naslib_autokd.runners.engine import DaskEngine
+    from naslib_autokd.runners.pareto import check_objectives
+    from naslib_autokd.runners.search import (
+        budget_change,
+        check_run,
+        check_space,
+        make_optimizer,
+        run_settings,
+        search,
+        search_space,
+        train_family,
+    )
+    from naslib_autokd.runners.session import StopSignals
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
+
+    check_counts(options, "finals", "max_failures", "workers")
+    if options.target_accuracy is not None and not 0 < options.target_accuracy <= 1:
+        raise ValueError(f"--target-accuracy must be from 0 to 1, got {options.target_accuracy:g}")
+    check_places(options)
+    task = task_from_options(options)
+    if options.trials is None and options.student_epochs is None and options.max_seconds is None:
+        options.trials = DEFAULT_TRIALS
+    budget: dict[str, Any] = {
+        "n_trials": options.trials,
+        "student_epochs": options.student_epochs,
+        "wall_s": options.max_seconds,
+        "target_cost": None if options.target_accuracy is None else 1 - options.target_accuracy,
+    }
+    limits = student_limits(options)
+    objectives = check_objectives(options.objectives.split(","))
+    optimizer_options = parse_options(options.option)
+    # what is wrong is told before the teacher is trained
+    space = search_space(task, options.space)
+    if len(objectives) > 1 and isinstance(space, HNAGSpace):
+        space = HNAGSpace(space.preset if space.name == "custom" else space.name, search_size=True)
+    check_space(task, space)
+    searched: dict[str, Any] = {"options": optimizer_options, "objectives": objectives}
+    make_optimizer(task, options.optimizer, space=space, **searched, **budget)
+    evaluation: dict[str, Any] = {"objective": options.objective, "teacher": options.teacher}
+    if limits:
+        evaluation["limits"] = asdict(limits)
+    settings = run_settings(options.optimizer, space, seed=options.seed, evaluation=evaluation, **searched, **budget)
+    check_run(options.out, task, settings)
+    console, remarks = console_for(), console_for(stderr=True)
+    if change := budget_change(options.out, settings):
+        say(remarks, change)
+    with ExitStack() as stack:
+        board = stack.enter_context(TensorBoardLog(options.out / "tensorboard")) if options.tensorboard else None
+        # also with workers: what is wrong with data or teacher is told, and the teacher trained, before they start
+        evaluator = evaluator_from_options(options, task)
+        if limits and isinstance(space, HNAGSpace):
+            rng, some = np.random.default_rng(0), [space.default_candidate()]
+            families = itertools.chain(some, (space.sample(rng) for _ in range(32)))  # drawn only if needed
+            check_reachable(lambda family: evaluator.student_spec(family, options.seed), families)
+        engine = engine_from_options(options, task)
+        if engine is not None:
+            stack.callback(engine.close)
+        live = LiveSearch(remarks, budget)
+        keep = _config.keeper(options, options.out)
+        if not (options.out / "run.yaml").exists():
+            keep()  # a new run; of one that is there, another process may be at work
+
+        def progress(state: SearchProgress) -> None:
+            keep()
+            live.update(state)
+            if board is not None:
+                board.update(state)
+
+        with StopSignals() as stop, live:
+            result = search(
+                task,
+                options.optimizer,
+                evaluator=evaluator if engine is None else None,
+                engine=engine,
+                scorer=evaluator,
+                space=space,
+                **budget,
+                seed=options.seed,
+                out=options.out,
+                **searched,
+                max_failures=options.max_failures,
+                evaluation=evaluation,
+                stop=stop,
+                progress=progress,
+            )
+        keep()
+        say(remarks, f"training {options.finals} students of the incumbent family in full")
+        finals = train_family(
+            evaluator,
+            result.candidate,
+            n_students=options.finals,
+            seed=options.seed,
+            out=options.out,
+            engine=engine if isinstance(engine, DaskEngine) else None,
+        )
+    report = search_report(result, finals, evaluator.teacher_row())
+    (options.out / "result.json").write_text(json.dumps(report.data, indent=1), encoding="utf-8")
+    if result.front:
+        write_front(result.front, result.trials, options.out)
+    if options.json:
+        print(json.dumps(report.data))
+        return 0
+    report.print(console)
+    if result.front:
+        print_table(console, front_table(result.front))
+    say(console, f"run folder: {options.out}")
+    say(console, f"ship the student that is kept: naslib-autokd export {options.out}")
+    return 0

@@ -1,0 +1,130 @@
+"""How long commands show that they work, and how tables are printed: in a terminal, a log file and a notebook.
+
+Results go to stdout, progress and remarks to stderr. A file gets no escape codes (rich looks), ``NO_COLOR`` no colours,
+and nobody a table that is cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from naslib_autokd.runners.session import duration
+
+WIDE = 200
+"""Columns of what is no terminal: a file has no edge."""
+
+
+def console_for(*, stderr: bool = False) -> Console:
+    """The console of a command: of stdout for results, of stderr for what is said besides."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and not console.is_jupyter and "COLUMNS" not in os.environ:
+        console.width = WIDE
+    return console
+
+
+def say(console: Console, text: str) -> None:
+    """One line as it is: no markup, and no line breaks that would cut a path or a command."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """The table; where it has no room, its rows one below the other, each value with the name of its column."""
+    if console.measure(table, options=console.options.update(width=10_000)).minimum <= console.width:
+        console.print(table)
+        return
+    if table.title:
+        console.print(table.title if isinstance(table.title, Text) else Text(str(table.title)), style="bold")
+    columns = [list(column.cells) for column in table.columns]
+    names = [_plain(column.header) for column in table.columns]
+    width = max(map(len, names[1:]), default=0)
+    for cells in zip(*columns, strict=True):
+        console.print()
+        console.print(Text(_plain(cells[0])), style="bold")
+        for name, cell in zip(names[1:], cells[1:], strict=True):
+            if _plain(cell):
+                say(console, f"  {name:{width}}  {_plain(cell)}")
+
+
+def _plain(cell: Any) -> str:
+    return cell.plain if isinstance(cell, Text) else str(cell)
+
+
+class Live:
+    """How far a long command is: a bar in a terminal, elsewhere (a file, a notebook) a line now and then.
+
+    Use as a context manager and call `show`.
+
+    Args:
+        what: The word before the bar.
+        console: That of stderr by default.
+        step: Share of the work between two lines where there is no bar: at most twenty lines by default; 0: a line
+            for every call.
+        clock: Seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        console: Console | None = None,
+        *,
+        step: float = 0.05,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console = console_for(stderr=True) if console is None else console
+        # a dumb terminal (Emacs, some CI) cannot go back in a line
+        self.has_bar = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._step, self._next_line = step, 0.0
+        self._clock = clock
+        self._first: tuple[float, float] | None = None
+        self._progress = Progress(
+            TextColumn(what),
+            BarColumn(bar_width=30 if self.console.width >= 100 else 10),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.has_bar,
+        )
+        self._task = self._progress.add_task(what, total=1.0, text="starting")
+
+    def __enter__(self) -> Live:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, fraction: float, text: str, left_s: float | None = None) -> None:
+        """Show where the work stands.
+
+        Args:
+            fraction: Share that is done, in [0, 1].
+            text: In words.
+            left_s: Seconds that it will still take; by default what was done since the first call says it.
+        """
+        left_s = self._left(fraction) if left_s is None else left_s
+        if left_s is not None and fraction < 1:
+            text += f", about {duration(left_s)} to go"
+        self._progress.update(self._task, completed=fraction, text=Text(text).plain.replace("[", "\\["))
+        if not self.has_bar and fraction >= self._next_line:
+            say(self.console, text)
+            self._next_line = fraction + self._step
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        say(self.console, text)
+
+    def _left(self, fraction: float) -> float | None:
+        now = self._clock()
+        if self._first is None:  # what was done before, and how long the first part took, is not known
+            self._first = (fraction, now)
+            return None
+        done = fraction - self._first[0]
+        return (now - self._first[1]) * (1 - fraction) / done if done > 0 else None
