@@ -1,23 +1,39 @@
-"""Pictures of wirings: the three levels of one, or a sheet of several from one family.
+"""Pictures of students: one wiring with its three levels, or a sheet of several from one family, as SVG, PNG or PDF.
 
-Matplotlib is imported when a picture is drawn, through its object interface: no backend is chosen and no global
-state of pyplot touched.
+How to read them. Cells stand from left to right, in their order, on the colour of their stage; arcs above them are the
+edges of the top graph and run to the right. A cell holds frames, one for each node of its mid graph; a frame holds one
+mark for each operation. Inside cells and frames all edges run downwards: a node's row is the longest path to it, edges
+over several rows go around the nodes between. Edges that enter a learned merge can carry its weight after training
+(`edge_weights`), as width and colour.
+
+Every picture is laid out once, as a list of shapes in pixels, and written by one of two small writers: an SVG of our
+own (no scripts, no fonts, no references to anything outside; equal wirings give equal bytes), or matplotlib's (through
+its object interface: no backend is chosen and no global state of pyplot touched). Nothing is left out of large wirings:
+`svg` draws every node and every edge of a network of 1000 operations as an element of its own (about 400 kB), but from
+`DETAILED` operations on without kernel sizes in the marks and without tooltips. A sheet draws all edges, and all marks
+of an operation, together, and small ones without bends.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from bisect import bisect_right, insort
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.sax.saxutils import escape, quoteattr
 
 from naslib_autokd.search_spaces.hnag.graphs import Graph
-from naslib_autokd.search_spaces.hnag.wiring import OPERATIONS, Cell, StudentSpec, Wiring
+from naslib_autokd.search_spaces.hnag.wiring import MERGES, NO_MERGE, OPERATIONS, Cell, StudentSpec, Wiring
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
+
+    from naslib_autokd.search_spaces.hnag.generator import Generator
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -34,314 +50,1135 @@ COLOURS = {
     "separable3x3": "#aa4499",
     "separable5x5": "#662255",
 }
-"""Of the operations; told apart with the common colour blindnesses, and named in the legend."""
+"""Of the operations; told apart with the common colour blindnesses, by shape (`_SHAPES`) and the size in the mark."""
 
-STAGE_COLOURS = ("#e8f0f8", "#eaf6ea", "#fbf1e2")
-RING_COLOURS = ("#88aadd", "#228833", "#ee7733")
+STAGE_COLOURS = ("#4477aa", "#228833", "#ee7733")
+"""Of the stages, at `_STAGE_OPACITY`, so that they suit light and dark pages."""
+_STAGE_OPACITY = 0.12
+
+WEIGHT_COLOURS = ("#8c9bab", "#d55e00")
+"""Of the smallest and the largest merge weight of a picture; both readable on white and on black."""
+WEIGHT_WIDTHS = (0.8, 4.2)
+"""Pixels, likewise."""
+
+DETAILED = 150
+"""From so many operations on, marks have no kernel size in them and edges no tooltip."""
+
+_SHAPES = {"conv": "circle", "separable": "diamond", "average": "square", "max": "hexagon"}
+_RADIUS = 10.0
+_INK, _PAPER = "#1a1a1a", "#ffffff"
+
+Point = tuple[float, float]
+Curve = tuple[tuple[str, tuple[float, ...]], ...]
+"""("M", (x, y)), ("L", (x, y)) and ("C", (x1, y1, x2, y2, x, y)) in turn, as in SVG."""
 
 
-def draw_wiring(wiring: Wiring | StudentSpec, path: str | Path) -> Path:
-    """Draw one wiring: cells from left to right on the colour of their stage, in each cell its mid nodes as frames, in
-    each frame the graph of operations, coloured by operation. A `StudentSpec` adds channels and parameters.
+class Edge(NamedTuple):
+    """An edge of one of a wiring's graphs."""
 
-    Edges run from left to right at the top (arcs over the cells) and from top to bottom inside the cells. Dashed arcs
-    come from the stem or go to the head.
+    level: str
+    """"top", "mid" or "bottom"."""
+    cell: int | None
+    """Top node whose graph it is; None at the top level."""
+    node: int | None
+    """Mid node whose graph it is; None above the bottom level."""
+    source: int
+    target: int
+
+    @property
+    def label(self) -> str:
+        """``"0-2"``, ``"c3/0-2"`` or ``"c3/n1/0-2"``."""
+        return _place(self.cell, self.node) + f"{self.source}-{self.target}"
+
+
+def _place(cell: int | None, node: int | None) -> str:
+    return ("" if cell is None else f"c{cell}/") + ("" if node is None else f"n{node}/")
+
+
+def _graphs(wiring: Wiring) -> Iterator[tuple[str, int | None, int | None, Graph, tuple[str, ...]]]:
+    """(level, cell, node, graph, merges) of every graph, the top one first."""
+    yield "top", None, None, wiring.graph, wiring.merges
+    for top, cell in enumerate(wiring.cells):
+        yield "mid", top, None, cell.graph, cell.merges
+        for mid, bottom in enumerate(cell.nodes):
+            yield "bottom", top, mid, bottom.graph, bottom.merges
+
+
+def wiring_edges(wiring: Wiring) -> dict[Edge, str]:
+    """Every edge, with the merge of its target ("sum", "concat", "attention", or "single" for an only input)."""
+    return {
+        Edge(level, cell, node, source, target): merges[target]
+        for level, cell, node, graph, merges in _graphs(wiring)
+        for source, target in graph.edges
+    }
+
+
+def edge_weights(spec: StudentSpec, merge_weights: Sequence[float]) -> dict[Edge, float]:
+    """The weight of every edge that enters a learned merge: ``sigmoid(w)``, in (0, 1), 0.73 before training.
+
+    In an attention merge the first input's weight is added to the mask that the input makes (`student.Student`);
+    inputs of concatenations and only inputs have no weight and are left out.
 
     Args:
-        path: Ends in .png, .svg or .pdf; its folder is made if it is missing.
+        merge_weights: ``(n,)``: the raw values of `student.Student.merge_weights`, in its order.
 
     Raises:
-        ValueError: If the suffix is another.
+        ValueError: If their number is not the student's.
     """
-    path = _checked(path)
-    spec = wiring if isinstance(wiring, StudentSpec) else None
-    wiring = wiring.wiring if isinstance(wiring, StudentSpec) else wiring
-    widths = [_cell_size(cell)[0] for cell in wiring.cells]
-    height = max(_cell_size(cell)[1] for cell in wiring.cells)
-    gap = 0.9
-    total = sum(widths) + gap * (len(widths) + 1)
-    arcs = 0.55 * max([1, *(b - a for a, b in wiring.graph.edges)]) ** 0.8 + 0.9
-    scale = min(0.55, 28 / total)
-    figure = _figure(max(7.0, total * scale), max(3.2, (height + arcs + 2.2) * scale))
-    axes = figure.add_subplot()
-    axes.set_axis_off()
-    axes.set_aspect("equal")
-    _draw_cells(axes, wiring, detailed=len(wiring.cells) * height < 400)
-    axes.set_title(_title(wiring, spec), fontsize=10, loc="left")
-    _legend(axes, wiring)
-    return _save(figure, path)
+    from naslib_autokd.search_spaces.hnag.student import Plan
+
+    plan, wiring = Plan(spec), spec.wiring
+    if len(merge_weights) != plan.n_merge_weights:
+        raise ValueError(
+            f"a student of wiring {wiring.digest} has {plan.n_merge_weights} merge weights, got {len(merge_weights)}"
+        )
+    steps = (step for step in plan.steps if step.kind in MERGES and step.kind != "concat")
+    found: dict[Edge, float] = {}
+
+    def merge(level: str, cell: int | None, node: int | None, graph: Graph, merges: Sequence[str], target: int) -> None:
+        if merges[target] not in ("sum", "attention"):
+            return
+        step = next(steps)  # the plan makes its steps in the order of this walk
+        assert step.kind == merges[target]
+        for place, source in enumerate(graph.predecessors[target]):
+            weight = float(merge_weights[step.slot + place])
+            found[Edge(level, cell, node, source, target)] = 0.5 * (1.0 + math.tanh(0.5 * weight))
+
+    for top, cell in enumerate(wiring.cells):
+        merge("top", None, None, wiring.graph, wiring.merges, top)
+        for mid, bottom in enumerate(cell.nodes):
+            merge("mid", top, None, cell.graph, cell.merges, mid)
+            for target in range(bottom.graph.n_nodes):
+                merge("bottom", top, mid, bottom.graph, bottom.merges, target)
+    assert next(steps, None) is None
+    return found
 
 
-def draw_wirings(wirings: Sequence[Wiring | StudentSpec], path: str | Path, *, title: str = "") -> Path:
-    """`draw_wiring` for one, `draw_sheet` for several."""
-    return draw_wiring(wirings[0], path) if len(wirings) == 1 else draw_sheet(wirings, path, title=title)
-
-
-def draw_sheet(wirings: Sequence[Wiring | StudentSpec], path: str | Path, *, title: str = "") -> Path:
-    """Draw several wirings on one sheet, as their flattened graphs: one dot per operation (filled by operation, ringed
-    by stage), one column per step of the longest path.
+def read_trained(run: str | Path) -> tuple[StudentSpec, dict[Edge, float]]:
+    """The student that a run keeps, or that of a ``.safetensors`` file, and the weights of its edges after training.
 
     Raises:
-        ValueError: If there is none, or the suffix of ``path`` is unknown.
+        runners.export.ExportError: If there is none (yet), or the file cannot be read.
     """
-    if not wirings:
-        raise ValueError("a sheet needs at least one wiring")
-    path = _checked(path)
-    columns = min(3, len(wirings))
-    rows = math.ceil(len(wirings) / columns)
-    figure = _figure(4.6 * columns, 2.5 * rows + 0.6)
-    for number, item in enumerate(wirings):
-        spec = item if isinstance(item, StudentSpec) else None
-        wiring = item.wiring if isinstance(item, StudentSpec) else item
-        axes = figure.add_subplot(rows, columns, number + 1)
-        _draw_flat(axes, wiring)
-        axes.set_title(_title(wiring, spec), fontsize=7, loc="left")
-        axes.set_axis_off()
-    used = {name for item in wirings for name in _operations(item)}
-    rings = [_mark("white", f"stage {stage + 1}", colour) for stage, colour in enumerate(RING_COLOURS)]
-    figure.legend(
-        handles=[*_operation_marks(used), *rings], loc="outside lower center", ncols=9, fontsize=7, frameon=False
-    )
-    figure.suptitle(title, fontsize=10)
-    return _save(figure, path)
+    from safetensors import safe_open
+
+    from naslib_autokd.runners.export import kept_student, read_student
+
+    path = kept_student(run)
+    spec = StudentSpec.from_dict(read_student(path).spec)
+    with safe_open(path, framework="np") as file:
+        weights = file.get_tensor("merge_weights") if "merge_weights" in file.keys() else ()  # noqa: SIM118 (no dict)
+    return spec, edge_weights(spec, [float(weight) for weight in weights])
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+# ---- the layout of one graph ---------------------------------------------------------------------------------------
 
 
-def _checked(path: str | Path) -> Path:
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"pictures end in {', '.join(SUFFIXES)}, got {path.name!r}")
-    return path
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
-
-
-def _title(wiring: Wiring, spec: StudentSpec | None) -> str:
-    parts = [f"wiring {wiring.digest}", f"{wiring.n_operations} operations", f"depth {wiring.depth}"]
-    if spec is not None:
-        channels = ", ".join(str(spec.channels[stage]) for stage in sorted(set(wiring.stages)))
-        parts += [f"channels {channels}", f"{spec.n_params:,} parameters"]
-    return " · ".join(parts)
-
-
-def _levels(graph: Graph) -> list[int]:
+def _ranks(graph: Graph) -> list[int]:
     """Row of each node: the longest path that ends there."""
     rows: list[int] = []
     for sources in graph.predecessors:
-        rows.append(max([rows[s] + 1 for s in sources], default=0))
+        rows.append(max([rows[source] + 1 for source in sources], default=0))
     return rows
 
 
-def _layout(graph: Graph) -> tuple[list[tuple[int, int]], int, int]:
-    """(column, row) of each node, and the numbers of columns and rows: rows by longest path, columns in turn.
+def _fit_positions(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]) -> list[float]:
+    """Positions in the given order, at least ``gaps[i]`` between i and i + 1, nearest to ``wanted`` in least squares.
 
-    Columns shift with the row, so that an edge over several rows does not run through the nodes between."""
-    rows = _levels(graph)
-    seen: dict[int, int] = {}
-    places = []
+    Pool-adjacent-violators on the positions less the cumulated gaps.
+    """
+    offsets = [0.0]
+    for gap in gaps:
+        offsets.append(offsets[-1] + gap)
+    blocks: list[tuple[float, float, int]] = []  # (mean, weight, members)
+    for value, weight, offset in zip(wanted, weights, offsets, strict=True):
+        mean, total, size = value - offset, weight, 1
+        while blocks and blocks[-1][0] >= mean:
+            other, other_total, other_size = blocks.pop()
+            mean = (mean * total + other * other_total) / (total + other_total)
+            total, size = total + other_total, size + other_size
+        blocks.append((mean, total, size))
+    means = [mean for mean, _, size in blocks for _ in range(size)]
+    return [mean + offset for mean, offset in zip(means, offsets, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Layered:
+    """A graph drawn downwards, its upper left corner at (0, 0)."""
+
+    corners: list[Point]
+    """Upper left corner of each node."""
+    curves: dict[tuple[int, int], Curve]
+    width: float
+    height: float
+
+
+def _layered(graph: Graph, sizes: Sequence[Point], gap: float, row_gap: float) -> _Layered:
+    """Rows by longest path; edges over several rows pass the rows between on lanes of their own.
+
+    The method of Sugiyama, Tagawa & Toda (1981): order within the rows by the mean place of the neighbours, up and
+    down, keeping the order with the fewest crossings; then places nearest to the neighbours' that keep the gaps.
+    """
+    ranks = _ranks(graph)
+    rows: list[list[int]] = [[] for _ in range(max(ranks) + 1)]
+    above: list[list[int]] = [[] for _ in ranks]
+    below: list[list[int]] = [[] for _ in ranks]
+    for node, rank in enumerate(ranks):
+        rows[rank].append(node)
+    lanes: dict[tuple[int, int], list[int]] = {}  # of each edge: the dummy nodes on its way
+    for source, target in graph.edges:
+        before, way = source, []
+        for rank in range(ranks[source] + 1, ranks[target] + 1):
+            item = target if rank == ranks[target] else len(above)
+            if item != target:
+                above.append([])
+                below.append([])
+                rows[rank].append(item)
+                way.append(item)
+            below[before].append(item)
+            above[item].append(before)
+            before = item
+        lanes[source, target] = way
+
+    def crossings() -> int:
+        total = 0
+        for upper, lower in pairwise(rows):
+            place = {item: index for index, item in enumerate(lower)}
+            seen: list[int] = []  # ends of the edges so far, sorted: those right of a new end cross it
+            for item in upper:
+                ends = [place[other] for other in below[item]]
+                total += sum(len(seen) - bisect_right(seen, end) for end in ends)
+                for end in ends:
+                    insort(seen, end)
+        return total
+
+    best, fewest = [list(row) for row in rows], crossings()
+    for sweep in range(8):
+        if fewest == 0:
+            break
+        downwards = sweep % 2 == 0
+        order = range(1, len(rows)) if downwards else range(len(rows) - 2, -1, -1)
+        for index in order:
+            place = {item: i for i, item in enumerate(rows[index - 1 if downwards else index + 1])}
+            neighbours = above if downwards else below
+            own = {item: i for i, item in enumerate(rows[index])}
+
+            def mean(item: int, place: dict[int, int] = place, own: dict[int, int] = own, n: Any = neighbours) -> float:
+                return sum(place[o] for o in n[item]) / len(n[item]) if n[item] else float(own[item])
+
+            rows[index].sort(key=mean)
+        if (now := crossings()) < fewest:
+            best, fewest = [list(row) for row in rows], now
+    rows = best
+
+    n_nodes = len(sizes)
+
+    def width(item: int) -> float:
+        return sizes[item][0] if item < n_nodes else 0.0
+
+    def room(a: int, b: int) -> float:
+        both_lanes = a >= n_nodes and b >= n_nodes
+        return (width(a) + width(b)) / 2 + (0.7 * gap if both_lanes else gap)
+
+    centres = [0.0] * len(above)
     for row in rows:
-        column = seen.get(row, 0)
-        seen[row] = column + 1
-        places.append((column, row))
-    skips = any(rows[b] - rows[a] > 1 for a, b in graph.edges)
-    if skips:
-        places = [(2 * column + row % 2, row) for column, row in places]
-    return places, max(column for column, _ in places) + 1, max(rows) + 1
+        x = 0.0
+        for index, item in enumerate(row):
+            x += room(row[index - 1], item) if index else 0.0
+            centres[item] = x
+        middle = x / 2
+        for item in row:
+            centres[item] -= middle
+    for sweep in range(10):
+        for row in rows if sweep % 2 == 0 else reversed(rows):
+            wanted, weights = [], []
+            for item in row:
+                near = above[item] + below[item]
+                wanted.append(sum(centres[o] for o in near) / len(near) if near else centres[item])
+                weights.append(4.0 if item >= n_nodes else 1.0)  # straight lanes before centred nodes
+            gaps = [room(a, b) for a, b in pairwise(row)]
+            for item, x in zip(row, _fit_positions(wanted, weights, gaps), strict=True):
+                centres[item] = x
+    left = min(centres[item] - width(item) / 2 for row in rows for item in row)
+    right = max(centres[item] + width(item) / 2 for row in rows for item in row)
+    heights = [max(sizes[item][1] for item in row if item < n_nodes) for row in rows]
+    tops = [sum(heights[:rank]) + rank * row_gap for rank in range(len(rows))]
+
+    corners = []
+    for node, rank in enumerate(ranks):
+        y = tops[rank] + (heights[rank] - sizes[node][1]) / 2
+        corners.append((centres[node] - width(node) / 2 - left, y))
+    curves = {}
+    for (source, target), way in lanes.items():
+        x, y = centres[source] - left, corners[source][1] + sizes[source][1]
+        curve: list[tuple[str, tuple[float, ...]]] = [("M", (x, y))]
+        for rank, item in enumerate([source, *way, target], ranks[source]):
+            # curved between the rows, straight beside the nodes of a row
+            if item != source:
+                x_next, y_next = centres[item] - left, tops[rank]
+                bend = (y_next - y) / 2
+                curve.append(("C", (x, y + bend, x_next, y_next - bend, x_next, y_next)))
+                x, y = x_next, y_next
+            end = corners[target][1] if item == target else tops[rank] + heights[rank]
+            if end - y > 0.05:
+                y = end
+                curve.append(("L", (x, y)))
+        curves[source, target] = tuple(curve)
+    return _Layered(corners, curves, right - left, tops[-1] + heights[-1])
 
 
-def _bottom_size(graph: Graph) -> tuple[float, float]:
-    _, columns, rows = _layout(graph)
-    return 0.8 * columns + 0.5, 0.9 * rows + 0.4
+# ---- the layout of a wiring ----------------------------------------------------------------------------------------
 
 
-def _cell_layout(cell: Cell) -> tuple[list[tuple[float, float]], float, float]:
-    """Lower left corner of each mid node's frame (y downwards from 0), and the cell's width and height."""
-    places, _, n_rows = _layout(cell.graph)
-    sizes = [_bottom_size(node.graph) for node in cell.nodes]
-    gap = 0.5
-    corners: list[tuple[float, float]] = [(0.0, 0.0)] * len(places)
-    widest, y = 0.0, 0.0
-    for row in range(n_rows):
-        members = sorted((column, node) for node, (column, r) in enumerate(places) if r == row)
-        x = 0.45 * (row % 2) if len(cell.nodes) > 1 else 0.0
-        tallest = max(sizes[node][1] for _, node in members)
-        for _, node in members:
-            corners[node] = (x, y - sizes[node][1])
-            x += sizes[node][0] + gap
-        widest = max(widest, x - gap)
-        y -= tallest + gap
-    return corners, widest, -y - gap
+@dataclass
+class _Layout:
+    """A wiring in pixels; y grows downwards, the upper left corner is (0, 0)."""
+
+    width: float = 0.0
+    height: float = 0.0
+    bands: list[tuple[int, float, float]] = field(default_factory=list)
+    """(stage, left, right)."""
+    cells: list[tuple[float, float, float, float]] = field(default_factory=list)
+    """(left, top, width, height)."""
+    frames: dict[tuple[int, int], tuple[float, float, float, float]] = field(default_factory=dict)
+    """Of (cell, node)."""
+    marks: dict[tuple[int, int, int], Point] = field(default_factory=dict)
+    """Centre of (cell, node, operation)."""
+    edges: dict[Edge, Curve] = field(default_factory=dict)
+    ends: list[tuple[str, Curve]] = field(default_factory=list)
+    """From the stem, to the head, and from and to the borders of cells and frames."""
+    stem: Point = (0.0, 0.0)
+    head: Point = (0.0, 0.0)
+    floor: float = 0.0
+    """Where the cells start."""
 
 
-def _cell_size(cell: Cell) -> tuple[float, float]:
-    _, width, height = _cell_layout(cell)
-    return width + 0.6, height + 0.6
+_FRAME_PAD, _CELL_PAD, _CELL_GAP, _STUB = 7.0, 9.0, 26.0, 7.0
 
 
-def _arrow(
-    axes: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    *,
-    curve: float = 0.0,
-    shrink: tuple[float, float] = (0.0, 0.0),
-    colour: str = "#555555",
-    dashed: bool = False,
-) -> None:
-    from matplotlib.patches import FancyArrowPatch
-
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-|>",
-            connectionstyle=f"arc3,rad={curve}",
-            mutation_scale=6,
-            linewidth=0.7,
-            linestyle="--" if dashed else "-",
-            color=colour,
-            shrinkA=shrink[0],
-            shrinkB=shrink[1],
-            zorder=3,
-        )
+def _shifted(curve: Curve, dx: float, dy: float, scale: float = 1.0) -> Curve:
+    return tuple(
+        (code, tuple(scale * value + (dy if index % 2 else dx) for index, value in enumerate(values)))
+        for code, values in curve
     )
 
 
-def _draw_cells(axes: Axes, wiring: Wiring, detailed: bool) -> None:
-    from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
+def _stubs(graph: Graph, boxes: Sequence[tuple[float, float, float, float]], top: float, bottom: float) -> list[Curve]:
+    """Short lines from the border to nodes without predecessors, and from nodes without successors to the border."""
+    lines: list[Curve] = []
+    for node in graph.inputs:
+        x, y, width, _ = boxes[node]
+        lines.append((("M", (x + width / 2, max(top, y - _STUB))), ("L", (x + width / 2, y))))
+    for node in graph.outputs:
+        x, y, width, height = boxes[node]
+        lines.append((("M", (x + width / 2, y + height)), ("L", (x + width / 2, min(bottom, y + height + _STUB)))))
+    return lines
 
-    gap, x, tops = 0.9, 0.0, []
-    height = max(_cell_size(cell)[1] for cell in wiring.cells)
+
+def _cell_layouts(cell: Cell) -> tuple[_Layered, list[_Layered], float, float]:
+    """The mid graph, the bottom graphs, and the cell's width and height."""
+    mark = 2 * _RADIUS
+    inner = [_layered(node.graph, [(mark, mark)] * node.graph.n_nodes, 9.0, 17.0) for node in cell.nodes]
+    sizes = [(one.width + 2 * _FRAME_PAD, one.height + 2 * (_FRAME_PAD)) for one in inner]
+    outer = _layered(cell.graph, sizes, 12.0, 20.0)
+    return outer, inner, outer.width + 2 * _CELL_PAD, outer.height + 2 * _CELL_PAD
+
+
+def _layout(wiring: Wiring) -> _Layout:
+    layout = _Layout()
+    n_cells = len(wiring.cells)
+
+    # The stem and the head take part in the arcs as if they were cells -1 and n_cells.
+    arcs = [(a, b) for a, b in wiring.graph.edges]
+    arcs += [(-1, node) for node in wiring.graph.inputs] + [(node, n_cells) for node in wiring.graph.outputs]
+    inside = [_cell_layouts(cell) for cell in wiring.cells]
+    steep = math.sqrt(max(1.0, sum(width for _, _, width, _ in inside) / (90.0 * n_cells)))  # arcs over wide cells
+
+    def arc_height(distance: int) -> float:
+        return 16.0 * steep * distance**0.85
+
+    layout.floor = floor = arc_height(max(b - a for a, b in arcs)) + 4.0
+
+    margin = max(62.0, 0.03 * sum(width for _, _, width, _ in inside))  # of the stem's and the head's names
+    x = margin
     spans: dict[int, tuple[float, float]] = {}
-    for index, (cell, stage) in enumerate(zip(wiring.cells, wiring.stages, strict=True)):
-        width, own_height = _cell_size(cell)
-        corner = (x, -own_height)
-        axes.add_patch(
-            FancyBboxPatch(
-                corner,
-                width,
-                own_height,
-                boxstyle="round,pad=0,rounding_size=0.2",
-                facecolor="white",
-                edgecolor="#333333",
-            )
-        )
-        tops.append(x + width / 2)
-        axes.annotate(str(index), (x + 0.12, -own_height + 0.08), fontsize=6, color="#333333")
-        corners, _, _ = _cell_layout(cell)
+    for top, (cell, stage) in enumerate(zip(wiring.cells, wiring.stages, strict=True)):
+        outer, inner, width, height = inside[top]
+        layout.cells.append((x, floor, width, height))
         boxes = []
-        for node, (corner_x, corner_y) in zip(cell.nodes, corners, strict=True):
-            w, h = _bottom_size(node.graph)
-            left, low = x + 0.3 + corner_x, corner_y - 0.3
-            boxes.append((left, low, w, h))
-            if len(cell.nodes) > 1:
-                axes.add_patch(Rectangle((left, low), w, h, facecolor="#f7f7f7", edgecolor="#aaaaaa", linewidth=0.7))
-            places, _, _ = _layout(node.graph)
-            points = [(left + 0.65 + 0.8 * column, low + h - 0.65 - 0.9 * row) for column, row in places]
-            for point, name in zip(points, node.operations, strict=True):
-                axes.add_patch(Circle(point, 0.24, facecolor=COLOURS[name], edgecolor="black", linewidth=0.4, zorder=4))
-            for a, b in node.graph.edges:
-                _arrow(axes, points[a], points[b], shrink=(3, 4 if detailed else 2))
-        for a, b in cell.graph.edges:
-            left, low, w, _ = boxes[a]
-            left_b, low_b, w_b, h_b = boxes[b]
-            start, end = (left + w / 2, low), (left_b + w_b / 2, low_b + h_b)
-            _arrow(axes, start, end, curve=0.15 if abs(start[0] - end[0]) < 0.3 else 0.0, colour="#996633")
-        first, _ = spans.get(stage, (x, 0.0))
-        spans[stage] = (first, x + width)
-        x += width + gap
-    top = 0.55 * max([1, *(b - a for a, b in wiring.graph.edges)]) ** 0.8 + 0.9
-    for stage, (left, right) in spans.items():
-        axes.add_patch(
-            Rectangle(
-                (left - gap / 2, -height - 0.9),
-                right - left + gap,
-                height + top + 0.9,
-                facecolor=STAGE_COLOURS[stage],
-                zorder=-2,
-            )
-        )
-        axes.annotate(f"stage {stage + 1}", ((left + right) / 2, -height - 0.65), fontsize=8, ha="center")
-    for a, b in wiring.graph.edges:
-        _arc(axes, tops[a], tops[b], 0.55 * (b - a) ** 0.8)
-    for source in wiring.graph.inputs:
-        _arrow(axes, (tops[source] - 0.5, 0.75), (tops[source] - 0.15, 0.0), dashed=True)
-    for output in wiring.graph.outputs:
-        _arrow(axes, (tops[output] + 0.15, 0.0), (tops[output] + 0.5, 0.75), dashed=True)
-    axes.set_xlim(-gap / 2 - 0.1, x - gap / 2 + 0.1)
-    axes.set_ylim(-height - 1.0, top + 0.1)
+        for mid, (corner, one) in enumerate(zip(outer.corners, inner, strict=True)):
+            left, upper = x + _CELL_PAD + corner[0], floor + _CELL_PAD + corner[1]
+            box = (left, upper, one.width + 2 * _FRAME_PAD, one.height + 2 * _FRAME_PAD)
+            layout.frames[top, mid] = box
+            boxes.append(box)
+            dx, dy = left + _FRAME_PAD, upper + _FRAME_PAD
+            marks = [(dx + cx, dy + cy, 2 * _RADIUS, 2 * _RADIUS) for cx, cy in one.corners]
+            for index, (cx, cy, _, _) in enumerate(marks):
+                layout.marks[top, mid, index] = (cx + _RADIUS, cy + _RADIUS)
+            for (source, target), curve in one.curves.items():
+                layout.edges[Edge("bottom", top, mid, source, target)] = _shifted(curve, dx, dy)
+            graph = cell.nodes[mid].graph
+            layout.ends += [("stub", line) for line in _stubs(graph, marks, upper, upper + box[3])]
+        for (source, target), curve in outer.curves.items():
+            layout.edges[Edge("mid", top, None, source, target)] = _shifted(curve, x + _CELL_PAD, floor + _CELL_PAD)
+        layout.ends += [("stub", line) for line in _stubs(cell.graph, boxes, floor, floor + height)]
+        left = spans.get(stage, (x, 0.0))[0]
+        spans[stage] = (left, x + width)
+        x += width + _CELL_GAP
+    layout.width = x - _CELL_GAP + margin
+    layout.height = floor + max(height for _, _, _, height in layout.cells) + 8.0
+    layout.bands = [(stage, left - _CELL_GAP / 2, right + _CELL_GAP / 2) for stage, (left, right) in spans.items()]
+    layout.stem, layout.head = (margin / 2 - 6, floor + 12.0), (layout.width - margin / 2 + 6, floor + 12.0)
+
+    # Arrivals share the left half of a cell's top, departures the right half; the farther, the nearer to the middle on
+    # arrival and the farther left on departure, so that arcs which share a cell do not cross.
+    def port(node: int, other: int) -> float:
+        if node in (-1, n_cells):
+            return layout.stem[0] if node == -1 else layout.head[0]
+        left, _, width, _ = layout.cells[node]
+        arriving = other < node
+        group = sorted({a if arriving else b for a, b in arcs if (b if arriving else a) == node}, reverse=True)
+        share = (group.index(other) + 1) / (len(group) + 1)
+        return left + width * (0.08 + 0.40 * share + (0.0 if arriving else 0.44))
+
+    for a, b in arcs:
+        start, end, rise = port(a, b), port(b, a), arc_height(b - a) / 0.75
+        arc: Curve = (("M", (start, floor)), ("C", (start, floor - rise, end, floor - rise, end, floor)))
+        if a == -1 or b == n_cells:
+            layout.ends.append(("stem" if a == -1 else "head", arc))
+        else:
+            layout.edges[Edge("top", None, None, a, b)] = arc
+    return layout
 
 
-def _arc(axes: Axes, start: float, end: float, height: float) -> None:
-    """An arc above the cells, from cell to cell."""
-    from matplotlib.path import Path as Curve
-
-    curve = Curve(
-        [(start, 0.0), (start, 1.3 * height), (end, 1.3 * height), (end, 0.0)],
-        [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4],
-    )
-    from matplotlib.patches import FancyArrowPatch
-
-    axes.add_patch(
-        FancyArrowPatch(path=curve, arrowstyle="-|>", mutation_scale=8, linewidth=0.9, color="#333333", zorder=3)
-    )
+# ---- shapes --------------------------------------------------------------------------------------------------------
 
 
-def _draw_flat(axes: Axes, wiring: Wiring) -> None:
-    """The flattened graph: columns by longest path, one lane per cell."""
-    from matplotlib.collections import LineCollection
+class _Rectangle(NamedTuple):
+    box: tuple[float, float, float, float]
+    radius: float
+    style: str
+    key: str = ""
+    width: float | None = None
+    """Of its line, if it is not that of the style."""
 
-    flat = wiring.to_networkx()
-    nodes = sorted(node for node in flat if node not in ("input", "output"))  # a topological order
-    column: dict[Any, int] = {"input": -1}
-    rows: dict[int, list[Any]] = {}
-    for node in nodes:
-        column[node] = max(column[before] for before in flat.predecessors(node)) + 1
-        rows.setdefault(column[node], []).append(node)
-    place = {
-        node: (float(c), row - (len(members) - 1) / 2 + 0.3 * (c % 2))  # shifted, so that long edges miss the dots
-        for c, members in rows.items()
-        for row, node in enumerate(members)
+
+class _Line(NamedTuple):
+    curves: tuple[Curve, ...]
+    style: str
+    key: str = ""
+    tooltip: str = ""
+    width: float | None = None
+    weight: int | None = None
+    """Class of its merge weight, of `_N_WEIGHTS`, which gives width and colour."""
+
+
+class _Mark(NamedTuple):
+    centres: tuple[Point, ...]
+    radius: float
+    operation: str
+    key: str = ""
+    tooltip: str = ""
+    text: str = ""
+
+
+class _Text(NamedTuple):
+    place: Point
+    text: str
+    size: float
+    anchor: str = "start"
+    bold: bool = False
+    faint: bool = False
+
+
+_Shape = _Rectangle | _Line | _Mark | _Text
+
+_STYLES: dict[str, dict[str, Any]] = {
+    **{f"stage{i}": {"fill": colour, "fill-opacity": _STAGE_OPACITY} for i, colour in enumerate(STAGE_COLOURS)},
+    "cell": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.65, "stroke-width": 1.1},
+    "frame": {"fill": "ink", "fill-opacity": 0.05, "stroke": "ink", "stroke-opacity": 0.3, "stroke-width": 0.8},
+    "edge": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.6, "stroke-width": 1.1},
+    "concat": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.6, "stroke-width": 1.1, "stroke-dasharray": "5 3"},
+    "mask": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.6, "stroke-width": 1.1, "stroke-dasharray": "2 2"},
+    "end": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.35, "stroke-width": 0.9},
+}
+
+
+@dataclass(frozen=True)
+class _Picture:
+    width: float
+    height: float
+    shapes: list[_Shape]
+    title: str
+    description: str
+    digits: int = 1
+    """Decimals of coordinates."""
+
+
+_N_WEIGHTS = 24
+
+
+def _mix(share: float) -> str:
+    """Colour between `WEIGHT_COLOURS`, for a share in [0, 1]."""
+    low, high = ([int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in WEIGHT_COLOURS)
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(low, high, strict=True))
+
+
+class _WeightScale:
+    """From the weights of a picture to one of `_N_WEIGHTS` widths and colours."""
+
+    def __init__(self, weights: Mapping[Edge, float]) -> None:
+        self.low, self.high = min(weights.values()), max(weights.values())
+        if self.high - self.low < 0.1:  # differences of nothing look like nothing
+            middle = (self.low + self.high) / 2
+            self.low, self.high = middle - 0.05, middle + 0.05
+
+    def __call__(self, weight: float) -> int:
+        share = (weight - self.low) / (self.high - self.low)
+        return round(min(1.0, max(0.0, share)) * (_N_WEIGHTS - 1))
+
+    def samples(self) -> list[float]:
+        return [self.low + share * (self.high - self.low) for share in (0.0, 0.5, 1.0)]
+
+
+def _weight_style(index: int) -> tuple[float, str]:
+    """Width and colour of a class of weights."""
+    share = index / (_N_WEIGHTS - 1)
+    return WEIGHT_WIDTHS[0] + share * (WEIGHT_WIDTHS[1] - WEIGHT_WIDTHS[0]), _mix(share)
+
+
+def _kernel(operation: str) -> str:
+    return f"{OPERATIONS[operation].height}×{OPERATIONS[operation].width}"  # noqa: RUF001 (a times sign)
+
+
+def _network_shapes(
+    wiring: Wiring,
+    layout: _Layout,
+    weights: Mapping[Edge, float],
+    scale: _WeightScale | None,
+    detailed: bool,
+) -> list[_Shape]:
+    """Every node and every edge as a shape of its own."""
+    shapes: list[_Shape] = []
+    for top, box in enumerate(layout.cells):
+        shapes.append(_Rectangle(box, 6.0, "cell", f"c{top}"))
+    for (top, mid), box in layout.frames.items():
+        shapes.append(_Rectangle(box, 4.0, "frame", f"c{top}/n{mid}"))
+    shapes.append(_Line(tuple(curve for _, curve in layout.ends), "end"))
+    merges = wiring_edges(wiring)
+    first = {
+        (level, cell, node, target): sources[0]
+        for level, cell, node, graph, _ in _graphs(wiring)
+        for target, sources in enumerate(graph.predecessors)
+        if sources
     }
-    lines = [(place[a], place[b]) for a, b in flat.edges if a in place and b in place]
-    alpha = min(1.0, max(0.15, 300 / max(1, len(lines))))
-    axes.add_collection(LineCollection(lines, colors="#777777", linewidths=0.5, alpha=alpha, zorder=1))
-    size = max(4.0, min(40.0, 900 / len(nodes)))
-    for stage, edge in enumerate(RING_COLOURS):
-        members = [node for node in nodes if wiring.stages[node[0]] == stage]
-        if members:
-            xs, ys = zip(*(place[node] for node in members), strict=True)
-            colours = [COLOURS[flat.nodes[node]["operation"]] for node in members]
-            axes.scatter(xs, ys, s=size, c=colours, edgecolors=edge, linewidths=1.4, zorder=2)
-    axes.margins(0.08)
+    for edge, curve in layout.edges.items():
+        merge, weight = merges[edge], weights.get(edge)
+        where = {"top": "cells", "mid": f"cell {edge.cell}, nodes", "bottom": f"cell {edge.cell}, node {edge.node},"}
+        tooltip = f"{where[edge.level]} {edge.source} to {edge.target}, {merge}" if detailed else ""
+        style = "concat" if merge == "concat" else "edge"
+        if merge == "attention" and first[edge.level, edge.cell, edge.node, edge.target] == edge.source:
+            style = "mask"
+        if weight is not None:
+            tooltip += f", weight {weight:.3f}" if detailed else ""
+        index = None if weight is None or scale is None else scale(weight)
+        shapes.append(_Line((curve,), style, edge.label, tooltip, weight=index))
+    for (top, mid, index), centre in layout.marks.items():
+        operation = wiring.cells[top].nodes[mid].operations[index]
+        tooltip = f"cell {top}, node {mid}, operation {index}: {operation}" if detailed else ""
+        text = _kernel(operation) if detailed else ""
+        shapes.append(_Mark((centre,), _RADIUS, operation, f"c{top}/n{mid}/{index}", tooltip, text))
+    return shapes
 
 
-def _operations(item: Wiring | StudentSpec) -> set[str]:
-    wiring = item.wiring if isinstance(item, StudentSpec) else item
-    return {name for cell in wiring.cells for node in cell.nodes for name in node.operations}
+def _small_network(wiring: Wiring, layout: _Layout, scale: float, dx: float, dy: float) -> list[_Shape]:
+    """A tile of a sheet: frames as shapes of their own, the edges of a kind and the marks of an operation together."""
+    shapes: list[_Shape] = []
+
+    def moved(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        return box[0] * scale + dx, box[1] * scale + dy, box[2] * scale, box[3] * scale
+
+    for stage, left, right in layout.bands:
+        shapes.append(_Rectangle(moved((left, 0.0, right - left, layout.height)), 0.0, f"stage{stage}"))
+    thin = max(0.4, scale)
+    shapes += [_Rectangle(moved(box), 6.0 * scale, "cell", width=thin) for box in layout.cells]
+    shapes += [_Rectangle(moved(box), 4.0 * scale, "frame", width=0.6 * thin) for box in layout.frames.values()]
+
+    def small(curve: Curve) -> Curve:
+        if scale < 0.4:  # nobody sees the bends
+            curve = tuple((code if code == "M" else "L", values[-2:]) for code, values in curve)
+        return _shifted(curve, dx, dy, scale)
+
+    outer = [_shifted(curve, dx, dy, scale) for kind, curve in layout.ends if kind != "stub"]
+    shapes.append(_Line(tuple(outer), "end", width=thin))
+    kinds: dict[str, list[Curve]] = {}
+    for edge, merge in wiring_edges(wiring).items():
+        style = "concat" if merge == "concat" else "edge"
+        curve = layout.edges[edge]
+        kinds.setdefault(style, []).append(small(curve) if edge.level != "top" else _shifted(curve, dx, dy, scale))
+    for style, curves in sorted(kinds.items()):
+        shapes.append(_Line(tuple(curves), style, width=thin))
+    centres: dict[str, list[Point]] = {}
+    for (top, mid, index), (x, y) in layout.marks.items():
+        operation = wiring.cells[top].nodes[mid].operations[index]
+        centres.setdefault(operation, []).append((x * scale + dx, y * scale + dy))
+    shapes += [_Mark(tuple(points), _RADIUS * scale, operation) for operation, points in sorted(centres.items())]
+    return shapes
 
 
-def _mark(colour: str, label: str, edge: str = "black") -> Line2D:
-    from matplotlib.lines import Line2D
+# ---- pictures ------------------------------------------------------------------------------------------------------
 
-    return Line2D(
-        [], [], linestyle="", marker="o", markerfacecolor=colour, markeredgecolor=edge, markeredgewidth=1.4, label=label
+
+def _parts(item: Wiring | StudentSpec) -> tuple[Wiring, StudentSpec | None]:
+    return (item.wiring, item) if isinstance(item, StudentSpec) else (item, None)
+
+
+def _used_operations(wirings: Sequence[Wiring]) -> Counter[str]:
+    return Counter(name for w in wirings for cell in w.cells for node in cell.nodes for name in node.operations)
+
+
+def _used_merges(wirings: Sequence[Wiring]) -> Counter[str]:
+    """Number of nodes, over all levels, of every merge that is used."""
+    found = Counter(name for w in wirings for _, _, _, _, merges in _graphs(w) for name in merges if name in MERGES)
+    return Counter({name: found[name] for name in MERGES if found[name]})
+
+
+def _merge_text(wirings: Sequence[Wiring]) -> str:
+    found = _used_merges(wirings)
+    return ", ".join(f"{n} {name}" for name, n in found.items()) if found else "none"
+
+
+def _params_text(n_params: int) -> str:
+    if n_params < 10_000:
+        return f"{n_params:,} parameters"
+    return f"{n_params / 1e3:.1f}k parameters" if n_params < 1_000_000 else f"{n_params / 1e6:.2f}M parameters"
+
+
+def _text_width(text: str, size: float) -> float:
+    """Pixels, by the width of an average letter of a sans-serif font."""
+    return 0.56 * size * len(text)
+
+
+def _legend(
+    wirings: Sequence[Wiring], scale: _WeightScale | None, x: float, y: float, width: float, unit: float
+) -> tuple[list[_Shape], float]:
+    """The shapes of a legend in lines of at most ``width``, and where it ends."""
+    size, shapes = 11.0 * unit, list[_Shape]()
+    start, line = x, 20.0 * unit
+
+    def advance(needed: float) -> None:
+        nonlocal x, y
+        if x > start and x + needed > start + width:
+            x, y = start, y + line
+
+    counts = _used_operations(wirings)
+    for name in OPERATIONS:
+        if counts[name]:
+            text = f"{name} ({counts[name]})" if len(wirings) == 1 else name
+            needed = 20.0 * unit + _text_width(text, size) + 16.0 * unit
+            advance(needed)
+            shapes.append(_Mark(((x + 8.0 * unit, y),), 6.0 * unit, name))
+            shapes.append(_Text((x + 19.0 * unit, y + 0.35 * size), text, size))
+            x += needed
+    lines: list[tuple[str, str, int | None]] = []
+    merges = _used_merges(wirings)
+    if merges["concat"]:
+        lines.append(("concat", "into a concatenation", None))
+    if merges["attention"] and len(wirings) == 1:
+        lines.append(("mask", "makes the mask of an attention merge", None))
+    if scale is not None:
+        names = [f"{weight:.2f}" for weight in scale.samples()]
+        names[0] = f"merge weight {names[0]}"
+        lines += [("edge", name, scale(weight)) for name, weight in zip(names, scale.samples(), strict=True)]
+        if any(merge == NO_MERGE for w in wirings for merge in wiring_edges(w).values()):
+            lines.append(("edge", "only input: no weight", None))
+    for style, text, weight_class in lines:
+        needed = 32.0 * unit + _text_width(text, size) + 14.0 * unit
+        advance(needed)
+        curve: Curve = (("M", (x, y)), ("L", (x + 26.0 * unit, y)))
+        shapes.append(_Line((curve,), style, weight=weight_class))
+        shapes.append(_Text((x + 32.0 * unit, y + 0.35 * size), text, size))
+        x += needed
+    return shapes, y + line
+
+
+def _wrapped(text: str, size: float, width: float, separator: str = " ") -> list[str]:
+    """Lines of at most about ``width``, broken at the separator only."""
+    lines: list[str] = []
+    for word in text.split(separator):
+        if lines and _text_width(lines[-1] + separator + word, size) <= width:
+            lines[-1] += separator + word
+        else:
+            lines.append(word)
+    return lines
+
+
+def _describe(wiring: Wiring, weights: Mapping[Edge, float]) -> str:
+    stages = ", ".join(f"{n} in stage {stage + 1}" for stage, n in sorted(Counter(wiring.stages).items()))
+    operations = ", ".join(f"{n} {name}" for name, n in sorted(_used_operations([wiring]).items()))
+    text = (
+        f"A network of three levels: {len(wiring.cells)} cells from left to right ({stages}), "
+        f"{sum(len(cell.nodes) for cell in wiring.cells)} nodes inside the cells, {wiring.n_operations} operations "
+        f"inside the nodes ({operations}); {len(wiring_edges(wiring))} edges; the longest path has {wiring.depth} "
+        f"operations. Merges: {_merge_text([wiring])}."
+    )
+    if weights:
+        text += f" Learned merge weights lie between {min(weights.values()):.2f} and {max(weights.values()):.2f}."
+    return text
+
+
+def _picture(item: Wiring | StudentSpec, merge_weights: Mapping[Edge, float] | None, title: str) -> _Picture:
+    wiring, spec = _parts(item)
+    weights = dict(merge_weights or {})
+    edges = wiring_edges(wiring)
+    unknown = [edge for edge in weights if edge not in edges]
+    if unknown:
+        raise ValueError(f"merge_weights has edges that wiring {wiring.digest} lacks, for example {unknown[0].label!r}")
+    scale = _WeightScale(weights) if weights else None
+    layout = _layout(wiring)
+    detailed = wiring.n_operations < DETAILED
+    unit = max(1.0, layout.width / 1400)  # a large drawing is seen scaled down; its texts shall not be
+    pad = 14.0 * unit
+    width = max(layout.width, 620.0) + 2 * pad
+    room = width - 2 * pad
+
+    facts = [f"{wiring.n_operations} operations", f"depth {wiring.depth}", f"merges: {_merge_text([wiring])}"]
+    if spec is not None:
+        channels = ", ".join(str(spec.channels[stage]) for stage in sorted(set(wiring.stages)))
+        facts = [_params_text(spec.n_params), f"channels {channels}", *facts]
+    title = title or f"Wiring {wiring.digest}"
+    shapes: list[_Shape] = []
+    y = pad + 12.0 * unit
+    for line in _wrapped(title, 15.0 * unit, room):
+        shapes.append(_Text((pad, y), line, 15.0 * unit, bold=True))
+        y += 19.0 * unit
+    for line in _wrapped(" · ".join(facts), 11.5 * unit, room, " · "):
+        shapes.append(_Text((pad, y), line, 11.5 * unit))
+        y += 16.0 * unit
+    y += 2.0 * unit
+
+    dx, dy = (width - layout.width) / 2, y
+    inner: list[_Shape] = []
+    strip, label_size = 20.0 * unit, 11.0 * unit  # below the cells, for the stages' names
+    for stage, left, right in layout.bands:
+        inner.append(_Rectangle((left, 0.0, right - left, layout.height + strip), 0.0, f"stage{stage}"))
+        label = f"stage {stage + 1}"
+        if spec is not None:
+            more = f": {spec.channels[stage]} channels, {spec.sizes[stage]}×{spec.sizes[stage]}"  # noqa: RUF001
+            label += more if right - left > _text_width(label + more, label_size) else ""
+        inner.append(_Text(((left + right) / 2, layout.height + 0.6 * strip), label, label_size, "middle"))
+    for (x, below), name in ((layout.stem, "stem"), (layout.head, "head")):
+        inner.append(_Text((x, below + 4.0 * unit), name, label_size, "middle"))
+    inner += _network_shapes(wiring, layout, weights, scale, detailed)
+    shapes += [_moved(shape, dx, dy) for shape in inner]
+    legend, y = _legend([wiring], scale, pad, dy + layout.height + strip + 20.0 * unit, room, unit)
+    shapes += legend
+    note = "Arcs run from left to right, edges inside the cells downwards."
+    if scale is not None:
+        note += " Merge weights are sigmoid(w) after training, 0.73 before."
+    for line in _wrapped(note, 10.5 * unit, room):
+        shapes.append(_Text((pad, y + 2.0 * unit), line, 10.5 * unit, faint=True))
+        y += 15.0 * unit
+    name, description = f"{title}: {', '.join(facts)}", _describe(wiring, weights)
+    return _Picture(width, y + 2.0 * unit, shapes, name, description, digits=1 if detailed else 0)
+
+
+def _moved(shape: _Shape, dx: float, dy: float) -> _Shape:
+    if isinstance(shape, _Rectangle):
+        x, y, width, height = shape.box
+        return shape._replace(box=(x + dx, y + dy, width, height))
+    if isinstance(shape, _Line):
+        return shape._replace(curves=tuple(_shifted(curve, dx, dy) for curve in shape.curves))
+    if isinstance(shape, _Mark):
+        return shape._replace(centres=tuple((x + dx, y + dy) for x, y in shape.centres))
+    return shape._replace(place=(shape.place[0] + dx, shape.place[1] + dy))
+
+
+_TILE, _TILE_HEIGHT = 400.0, 300.0
+
+
+def _sheet(items: Sequence[Wiring | StudentSpec], title: str, captions: Sequence[str], columns: int) -> _Picture:
+    if not items:
+        raise ValueError("a sheet needs at least one wiring")
+    if captions and len(captions) != len(items):
+        raise ValueError(f"captions must be one for each of the {len(items)} wirings, got {len(captions)}")
+    wirings = [_parts(item)[0] for item in items]
+    layouts = [_layout(wiring) for wiring in wirings]
+    columns = min(columns, len(items))
+    # one scale for all, so that sizes compare, but no tile leaves its column
+    scale = min(1.0, *(_TILE / one.width for one in layouts), *(_TILE_HEIGHT / one.height for one in layouts))
+    gap, pad = 22.0, 14.0
+    width = max(columns * _TILE + (columns - 1) * gap, 620.0) + 2 * pad
+    shapes: list[_Shape] = []
+    y = pad + 12.0
+    for line in _wrapped(title, 15.0, width - 2 * pad) if title else ():
+        shapes.append(_Text((pad, y), line, 15.0, bold=True))
+        y += 20.0
+    for start in range(0, len(items), columns):
+        row = range(start, min(start + columns, len(items)))
+        tallest = max(layouts[index].height for index in row) * scale
+        lines = 0
+        for index in row:
+            wiring, spec = _parts(items[index])
+            layout = layouts[index]
+            x = pad + (index - start) * (_TILE + gap)
+            shapes += _small_network(wiring, layout, scale, x + (_TILE - layout.width * scale) / 2, y)
+            caption = captions[index] if captions else f"wiring {wiring.digest}"
+            below = [
+                *([_params_text(spec.n_params)] if spec is not None else []),
+                f"depth {wiring.depth}",
+                f"{wiring.n_operations} operations",
+                f"merges: {_merge_text([wiring])}",
+            ]
+            bold = _wrapped(caption, 12.0, _TILE)
+            texts = [*bold, *_wrapped(" · ".join(below), 11.0, _TILE, " · ")]
+            for number, line in enumerate(texts):
+                place = (x + _TILE / 2, y + tallest + 14.0 + 15.0 * number)
+                heading = number < len(bold)
+                shapes.append(_Text(place, line, 12.0 if heading else 11.0, "middle", heading))
+            lines = max(lines, len(texts))
+        y += tallest + 15.0 * lines + 26.0
+    legend, y = _legend(wirings, None, pad, y, width - 2 * pad, 1.0)
+    depths = sorted({wiring.depth for wiring in wirings})
+    text = f"{len(items)} sampled networks side by side; depth {depths[0]} to {depths[-1]}."
+    return _Picture(width, y, [*shapes, *legend], title or "Sampled wirings", text)
+
+
+def svg(
+    wiring: Wiring | StudentSpec,
+    *,
+    merge_weights: Mapping[Edge, float] | None = None,
+    title: str = "",
+    background: str | None = _PAPER,
+) -> str:
+    """One wiring as a self-contained SVG, to be saved as a file or put into an HTML page.
+
+    Args:
+        wiring: A `StudentSpec` adds channels, sizes and parameters.
+        merge_weights: Weights of edges in [0, 1], from `edge_weights`: shown as width and colour, with a legend.
+        title: Instead of "Wiring" and its digest.
+        background: Any colour of CSS; texts and lines are dark on it. None leaves it out and draws them in the text
+            colour of the surrounding page (``currentColor``), light or dark.
+
+    Raises:
+        ValueError: If ``merge_weights`` has an edge that the wiring lacks.
+    """
+    return _write_svg(_picture(wiring, merge_weights, title), background)
+
+
+def sheet_svg(
+    items: Sequence[Wiring | StudentSpec],
+    *,
+    title: str = "",
+    captions: Sequence[str] = (),
+    columns: int = 3,
+    background: str | None = _PAPER,
+) -> str:
+    """Several wirings side by side at one scale, each with its size, depth and merges below.
+
+    Args:
+        captions: One a wiring, instead of its digest.
+        background: As in `svg`.
+
+    Raises:
+        ValueError: If there is no wiring, or not one caption for each.
+    """
+    return _write_svg(_sheet(items, title, captions, columns), background)
+
+
+def family_svg(
+    generator: Generator,
+    seeds: Sequence[int],
+    *,
+    student: Callable[[Wiring], StudentSpec] | None = None,
+    title: str = "",
+    columns: int = 3,
+    background: str | None = _PAPER,
+) -> str:
+    """The wirings that a family draws with these seeds, side by side.
+
+    Args:
+        student: Makes the student of a wiring (`fit_width` with a task's numbers), which adds its parameters.
+        title, columns, background: As in `sheet_svg`.
+
+    Raises:
+        ValueError: If there is no seed.
+    """
+    wirings = [generator.sample_wiring(seed) for seed in seeds]
+    items = wirings if student is None else [student(wiring) for wiring in wirings]
+    return sheet_svg(
+        items,
+        title=title or f"Family {generator.digest}",
+        captions=[f"seed {seed}" for seed in seeds],
+        columns=columns,
+        background=background,
     )
 
 
-def _operation_marks(used: set[str]) -> list[Line2D]:
-    return [_mark(COLOURS[name], name, COLOURS[name]) for name in OPERATIONS if name in used]
+def draw_wirings(
+    items: Sequence[Wiring | StudentSpec],
+    path: str | Path,
+    *,
+    merge_weights: Mapping[Edge, float] | None = None,
+    title: str = "",
+    captions: Sequence[str] = (),
+) -> Path:
+    """One wiring with its three levels, or several on a sheet, as a file; its folder is made if it is missing.
+
+    Args:
+        path: Ends in .png, .svg or .pdf.
+        merge_weights: Of the only wiring, as in `svg`; a sheet shows none.
+
+    Raises:
+        ValueError: If the suffix is another, or there is no wiring.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"pictures end in {', '.join(SUFFIXES)}, got {path.name!r}")
+    picture = _picture(items[0], merge_weights, title) if len(items) == 1 else _sheet(items, title, captions, columns=3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".svg":
+        path.write_text(_write_svg(picture, _PAPER), encoding="utf-8")
+    else:
+        _write_matplotlib(picture, path)
+    return path
 
 
-def _legend(axes: Axes, wiring: Wiring) -> None:
-    marks = _operation_marks(_operations(wiring))
-    axes.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=6, fontsize=7, frameon=False)
+# ---- SVG -----------------------------------------------------------------------------------------------------------
+
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that no XML document may hold, not even escaped."""
+
+
+def _clean(text: str) -> str:
+    return escape(_NOT_XML.sub("\ufffd", text))
+
+
+def _number(value: float, digits: int = 1) -> str:
+    text = f"{value:.{digits}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def _path_data(curves: Sequence[Curve], digits: int) -> str:
+    return "".join(code + " ".join(_number(v, digits) for v in values) for curve in curves for code, values in curve)
+
+
+def _outline(shape: str, centre: Point, radius: float) -> list[Point]:
+    """Corners of a mark that is no circle, of about the circle's area."""
+    x, y = centre
+    n, size, turn = {"diamond": (4, 1.22, 0.0), "square": (4, 1.25, 0.125), "hexagon": (6, 1.1, 0.0)}[shape]
+    angles = [2 * math.pi * (k / n + turn) for k in range(n)]
+    return [(x + radius * size * math.cos(a), y + radius * size * math.sin(a)) for a in angles]
+
+
+def _mark_data(mark: _Mark) -> str:
+    shape, r = _SHAPES[OPERATIONS[mark.operation].kind], mark.radius
+    parts = []
+    for x, y in mark.centres:
+        if r < 1.5:  # a dot
+            side = _number(1.8 * r)
+            parts.append(f"M{_number(x - 0.9 * r)} {_number(y - 0.9 * r)}h{side}v{side}h-{side}z")
+        elif shape == "circle":
+            round_ = f"{_number(r)} {_number(r)} 0 1 1"
+            parts.append(f"M{_number(x - r)} {_number(y)}a{round_} {_number(2 * r)} 0a{round_} {_number(-2 * r)} 0")
+        else:
+            corners = " ".join(f"{_number(a)} {_number(b)}" for a, b in _outline(shape, (x, y), r))
+            parts.append(f"M{corners}z")
+    return "".join(parts)
+
+
+def _light(colour: str) -> bool:
+    """Whether black is easier to read on it than white (relative luminance of WCAG 2.1 above 0.18)."""
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18
+
+
+def _css(picture: _Picture, scope: str) -> str:
+    """The rules that the picture needs, under a class of its own: styles of an inline SVG hold for the whole page."""
+    used = {shape.style for shape in picture.shapes if isinstance(shape, _Rectangle | _Line)}
+    rules = []
+    for name, style in _STYLES.items():
+        if name in used:
+            body = ";".join(f"{key}:{'currentColor' if value == 'ink' else value}" for key, value in style.items())
+            rules.append(f".{scope} .{name}{{{body}}}")
+    for name in sorted({shape.operation for shape in picture.shapes if isinstance(shape, _Mark)}):
+        rules.append(f".{scope} .{name}{{fill:{COLOURS[name]};stroke:currentColor;stroke-width:.6}}")
+    rules.append(f".{scope} text{{fill:currentColor;font-family:system-ui,Helvetica,Arial,sans-serif}}")
+    rules.append(f".{scope} .k{{font-size:7.5px;text-anchor:middle}}")
+    for index in sorted({s.weight for s in picture.shapes if isinstance(s, _Line) and s.weight is not None}):
+        width, colour = _weight_style(index)
+        rules.append(f".{scope} .w{index}{{stroke:{colour};stroke-width:{width:.2f};stroke-opacity:1}}")
+    return "".join(rules)
+
+
+def _key(shape: _Rectangle | _Line | _Mark) -> str:
+    return f' data-key="{shape.key}"' if shape.key else ""
+
+
+def _own_width(shape: _Rectangle | _Line) -> str:
+    return "" if shape.width is None else f' style="stroke-width:{shape.width:.2f}"'
+
+
+def _with_tooltip(name: str, attributes: str, tooltip: str) -> str:
+    return f"<{name} {attributes}" + (f"><title>{_clean(tooltip)}</title></{name}>" if tooltip else "/>")
+
+
+def _write_svg(picture: _Picture, background: str | None) -> str:
+    from naslib_autokd.records import content_digest
+
+    scope = f"wiring-{content_digest([picture.title, picture.description, picture.width, picture.height])[:8]}"
+    width, height = math.ceil(picture.width), math.ceil(picture.height)
+    colour = "" if background is None else f"color:{_INK};"
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'class="{scope}" role="img" aria-labelledby="{scope}-t {scope}-d" style="{colour}max-width:100%;height:auto">',
+        f'<title id="{scope}-t">{_clean(picture.title)}</title>',
+        f'<desc id="{scope}-d">{_clean(picture.description)}</desc>',
+        f"<style>{_css(picture, scope)}</style>",
+    ]
+    if background is not None:
+        out.append(f'<rect width="{width}" height="{height}" fill={quoteattr(_NOT_XML.sub("", background))}/>')
+    for shape in picture.shapes:
+        if isinstance(shape, _Rectangle):
+            x, y, w, h = (_number(value, picture.digits) for value in shape.box)
+            radius = f' rx="{_number(shape.radius)}"' if shape.radius else ""
+            start = f'<rect class="{shape.style}"{_key(shape)}{_own_width(shape)} '
+            out.append(f'{start}x="{x}" y="{y}" width="{w}" height="{h}"{radius}/>')
+        elif isinstance(shape, _Line):
+            name = shape.style if shape.weight is None else f"{shape.style} w{shape.weight}"
+            data = _path_data(shape.curves, picture.digits)
+            out.append(
+                _with_tooltip("path", f'class="{name}"{_key(shape)}{_own_width(shape)} d="{data}"', shape.tooltip)
+            )
+        elif isinstance(shape, _Mark):
+            start = f'class="{shape.operation}"{_key(shape)}'
+            if len(shape.centres) == 1 and _SHAPES[OPERATIONS[shape.operation].kind] == "circle":
+                x, y, r = (_number(value, picture.digits) for value in (*shape.centres[0], shape.radius))
+                out.append(_with_tooltip("circle", f'{start} cx="{x}" cy="{y}" r="{r}"', shape.tooltip))
+            else:
+                out.append(_with_tooltip("path", f'{start} d="{_mark_data(shape)}"', shape.tooltip))
+            if shape.text:
+                ((cx, cy),) = shape.centres
+                ink = "#000" if _light(COLOURS[shape.operation]) else "#fff"
+                text = (
+                    f'<text class="k" x="{_number(cx)}" y="{_number(cy + 2.7)}" style="fill:{ink}" aria-hidden="true"'
+                )
+                out.append(f'{text} pointer-events="none">{shape.text}</text>')
+        else:
+            x, y = map(_number, shape.place)
+            anchor = "" if shape.anchor == "start" else f' text-anchor="{shape.anchor}"'
+            bold = ' font-weight="600"' if shape.bold else ""
+            faint = ' opacity=".75"' if shape.faint else ""
+            out.append(
+                f'<text x="{x}" y="{y}" font-size="{_number(shape.size)}"{anchor}{bold}{faint}>'
+                f"{_clean(shape.text)}</text>"
+            )
+    out.append("</svg>")
+    return "\n".join(out) + "\n"
+
+
+# ---- matplotlib ----------------------------------------------------------------------------------------------------
+
+
+def _write_matplotlib(picture: _Picture, path: Path) -> None:
+    """The same shapes; 100 pixels are an inch of the page."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context({"pdf.fonttype": 42, "text.parse_math": False, "font.size": 8}):
+        figure = Figure(figsize=(picture.width / 100, picture.height / 100))
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlim(0, picture.width)
+        axes.set_ylim(picture.height, 0)
+        axes.set_axis_off()
+        for shapes in _runs(picture.shapes):
+            _draw_shapes(axes, shapes)
+        dpi = min(200.0, 6000 / max(figure.get_size_inches()))
+        figure.savefig(path, dpi=dpi, metadata={"CreationDate": None} if path.suffix.lower() == ".pdf" else None)
+
+
+def _runs(shapes: Sequence[_Shape]) -> Iterator[list[Any]]:
+    """Neighbours in the drawing order that one artist can draw."""
+    for _, group in groupby(shapes, lambda s: (type(s), getattr(s, "style", ""))):
+        yield list(group)
+
+
+def _draw_shapes(axes: Axes, shapes: Sequence[Any]) -> None:
+    from matplotlib.collections import PathCollection
+    from matplotlib.colors import to_rgba
+    from matplotlib.patches import BoxStyle
+    from matplotlib.path import Path as Outline
+
+    points = 0.72  # of 1/72 inch, in a pixel of 1/100 inch
+
+    def collect(paths: Sequence[Outline], **style: Any) -> None:
+        axes.add_collection(PathCollection(paths, transform=axes.transData, **style), autolim=False)
+
+    first = shapes[0]
+    if isinstance(first, _Text):
+        for text in shapes:
+            axes.text(
+                text.place[0],
+                text.place[1],
+                text.text,
+                fontsize=text.size * points,
+                ha={"start": "left", "middle": "center"}[text.anchor],
+                va="baseline",
+                color=_INK,
+                alpha=0.75 if text.faint else 1.0,
+                fontweight="bold" if text.bold else "normal",
+            )
+        return
+    if isinstance(first, _Mark):
+        paths, colours = [], []
+        for mark in shapes:
+            kind, colour = _SHAPES[OPERATIONS[mark.operation].kind], COLOURS[mark.operation]
+            for centre in mark.centres:
+                circle = kind == "circle"
+                corners = [] if circle else _outline(kind, centre, mark.radius)
+                round_ = Outline.circle(centre, mark.radius)
+                paths.append(round_ if circle else Outline([*corners, corners[0]], closed=True))
+                colours.append(colour)
+                if mark.text:
+                    ink = "black" if _light(colour) else "white"
+                    size = 7.0 * points
+                    axes.text(
+                        centre[0], centre[1], mark.text, fontsize=size, ha="center", va="center_baseline", color=ink
+                    )
+        collect(paths, facecolors=colours, edgecolors=_INK, linewidths=0.5 * points)
+        return
+    rules = _STYLES[first.style]
+
+    def colour_of(which: str) -> Any:
+        name = rules.get(which, "none")
+        return "none" if name == "none" else to_rgba(_INK if name == "ink" else name, rules.get(f"{which}-opacity", 1))
+
+    widths = [points * (rules.get("stroke-width", 0.0) if s.width is None else s.width) for s in shapes]
+    if isinstance(first, _Rectangle):
+        boxes = []
+        for rectangle in shapes:
+            x, y, width, height = rectangle.box
+            rounded = BoxStyle.Round(pad=0, rounding_size=max(rectangle.radius, 1e-6))
+            boxes.append(rounded(x, y, width, height, 1.0))
+        collect(boxes, facecolors=colour_of("fill"), edgecolors=colour_of("stroke"), linewidths=widths)
+        return
+    paths, colours = [], []
+    for index, line in enumerate(shapes):
+        codes: list[Any] = []
+        vertices: list[Point] = []
+        for curve in line.curves:
+            for code, values in curve:
+                vertices += zip(values[::2], values[1::2], strict=True)
+                codes += {"M": [Outline.MOVETO], "L": [Outline.LINETO], "C": [Outline.CURVE4] * 3}[code]
+        paths.append(Outline(vertices, codes))
+        colours.append(colour_of("stroke"))
+        if line.weight is not None:
+            width, colours[-1] = _weight_style(line.weight)
+            widths[index] = width * points
+    dashes = [float(part) * points for part in rules.get("stroke-dasharray", "").split()]
+    styles = [(0, [part / max(width, 0.1) for part in dashes]) if dashes else "-" for width in widths]
+    collect(paths, facecolors="none", edgecolors=colours, linewidths=widths, linestyles=styles)

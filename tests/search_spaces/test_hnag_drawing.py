@@ -1,30 +1,301 @@
-"""Pictures exist, are not empty, and leave matplotlib's global state alone."""
+"""Pictures of wirings: everything is drawn once and where it belongs, files are valid, global state is left alone."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
-from test_hnag_generator import MIXED, PUBLISHED, SMALL
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
 
-from naslib_autokd.reports.wirings import COLOURS, draw_sheet, draw_wiring
-from naslib_autokd.search_spaces.hnag.wiring import OPERATIONS, fit_width
+from naslib_autokd.reports import wirings
+from naslib_autokd.reports.wirings import (
+    COLOURS,
+    Edge,
+    draw_wirings,
+    edge_weights,
+    family_svg,
+    read_trained,
+    sheet_svg,
+    svg,
+    wiring_edges,
+)
+from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
+from naslib_autokd.search_spaces.hnag.graphs import Graph
+from naslib_autokd.search_spaces.hnag.student import Student
+from naslib_autokd.search_spaces.hnag.wiring import OPERATIONS, StudentSpec, Wiring, fit_width
+
+SVG = "{http://www.w3.org/2000/svg}"
+XL = Generator(WattsStrogatz(10, 4, 0.3), ErdosRenyi(10, 0.4), WattsStrogatz(10, 4, 0.3))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_a_wiring_and_a_sheet_are_drawn(tmp_path: Path, suffix: str) -> None:
+def student_of(wiring: Wiring) -> StudentSpec:
+    return fit_width(wiring, 2_000_000, in_channels=3, image_size=16, n_classes=10)
+
+
+def keys(root: ElementTree.Element, *styles: str) -> Counter[str]:
+    """``data-key`` of the elements whose first class is one of these."""
+    elements = (e for e in root.iter() if e.get("data-key"))
+    return Counter(str(e.get("data-key")) for e in elements if str(e.get("class")).split()[0] in styles)
+
+
+def check_is_whole(wiring: Wiring, text: str) -> None:
+    root = ElementTree.fromstring(text)
+    cells, n_nodes = range(len(wiring.cells)), [len(cell.nodes) for cell in wiring.cells]
+    assert keys(root, "cell") == Counter(f"c{i}" for i in cells)
+    assert keys(root, "frame") == Counter(f"c{i}/n{j}" for i in cells for j in range(n_nodes[i]))
+    operations = {
+        f"c{i}/n{j}/{k}": name
+        for i in cells
+        for j in range(n_nodes[i])
+        for k, name in enumerate(wiring.cells[i].nodes[j].operations)
+    }
+    for name in OPERATIONS:
+        assert keys(root, name) == Counter(key for key, own in operations.items() if own == name)
+    expected = Counter(f"{a}-{b}" for a, b in wiring.graph.edges)
+    for i, cell in enumerate(wiring.cells):
+        expected.update(f"c{i}/{a}-{b}" for a, b in cell.graph.edges)
+        for j, node in enumerate(cell.nodes):
+            expected.update(f"c{i}/n{j}/{a}-{b}" for a, b in node.graph.edges)
+    assert keys(root, "edge", "concat", "mask") == expected
+
+
+@settings(max_examples=12, deadline=None)
+@given(generator=generators(top=6, mid=4, bottom=5), seed=st.integers(0, 1000))
+def test_every_node_and_every_edge_is_drawn_once(generator: Generator, seed: int) -> None:
+    wiring = generator.sample_wiring(seed)
+    text = svg(wiring)
+    check_is_whole(wiring, text)
+    assert text == svg(wiring)
+
+
+def test_a_network_of_1000_operations_is_whole_and_below_half_a_megabyte() -> None:
+    wiring = XL.sample_wiring(0)
+    rng = np.random.default_rng(0)
+    spec = student_of(wiring)
+    weights = edge_weights(spec, rng.normal(size=spec.wiring.counts.merge_weights).tolist())
+    text = svg(spec, merge_weights=weights)
+    check_is_whole(wiring, text)
+    assert wiring.n_operations == 1000
+    assert len(text.encode()) < 500_000
+    # a tile of a sheet leaves out nothing but the identities
+    assert len(sheet_svg([wiring]).encode()) < 250_000
+
+
+@pytest.mark.parametrize("family", [PUBLISHED, MIXED, XL], ids=["published", "mixed", "1000 operations"])
+def test_marks_lie_in_their_frames_frames_in_their_cells_and_none_overlap(family: Generator) -> None:
+    layout = wirings._layout(family.sample_wiring(1))
+    radius = wirings._RADIUS
+    for (top, mid, _), (x, y) in layout.marks.items():
+        left, upper, width, height = layout.frames[top, mid]
+        assert left + radius <= x <= left + width - radius
+        assert upper + radius <= y <= upper + height - radius
+    for (top, _), (left, upper, width, height) in layout.frames.items():
+        x, y, w, h = layout.cells[top]
+        assert x < left
+        assert left + width < x + w
+        assert y < upper
+        assert upper + height < y + h
+    boxes = [*layout.frames.items()]
+    for i, ((top, _), (ax, ay, aw, ah)) in enumerate(boxes):
+        for (other, _), (bx, by, bw, bh) in boxes[i + 1 :]:
+            assert top != other or ax + aw < bx or bx + bw < ax or ay + ah < by or by + bh < ay
+    marks = np.array(list(layout.marks.values()))
+    distances = np.linalg.norm(marks[:, None] - marks[None], axis=-1) + 1e9 * np.eye(len(marks))
+    assert distances.min() >= 2 * radius
+
+
+def test_edges_start_and_end_at_their_nodes_and_pass_between_the_others() -> None:
+    graph = Graph(((), (0,), (1,), (0, 2), (0, 3)))  # a chain with two edges around it
+    placed = wirings._layered(graph, [(20.0, 20.0)] * 5, 9.0, 17.0)
+    for (source, target), curve in placed.curves.items():
+        (x, y), (x_end, y_end) = curve[0][1], curve[-1][1][-2:]
+        assert (x, y) == pytest.approx((placed.corners[source][0] + 10, placed.corners[source][1] + 20))
+        assert (x_end, y_end) == pytest.approx((placed.corners[target][0] + 10, placed.corners[target][1]))
+        for node in {1, 2, 3} - {source, target}:  # straight beside the nodes on the way, at a distance
+            corner = placed.corners[node]
+            beside = [
+                values[0] for code, values in curve if code == "L" and corner[1] < values[1] <= corner[1] + 20.001
+            ]
+            ranks = wirings._ranks(graph)
+            if ranks[source] < ranks[node] < ranks[target]:
+                assert len(beside) == 1
+                assert not corner[0] - 3 < beside[0] < corner[0] + 23
+
+
+def test_positions_keep_their_gaps_and_are_nearest() -> None:
+    assert wirings._fit_positions([0.0, 10.0, 11.0], [1, 1, 1], [2.0, 5.0]) == pytest.approx([0.0, 8.0, 13.0])
+    assert wirings._fit_positions([5.0, 0.0], [3, 1], [2.0]) == pytest.approx([3.25, 5.25])
+
+
+# ---- merge weights -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [PUBLISHED, MIXED], ids=["sums", "three merges"])
+def test_edge_weights_belong_to_the_edges_that_carry_them(family: Generator) -> None:
+    """One weight for each edge into a learned merge; one raised scalar raises one edge, drawn thickest."""
+    spec = student_of(family.sample_wiring(3))
+    student = Student(spec)
+    assert student.merge_weights is not None
+    n = len(student.merge_weights)
+    found = edge_weights(spec, list(range(n)))
+    merges = wiring_edges(spec.wiring)
+    assert set(found) == {edge for edge, merge in merges.items() if merge in ("sum", "attention")}
+    assert len(found) == n
+    for index in (0, n // 2, n - 1):
+        raised = np.zeros(n)
+        raised[index] = 2.0
+        (edge,) = (edge for edge, value in edge_weights(spec, raised.tolist()).items() if value > 0.6)
+        text = svg(spec, merge_weights=edge_weights(spec, raised.tolist()))
+        thickest = [
+            e.get("data-key")
+            for e in ElementTree.fromstring(text).iter(f"{SVG}path")
+            if e.get("data-key") and f"w{wirings._N_WEIGHTS - 1}" in str(e.get("class")).split()
+        ]
+        assert thickest == [edge.label]
+
+
+def test_an_edge_weight_scales_exactly_that_input_of_the_network() -> None:
+    """Independent of the plan's bookkeeping: without an edge (weight 0) the network computes what the network of the
+    wiring without that edge computes, once the latter's other weights are the same."""
+    full, without = Graph(((), (0,), (0, 1))), Graph(((), (0,), (1,)))
+    single = Generator(WattsStrogatz(3, 2, 0.0), ErdosRenyi(1), WattsStrogatz(1, 0)).sample_wiring(0)
+    assert single.graph == full
+    spec = student_of(single)
+    student = Student(spec).eval()
+    assert student.merge_weights is not None
+    edges = list(edge_weights(spec, [0.0, 1.0]))
+    assert edges == [Edge("top", None, None, 0, 2), Edge("top", None, None, 1, 2)]
+    values = edge_weights(spec, [-100.0, 100.0])
+    assert list(values.values()) == pytest.approx([0.0, 1.0])
+    reduced = Wiring(without, ("single",) * 3, single.stages, single.cells)
+    small = Student(StudentSpec(reduced, spec.channels, 3, 16, 10)).eval()
+    with torch.no_grad():
+        student.merge_weights.copy_(torch.tensor([-100.0, 100.0]))
+        # the small network lacks the projection of the edge 0-2; all other tensors are the large one's
+        shapes = [tuple(p.shape) for p in small.convs]
+        order = [s.slot for s in student.plan.steps if s.kind == "conv"]
+        into_sum = next(s for s in student.plan.steps if s.kind == "sum").sources[0]
+        dropped = next(s.slot for s in student.plan.steps if s.kind == "conv" and s.target == into_sum)
+        kept = [student.convs[slot] for slot in order if slot != dropped]
+        assert [tuple(p.shape) for p in kept] == shapes
+        for target, source in zip(small.convs, kept, strict=True):
+            target.copy_(source)
+        small.classifier_weight.copy_(student.classifier_weight)
+        images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(student(images), small(images))
+
+
+def test_wrong_numbers_of_weights_and_foreign_edges_are_refused() -> None:
+    spec = student_of(PUBLISHED.sample_wiring(0))
+    with pytest.raises(ValueError, match=r"has \d+ merge weights, got 2"):
+        edge_weights(spec, [0.0, 1.0])
+    with pytest.raises(ValueError, match=r"edges that wiring .* lacks, for example 'c0/99-100'"):
+        svg(spec, merge_weights={Edge("mid", 0, None, 99, 100): 0.5})
+
+
+def test_the_kept_student_of_a_run_is_read_with_its_weights(tmp_path: Path) -> None:
+    import json
+
+    from safetensors.torch import save_file
+
+    spec = student_of(MIXED.sample_wiring(5))
+    student = Student(spec)
+    assert student.merge_weights is not None
+    with torch.no_grad():
+        student.merge_weights.normal_(generator=torch.Generator().manual_seed(0))
+    about = {"spec": spec.to_dict(), "classes": ["a"], "mean": [0], "std": [1], "input": [3, 16, 16]}
+    metadata = {key: json.dumps(value) for key, value in {**about, "task": "t", "result": {}}.items()}
+    folder = tmp_path / "students"
+    folder.mkdir()
+    save_file(dict(student.state_dict()), folder / "student-1.safetensors", metadata)
+    (tmp_path / "finals.jsonl").write_text('{"val_accuracy": 0.5}\n{"val_accuracy": 0.75}\n', encoding="utf-8")
+    for where in (tmp_path, folder / "student-1.safetensors"):
+        read, weights = read_trained(where)
+        assert read == spec
+        assert list(weights.values()) == pytest.approx(torch.sigmoid(student.merge_weights).tolist(), abs=1e-6)
+    with pytest.raises(ValueError, match="give the run folder of a finished search"):
+        read_trained(folder)
+
+
+# ---- documents -----------------------------------------------------------------------------------------------------
+
+
+def test_users_text_is_text_and_what_xml_cannot_hold_is_replaced() -> None:
+    title = "<script>alert('a & b')</script> \x00\x1b]]>"
+    for text in (svg(SMALL.sample_wiring(0), title=title), family_svg(SMALL, [0, 1], title=title)):
+        root = ElementTree.fromstring(text)
+        assert not [e for e in root.iter() if e.tag not in {SVG + n for n in _TAGS}]
+        shown = " ".join(str(e.text) for e in root.iter(f"{SVG}text"))
+        assert "<script>alert('a & b')</script> \ufffd\ufffd]]>" in shown
+    coloured = svg(SMALL.sample_wiring(0), background='"/><script/>')
+    assert not [e for e in ElementTree.fromstring(coloured).iter() if "script" in e.tag]
+
+
+_TAGS = ("svg", "title", "desc", "style", "rect", "path", "circle", "text")
+
+
+def test_a_picture_is_self_contained_and_accessible() -> None:
+    spec = student_of(MIXED.sample_wiring(0))
+    text = svg(spec)
+    root = ElementTree.fromstring(text)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|href|@import", text)
+    title, description = root[0], root[1]
+    assert (title.tag, description.tag) == (f"{SVG}title", f"{SVG}desc")
+    assert root.get("role") == "img"
+    assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+    assert spec.wiring.digest in str(title.text)
+    assert f"{spec.wiring.n_operations} operations" in str(description.text)
+    rules = next(root.iter(f"{SVG}style")).text or ""
+    scope = str(root.get("class"))
+    assert all(rule.startswith(f".{scope} ") for rule in rules.split("}") if rule)  # a page's other SVGs keep theirs
+
+
+def test_without_a_background_texts_and_lines_take_the_colour_of_the_page() -> None:
+    text = svg(MIXED.sample_wiring(0), background=None)
+    root = ElementTree.fromstring(text)
+    assert "color:" not in str(root.get("style"))
+    rules = str(next(root.iter(f"{SVG}style")).text)
+    assert "stroke:currentColor" in rules
+    assert "text{fill:currentColor" in rules
+    assert wirings._INK not in text
+    assert root[3].get("fill") is None  # no rectangle behind everything
+    assert svg(MIXED.sample_wiring(0)).count(f'fill="{wirings._PAPER}"') == 1
+
+
+def test_a_family_sheet_names_seeds_parameters_depth_and_merges() -> None:
+    text = family_svg(MIXED, [3, 7], student=student_of)
+    shown = [str(e.text) for e in ElementTree.fromstring(text).iter(f"{SVG}text")]
+    assert f"Family {MIXED.digest}" in shown
+    for seed in (3, 7):
+        spec = student_of(MIXED.sample_wiring(seed))
+        assert f"seed {seed}" in shown
+        line = next(s for s in shown if f"depth {spec.depth} " in s)
+        assert f"{spec.n_params / 1e6:.2f}M parameters" in line
+        merges = Counter(m for _, _, _, _, names in wirings._graphs(spec.wiring) for m in names)
+        assert any(
+            f"{merges['sum']} sum, {merges['concat']} concat, {merges['attention']} attention" in s for s in shown
+        )
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_a_wiring_and_a_sheet_are_drawn_as_files(tmp_path: Path, suffix: str) -> None:
     pyplot_before = "matplotlib.pyplot" in sys.modules
     spec = fit_width(SMALL.sample_wiring(0), 24_000, in_channels=1, image_size=12, n_classes=10)
-    for number, item in enumerate((spec, MIXED.sample_wiring(0))):
-        path = draw_wiring(item, tmp_path / "new" / f"{number}{suffix}")
-        content = path.read_bytes()
-        assert len(content) > 5_000
-        assert content.startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
-    sheet = draw_sheet(
-        [spec, *(SMALL.sample_wiring(seed) for seed in range(4))], tmp_path / f"s{suffix}", title="small"
-    )
-    assert sheet.stat().st_size > 10_000
+    start = {".png": b"\x89PNG", ".svg": b"<svg", ".pdf": b"%PDF"}[suffix]
+    weights = edge_weights(spec, [0.0] * spec.wiring.counts.merge_weights)
+    one = draw_wirings([spec], tmp_path / "new" / f"one{suffix}", merge_weights=weights)
+    sheet = draw_wirings([spec, MIXED.sample_wiring(1)], tmp_path / f"sheet{suffix}", title="cost in $: 5 $")
+    for path in (one, sheet):
+        assert path.read_bytes().startswith(start)
+        assert path.stat().st_size > 5_000
     assert ("matplotlib.pyplot" in sys.modules) == pyplot_before
 
 
@@ -33,8 +304,12 @@ def test_every_operation_has_a_colour() -> None:
     assert len(set(COLOURS.values())) == len(COLOURS)
 
 
-def test_other_suffixes_and_empty_sheets_are_refused(tmp_path: Path) -> None:
+def test_other_suffixes_empty_sheets_and_captions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pictures end in .png, .svg, .pdf, got 'a.txt'"):
-        draw_wiring(PUBLISHED.sample_wiring(0), tmp_path / "a.txt")
+        draw_wirings([PUBLISHED.sample_wiring(0)], tmp_path / "a.txt")
     with pytest.raises(ValueError, match="at least one wiring"):
-        draw_sheet([], tmp_path / "a.png")
+        draw_wirings([], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="at least one wiring"):
+        family_svg(SMALL, [])
+    with pytest.raises(ValueError, match="one for each of the 1 wirings, got 2"):
+        sheet_svg([SMALL.sample_wiring(0)], captions=["a", "b"])
