@@ -899,7 +899,9 @@ def family_svg(
 
     Args:
         student: Makes the student of a wiring (`fit_width` with a task's numbers), which adds its parameters.
-        title, columns, background: As in `sheet_svg`.
+        title: As in `sheet_svg`; its default names the family.
+        columns: As in `sheet_svg`.
+        background: As in `svg`.
 
     Raises:
         ValueError: If there is no seed.
