@@ -155,8 +155,8 @@ def _value(action: argparse.Action, value: Any) -> Any:
             except ValueError:
                 raise ValueError(KINDS[float]) from None
         if isinstance(value, bool) or not isinstance(value, number):
-            raise ValueError(KINDS[action.type])  # type: ignore[index]
-        return action.type(value)  # type: ignore[operator]
+            raise ValueError(KINDS[action.type])
+        return action.type(value)
     if isinstance(value, list) and action.type is not Path:
         value = ",".join(map(_text, value))
     text = _text(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -111,6 +112,11 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-failures", type=int, default=10, metavar="N", help="failed trials in a row that end the work"
     )
+
+
+def print_json(content: Any) -> None:
+    """One line of JSON on stdout; what JSON has no number for (nan, infinity) becomes null."""
+    print(json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None)))
 
 
 def check_counts(options: argparse.Namespace, *names: str) -> None:

@@ -67,7 +67,9 @@ class Parser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", Formatter)
         super().__init__(*args, **{"allow_abbrev": False, **settings})
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         words = list(sys.argv[1:] if args is None else args)
         self._check_names(words)
         if any(action.dest == "config" for action in self._actions):
@@ -109,11 +111,11 @@ class Parser(argparse.ArgumentParser):
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
-            return super()._get_value(action, arg_string)  # type: ignore[misc]
+            return super()._get_value(action, arg_string)
         except argparse.ArgumentError:
             if action.type not in KINDS:
                 raise
-            kind = KINDS[action.type]  # type: ignore[index]
+            kind = KINDS[action.type]
             self.error(f"{name_of(action)} must be {kind}, got {arg_string!r}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.commands import _config
-from naslib_autokd.commands._options import add_option
+from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         questions = {name: get_study(name).question for name in study_names()}
         if options.json:
-            print(json.dumps(questions))
+            print_json(questions)
         else:
             print("\n".join(f"{name:22} {question}" for name, question in questions.items()))
         return 0
@@ -120,7 +119,7 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     if options.json:
         problems = {"failures": [f"{f.method}, seed {f.seed}: {f.error}" for f in result.failures]}
         content = {**summary(result).to_dict(), **problems, "left_out": list(result.left_out)}
-        print(json.dumps({**content, "files": [str(path) for path in files]}))
+        print_json({**content, "files": [str(path) for path in files]})
     else:
         print_study(result, console)
     for text in [

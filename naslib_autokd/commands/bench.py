@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from naslib_autokd.commands._options import (
     add_worker_options,
     check_counts,
     check_places,
+    print_json,
     read_candidate,
     task_from_options,
     trial_limits,
@@ -255,8 +257,6 @@ def build_line(state: BuildProgress) -> str:
 
 
 def run_fit(options: argparse.Namespace) -> int:
-    import json
-
     import yaml
 
     from naslib_autokd.evaluators.benchmark import fit_files
@@ -282,7 +282,7 @@ def run_fit(options: argparse.Namespace) -> int:
         environment=run.get("environment", {}),
     )
     if options.json:
-        print(json.dumps(sheet))
+        print_json(sheet)
     else:
         print_datasheet(sheet)
         print(f"written: {options.out} and {options.out.with_suffix('.json').name}")
@@ -290,15 +290,13 @@ def run_fit(options: argparse.Namespace) -> int:
 
 
 def run_info(options: argparse.Namespace) -> int:
-    import json
-
     from naslib_autokd.evaluators.benchmark import KDBenchmark, get_benchmark
 
     benchmark = get_benchmark(options.benchmark)
     if not isinstance(benchmark, KDBenchmark):
         raise ValueError(f"{options.benchmark} is a foreign table, which has no datasheet")
     if options.json:
-        print(json.dumps(benchmark.datasheet))
+        print_json(benchmark.datasheet)
     else:
         print(f"benchmark {benchmark.name} ({benchmark.path})")
         print_datasheet(benchmark.datasheet)
@@ -340,8 +338,11 @@ def run_importance(options: argparse.Namespace) -> int:
     found = importance_of(get_benchmark(options.benchmark), options.samples, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     files = write_importance_report(found, options.out)
-    print("\n".join(sentences(found)))
-    print(f"report: {files[0]}")
+    if options.json:
+        print_json({"sentences": sentences(found), "files": [str(path) for path in files]})
+    else:
+        print("\n".join(sentences(found)))
+        print(f"report: {files[0]}")
     return 0
 
 
@@ -371,6 +372,10 @@ def run_correlations(options: argparse.Namespace) -> int:
 
     benchmark = ForeignBenchmark(options.table)
     correlations = fidelity_correlations(benchmark)
+    if options.json:
+        rows = [{**correlation._asdict(), "kd": dict(correlation.kd)} for correlation in correlations]
+        print_json({"benchmark": benchmark.name, "reference": dict(benchmark.reference), "correlations": rows})
+        return 0
     table = correlation_table(benchmark, correlations)
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     print(
@@ -385,9 +390,7 @@ def run_correlations(options: argparse.Namespace) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    import json
     from contextlib import ExitStack
-    from dataclasses import asdict
 
     from naslib_autokd.evaluators.benchmark import KDBenchmark, agreement, get_benchmark
     from naslib_autokd.reports.terminal import Live
@@ -425,7 +428,7 @@ def run_verify(options: argparse.Namespace) -> int:
         return _options.INTERRUPTED
     found = {split: agreement(benchmark, trials, split) for split in ("validation", "test")}
     if options.json:
-        print(json.dumps({split: asdict(result) for split, result in found.items()}))
+        print_json({split: asdict(result) for split, result in found.items()})
         return 0
     for split, result in found.items():
         print(f"{split} error of {result.n} families trained now, against {benchmark.name}:")

@@ -10,7 +10,19 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from naslib_autokd.commands import _config
+from naslib_autokd.commands._options import (
+    OPTIONS,
+    add_option,
+    add_task_options,
+    check_counts,
+    print_json,
+    task_from_options,
+)
+from naslib_autokd.commands._parser import epilog
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from naslib_autokd.runners.baselines import BaselineComparison, BaselineRow
@@ -28,71 +40,84 @@ def add(commands: Any) -> None:
         description="Train hand-designed students (ResNets, wide ResNets, VGG, MobileNetV2, ShuffleNets) with plain KD "
         "and with eleven losses of the literature, and a searched family with plain KD, all under the task's protocol "
         "and paired by seed. The same command with the same --out continues, and may have more seeds or losses.",
-        epilog="example: naslib-autokd compare-kd --student resnet8x0.5 --losses kd,fitnet,at --seeds 3 --out runs/kd",
+        epilog=epilog(
+            "naslib-autokd compare-kd --student resnet8x0.5 --losses kd,fitnet,at --seeds 3 --out runs/kd",
+            "naslib-autokd compare-kd --losses kd --family runs/first --out runs/kd",
+            keys="task, epochs, kd_weight, seeds, teacher, rows (student, loss, test_accuracy, gain, ...), failures",
+        ),
     )
-    parser.add_argument("--task", default="cluttered-digits", help="name or YAML file (default: %(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="folder of the data, for tasks that are not embedded")
-    parser.add_argument("--teacher", help="another teacher than the task's, as for search")
-    parser.add_argument(
+    add_task_options(parser, "--teacher")
+    what = parser.add_argument_group("students and losses")
+    what.add_argument(
         "--student",
         action="append",
         help="network of the zoo, for example resnet20, wrn_16_2, vgg8, mobilenet_v2, shufflenet_v1 (repeatable; "
         "default: resnet8)",
     )
-    parser.add_argument(
+    what.add_argument(
         "--losses",
         default=LOSSES,
-        help="with commas between; NAME=WEIGHT for another weight than the literature's; ce is labels only "
-        "(default: %(default)s)",
+        help="with commas between; NAME=WEIGHT for another weight than the literature's; ce is labels only",
     )
-    parser.add_argument("--family", type=Path, help="a searched family: its YAML file, or the run folder of its search")
-    parser.add_argument(
+    what.add_argument("--family", "--candidate", **OPTIONS["--candidate"])
+    what.add_argument(
         "--family-losses",
+        metavar="LOSSES",
         default="",
         help="train the family with these losses too, for example fitnet,at (default: plain KD only)",
     )
-    parser.add_argument("--temperature", type=float, default=4.0, help="of the Hinton term (default: %(default)s)")
-    parser.add_argument(
+    what.add_argument("--temperature", type=float, default=4.0, metavar="T", help="of the Hinton term")
+    what.add_argument(
         "--kd-weight",
         type=float,
         default=0.9,
-        help="share of the Hinton term, also beside the other losses; 0 leaves it out, as RepDistiller's tables do "
-        "(default: %(default)s)",
+        metavar="W",
+        help="share of the Hinton term, also beside the other losses; 0 leaves it out, as RepDistiller's tables do",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="number of paired seeds (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="trainings at the same time (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; an existing one is continued")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    add_option(what, "--seeds", default=3)
+    where = parser.add_argument_group("where it runs")
+    add_option(where, "--device")
+    add_option(where, "--workers", default=2)
+    output = parser.add_argument_group("output")
+    add_option(output, "--out", required=True)
+    add_option(output, "--json")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    from naslib_autokd.cli import task_from_options
+    from naslib_autokd.reports.terminal import Live, console_for
     from naslib_autokd.runners.baselines import compare, read_family
 
-    if options.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
-    comparison = compare(
-        task_from_options(options),
-        options.student or ["resnet8"],
-        [loss for loss in options.losses.split(",") if loss.strip()],
-        seeds=range(options.seeds),
-        out=options.out,
-        workers=options.workers,
-        teacher=options.teacher,
-        family=None if options.family is None else read_family(options.family),
-        family_losses=[loss for loss in options.family_losses.split(",") if loss.strip()],
-        temperature=options.temperature,
-        kd_weight=options.kd_weight,
-        device=options.device,
-        progress=say,
-    )
+    check_counts(options, "seeds")
+    keep = _config.keeper(options, options.out)
+    with Live("compare-kd", step=0) as live:
+
+        def progress(done: int, of: int, text: str) -> None:
+            if done:
+                keep()
+            live.show(done / of, f"[{done}/{of}] {text}")
+
+        comparison = compare(
+            task_from_options(options),
+            options.student or ["resnet8"],
+            [loss for loss in options.losses.split(",") if loss.strip()],
+            seeds=range(options.seeds),
+            out=options.out,
+            workers=options.workers,
+            teacher=options.teacher,
+            family=None if options.family is None else read_family(options.family),
+            family_losses=[loss for loss in options.family_losses.split(",") if loss.strip()],
+            temperature=options.temperature,
+            kd_weight=options.kd_weight,
+            device=options.device,
+            progress=progress,
+        )
+    keep()
     write_summary(comparison, options.out)
     if options.json:
-        print(json.dumps(summary(comparison)))
+        print_json(summary(comparison))
     else:
-        print(report(comparison))
+        print_report(comparison, console_for())
     return 1 if comparison.failures else 0
 
 
@@ -123,14 +148,20 @@ def report(comparison: BaselineComparison) -> str:
     from rich.console import Console
 
     console = Console(width=WIDTH, file=StringIO(), force_terminal=False, highlight=False)
-    console.print(results_table(comparison))
-    published = published_table([row.student for row in comparison.rows])
-    if published is not None:
-        console.print(published)
-    for line in (*explanations(comparison), "", *conclusions(comparison)):
-        console.print(line, markup=False)
+    print_report(comparison, console)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue().rstrip()
+
+
+def print_report(comparison: BaselineComparison, console: Console) -> None:
+    from naslib_autokd.reports.terminal import print_table
+
+    print_table(console, results_table(comparison))
+    published = published_table([row.student for row in comparison.rows])
+    if published is not None:
+        print_table(console, published)
+    for line in (*explanations(comparison), "", *conclusions(comparison)):
+        console.print(line, markup=False)
 
 
 def results_table(comparison: BaselineComparison) -> Table:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from naslib_autokd.commands._options import add_option
+from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
 
 
@@ -27,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
 
     findings = examine()
     if options.json:
-        print(json.dumps(report(findings)))
+        print_json(report(findings))
     else:
         print_report(findings)
     return 0 if works(findings) else 1

@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from naslib_autokd.commands._options import add_option, print_json
+from naslib_autokd.commands._parser import epilog
+
 FORMATS = ("onnx", "torch-export", "safetensors")
 
 
@@ -15,25 +18,24 @@ def add(commands: Any) -> None:
         help="write the kept student of a run as ONNX, torch.export or safetensors, with a model card",
         description="Write the student that a finished search keeps as a file that runs without this package, compare "
         "its outputs with the trained module's, and put a model card beside it.",
-        epilog="example: naslib-autokd export runs/first --format onnx",
+        epilog=epilog("naslib-autokd export runs/first --format onnx", keys="path, card, difference"),
     )
     parser.add_argument(
         "run_folder", type=Path, metavar="RUN", help="run folder of a search, or a student's .safetensors"
     )
-    parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, help="file to write (default: RUN/export/student.*)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="what is written")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: RUN/export/student.*)")
+    add_option(parser, "--json")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    import json
 
     from naslib_autokd.runners.export import export
 
     done = export(options.run_folder, options.format, options.out)
     if options.json:
-        print(json.dumps({"path": str(done.path), "card": str(done.card), "difference": done.difference}))
+        print_json({"path": str(done.path), "card": str(done.card), "difference": done.difference})
         return 0
     size = done.path.stat().st_size / 2**10
     print(f"{done.path}: {size:.0f} KiB", end="")

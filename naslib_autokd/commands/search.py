@@ -20,6 +20,7 @@ from naslib_autokd.commands._options import (
     engine_from_options,
     evaluator_from_options,
     parse_options,
+    print_json,
     student_limits,
     task_from_options,
 )
@@ -200,7 +201,7 @@ def run(options: argparse.Namespace) -> int:
     if result.front:
         write_front(result.front, result.trials, options.out)
     if options.json:
-        print(json.dumps(report.data))
+        print_json(report.data)
         return 0
     report.print(console)
     if result.front:

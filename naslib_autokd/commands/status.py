@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from naslib_autokd.commands._options import add_option
+from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
 
 KEYS = (
@@ -38,5 +37,8 @@ def run(options: argparse.Namespace) -> int:
         folders = sorted(path.parent for path in options.folder.glob("*/seed-*/status.json")) or folders
     for folder in folders:
         status = read_status(folder)
-        print(json.dumps(status.to_dict()) if options.json else "\n".join(status.lines()))
+        if options.json:
+            print_json(status.to_dict())
+        else:
+            print("\n".join(status.lines()))
     return 0

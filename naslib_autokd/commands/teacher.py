@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from naslib_autokd.commands._options import add_option, add_task_options, print_json
+from naslib_autokd.commands._parser import epilog
 
 if TYPE_CHECKING:
     from naslib_autokd.distillation.data import TaskData
@@ -16,11 +18,19 @@ if TYPE_CHECKING:
     from naslib_autokd.tasks import Task
 
 
+CHECKED = (
+    "task, architecture, usable, problem, notes, classes, classes_stated, mean, std, input, n_val, accuracy_floor, "
+    "stated_val_accuracy, val_accuracy, class_accuracy, n_params, macs, inference_memory_bytes, train_memory_bytes, "
+    "batch_size"
+)
+
+
 def add(commands: Any) -> None:
     teacher = commands.add_parser(
         "teacher",
         help="train a teacher, or check one before it is used",
         description="Train a network as the teacher of a task, check any teacher, or list the networks known by name.",
+        epilog=epilog("naslib-autokd teacher list", "naslib-autokd teacher check --task cluttered-digits"),
     )
     verbs = teacher.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -29,20 +39,31 @@ def add(commands: Any) -> None:
         help="train a network on a task's images",
         description="Train a network on a task's images and keep the epoch that is best on the validation split: the "
         "file is written whenever it is as good as before or better, so an interrupted training keeps its best.",
-        epilog="example: naslib-autokd teacher train --task flowers102 --data-dir data "
-        "--architecture torchvision:resnet18@pretrained --out teacher.safetensors",
+        epilog=epilog(
+            "naslib-autokd teacher train --architecture resnet-small --out teacher.safetensors",
+            "naslib-autokd teacher train --task flowers102 --data-dir data "
+            "--architecture torchvision:resnet18@pretrained --out teacher.safetensors",
+            keys=CHECKED,
+        ),
     )
-    _add_task_options(train)
-    train.add_argument(
+    add_task_options(train)
+    training = train.add_argument_group("training")
+    training.add_argument(
         "--architecture",
+        metavar="NAME",
         help="[zoo:|torchvision:|timm:]name[@weights]; weights: pretrained, a published set or a file to start from "
         "(default: the task's)",
     )
-    train.add_argument("--epochs", type=int, help="default: the task's teacher_epochs")
-    train.add_argument("--lr", type=float, help="peak learning rate (default: 0.1, from weights 0.01)")
-    train.add_argument("--input-size", type=int, help="resize the images to so many pixels for this network")
-    train.add_argument("--out", type=Path, required=True, help="file to write, .safetensors")
-    train.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    training.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the task's)")
+    training.add_argument(
+        "--lr", type=float, metavar="RATE", help="peak learning rate (default: 0.1, from weights 0.01)"
+    )
+    _add_input_size(training)
+    _add_place(train)
+    output = train.add_argument_group("output")
+    output.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write, .safetensors")
+    output.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    add_option(output, "--json")
     train.set_defaults(run=run_train)
 
     check = verbs.add_parser(
@@ -50,37 +71,45 @@ def add(commands: Any) -> None:
         help="say whether a teacher can be trusted on a task",
         description="Load a teacher as a search would, try it on the task's validation images, and print what was "
         "found. The exit status is 0 if it can be used, 2 if not.",
-        epilog="example: naslib-autokd teacher check --task photos.yaml --teacher model.pth "
-        "--teacher-architecture torchvision:resnet18",
+        epilog=epilog(
+            "naslib-autokd teacher check --task cluttered-digits",
+            "naslib-autokd teacher check --task photos.yaml --teacher model.pth "
+            "--teacher-architecture torchvision:resnet18",
+            keys=CHECKED,
+        ),
     )
-    _add_task_options(check)
-    check.add_argument(
-        "--teacher",
-        help="name of a network, .safetensors or .pt file, module:function, or several with commas between "
-        "(default: the task's own)",
+    add_task_options(check, "--teacher")
+    stated = check.add_argument_group("what the file does not state")
+    stated.add_argument("--teacher-architecture", metavar="NAME", help="network of a file that does not state it")
+    stated.add_argument("--mean", type=_numbers, metavar="M,M,M", help="what it was trained with, of pixels in [0, 1]")
+    stated.add_argument("--std", type=_numbers, metavar="S,S,S", help="the same: standard deviation")
+    _add_input_size(stated)
+    _add_place(check)
+    output = check.add_argument_group("output")
+    output.add_argument(
+        "--out", type=Path, metavar="FILE", help="save it, with all that was found, as one .safetensors file"
     )
-    check.add_argument("--teacher-architecture", metavar="NAME", help="of a file that does not state it")
-    check.add_argument("--mean", type=_numbers, metavar="M,M,M", help="what it was trained with, of pixels in [0, 1]")
-    check.add_argument("--std", type=_numbers, metavar="S,S,S", help="the same: standard deviation")
-    check.add_argument("--input-size", type=int, help="the same: height and width in pixels")
-    check.add_argument("--out", type=Path, help="save it, with all that was found, as one .safetensors file")
+    add_option(output, "--json")
     check.set_defaults(run=run_check)
 
     names = verbs.add_parser(
         "list",
         help="list the networks known by name",
         description="List the networks that --architecture and --teacher know; those of libraries that are installed.",
+        epilog=epilog("naslib-autokd teacher list", keys="source -> names"),
     )
-    names.add_argument("--json", action="store_true", help="print one JSON object")
+    add_option(names, "--json")
     names.set_defaults(run=run_list)
 
 
-def _add_task_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", default="cluttered-digits", help="name or YAML file (default: %(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="folder of the data, for tasks that are not embedded")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+def _add_input_size(group: Any) -> None:
+    group.add_argument("--input-size", type=int, metavar="PIXELS", help="height and width that the network gets")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_argument_group("where it runs")
+    add_option(where, "--device", help="torch device")
+    add_option(where, "--threads")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -114,6 +143,7 @@ def _data(options: argparse.Namespace, task: Task) -> TaskData:
 def run_train(options: argparse.Namespace) -> int:
     from naslib_autokd.distillation.architectures import parse_architecture
     from naslib_autokd.distillation.teachers import teacher_training, train_teacher, write_checkpoint
+    from naslib_autokd.reports.terminal import Live
 
     out: Path = options.out
     if out.suffix != ".safetensors":
@@ -141,25 +171,24 @@ def run_train(options: argparse.Namespace) -> int:
     )
     start = time.perf_counter()
 
+    live = Live("teacher")
+
     def progress(epoch: int, loss: float, reached: float) -> None:
-        spent = time.perf_counter() - start
-        left = spent / epoch * (epochs - epoch)
-        print(
-            f"epoch {epoch}/{epochs}  loss {loss:.3f}  validation {reached:.1%}  {spent:.0f} s, {left:.0f} s to go",
-            file=sys.stderr,
-        )
+        left = (time.perf_counter() - start) / epoch * (epochs - epoch)
+        live.show(epoch / epochs, f"epoch {epoch}/{epochs}, loss {loss:.3f}, validation {reached:.1%}", left)
 
     try:
-        teacher = train_teacher(
-            data,
-            epochs=epochs,
-            architecture=str(name),
-            settings=settings,
-            input_size=options.input_size,
-            threads=options.threads,
-            keep=lambda better: write_checkpoint(better, out, data),
-            progress=progress,
-        )
+        with live:
+            teacher = train_teacher(
+                data,
+                epochs=epochs,
+                architecture=str(name),
+                settings=settings,
+                input_size=options.input_size,
+                threads=options.threads,
+                keep=lambda better: write_checkpoint(better, out, data),
+                progress=progress,
+            )
     except KeyboardInterrupt:
         if out.exists():
             print(f"the best epoch so far is kept in {out}; {name.full}@{out} starts from it", file=sys.stderr)
@@ -262,7 +291,7 @@ def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:
 
 def _tell(found: dict[str, Any], options: argparse.Namespace, kept: str | None) -> int:
     if options.json:
-        print(json.dumps(found))
+        print_json(found)
         return 0 if found["usable"] else 2
     lines = [("architecture", found["architecture"] or "not stated")]
     if found["input"] is None:
@@ -306,7 +335,7 @@ def run_list(options: argparse.Namespace) -> int:
 
     names = known_names()
     if options.json:
-        print(json.dumps({source: found if isinstance(found, str) else list(found) for source, found in names.items()}))
+        print_json({source: found if isinstance(found, str) else list(found) for source, found in names.items()})
         return 0
     for source, found in names.items():
         print(f"{source}: {found}" if isinstance(found, str) else f"{source} ({len(found)}): {', '.join(found)}")
