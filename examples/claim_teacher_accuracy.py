@@ -170,7 +170,7 @@ def conclude(result: dict[str, Any]) -> list[str]:
     lines += [
         f"{row['search_seed']:>7} {row['students']:>8}  {100 * row['test_accuracy']:>17.1f}  "
         f"{100 * row['test_accuracy_kept']:>17.1f}  {100 * row['minus_teacher']:>+17.1f} {row['params']:>8,} "
-        f"{row['params_share']:>6.3f} {row['train_memory_share']:>9.2f} {row['macs_share']:>6.2f}"
+        f"{row['params_share']:>6.3f} {row['train_memory_share']:>9.2f} {row['macs_share']:>6.3f}"
         for row in rows
     ]
     lines += [
