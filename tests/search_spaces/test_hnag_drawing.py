@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import Counter
@@ -13,8 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
 
+from naslib_autokd.cli import main
 from naslib_autokd.reports import wirings
 from naslib_autokd.reports.wirings import (
     COLOURS,
@@ -201,26 +204,29 @@ def test_wrong_numbers_of_weights_and_foreign_edges_are_refused() -> None:
         svg(spec, merge_weights={Edge("mid", 0, None, 99, 100): 0.5})
 
 
-def test_the_kept_student_of_a_run_is_read_with_its_weights(tmp_path: Path) -> None:
-    import json
-
-    from safetensors.torch import save_file
-
-    spec = student_of(MIXED.sample_wiring(5))
+def save_student(spec: StudentSpec, path: Path) -> Path:
+    """The file of a student whose merge weights are drawn with seed 0."""
     student = Student(spec)
     assert student.merge_weights is not None
     with torch.no_grad():
         student.merge_weights.normal_(generator=torch.Generator().manual_seed(0))
     about = {"spec": spec.to_dict(), "classes": ["a"], "mean": [0], "std": [1], "input": [3, 16, 16]}
     metadata = {key: json.dumps(value) for key, value in {**about, "task": "t", "result": {}}.items()}
+    path.parent.mkdir(exist_ok=True)
+    save_file(dict(student.state_dict()), path, metadata)
+    return path
+
+
+def test_the_kept_student_of_a_run_is_read_with_its_weights(tmp_path: Path) -> None:
+    spec = student_of(MIXED.sample_wiring(5))
     folder = tmp_path / "students"
-    folder.mkdir()
-    save_file(dict(student.state_dict()), folder / "student-1.safetensors", metadata)
+    expected = torch.empty(spec.wiring.counts.merge_weights).normal_(generator=torch.Generator().manual_seed(0))
+    save_student(spec, folder / "student-1.safetensors")
     (tmp_path / "finals.jsonl").write_text('{"val_accuracy": 0.5}\n{"val_accuracy": 0.75}\n', encoding="utf-8")
     for where in (tmp_path, folder / "student-1.safetensors"):
         read, weights = read_trained(where)
         assert read == spec
-        assert list(weights.values()) == pytest.approx(torch.sigmoid(student.merge_weights).tolist(), abs=1e-6)
+        assert list(weights.values()) == pytest.approx(torch.sigmoid(expected).tolist(), abs=1e-6)
     with pytest.raises(ValueError, match="give the run folder of a finished search"):
         read_trained(folder)
 
@@ -313,3 +319,19 @@ def test_other_suffixes_empty_sheets_and_captions_that_do_not_fit_are_refused(tm
         family_svg(SMALL, [])
     with pytest.raises(ValueError, match="one for each of the 1 wirings, got 2"):
         sheet_svg([SMALL.sample_wiring(0)], captions=["a", "b"])
+
+
+def test_the_command_draws_a_family_and_a_trained_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = student_of(MIXED.sample_wiring(5))
+    file = save_student(spec, tmp_path / "student.safetensors")
+    picture, sheet = tmp_path / "student.svg", tmp_path / "sheet.svg"
+    assert main(["sample", "--run", str(file), "--draw", str(picture), "--json"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line["merge_weights"] == {edge.label: weight for edge, weight in read_trained(file)[1].items()}
+    text = picture.read_text(encoding="utf-8")
+    check_is_whole(spec.wiring, text)
+    assert "Student of student.safetensors, trained" in text
+    assert main(["sample", "--count", "2", "--draw", str(sheet)]) == 0
+    assert sheet.read_text(encoding="utf-8").count("family ") == 2
+    assert main(["sample", "--run", str(file), "--preset", "hnag"]) == 2
+    assert "--run shows the trained student of a run, which is given: leave out --preset" in capsys.readouterr().err
