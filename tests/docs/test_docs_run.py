@@ -1,0 +1,429 @@
+"""Code and commands of README and docs run, in the order of the page, in one folder and one namespace a page.
+
+The embedded task is exchanged for one of moments (`TINY`), nothing else. Where each command is executed stands in
+`COMMANDS`; one that is not there fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib.util
+import io
+import re
+import shlex
+import sys
+import tomllib
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from docs_pages import PAGES, ROOT, Block, blocks, commands, commands_in, inline_commands, name_of
+from PIL import Image
+
+from naslib_autokd.cli import build_parser, main
+from naslib_autokd.plugin.loader import naslib_missing
+from naslib_autokd.runners.study import Study
+from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.tasks import TASKS, Task
+
+TINY = {
+    "n_train": 64,
+    "n_teacher": 600,
+    "n_val": 200,
+    "n_test": 200,
+    "teacher_epochs": 6,
+    "min_teacher_accuracy": 0.0,
+    "batch_size": 32,
+    "min_budget_epochs": 1,
+    "max_budget_epochs": 3,
+}
+REAL_TASK = ("docs/benchmark.md", "docs/extend_optimizer.md")
+"""Pages that only ask the benchmark, which is of the task as it is."""
+SLOW_PAGES = (
+    "README.md",
+    "docs/ablations.md",
+    "docs/extend_loss.md",
+    "docs/extend_space.md",
+    "docs/reproduction.md",
+    "docs/start.md",
+    "docs/tutorial.md",
+)
+"""Those that take more than some five seconds; `.ci/run` runs them too."""
+PYTHON_ELSEWHERE = {
+    "docs/naslib.md": "tests/plugin/test_plugin_docs.py::test_the_page_runs",
+    "docs/ablations.md": "tests/runners/test_ablation.py::test_the_code_of_the_documentation_runs",
+    "docs/foreign_tables.md": "tests/evaluators/test_foreign.py::test_the_search_of_the_page_runs",
+}
+"""Pages whose Python needs more than a small task, and the test that has it."""
+
+# --- where each command is executed ---------------------------------------------------------------------------------
+
+
+class Here(str):
+    """Executed with its page, as it stands but for the words of this string, which make it smaller."""
+
+
+HERE = Here("")
+CI = ".ci/run"
+"""Installing and checking: in a fresh environment."""
+EXAMPLE = "tests/test_examples.py::test_autokd_vs_darts_prints_its_table_and_keeps_everything"
+SHIPPED = "tests/test_ship_a_student.py::test_from_a_folder_and_a_torchvision_model_to_an_onnx_student"
+BENCH = "tests/evaluators/test_benchmark.py::test_from_training_to_verification"
+RUNNER = "tests/plugin/test_plugin_runner.py::test_every_shipped_configuration_runs"
+NASLIB_SEARCH = (
+    "tests/plugin/test_plugin_runner.py::test_our_command_line_searches_naslibs_spaces_with_naslibs_optimizers"
+)
+WORKERS = "tests/test_cli.py::test_workers_find_what_one_worker_finds_and_their_limits_hold"
+DEVICES = "tests/runners/test_engine.py::test_each_worker_has_its_device"
+DASK = "tests/runners/test_engine.py::test_a_dask_worker_that_disappears_costs_its_own_trial_only"
+SLURM = "tests/runners/test_engine.py::test_the_example_makes_a_slurm_script"
+KD_VARIANTS = "tests/runners/test_baselines.py::test_example_tests_the_claim"
+TEACHER_CLAIM = "tests/test_examples_claims.py"
+USER = "nothing of ours"
+"""Cloning, exporting a variable, starting Dask."""
+SMALL_STUDY = Here("--seeds 1 --student-epochs 18 --workers 1 --methods autokd")
+
+COMMANDS: dict[str, str] = {
+    # installation
+    "python3 -m venv .venv": CI,
+    "pip install -q -c constraints.txt -e .": CI,
+    "pip install -q -c constraints.txt -e '.[test]'": CI,
+    "pip install -q -c constraints.txt -e '.[test,docs]'": CI,
+    "pip install -c constraints.txt -e '.[naslib]'": USER,
+    "pytest -n auto --dist worksteal": CI,
+    "ruff check .": CI,
+    "ruff format --check .": CI,
+    "mypy": CI,
+    "mkdocs build --strict": CI,
+    "git clone https://github.com/automl/NASLib.git": USER,
+    "git -C NASLib checkout 0b51bc18": USER,
+    "git clone '<this' 'repository>' naslib_autokd": USER,
+    "cd naslib_autokd": USER,
+    "export 'NASLIB_HOME=$PWD/NASLib'": USER,
+    "naslib-autokd doctor": "tests/plugin/test_plugin_loader.py::test_the_doctor_names_what_is_missing",
+    # searches
+    "naslib-autokd search --task cluttered-digits --trials 24 --seed 0 --out runs/first": HERE,
+    "naslib-autokd status runs/first": HERE,
+    "naslib-autokd evaluate --task cluttered-digits --seed 0 --budget 3": HERE,
+    "naslib-autokd sample --preset hnag --seed 0 --count 6 --draw wirings.png": HERE,
+    "naslib-autokd sample --preset hnag --seed 0 --draw one.svg": HERE,
+    "naslib-autokd sample --preset hnag-small --seed 0 --count 6 --draw family.svg": HERE,
+    "naslib-autokd export runs/first --format safetensors": HERE,
+    "naslib-autokd search --trials 60 --workers 4 --trial-seconds 600 --out runs/four": WORKERS,
+    "naslib-autokd search --task cluttered-digits --trials 60 --workers 4 --out runs/four": WORKERS,
+    "naslib-autokd search --task mine.yaml --trials 200 --workers 8 --device cuda --out runs/gpus": DEVICES,
+    "naslib-autokd search --task mine.yaml --trials 200 --workers 4 --device cuda:0,cuda:1 --out runs/two": DEVICES,
+    "dask scheduler": USER,
+    "dask worker tcp://host:8786 --nthreads 1 --nworkers 4": USER,
+    "naslib-autokd search ... --scheduler tcp://host:8786 --out runs/cluster": DASK,
+    "naslib-autokd search ... --cluster examples/cluster-slurm.yaml --out runs/slurm": SLURM,
+    # teachers, data and students
+    "naslib-autokd teacher train --task photos.yaml --architecture resnet-small --epochs 6 "
+    "--out teacher.safetensors": HERE,
+    "naslib-autokd teacher check --task photos.yaml --teacher teacher.safetensors": HERE,
+    "naslib-autokd teacher check --task photos.yaml --teacher teacher.safetensors --teacher-architecture resnet-small "
+    "--mean 0.47,0.49,0.60 --std 0.21,0.16,0.20 --out restated.safetensors": HERE,
+    "naslib-autokd teacher check --task cluttered-digits --teacher mynet:build": HERE,
+    "naslib-autokd teacher train --task imagefolder --data-dir photos --architecture torchvision:resnet18 "
+    "--out teacher.safetensors": SHIPPED,
+    "naslib-autokd teacher check --task imagefolder --data-dir photos --teacher teacher.safetensors": SHIPPED,
+    "naslib-autokd search --task imagefolder --data-dir photos --teacher teacher.safetensors --max-params 300000 "
+    "--max-memory 500MB --trials 24 --out runs/photos": SHIPPED,
+    "naslib-autokd export runs/photos --format onnx": SHIPPED,
+    "python examples/run_exported_student.py runs/photos/export/student.onnx photo.jpg": SHIPPED,
+    # studies and the benchmark
+    "naslib-autokd ablate --list": HERE,
+    "naslib-autokd ablate optimizers --task cluttered-digits --seeds 20": SMALL_STUDY,
+    "naslib-autokd ablate sample-efficiency": SMALL_STUDY,
+    "naslib-autokd ablate kd-settings": Here("--seeds 1 --student-epochs 18 --workers 1"),
+    "naslib-autokd ablate model-free --methods random_search,reinforce": Here(
+        "--seeds 1 --student-epochs 18 --workers 1"
+    ),
+    "naslib-autokd ablate kd-settings --print > my.yaml": HERE,
+    "naslib-autokd ablate my.yaml --workers 4 --out runs/mine": Here("--seeds 1 --student-epochs 18 --workers 1"),
+    "naslib-autokd ablate optimizers --benchmark table.yaml --student-epochs 270": Here(
+        "--seeds 1 --student-epochs 4 --workers 1 --methods random_search"
+    ),
+    "naslib-autokd bench correlations table.yaml": HERE,
+    "naslib-autokd bench query cluttered-digits --candidate family.yaml --budget 9 --seed 0": HERE,
+    "naslib-autokd bench info cluttered-digits": HERE,
+    "naslib-autokd bench build --task my-task.yaml --workers 8 --out runs/table": BENCH,
+    "naslib-autokd bench fit runs/table --out my-task-v1.npz": BENCH,
+    "naslib-autokd bench verify my-task-v1.npz --generators 30 --seed 1 --out runs/verify": BENCH,
+    # examples
+    "python examples/run_autokd_vs_darts.py": EXAMPLE,
+    "python examples/run_autokd_vs_darts.py --seeds 5": EXAMPLE,
+    "python examples/claim_kd_variants.py --seeds 8": KD_VARIANTS,
+    "python examples/claim_kd_variants.py --task cifar10 --data-dir data --device cuda "
+    "--students resnet20,wrn_16_1": KD_VARIANTS,
+    "python examples/claim_teacher_accuracy.py": TEACHER_CLAIM,
+    "python examples/claim_teacher_accuracy.py --task cifar10 --data-dir data --teacher wrn_40_2 "
+    "--trainings 60": TEACHER_CLAIM,
+    # NASLib
+    "naslib-autokd search --optimizer naslib-bananas --option num_init=8 --option k=4 --trials 24 "
+    "--out runs/bananas": NASLIB_SEARCH,
+    "python -m naslib_autokd.plugin.runner --list": CI,
+    "python -m naslib_autokd.plugin.runner --config-file hnag-autokd.yaml search.epochs 40": RUNNER,
+    "python -m naslib_autokd.plugin.runner --config-file hnag-autokd.yaml seed 3 search.epochs 40": RUNNER,
+}
+
+
+def words_of(command: str) -> list[str]:
+    return [word for word in shlex.split(command) if word != "..."]
+
+
+ALL = sorted({(name_of(page), command.replace("'>'", ">")) for page in PAGES for command in commands(page)})
+
+
+def test_every_command_has_a_place_where_it_is_executed() -> None:
+    unknown = sorted({f"{page}: {command}" for page, command in ALL if command not in COMMANDS})
+    assert not unknown, "say in COMMANDS where these are executed:\n" + "\n".join(unknown)
+    gone = sorted(set(COMMANDS) - {command for _, command in ALL})
+    assert not gone, "no page has these any more:\n" + "\n".join(gone)
+
+
+PLACES = {place for place in COMMANDS.values() if not isinstance(place, Here) and place != USER}
+
+
+@pytest.mark.parametrize("place", sorted({*PLACES, *PYTHON_ELSEWHERE.values()}))
+def test_the_places_are_there(place: str) -> None:
+    path, _, test = place.partition("::")
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if test:
+        names = {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)}
+        assert test in names, f"{path} has no {test}"
+
+
+def test_what_ci_executes_is_in_it() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for command, place in COMMANDS.items():
+        if place == CI:
+            program = shlex.split(command)[0]
+            last = shlex.split(command)[-1] if program == "python" else program
+            assert last in script or program in ("python3", "pip", "pytest"), command
+
+
+# --- they are parsed by the real parsers ----------------------------------------------------------------------------
+
+
+def find_parser(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser of a command's innermost subcommand, and the words that it is given."""
+    parser = build_parser()
+    while words:
+        nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        if not nested:
+            break
+        assert words[0] in nested[0].choices, f"{words[0]!r} is no command of {parser.prog}"
+        parser, words = nested[0].choices[words[0]], words[1:]
+    return parser, words
+
+
+def unknown_options(words: list[str]) -> list[str]:
+    parser, rest = find_parser(words)
+    given = [word.partition("=")[0] for word in rest if word.startswith("--")]
+    return [option for option in given if option not in parser._option_string_actions]
+
+
+def test_options_of_all_commands_exist() -> None:
+    ours = {c for _, c in ALL} | {c for page in PAGES for c in inline_commands(page)}
+    wrong = {c: bad for c in ours if c.startswith("naslib-autokd ") and (bad := unknown_options(words_of(c)[1:]))}
+    assert not wrong
+
+
+def test_an_option_that_is_gone_is_found() -> None:
+    assert unknown_options(["search", "--trial", "3", "--out", "x"]) == ["--trial"]
+    with pytest.raises(AssertionError, match="'serach' is no command"):
+        unknown_options(["serach"])
+
+
+@pytest.mark.parametrize("command", [c for _, c in ALL if c.startswith("naslib-autokd ") and ">" not in c])
+def test_commands_are_parsed(command: str) -> None:
+    build_parser().parse_args(words_of(command)[1:])
+
+
+@cache
+def load_script(path: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"documented_{Path(path).stem}", ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+EXAMPLE_COMMANDS = sorted({c for _, c in ALL if c.startswith("python examples/")})
+
+
+@pytest.mark.parametrize("command", [c for c in EXAMPLE_COMMANDS if "run_exported_student" not in c])
+def test_options_of_examples_exist(command: str) -> None:
+    _, path, *words = words_of(command)
+    load_script(path).parse(words)
+
+
+# --- yaml and toml --------------------------------------------------------------------------------------------------
+
+
+def config_blocks() -> list[tuple[str, Block]]:
+    return [(name_of(page), block) for page in PAGES for block in blocks(page) if block.kind in ("yaml", "toml")]
+
+
+@pytest.mark.parametrize(("page", "block"), config_blocks(), ids=lambda value: value if isinstance(value, str) else "")
+def test_files_that_are_shown_are_valid(page: str, block: Block) -> None:
+    if block.kind == "toml":
+        groups = tomllib.loads(block.text)["project"]["entry-points"]
+        assert all(group.startswith("naslib_autokd.") for group in groups)
+        return
+    content = yaml.safe_load(block.text)
+    if "dataset" in content:
+        Task.from_yaml(block.text)
+    elif "methods" in content:
+        Study.from_yaml(block.text)
+    else:  # its keys are checked by tests/evaluators/test_foreign.py::test_the_shipped_descriptions_are_read
+        assert "csv" in content, f"{page}: nobody says what this file is"
+
+
+# --- the pages run --------------------------------------------------------------------------------------------------
+
+
+def write_photos(root: Path) -> None:
+    """40 noisy pictures of unequal size for each of three colours."""
+    rng = np.random.RandomState(0)
+    for name, colour in (("ash", (190, 80, 90)), ("bay", (60, 180, 160)), ("cob", (110, 120, 210))):
+        (root / name).mkdir(parents=True)
+        for number in range(40):
+            size = (*rng.randint(36, 60, size=2), 3)
+            pixels = (np.array(colour) + rng.normal(scale=25, size=size)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:03d}.jpg")
+
+
+TABLE = """\
+name: made
+csv: table.csv
+architecture: [width, depth]
+kd: [method]
+fidelity: {column: share}
+validation_accuracy: valid
+test_accuracy: test
+reference: {method: kd, share: 1}
+"""
+
+
+def write_table(root: Path) -> None:
+    lines = ["width,depth,method,share,valid,test"]
+    for width in (8, 16, 24, 32):
+        for depth in (2, 3, 4):
+            for method, gain in (("kd", 0.05), ("none", 0.0)):
+                for share, loss in (("1/3", 0.2), ("1", 0.0)):
+                    accuracy = 0.5 + width / 100 + depth / 50 + gain - loss
+                    lines.append(f"{width},{depth},{method},{share},{accuracy:.3f},{accuracy - 0.01:.3f}")
+    (root / "table.csv").write_text("\n".join(lines) + "\n")
+    (root / "table.yaml").write_text(TABLE)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with what the pages presume; registries and modules are as before afterwards."""
+    from naslib_autokd.distillation import baselines, feature_losses, zoo
+
+    registries: list[dict[str, Any]] = [TASKS, baselines.TERMS, baselines.TITLES, feature_losses.WEIGHTS, zoo.ZOO]
+    before, modules = [dict(registry) for registry in registries], set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_photos(tmp_path / "photos")
+    write_table(tmp_path)
+    (tmp_path / "family.yaml").write_text(HNAGSpace("hnag-small").default_candidate().to_yaml())
+    yield tmp_path
+    for registry, content in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(content)
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def run_command(command: str, place: Here) -> None:
+    """In this process; what a page sends into a file goes there."""
+    before, _, file = command.partition(" > ")
+    program, *words = [*words_of(before), *shlex.split(place)]
+    assert program == "naslib-autokd"
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said) if file else contextlib.nullcontext():
+        assert main(words) == 0, command
+    if file:
+        Path(file).write_text(said.getvalue())
+
+
+def is_run(page: Path) -> bool:
+    here = any(isinstance(COMMANDS.get(command), Here) for command in commands(page))
+    return here or (name_of(page) not in PYTHON_ELSEWHERE and any(block.kind == "python" for block in blocks(page)))
+
+
+def check_teachers(said: str, folder: Path) -> None:
+    assert said.count("this teacher can be used for 'photos'") == 3
+    assert "61 11 ('dark', 'grey', 'light')" in said
+    assert "torch.Size([14, 3]) 2" in said
+    assert (folder / "restated.safetensors").is_file()
+    assert (folder / "runs" / "shades" / "splits.json").is_file()
+
+
+def check_benchmark(said: str, folder: Path) -> None:
+    for line in (r"validation error 0\.\d+, \d+ parameters", r"regret \d+\.\d\d points"):
+        assert re.search(line, said), said
+    mean, expected = re.findall(r"mean of 200 trainings (\S+), expected (\S+)", said)[0]
+    assert abs(float(mean) - float(expected)) < 0.01
+
+
+def check_tutorial(said: str, folder: Path) -> None:
+    assert "n_trials after 24 trials" in said
+    assert (folder / "family.png").is_file()
+    assert said.count("kept") == 1
+    assert re.search(r"autokd: \d+\.\d\d points above", said)
+
+
+CHECKS: dict[str, Callable[[str, Path], None]] = {
+    "docs/teachers_and_data.md": check_teachers,
+    "docs/benchmark.md": check_benchmark,
+    "docs/tutorial.md": check_tutorial,
+}
+"""What a page must have said and left behind, where running to the end is not enough."""
+
+PAGE_CASES = [
+    pytest.param(page, marks=[pytest.mark.slow] if name_of(page) in SLOW_PAGES else [], id=name_of(page))
+    for page in PAGES
+    if is_run(page)
+]
+
+
+@pytest.mark.parametrize("page", PAGE_CASES)
+def test_the_page_runs(page: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = name_of(page)
+    if name not in REAL_TASK:
+        TASKS["cluttered-digits"] = replace(TASKS["cluttered-digits"], **TINY)  # type: ignore[arg-type]
+    module = types.ModuleType("documented")
+    sys.modules["documented"] = module
+    for block in blocks(page):
+        if block.kind == "python" and block.title:
+            Path(block.title).write_text(block.text)
+        elif block.kind == "python" and name not in PYTHON_ELSEWHERE:
+            if "naslib" in block.text.replace("naslib_autokd", "") and naslib_missing() is not None:
+                continue  # the last thing a page does: nothing after it depends on it
+            exec(compile(block.text, name, "exec"), module.__dict__)
+        elif block.kind == "yaml" and block.text.startswith("# "):
+            Path(block.text.splitlines()[0].removeprefix("# ")).write_text(block.text)
+        elif block.kind == "bash":
+            for command in commands_in(block):
+                command = command.replace("'>'", ">")
+                place = COMMANDS[command]
+                if isinstance(place, Here):
+                    run_command(command, place)
+    check = CHECKS.get(name)
+    if check is not None:
+        check(capsys.readouterr().out, workplace)
