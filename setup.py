@@ -25,6 +25,7 @@ setup(
             "plugin/configs/*.yaml",
             "evaluators/tables/*",
             "runners/studies/*.yaml",
+            "reports/page/*",
         ],
     },
     install_requires=[

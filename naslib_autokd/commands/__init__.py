@@ -6,6 +6,7 @@ Shared by them: `_parser` (help and errors), `_options` (options of the same nam
 MODULES: tuple[str, ...] = (
     "search",
     "status",
+    "report",
     "export",
     "sample",
     "evaluate",
@@ -14,5 +15,6 @@ MODULES: tuple[str, ...] = (
     "compare_kd",
     "teacher",
     "doctor",
+    "completion",
 )
 """In the order of ``--help``. They import heavy packages only when a command runs."""

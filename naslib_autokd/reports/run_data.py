@@ -74,8 +74,6 @@ TABLES: dict[str, str] = {
 }
 """Every table that a run can have, and its columns. Accuracies, errors and regrets are fractions in [0, 1]."""
 
-FULL_NAME = {"error": "validation error"}
-
 MOST_ANALYSED = 1000
 """Trials that importance and partial dependence are computed from, at most: drawn from all with a fixed seed."""
 
@@ -207,9 +205,9 @@ def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunDa
     ]
     teacher = _teacher(result.get("teacher"), counts)
     answer = _search_answer(task, trials, incumbent, finals, kept, teacher, result, status.student_epochs)
-    answer["seconds"] = result.get("search_s", status.elapsed_s or None)
+    answer["seconds"] = status.elapsed_s or result.get("search_s")
     unfinished = status.state != "finished" or not finals
-    students = ()
+    students: tuple[dict[str, Any], ...] = ()
     if kept is not None:
         path = folder / "students" / f"student-{kept}.safetensors"
         candidate = None if incumbent is None else incumbent[1]

@@ -64,7 +64,7 @@ def hnag_space(described: Any) -> Any:
         return None
     preset: Any = described.get("name")
     if preset == "custom" and isinstance(described.get("preset"), Mapping):
-        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in described["preset"].items()}
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in described["preset"].items()}
         try:
             preset = Preset(**fields)
         except TypeError:
