@@ -15,6 +15,7 @@ section 3, for their use as generators of networks.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -93,15 +94,52 @@ class Graph:
 
 
 @cache
-def _ring(n_nodes: int, per_side: int) -> tuple[int, ...]:
-    """Neighbour sets (as bits) of the ring in which every node knows ``per_side`` nodes on each side."""
-    neighbours = [0] * n_nodes
+def _ring(n_nodes: int, per_side: int) -> tuple[tuple[int, ...], tuple[tuple[int, int, int, int], ...]]:
+    """The ring in which every node knows ``per_side`` nodes on each side.
+
+    Of each node the set (as bits) of itself and its neighbours; and the edges ``(u, v, bit of u, bit of v)`` in the
+    order in which networkx visits them.
+    """
+    known = [1 << u for u in range(n_nodes)]
+    edges = []
     for step in range(1, per_side + 1):
         for u in range(n_nodes):
             v = (u + step) % n_nodes
-            neighbours[u] |= 1 << v
-            neighbours[v] |= 1 << u
-    return tuple(neighbours)
+            known[u] |= 1 << v
+            known[v] |= 1 << u
+            edges.append((u, v, 1 << u, 1 << v))
+    return tuple(known), tuple(edges)
+
+
+_BELOW = [(1 << v) - 1 for v in range(MAX_NODES)]
+"""Nodes with a smaller index, as bits."""
+
+
+def longest_path(predecessors: Sequence[int]) -> tuple[int, int]:
+    """Nodes on the longest path of a DAG, and the number of its nodes with exactly one predecessor.
+
+    Args:
+        predecessors: Of each node, as bits; only smaller indices.
+    """
+    layers = [-1]  # nodes by the longest path that ends with them; whatever the sources, layer 0 has one
+    longest = n_single = 0
+    bit = 1
+    for sources in predecessors:
+        if sources:
+            layer = longest
+            while not sources & layers[layer]:
+                layer -= 1
+            if not sources & (sources - 1):
+                n_single += 1
+        else:
+            layer = 0
+        if layer == longest:
+            layers.append(bit)
+            longest += 1
+        else:
+            layers[layer + 1] |= bit
+        bit <<= 1
+    return longest, n_single
 
 
 @dataclass(frozen=True)
@@ -149,32 +187,35 @@ class WattsStrogatz:
         object.__setattr__(self, "k", k if n_nodes <= 2 else k - k % 2)
         object.__setattr__(self, "p", p)
 
+    @property
+    def n_edges(self) -> int:
+        """Rewiring keeps their number."""
+        return self.n_nodes * self.k // 2 if self.n_nodes > 2 else self.n_nodes - 1
+
     def sample(self, rng: random.Random) -> Graph:
         """Draw one graph; uses ``rng.random()`` alone, whose stream is the same in every Python version."""
+        if self.n_nodes <= 2:
+            return _PAIR if self.n_nodes == 2 else _SINGLE
+        return _graph(self.draw(rng.random))
+
+    def draw(self, random: Callable[[], float]) -> list[int]:
+        """Draw one graph as the set of predecessors of each node, as bits; ``random`` draws from [0, 1)."""
         n_nodes, p = self.n_nodes, self.p
-        if n_nodes == 1:
-            return _SINGLE
-        if n_nodes == 2:
-            return _PAIR
-        per_side = self.k // 2
-        neighbours = list(_ring(n_nodes, per_side))
-        draw, everyone, small = rng.random, (1 << n_nodes) - 1, n_nodes <= _TABLE_BITS
-        for step in range(1, per_side + 1):
-            for u in range(n_nodes):
-                if draw() < p:
-                    strangers = everyone & ~neighbours[u] & ~(1 << u)
-                    if strangers:
-                        choice = _BITS[strangers] if small else _members(strangers)
-                        w = choice[int(draw() * len(choice))]
-                        v = u + step
-                        if v >= n_nodes:
-                            v -= n_nodes
-                        neighbours[u] ^= 1 << v | 1 << w
-                        neighbours[v] ^= 1 << u
-                        neighbours[w] ^= 1 << u
-        if small:
-            return Graph._trusted(tuple([_BITS[mask & (1 << v) - 1] for v, mask in enumerate(neighbours)]))
-        return Graph._trusted(tuple([_members(mask & (1 << v) - 1) for v, mask in enumerate(neighbours)]))
+        if n_nodes <= 2:
+            return [0, 1][:n_nodes]
+        ring, edges = _ring(n_nodes, self.k // 2)
+        known, everyone = list(ring), (1 << n_nodes) - 1
+        members = _BITS.__getitem__ if n_nodes <= _TABLE_BITS else _members
+        for u, v, bit_u, bit_v in edges:
+            if random() < p:
+                strangers = everyone ^ known[u]
+                if strangers:
+                    choice = members(strangers)
+                    w = choice[int(random() * len(choice))]
+                    known[u] ^= bit_v | 1 << w
+                    known[v] ^= bit_u
+                    known[w] ^= bit_u
+        return [mask & below for mask, below in zip(known, _BELOW, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -202,10 +243,24 @@ class ErdosRenyi:
 
     def sample(self, rng: random.Random) -> Graph:
         """Draw one graph; uses ``rng.random()`` alone."""
-        if self.n_nodes == 1:
-            return _SINGLE
-        draw, p = rng.random, self.p
-        return Graph._trusted(tuple([tuple([a for a in range(b) if draw() < p]) for b in range(self.n_nodes)]))
+        return _SINGLE if self.n_nodes == 1 else _graph(self.draw(rng.random))
+
+    def draw(self, random: Callable[[], float]) -> list[int]:
+        """Draw one graph as the set of predecessors of each node, as bits; ``random`` draws from [0, 1)."""
+        p = self.p
+        return [sum([bit for bit in bits if random() < p]) for bits in _pairs(self.n_nodes)]
+
+
+@cache
+def _pairs(n_nodes: int) -> tuple[tuple[int, ...], ...]:
+    """Of each node the nodes before it, each as a bit."""
+    return tuple(tuple(1 << a for a in range(b)) for b in range(n_nodes))
+
+
+def _graph(predecessors: list[int]) -> Graph:
+    if len(predecessors) <= _TABLE_BITS:
+        return Graph._trusted(tuple([_BITS[mask] for mask in predecessors]))
+    return Graph._trusted(tuple([_members(mask) for mask in predecessors]))
 
 
 _SINGLE = Graph(((),))
