@@ -64,6 +64,9 @@ class _Flops(_Mode):
 class _LiveBytes(_Mode):
     """Counts the bytes of the storages that operations return, until they are freed."""
 
+    watches_storage_only = True
+    """Tells a student that it need not run operation by operation."""
+
     def __init__(self) -> None:
         super().__init__()
         self.live = 0

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from naslib_autokd.search_spaces.hnag._checks import check_name
 from naslib_autokd.search_spaces.hnag.graphs import Graph
 from naslib_autokd.search_spaces.hnag.wiring import (
     OPERATIONS,
@@ -36,6 +37,9 @@ BATCH_NORM_EPS = 1e-5
 MERGE_WEIGHT_START = 1.0
 """sigmoid(1) = 0.731, as in the authors' code; starting at sigmoid(2) was worse (81.9% against 83.1% on
 cluttered-digits, 12 trainings each, se 0.8)."""
+
+
+EXECUTIONS = ("auto", "plan", "steps")
 
 
 class Step(NamedTuple):
@@ -69,6 +73,8 @@ class Plan:
         self.n_merge_weights = 0
         self.n_values = 1  # value 0 is the images
         self._shared: dict[tuple[Any, ...], int] = {}
+        self.programs: dict[Any, Any] = {}
+        """What `execution` makes of these steps."""
 
         wiring, channels = spec.wiring, spec.channels
         stages, last = wiring.stages, wiring.stages[-1]
@@ -237,6 +243,7 @@ class Student(nn.Module):
         super().__init__()
         self.spec = spec
         self.plan = plan = Plan(spec)
+        self._execution = "auto"
         self.convs = nn.ParameterList([nn.Parameter(torch.empty(conv.shape)) for conv in plan.convs])
         n_channels = sum(plan.norm_channels)
         self.norm_weight = nn.Parameter(torch.empty(n_channels))
@@ -254,6 +261,17 @@ class Student(nn.Module):
         self.running_mean: Tensor
         self.running_var: Tensor
         self.reset_parameters(torch.Generator().manual_seed(seed))
+
+    @property
+    def execution(self) -> str:
+        """How the body runs, always with the same results: "steps", one operation after the other as `run_steps`
+        defines them; "plan", by `execution`, wherever it can take over; "auto", the same where that is also faster."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, value: str) -> None:
+        check_name(value, EXECUTIONS, "execution")
+        self._execution = value
 
     @torch.no_grad()
     def reset_parameters(self, rng: torch.Generator) -> None:
@@ -290,58 +308,96 @@ class Student(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, n_classes) of images (batch, in_channels, image_size, image_size)."""
-        plan, training = self.plan, self.training
-        convs = list(self.convs)
-        channels = plan.norm_channels
-        norm_weights, norm_biases = self.norm_weight.split(channels), self.norm_bias.split(channels)
-        means, variances = self.running_mean.split(channels), self.running_var.split(channels)
-        gates = () if self.merge_weights is None else torch.sigmoid(self.merge_weights).unbind()
-        values: list[Any] = [None] * plan.n_values
-        values[0] = images
-        for step, dead in zip(plan.steps, plan.dead, strict=True):
-            kind, i = step.kind, step.slot
-            x = values[step.sources[0]]
-            if kind == "conv":
-                stride, padding, groups = step.detail
-                y = F.conv2d(x, convs[i], None, stride, padding, 1, groups)
-            elif kind == "norm":
-                y = F.batch_norm(
-                    x,
-                    means[i],
-                    variances[i],
-                    norm_weights[i],
-                    norm_biases[i],
-                    training,
-                    BATCH_NORM_MOMENTUM,
-                    BATCH_NORM_EPS,
-                )
-            elif kind == "relu":
-                y = torch.relu(x)
-            elif kind == "sum":
-                y = weighted_sum([values[s] for s in step.sources], gates[i : i + len(step.sources)])
-            elif kind == "attention":
-                rest = [values[s] for s in step.sources[1:]]
-                y = (gates[i] + torch.sigmoid(x)) * weighted_sum(rest, gates[i + 1 : i + 1 + len(rest)])
-            elif kind == "concat":
-                y = torch.cat([values[s] for s in step.sources], dim=1)
-            elif kind == "mean":
-                y = x
-                for source in step.sources[1:]:
-                    y = y + values[source]
-                y = y * (1.0 / len(step.sources))
-            elif kind == "layout":
-                y = x.contiguous(memory_format=torch.channels_last)
-            elif kind == "average":
-                y = F.avg_pool2d(x, *step.detail)
-            else:
-                y = F.max_pool2d(x, *step.detail)
-            if step.target in plan.stage_ends:
-                y = self.stage_maps[plan.stage_ends[step.target]](y)
-            values[step.target] = y
-            for source in dead:
-                values[source] = None
-        features = self.pooled(values[plan.output].mean(dim=(2, 3)))
+        gates = self.norm_weight.new_empty(0) if self.merge_weights is None else torch.sigmoid(self.merge_weights)
+        features = self.pooled(self._body(images, gates))
         return F.linear(features, self.classifier_weight, self.classifier_bias)
+
+    def _body(self, images: Tensor, gates: Tensor) -> Tensor:
+        parameters: dict[str, Any] = {
+            "convs": list(self.convs),
+            "norm_weight": self.norm_weight,
+            "norm_bias": self.norm_bias,
+            "running": (self.running_mean, self.running_var),
+            "gates": gates,
+            "training": self.training,
+        }
+        if self.execution != "steps" and not torch.compiler.is_compiling():
+            from naslib_autokd.search_spaces.hnag import execution
+
+            engine = execution.chosen(self, images)
+            if engine is not None:
+                return execution.body(self.plan, engine, images, **parameters)
+        return run_steps(self.plan, images, **parameters, stage_maps=self.stage_maps)
+
+
+def run_steps(
+    plan: Plan,
+    images: Tensor,
+    *,
+    convs: Sequence[Tensor],
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    running: tuple[Tensor, Tensor],
+    gates: Tensor,
+    training: bool,
+    stage_maps: Sequence[Callable[[Tensor], Tensor]] | None = None,
+) -> Tensor:
+    """The body of a student, step by step: images to pooled features (batch, features).
+
+    Args:
+        running: Running means and variances; updated in training.
+        gates: Sigmoids of the merge weights.
+        stage_maps: Called with the feature map of each stage; what they return takes its place.
+    """
+    channels = plan.norm_channels
+    norm_weights, norm_biases = norm_weight.split(channels), norm_bias.split(channels)
+    means, variances = running[0].split(channels), running[1].split(channels)
+    gate = gates.unbind()
+    values: list[Any] = [None] * plan.n_values
+    values[0] = images
+    for step, dead in zip(plan.steps, plan.dead, strict=True):
+        kind, i = step.kind, step.slot
+        x = values[step.sources[0]]
+        if kind == "conv":
+            stride, padding, groups = step.detail
+            y = F.conv2d(x, convs[i], None, stride, padding, 1, groups)
+        elif kind == "norm":
+            y = F.batch_norm(
+                x,
+                means[i],
+                variances[i],
+                norm_weights[i],
+                norm_biases[i],
+                training,
+                BATCH_NORM_MOMENTUM,
+                BATCH_NORM_EPS,
+            )
+        elif kind == "relu":
+            y = torch.relu(x)
+        elif kind == "sum":
+            y = weighted_sum([values[s] for s in step.sources], gate[i : i + len(step.sources)])
+        elif kind == "attention":
+            rest = [values[s] for s in step.sources[1:]]
+            y = (gate[i] + torch.sigmoid(x)) * weighted_sum(rest, gate[i + 1 : i + 1 + len(rest)])
+        elif kind == "concat":
+            y = torch.cat([values[s] for s in step.sources], dim=1)
+        elif kind == "mean":
+            y = x
+            for source in step.sources[1:]:
+                y = y + values[source]
+            y = y * (1.0 / len(step.sources))
+        elif kind == "layout":
+            y = x.contiguous(memory_format=torch.channels_last)
+        elif kind == "average":
+            y = F.avg_pool2d(x, *step.detail)
+        else:
+            y = F.max_pool2d(x, *step.detail)
+        if stage_maps is not None and step.target in plan.stage_ends:
+            y = stage_maps[plan.stage_ends[step.target]](y)
+        values[step.target] = y
+        for source in dead:
+            values[source] = None
+    return values[plan.output].mean(dim=(2, 3))  # type: ignore[no-any-return]
 
 
 def weighted_sum(values: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
