@@ -22,6 +22,7 @@ setup(
         "naslib_autokd": [
             "py.typed",
             "distillation/*.csv",
+            "search_spaces/hnag/*.c",
             "plugin/configs/*.yaml",
             "evaluators/tables/*",
             "runners/studies/*.yaml",
