@@ -210,6 +210,11 @@ class Task:
         return folder
 
     def require_data_dir(self, content: str) -> Path:
+        """``data_dir`` as an existing folder (it may be missing if the data are downloaded).
+
+        Raises:
+            TaskError: If it is not given or not there; ``content`` says what should be in it.
+        """
         if self.data_dir is None:
             raise TaskError(f"task {self.name!r} needs data_dir (--data-dir): the folder with {content}")
         root = Path(self.data_dir).expanduser()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a comparison."""
+    """One row of a comparison: an optimizer with its options, and what its students learn from."""
 
     label: str
     """What the table says."""

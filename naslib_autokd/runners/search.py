@@ -747,7 +747,14 @@ def train_family(
 ) -> FinalStudents:
     """Draw ``n_students`` students from a family, train them in full, judge each once on the test split.
 
-    ``engine`` trains them side by side on its workers, else they are trained here, one after the other.
+    Args:
+        candidate: The family, `SearchResult.candidate`.
+        seed: Draws wirings and weights; the search's own is fine, the streams differ.
+        out: Run folder: finished students are kept there (``finals.jsonl``, ``students/``) and not trained again.
+        engine: Trains them side by side on its workers; else they are trained here, one after the other.
+
+    Returns:
+        The students' results, and which one is kept: the best by validation accuracy.
     """
     label = f"{evaluator.task.name}/{candidate.digest}"
     seeds = [derive_seed(seed, "final", index) for index in range(n_students)]
