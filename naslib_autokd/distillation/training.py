@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from naslib_autokd.distillation.cuda_graphs import Step, capture
 from naslib_autokd.distillation.data import TaskData
 from naslib_autokd.distillation.losses import distillation_loss
 
 PREDICT_BATCH = 250
-"""Images of one batch of predictions; fewer of more than 64 x 64 pixels, so that a batch of them fits into memory."""
+"""Images of one batch of predictions: most per second, of 16 to 1,000 (12x12 images, one thread); fewer of more than
+64 x 64 pixels, so that a batch of them fits into memory."""
+CHUNK_PIXELS = 2**18
+"""Values that are gathered and made floats at once (1 MiB, a cache's worth), if one batch has not more."""
 
 
 class KDLike(Protocol):
@@ -65,6 +69,8 @@ class TrainingSettings:
     max_grad_norm: float = 5.0
     divergence_factor: float = 4.0
     """A training has diverged when an epoch's mean loss exceeds this many times the loss of its first batch."""
+    cuda_graph: bool = False
+    """Replay the whole step as one CUDA graph (`cuda_graphs`; static shapes, a CUDA device only)."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,22 @@ class TrainingResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training after some epochs, with everything that its continuation depends on."""
+
+    epochs: int
+    """Epochs done."""
+    seed: int
+    """Of the training: orders and views of the epochs to come follow from it."""
+    model: dict[str, Tensor]
+    """Its state dict."""
+    velocity: tuple[Tensor, ...]
+    """The optimizer's, of the parameters that are trained, in their order."""
+    first_loss: float
+    """Mean loss of the first batch."""
+
+
 def train(
     model: nn.Module,
     data: TaskData,
@@ -95,105 +117,200 @@ def train(
     time_limit_s: float | None = None,
     progress: Callable[[int, float], None] | None = None,
     objective: Objective | None = None,
+    schedule_epochs: int | None = None,
+    start: Checkpoint | None = None,
+    keep: Callable[[Checkpoint], None] | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on the students' images; plain cross-entropy without ``teacher_logits`` or ``kd``.
 
+    The device is waited for once per epoch, at its end.
+
     Args:
         objective: Takes the place of both losses; ``teacher_logits`` and ``kd`` are not read then.
-        epochs: The schedule spans exactly these, so every budget sees a whole one. Each epoch drops the last partial
-            batch, and shows each image in the next of its views (start drawn per image).
+        epochs: After so many the training ends, those of ``start`` included. Each epoch drops the last partial batch,
+            and shows each image in the next of its views (start drawn per image).
         progress: Called with (epochs done, mean loss) after each epoch.
+        schedule_epochs: What the learning rate's schedule spans; by default exactly ``epochs``, so that every budget
+            sees a whole one.
+        start: Continue this training of a model like ``model``, which gets its weights; ``seed`` must be its seed. With
+            the same ``schedule_epochs`` the weights become, bit for bit, those of a training that was not interrupted.
+        keep: Called with the state after the last epoch of a training that succeeds.
+
+    Raises:
+        ValueError: If there is nothing left to train, ``start`` is of a training with another seed, or a CUDA graph is
+            asked for without a CUDA device or with an ``objective``.
     """
     settings = settings or TrainingSettings()
+    schedule_epochs = epochs if schedule_epochs is None else schedule_epochs
+    done = 0 if start is None else start.epochs
+    if not done < epochs <= schedule_epochs:
+        raise ValueError(
+            f"epochs={epochs} must be more than the {done} that are done and at most schedule_epochs={schedule_epochs}"
+        )
+    if start is not None and start.seed != seed:
+        raise ValueError(f"the training to continue has seed {start.seed}, got seed={seed}")
     views, labels, device = data.train_views, data.train_labels, data.device
+    if settings.cuda_graph and (device.type != "cuda" or objective is not None):
+        where = f"the data are on {device}" if device.type != "cuda" else "objectives of their own are not captured"
+        raise ValueError(f"cuda_graph=True needs a CUDA device and the KD loss or cross-entropy; {where}")
     n_views, n = views.shape[:2]
     batch_size = min(data.task.batch_size, n)
     steps_per_epoch = n // batch_size
     rng = torch.Generator().manual_seed(seed)
     first_view = torch.randint(n_views, (n,), generator=rng)
+    for _ in range(done):
+        torch.randperm(n, generator=rng)
     model.to(device)
     own = [] if objective is None else objective.parameters()
     torch_optimizer = NesterovSGD([*model.parameters(), *own], settings)
-    start, curve, first_loss = time.perf_counter(), list[float](), None
+    if start is not None:
+        model.load_state_dict(start.model)
+        torch_optimizer.load_velocity(start.velocity)
+    soft = teacher_logits if kd is not None and objective is None else None
+
+    def step(
+        images: Tensor, hard: Tensor, targets: Tensor | None, lr: float | Tensor, view: Tensor, index: Tensor, at: float
+    ) -> tuple[Tensor, Tensor]:
+        if objective is not None:
+            logits, loss = objective(model, images, hard, view, index, at)
+        else:
+            logits = model(images)
+            if targets is None or kd is None:
+                loss = F.cross_entropy(logits, hard)
+            else:
+                loss = distillation_loss(logits, targets, hard, temperature=kd.temperature, kd_weight=kd.kd_weight)
+        loss.backward()
+        torch_optimizer.step(lr)
+        return logits.detach(), loss.detach()
+
+    def state() -> list[Tensor]:
+        return [*model.parameters(), *model.buffers(), *torch_optimizer.velocity]
+
+    run: Step | None = None
+    started, curve = time.perf_counter(), list[float]()
+    first = None if start is None else torch.tensor(start.first_loss, device=device)
     status, message, train_accuracy = "success", "", None
-    for epoch in range(epochs):
+    n_shown, n_steps = steps_per_epoch * batch_size, schedule_epochs * steps_per_epoch
+    per_chunk = batch_size * max(1, CHUNK_PIXELS // (batch_size * views[0, 0].numel()))
+    for epoch in range(done, epochs):
         model.train()
-        order = torch.randperm(n, generator=rng)
+        order = torch.randperm(n, generator=rng)[:n_shown]
         shown = ((first_view[order] + epoch) % n_views).to(device)
         order = order.to(device)
-        total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        for step in range(steps_per_epoch):
-            batch = slice(step * batch_size, (step + 1) * batch_size)
-            view, index = shown[batch], order[batch]
-            images = data.normalise(views[view, index])
-            if objective is not None:
-                done = (epoch * steps_per_epoch + step) / (epochs * steps_per_epoch)
-                logits, loss = objective(model, images, labels[index], view, index, done)
-            elif teacher_logits is None or kd is None:
-                logits = model(images)
-                loss = F.cross_entropy(logits, labels[index])
-            else:
-                logits = model(images)
-                loss = distillation_loss(
-                    logits,
-                    teacher_logits[view, index],
-                    labels[index],
-                    temperature=kd.temperature,
-                    kd_weight=kd.kd_weight,
-                )
-            loss.backward()
-            torch_optimizer.step(triangular_lr(epoch * steps_per_epoch + step, epochs * steps_per_epoch, settings))
-            detached = loss.detach()
-            first_loss = detached if first_loss is None else first_loss
-            total += detached
-            correct += (logits.detach().argmax(dim=1) == labels[index]).sum()
-        mean_loss = float(total) / steps_per_epoch  # once per epoch: the only wait for the device
+        hard, targets = labels[order], None if soft is None else soft[shown, order]
+        outputs: list[tuple[Tensor, Tensor]] = []
+        for begin in range(0, n_shown, batch_size):
+            if (in_chunk := begin % per_chunk) == 0:
+                chunk = slice(begin, begin + per_chunk)
+                images = data.normalise(views[shown[chunk], order[chunk]])
+            batch = slice(begin, begin + batch_size)
+            at = epoch * steps_per_epoch + begin // batch_size
+            arguments = (
+                images[in_chunk : in_chunk + batch_size],
+                hard[batch],
+                None if targets is None else targets[batch],
+                triangular_lr(at, n_steps, settings),
+                shown[batch],
+                order[batch],
+                at / n_steps,
+            )
+            if run is None:
+                run = capture(step, state, arguments) if settings.cuda_graph else step
+            outputs.append(run(*arguments))
+        logits, losses = torch.cat([logits for logits, _ in outputs]), torch.stack([loss for _, loss in outputs])
+        first = losses[0] if first is None else first
+        figures = torch.stack((losses.sum(), (logits.argmax(dim=1) == hard).sum(), first))
+        total, correct, first_loss = figures.tolist()  # once per epoch: the only wait for the device
+        mean_loss = total / steps_per_epoch
         if not math.isfinite(mean_loss):
             status, message = "diverged", f"training loss was {mean_loss} in epoch {epoch + 1} of {epochs}"
             epochs = epoch + 1
             break
         curve.append(mean_loss)
-        train_accuracy = float(correct) / (steps_per_epoch * batch_size)
+        train_accuracy = correct / (steps_per_epoch * batch_size)
         if progress is not None:
             progress(epoch + 1, mean_loss)
-        if mean_loss > settings.divergence_factor * float(first_loss if first_loss is not None else math.inf):
+        if mean_loss > settings.divergence_factor * first_loss:
             status = "diverged"
-            message = f"training loss rose from {float(first_loss or 0):.3g} to {mean_loss:.3g} in epoch {epoch + 1}"
-        elif time_limit_s is not None and time.perf_counter() - start > time_limit_s and epoch + 1 < epochs:
+            message = f"training loss rose from {first_loss:.3g} to {mean_loss:.3g} in epoch {epoch + 1}"
+        elif time_limit_s is not None and time.perf_counter() - started > time_limit_s and epoch + 1 < epochs:
             status, message = "timeout", f"stopped after epoch {epoch + 1} of {epochs}, over {time_limit_s:g} s"
         if status != "success":
             epochs = epoch + 1
             break
-    return TrainingResult(status, message, float(epochs), tuple(curve), train_accuracy, time.perf_counter() - start)
+    torch_optimizer.part()
+    if keep is not None and status == "success":
+        weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        keep(Checkpoint(epochs, seed, weights, tuple(torch_optimizer.velocity), first_loss))
+    seconds = time.perf_counter() - started
+    return TrainingResult(status, message, float(epochs - done), tuple(curve), train_accuracy, seconds)
 
 
 class NesterovSGD:
     """SGD with Nesterov momentum, weight decay and clipping of the gradients' joint norm, as torch has them.
 
+    Works on one flat tensor whatever the number of parameters, which are views of it from the first `step` to `part`:
+    13 operations a step in place of several for each parameter.
+
     Making a `torch.optim.SGD` imports torch._dynamo (822 modules, 2 s in every process, torch 2.13); this does not.
+
+    Raises:
+        ValueError: If the parameters are of several dtypes, or on several devices.
     """
 
     def __init__(self, parameters: Iterable[Tensor], settings: TrainingSettings) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.settings = settings
-        self._velocity = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.velocity = [torch.zeros_like(parameter, requires_grad=False) for parameter in self.parameters]
+        self._joined: list[int] = []
+        if len(kinds := {(parameter.dtype, parameter.device) for parameter in self.parameters}) > 1:
+            raise ValueError(f"parameters must be of one dtype and on one device, got {sorted(map(str, kinds))}")
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Move the parameters and drop their gradients; those without a gradient stay."""
-        moved = [(p, p.grad, v) for p, v in zip(self.parameters, self._velocity, strict=True) if p.grad is not None]
+    def step(self, lr: float | Tensor) -> None:
+        """Move the parameters and drop their gradients; those without a gradient stay.
+
+        Args:
+            lr: Learning rate; a tensor ``()`` on the parameters' device where a captured graph reads it.
+        """
+        moved = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
         if not moved:
             return
-        parameters, gradients, velocity = (list(column) for column in zip(*moved, strict=True))
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, (self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1))
-        torch._foreach_add_(gradients, parameters, alpha=self.settings.weight_decay)
-        torch._foreach_mul_(velocity, self.settings.momentum)
-        torch._foreach_add_(velocity, gradients)
-        torch._foreach_add_(gradients, velocity, alpha=self.settings.momentum)
-        torch._foreach_add_(parameters, gradients, alpha=-lr)
-        for parameter in parameters:
-            parameter.grad = None
+        if moved != self._joined:
+            self._join(moved)
+        gradient = torch.cat([cast(Tensor, self.parameters[index].grad).reshape(-1) for index in moved])
+        for index in moved:
+            self.parameters[index].grad = None
+        settings, velocity = self.settings, self._flat_velocity
+        norm = torch.linalg.vector_norm(gradient)
+        gradient.mul_((settings.max_grad_norm / (norm + 1e-6)).clamp(max=1))
+        gradient.add_(self._flat, alpha=settings.weight_decay)
+        velocity.mul_(settings.momentum).add_(gradient)
+        gradient.add_(velocity, alpha=settings.momentum)
+        self._flat.sub_(gradient.mul_(lr))
+
+    def _join(self, moved: list[int]) -> None:
+        """Make these parameters, and their velocities, views of one tensor each."""
+        self._joined = moved
+        sizes = [self.parameters[index].numel() for index in moved]
+        self._flat = torch.cat([self.parameters[index].detach().reshape(-1) for index in moved])
+        self._flat_velocity = torch.cat([self.velocity[index].reshape(-1) for index in moved])
+        parts = zip(moved, self._flat.split(sizes), self._flat_velocity.split(sizes), strict=True)
+        for index, values, velocity in parts:
+            parameter = self.parameters[index]
+            parameter.data, self.velocity[index] = values.view_as(parameter), velocity.view_as(parameter)
+
+    def part(self) -> None:
+        """Give each parameter a memory of its own again, as checkpoints and copies of single parameters want it."""
+        for index in self._joined:
+            self.parameters[index].data = self.parameters[index].detach().clone()
+        self._joined = []
+
+    @torch.no_grad()
+    def load_velocity(self, velocity: Sequence[Tensor]) -> None:
+        """Go on with these velocities, one for each parameter."""
+        for own, given in zip(self.velocity, velocity, strict=True):
+            own.copy_(given)
 
 
 def triangular_lr(step: int, n_steps: int, settings: TrainingSettings) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ from naslib_autokd.distillation.data import TaskData, load_data, normalise
 from naslib_autokd.distillation.diswot import SCORE_BATCH, SCORE_COST, LastFeatures, compare, last_features
 from naslib_autokd.distillation.teachers import SoftTargets, Teacher, TeacherSource, load_teacher, write_whole
 from naslib_autokd.distillation.training import (
+    Checkpoint,
     KDLike,
     TrainingResult,
     TrainingSettings,
@@ -31,9 +33,10 @@ from naslib_autokd.distillation.training import (
     train,
 )
 from naslib_autokd.evaluators.base import Score
+from naslib_autokd.evaluators.checkpoints import CheckpointFolder
 from naslib_autokd.evaluators.judgement import judgement
 from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
-from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, derive_seed
+from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_digest, derive_seed
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 
 OBJECTIVES = ("kd", "ce")
@@ -109,6 +112,7 @@ class KDEvaluator:
 
     Args:
         task: A `Task` or its name.
+        device: Of the trainings: ``cpu``, ``cuda``, ``cuda:1`` ...
         threads: CPU threads of one training; one is fastest for students this small, and workers run side by side.
         objective: ``kd`` trains with the candidate's KD settings, ``ce`` on the labels alone (the teacher then only
             serves to report the agreement with it).
@@ -117,6 +121,11 @@ class KDEvaluator:
             keeps results independent of the machine's speed.
         limits: Of every student, besides the task's ``max_params``: a family's students get the largest width that
             keeps them, and a family of which none does is a failed trial that costs no epochs.
+        continue_from_checkpoint: Folder where trials below the task's ``max_budget_epochs`` leave their student. One
+            of the same family with a larger budget goes on with the one of the largest budget there, instead of a new
+            student, and is charged the rest of its epochs only. Its ``info`` has ``continued_from``: ``number``,
+            ``budget_epochs`` and ``student_seed`` of that trial, or None. A folder is for one run, and shared by its
+            workers. Off by default (None): see docs/performance.md, "Training path", for what it does to results.
         measure: Costs of `records.MEASURED_OBJECTIVES` that are measured for each student, into a trial's ``info``.
         report: Told what takes long while the evaluator is made (training the teacher, once).
 
@@ -138,6 +147,7 @@ class KDEvaluator:
         time_limit_s: float | None = None,
         limits: StudentLimits | None = None,
         measure: Sequence[str] = (),
+        continue_from_checkpoint: str | Path | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
         if objective not in OBJECTIVES:
@@ -156,6 +166,9 @@ class KDEvaluator:
         """The task with everything that only its data tell (number of classes of a folder, sizes) filled in."""
         self.teacher: Teacher = load_teacher(self.data, teacher, threads=threads, report=report)
         self.soft_targets = SoftTargets.cached(self.teacher, self.data, threads=threads)
+        self.checkpoints: CheckpointFolder | None = None
+        if continue_from_checkpoint is not None:
+            self.checkpoints = CheckpointFolder(continue_from_checkpoint, self._training_key())
         self._teacher_test: Tensor | None = None
         self._score_batch: tuple[Tensor, LastFeatures] | None = None
 
@@ -260,9 +273,16 @@ class KDEvaluator:
         """Fill ``steps`` with the fields of the trial as they become known, so that a failure keeps the earlier."""
         clock = _Clock(steps)
         kd: KDLike = cast(Any, proposal.candidate).kd
+        budget, seed = proposal.budget_epochs, proposal.seed
         with clock("sample_s"):
-            spec = self.student_spec(proposal.candidate, proposal.seed)
+            kept = None if self.checkpoints is None else self.checkpoints.best(proposal.candidate.digest, budget)
+            if kept is not None:
+                seed = kept.student_seed
+            if self.checkpoints is not None:
+                steps["info"] = steps["info"] | {"continued_from": None if kept is None else kept.about}
+            spec = self.student_spec(proposal.candidate, seed)
             steps |= {
+                "wiring_seed": derive_seed(seed, "wiring"),
                 "wiring": spec.wiring.digest,
                 "channels": tuple(spec.channels),
                 "n_params": spec.n_params,
@@ -271,15 +291,21 @@ class KDEvaluator:
                 "depth": spec.depth,
             }
         with clock("build_s"):
-            student = self.build_student(spec, proposal.seed).to(self.device)
+            student = self.build_student(spec, seed).to(self.device)
             steps["train_memory_bytes"] = train_memory(student, self.image_shape, self.task.batch_size)
             if self.measure:
                 steps["info"] = steps["info"] | {
                     name: MEASURES[name](student, self.image_shape) for name in self.measure
                 }
-        steps["student_epochs"] = float(proposal.budget_epochs)  # a training that raises is charged in full
+        start, state = None if kept is None else kept.checkpoint, list[Checkpoint]()
+        done = 0 if start is None else start.epochs
+        steps["student_epochs"] = float(budget - done)  # a training that raises is charged in full
         with clock("train_s"):
-            result = self._train(student, kd, proposal.budget_epochs, derive_seed(proposal.seed, "batches"))
+            batches = derive_seed(seed, "batches")
+            if self.checkpoints is None:
+                result = self._train(student, kd, budget, batches)
+            else:
+                result = self._train_on(student, kd, budget, batches, start, state.append)
         steps |= {
             "status": result.status,
             "message": result.message,
@@ -300,6 +326,8 @@ class KDEvaluator:
                 "cost": 1 - val_accuracy,
                 "teacher_agreement": accuracy(logits, self.soft_targets.val.argmax(dim=1)),
             }
+        if self.checkpoints is not None and budget < self.task.max_budget_epochs:
+            self.checkpoints.save(proposal, seed, *state)
 
     def _train(
         self,
@@ -307,6 +335,18 @@ class KDEvaluator:
         kd: KDLike | None,
         epochs: int,
         seed: int,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> TrainingResult:
+        return self._train_on(model, kd, epochs, seed, progress=progress)
+
+    def _train_on(
+        self,
+        model: nn.Module,
+        kd: KDLike | None,
+        epochs: int,
+        seed: int,
+        start: Checkpoint | None = None,
+        keep: Callable[[Checkpoint], None] | None = None,
         progress: Callable[[int, float], None] | None = None,
     ) -> TrainingResult:
         use_teacher = self.objective == "kd" and kd is not None
@@ -320,6 +360,21 @@ class KDEvaluator:
             settings=self.settings,
             time_limit_s=self.time_limit_s,
             progress=progress,
+            start=start,
+            keep=keep,
+        )
+
+    def _training_key(self) -> str:
+        """Digest of everything that a training depends on besides family, seed and budget."""
+        weights = {name: tensor.cpu().contiguous() for name, tensor in self.teacher.network.state_dict().items()}
+        return content_digest(
+            {
+                "task": self.task.digest,
+                "data": self.data.digest,
+                "teacher": hashlib.sha256(to_safetensors(weights)).hexdigest(),
+                "objective": self.objective,
+                "settings": asdict(self.settings),
+            }
         )
 
     def training_free_score(self, candidate: Any, seed: int) -> Score:
@@ -367,6 +422,7 @@ class KDEvaluator:
             build: Makes the network; runs with torch's global generator seeded by ``derive_seed(seed, "weights")``.
             kd: Ignored with ``objective="ce"``; None trains on the labels alone.
             epochs: Default: the task's ``max_budget_epochs``.
+            name: Of the result, as its table shows it.
         """
         with limited_threads(self.threads):
             with seeded(derive_seed(seed, "weights")):

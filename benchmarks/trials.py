@@ -1,0 +1,386 @@
+"""Where the time of a trial goes, and what trains most students per hour.
+
+    OMP_NUM_THREADS=1 python benchmarks/trials.py                     # all (some 40 minutes on two quiet cores)
+    python benchmarks/trials.py --only outside objective --pairs 3
+
+    outside     share of a trial's time that is not forward pass, backward pass or optimizer step
+    objective   the same trial with KD (cached targets) against plain cross-entropy
+    teacher     a training step with cached targets against one that runs the teacher
+    predict     images per second of predictions by batch size
+    parallel    students per hour: one process, two threads in one process, two processes (wall time: quiet cores!)
+    promotion   trials that continue from a lower budget's checkpoint: how families rank, what is saved
+
+Ratios are medians of pairs that alternate within one run, in CPU seconds of the process unless said otherwise. Two
+tasks: ``cluttered-digits`` with its default family, and 32x32 colour images of 10 synthetic classes with students of
+100,000 parameters. Each part writes its section of ``results/trials.json`` and leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from naslib_autokd.distillation import training
+from naslib_autokd.distillation.architectures import build_network, parse_architecture
+from naslib_autokd.distillation.data import data_from_dataset
+from naslib_autokd.distillation.losses import distillation_loss
+from naslib_autokd.distillation.training import limited_threads, predict, train
+from naslib_autokd.evaluators.kd import KDEvaluator
+from naslib_autokd.records import Proposal, environment
+from naslib_autokd.runners.engine import trial_handler
+from naslib_autokd.runners.limits import WorkerProcess, pickled
+from naslib_autokd.search_spaces.hnag import HNAGSpace
+
+RESULTS = Path(__file__).parent / "results" / "trials.json"
+
+IMAGES_32 = 600
+
+
+class Templates(nn.Module):
+    """A teacher of the synthetic images: compares with each class's mean image."""
+
+    def __init__(self, templates: Tensor) -> None:
+        super().__init__()
+        self.linear = nn.Linear(templates[0].numel(), len(templates), bias=False)
+        self.linear.weight = nn.Parameter(templates.flatten(1) / 20)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(images.flatten(1))
+
+
+def evaluator_32(**options: Any) -> KDEvaluator:
+    """On 600 images of 3x32x32 pixels, each its class's smooth random pattern under noise."""
+    rng = np.random.RandomState(0)
+    coarse = torch.from_numpy(rng.normal(size=(10, 3, 4, 4)).astype(np.float32))
+    patterns = F.interpolate(coarse, size=32, mode="bilinear", align_corners=False)
+    labels = np.arange(IMAGES_32) % 10
+    noise = torch.from_numpy(rng.normal(size=(IMAGES_32, 3, 32, 32)).astype(np.float32))
+    images = (128 + 30 * patterns[labels] + 50 * noise).clamp(0, 255).to(torch.uint8)
+    data = data_from_dataset(
+        list(zip(images, labels.tolist(), strict=True)),
+        name="synthetic-32",
+        max_params=100_000,
+        batch_size=64,
+        min_budget_epochs=3,
+        max_budget_epochs=9,
+        augmentation="crop-flip",
+        max_shift=4,
+        n_views=2,
+    )
+    return KDEvaluator(data.task, data=data, teacher=Templates(patterns), **options)
+
+
+MAKERS: dict[str, Callable[..., KDEvaluator]] = {
+    "cluttered-digits": partial(KDEvaluator, "cluttered-digits"),
+    "synthetic-32": evaluator_32,
+}
+
+
+Tasks = Sequence[str]
+
+
+def proposal_for(evaluator: KDEvaluator, epochs: int, seed: int = 1) -> Proposal:
+    """The default family of the task's own space."""
+    return Proposal(HNAGSpace(evaluator.task.preset).default_candidate(), epochs, seed, seed)
+
+
+def median(values: list[float]) -> float:
+    return float(statistics.median(values))
+
+
+# --- outside forward, backward and optimizer ------------------------------------------------------------------------
+
+
+class Watch:
+    """CPU seconds inside functions, outermost ones only."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inside = False
+
+    def __call__(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return function(*args, **kwargs)
+            self._inside, started = True, time.process_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - started
+                self._inside = False
+
+        return timed
+
+
+@contextmanager
+def watched(evaluator: KDEvaluator, watch: Watch) -> Iterator[None]:
+    """Time the parts of the evaluator's trainings (not those of the step that measures memory)."""
+    original = evaluator._train
+
+    def watched_training(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        model.forward = watch("forward", model.forward)  # type: ignore[method-assign]
+        patches = [
+            mock.patch.object(training, "distillation_loss", watch("forward", distillation_loss)),
+            mock.patch.object(F, "cross_entropy", watch("forward", F.cross_entropy)),
+            mock.patch.object(Tensor, "backward", watch("backward", Tensor.backward)),
+            mock.patch.object(training.NesterovSGD, "step", watch("optimizer", training.NesterovSGD.step)),
+        ]
+        try:
+            for patch in patches:
+                patch.start()
+            return original(model, *args, **kwargs)
+        finally:
+            for patch in patches:
+                patch.stop()
+            del model.forward
+
+    with mock.patch.object(evaluator, "_train", watched_training):
+        yield
+
+
+def outside(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
+    rows = []
+    for name in tasks:
+        evaluator = MAKERS[name]()
+        for epochs in (evaluator.task.min_budget_epochs, evaluator.task.max_budget_epochs):
+            shares: dict[str, list[float]] = {}
+            for number in range(pairs + 1):
+                watch = Watch()
+                with watched(evaluator, watch):
+                    started = time.process_time()
+                    trial = evaluator.evaluate(proposal_for(evaluator, epochs))
+                    whole = time.process_time() - started
+                assert trial.succeeded, trial.message
+                if number == 0:
+                    continue  # the first one warms up
+                inside = sum(watch.seconds.values())
+                parts = {**watch.seconds, "outside": whole - inside, "trial": whole}
+                wall = {part: getattr(trial, part) / trial.total_s for part in ("sample_s", "build_s", "evaluate_s")}
+                for part, seconds in parts.items():
+                    shares.setdefault(part, []).append(seconds if part == "trial" else seconds / whole)
+                for part, share in wall.items():
+                    shares.setdefault(part.replace("_s", "_share"), []).append(share)
+            row = {"task": name, "epochs": epochs, "n": pairs}
+            rows.append(row | {part: median(values) for part, values in shares.items()})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+# --- KD against cross-entropy, cached against live teacher ------------------------------------------------------------
+
+
+def alternating(variants: dict[str, Callable[[], object]], pairs: int) -> dict[str, list[float]]:
+    """CPU seconds of each variant, run in turn (and once before, to warm up); every other round in reverse order."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(pairs + 1):
+        for name in list(variants)[:: -1 if number % 2 else 1]:
+            started = time.process_time()
+            variants[name]()
+            if number:
+                seconds[name].append(time.process_time() - started)
+    return seconds
+
+
+def ratios(seconds: dict[str, list[float]], of: str, to: str) -> dict[str, Any]:
+    each = [a / b for a, b in zip(seconds[of], seconds[to], strict=True)]
+    return {"ratio": median(each), "lowest": min(each), "highest": max(each), "n": len(each)}
+
+
+def objective(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
+    rows = []
+    for name in tasks:
+        evaluators = {kind: MAKERS[name](objective=kind) for kind in ("kd", "ce")}
+        epochs = evaluators["kd"].task.min_budget_epochs
+        variants = {
+            kind: partial(evaluator.evaluate, proposal_for(evaluator, epochs)) for kind, evaluator in evaluators.items()
+        }
+        seconds = alternating(variants, pairs)
+        rows.append({"task": name, "epochs": epochs, **ratios(seconds, "kd", "ce"), "seconds": median(seconds["kd"])})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+class LiveTeacher:
+    """The KD loss with the teacher's logits computed for every batch."""
+
+    def __init__(self, teacher: nn.Module, kd: Any) -> None:
+        self.teacher, self.kd = teacher.eval(), kd
+
+    def parameters(self) -> list[Tensor]:
+        return []
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, view: Tensor, index: Tensor, done: float
+    ) -> tuple[Tensor, Tensor]:
+        logits = model(images)
+        with torch.no_grad():
+            targets = self.teacher(images)
+        kd = self.kd
+        return logits, distillation_loss(logits, targets, labels, temperature=kd.temperature, kd_weight=kd.kd_weight)
+
+
+TEACHERS = {"cluttered-digits": ("resnet-small",), "synthetic-32": ("resnet-medium",)}
+"""Architectures; only their time counts, so they are untrained."""
+
+
+def teacher(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
+    rows = []
+    for name in tasks:
+        evaluator = MAKERS[name]()
+        task, data = evaluator.task, evaluator.data
+        proposal = proposal_for(evaluator, 1)
+        kd: Any = proposal.candidate.kd  # type: ignore[attr-defined]
+        student = evaluator.build_student(evaluator.student_spec(proposal.candidate, 1), 1)
+        for architecture in TEACHERS[name]:
+            network = build_network(parse_architecture(architecture), task.in_channels, task.n_classes)[0]
+            common: dict[str, Any] = {"kd": kd, "epochs": 1, "seed": 0}
+            variants: dict[str, Callable[[], object]] = {
+                "cached": partial(train, student, data, evaluator.soft_targets.train, **common),
+                "live": partial(train, student, data, None, objective=LiveTeacher(network, kd), **common),
+            }
+            with limited_threads(1):
+                seconds = alternating(variants, pairs)
+            row = {"task": name, "teacher": architecture, **ratios(seconds, "live", "cached")}
+            rows.append(row | {"cached_epoch_s": median(seconds["cached"])})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+
+def prediction(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
+    rows = []
+    for name in tasks:
+        evaluator = MAKERS[name]()
+        proposal = proposal_for(evaluator, 1)
+        student = evaluator.build_student(evaluator.student_spec(proposal.candidate, 1), 1)
+        images = evaluator.data.train_images[:1000]
+        sizes = (16, 32, 64, 125, 250, 500, 1000)
+        variants = {str(size): partial(predict, student, evaluator.data, images, size) for size in sizes}
+        with limited_threads(1):
+            seconds = alternating(variants, pairs)
+        per_second = {size: len(images) / median(values) for size, values in seconds.items()}
+        rows.append({"task": name, "n": pairs, "images_per_s": per_second})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+# --- several students at once ---------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that trains students one after the other, with ``threads`` threads."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.process = WorkerProcess(pickled(partial(trial_handler, partial(MAKERS[name], threads=threads), (), 0)))
+
+    def train(self, job: dict[str, Any]) -> None:
+        outcome = self.process.run(job)
+        assert outcome.status == "success", outcome.message
+        assert outcome.value["status"] == "success", outcome.value["message"]
+
+
+LAYOUTS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
+
+
+def parallel(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
+    """Wall time, start-up not counted: each layout trains two students per round."""
+    rows = []
+    for name in tasks:
+        evaluator = MAKERS[name]()
+        jobs = []
+        for seed in (1, 2):
+            proposal = proposal_for(evaluator, evaluator.task.min_budget_epochs, seed)
+            jobs.append(
+                {
+                    "candidate_type": type(proposal.candidate),
+                    "candidate": proposal.candidate.to_dict(),
+                    "budget_epochs": proposal.budget_epochs,
+                    "seed": seed,
+                    "number": seed,
+                }
+            )
+        del evaluator
+        crews = {layout: [Worker(name, threads) for _ in range(n)] for layout, (n, threads) in LAYOUTS.items()}
+        seconds: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
+        try:
+            for number in range(pairs + 1):
+                for layout in list(LAYOUTS)[:: -1 if number % 2 else 1]:
+                    crew = crews[layout]
+
+                    def work(worker: Worker, own: list[dict[str, Any]]) -> None:
+                        for job in own:
+                            worker.train(job)
+
+                    runs = [
+                        threading.Thread(target=work, args=(worker, jobs[index :: len(crew)]))
+                        for index, worker in enumerate(crew)
+                    ]
+                    started = time.perf_counter()
+                    for run in runs:
+                        run.start()
+                    for run in runs:
+                        run.join()
+                    if number:
+                        seconds[layout].append(time.perf_counter() - started)
+        finally:
+            for crew in crews.values():
+                for worker in crew:
+                    worker.process.close()
+        one, threads, two = LAYOUTS
+        row = {
+            "task": name,
+            "students_per_hour": {layout: 3600 * len(jobs) / median(values) for layout, values in seconds.items()},
+            "2 processes against 1": ratios(seconds, one, two),
+            "2 processes against 2 threads": ratios(seconds, threads, two),
+        }
+        rows.append(row)
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+PARTS: dict[str, Callable[[int, Tasks], Any]] = {
+    "outside": outside,
+    "objective": objective,
+    "teacher": teacher,
+    "predict": prediction,
+    "parallel": parallel,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS))
+    parser.add_argument("--pairs", type=int, default=9, help="repetitions of each comparison (default: 9)")
+    parser.add_argument("--tasks", nargs="+", choices=list(MAKERS), default=list(MAKERS))
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"default: {RESULTS}")
+    options = parser.parse_args(arguments)
+    if options.pairs < 1:
+        parser.error(f"--pairs must be at least 1, got {options.pairs}")
+    for name in options.only or PARTS:
+        rows = PARTS[name](options.pairs, options.tasks)
+        found: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+        found[name] = {"rows": rows, "environment": environment()}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
