@@ -23,11 +23,17 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from naslib_autokd.cli import task_from_options
 from naslib_autokd.plugin.doctor import OK, examine
-from naslib_autokd.reports.comparison import LiveComparison, anytime_figure, table_text, what_it_shows, write_csv
+from naslib_autokd.reports.comparison import (
+    LiveComparison,
+    anytime_figure,
+    print_comparison,
+    table_text,
+    what_it_shows,
+    write_csv,
+)
+from naslib_autokd.reports.terminal import console_for
 from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, Method, compare
 
 DEFAULT_SEEDS = 2
@@ -96,7 +102,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    console = Console()
+    console = console_for()
     out = options.out or Path("runs") / f"autokd-vs-darts-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         task = task_from_options(options)
@@ -135,11 +141,10 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"{method}, seed {seed} did not finish: {message}", style="red", markup=False)
     if not comparison.rows:
         return 1
-    text = table_text(comparison)
-    (out / "table.txt").write_text(text, encoding="utf-8")
+    (out / "table.txt").write_text(table_text(comparison), encoding="utf-8")
     write_csv(comparison, out / "results.csv")
     anytime_figure(comparison, out / "anytime.png")
-    print(text)
+    print_comparison(comparison, console)
     for line in what_it_shows(comparison):
         print(line)
     print(

@@ -110,7 +110,9 @@ def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
             continue
         name = names.get(str(key).replace("-", "_"))
         if name is None:
-            raise ConfigFileError(f"{where}: unknown key {key!r} for {command}{did_you_mean(key, actions)}")
+            hint = did_you_mean(key, actions)
+            hint = hint.partition(" (known:")[0] if "did you mean" in hint else hint
+            raise ConfigFileError(f"{where}: unknown key {key!r} for {command}{hint}")
         dest = actions[name].dest
         if dest in values:
             raise ConfigFileError(f"{where}: {name!r} appears twice")
@@ -167,7 +169,7 @@ def _value(action: argparse.Action, value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("text")
+        raise ValueError("text (in quotes)")
     return str(value)
 
 

@@ -51,7 +51,8 @@ def script(shell: str) -> str:
     from naslib_autokd.cli import build_parser
 
     parser = build_parser()
-    known, functions = dict(_words()), []
+    known = dict(_words())
+    functions: list[str] = []
     for action in dict.fromkeys(action for command in leaves(parser) for action in command._actions):
         completed: Any = action
         name = next((text for text in (*action.option_strings, action.metavar) if text in known), None)

@@ -187,7 +187,7 @@ def run(options: argparse.Namespace) -> int:
                 progress=progress,
             )
         keep()
-        say(remarks, f"training {options.finals} students of the incumbent family in full")
+        say(remarks, f"training the final students ({options.finals}) of the incumbent family in full")
         finals = train_family(
             evaluator,
             result.candidate,

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from naslib_autokd.reports.terminal import console_for, print_table, say
 from naslib_autokd.runners.comparison import Comparison, JobProgress, Method
 from naslib_autokd.runners.statistics import mean_interval
 
@@ -70,11 +71,16 @@ LEGEND = (
 )
 
 
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """The table with its legend; row by row where the console is too narrow for it."""
+    print_table(console, comparison_table(comparison))
+    console.print(LEGEND, markup=False, highlight=False)
+
+
 def table_text(comparison: Comparison, width: int = 132) -> str:
     """The table as plain text."""
     console = Console(width=width, file=StringIO(), force_terminal=False)
-    console.print(comparison_table(comparison))
-    console.print(LEGEND)
+    print_comparison(comparison, console)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -207,13 +213,14 @@ def _finals(axes: Axes, position: int, jobs: Sequence[Any], colour: str) -> None
 
 
 class LiveComparison:
-    """Progress of all jobs: bars in a terminal, a line per finished job in a log file.
+    """Progress of all jobs: bars in a terminal, a line per finished job in a log file or a notebook.
 
     Use as a context manager and pass `update` to ``compare(progress=...)``.
     """
 
     def __init__(self, methods: Sequence[Method], seeds: Sequence[int], console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or console_for(stderr=True)
+        self._has_bars = self.console.is_terminal and not self.console.is_dumb_terminal
         self._total = len(methods) * len(seeds)
         self._done = 0
         self._progress = Progress(
@@ -222,7 +229,7 @@ class LiveComparison:
             TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not self._has_bars,
         )
         self._tasks: dict[tuple[str, int], TaskID] = {}
 
@@ -244,8 +251,8 @@ class LiveComparison:
         if message.fraction >= 1:
             self._done += 1
             self._progress.stop_task(self._tasks[key])
-            if not self.console.is_terminal:
+            if not self._has_bars:
                 self._line(f"[{self._done}/{self._total}] {message.method}, seed {message.seed}: {message.text}")
 
     def _line(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, text)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -36,14 +37,24 @@ def say(console: Console, text: str) -> None:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """The table; where it has no room, its rows one below the other, each value with the name of its column."""
-    if console.measure(table, options=console.options.update(width=10_000)).minimum <= console.width:
+    """The table; where it has no room, its rows one below the other, each value with the name of its column.
+
+    Numbers with their intervals are never broken: before rows are taken apart, only headers and the first column are.
+    """
+    if _needed(console, table).maximum <= console.width:
+        console.print(table)
+        return
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    for column in table.columns[1:]:
+        column.no_wrap = True
+        column.header = Text("\n".join(_plain(column.header).split()), justify="right")
+    if _needed(console, table).minimum <= console.width:
         console.print(table)
         return
     if table.title:
         console.print(table.title if isinstance(table.title, Text) else Text(str(table.title)), style="bold")
     columns = [list(column.cells) for column in table.columns]
-    names = [_plain(column.header) for column in table.columns]
+    names = [" ".join(_plain(column.header).split()) for column in table.columns]
     width = max(map(len, names[1:]), default=0)
     for cells in zip(*columns, strict=True):
         console.print()
@@ -51,6 +62,10 @@ def print_table(console: Console, table: Table) -> None:
         for name, cell in zip(names[1:], cells[1:], strict=True):
             if _plain(cell):
                 say(console, f"  {name:{width}}  {_plain(cell)}")
+
+
+def _needed(console: Console, table: Table) -> Measurement:
+    return console.measure(table, options=console.options.update(width=10_000))
 
 
 def _plain(cell: Any) -> str:
