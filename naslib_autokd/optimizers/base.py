@@ -21,7 +21,8 @@ class SearchSpaceLike(Protocol):
     """What an optimizer needs from a search space (HNAG's is `search_spaces.hnag.HNAGSpace`).
 
     The runners use three more methods where a space has them: ``check(task)``, ``default_candidate()`` and
-    ``describe()``. A candidate of a space other than HNAG's describes its students itself (``student_spec(task, seed)``
+    ``describe()``. A candidate can be read back (``from_dict``, a class method, from what ``to_dict`` gave), has its KD
+    settings in ``kd``, and, of a space other than HNAG's, describes its students itself (``student_spec(task, seed)``
     answers with something that has ``build(seed)``, see `evaluators.kd`).
     """
 

@@ -11,6 +11,7 @@ import ast
 import contextlib
 import importlib.util
 import io
+import json
 import re
 import shlex
 import sys
@@ -50,8 +51,10 @@ REAL_TASK = ("docs/benchmark.md", "docs/extend_optimizer.md")
 SLOW_PAGES = (
     "README.md",
     "docs/ablations.md",
+    "docs/command_line.md",
     "docs/extend_loss.md",
     "docs/extend_space.md",
+    "docs/report.md",
     "docs/reproduction.md",
     "docs/start.md",
     "docs/tutorial.md",
@@ -112,7 +115,6 @@ COMMANDS: dict[str, str] = {
     # searches
     "naslib-autokd search --task cluttered-digits --trials 24 --seed 0 --out runs/first": HERE,
     "naslib-autokd status runs/first": HERE,
-    "naslib-autokd evaluate --task cluttered-digits --seed 0 --budget 3": HERE,
     "naslib-autokd sample --preset hnag --seed 0 --count 6 --draw wirings.png": HERE,
     "naslib-autokd sample --preset hnag --seed 0 --draw one.svg": HERE,
     "naslib-autokd sample --preset hnag-small --seed 0 --count 6 --draw family.svg": HERE,
@@ -125,6 +127,18 @@ COMMANDS: dict[str, str] = {
     "dask worker tcp://host:8786 --nthreads 1 --nworkers 4": USER,
     "naslib-autokd search ... --scheduler tcp://host:8786 --out runs/cluster": DASK,
     "naslib-autokd search ... --cluster examples/cluster-slurm.yaml --out runs/slurm": SLURM,
+    "naslib-autokd search --config search.yaml --out runs/configured": HERE,
+    "naslib-autokd search --config search.yaml --trials 12 --out runs/configured": HERE,
+    "naslib-autokd sample --preset hnag-small --seed 0 --count 3 --json > families.jsonl": HERE,
+    "naslib-autokd status runs/configured --json > status.json": HERE,
+    "naslib-autokd completion bash > completion.sh": HERE,
+    "naslib-autokd search --task cluttered-digits --trials 8 --finals 2 --out runs/seen": HERE,
+    "naslib-autokd report runs/seen": HERE,
+    "naslib-autokd report runs/seen --out seen.html --figures figures": HERE,
+    "naslib-autokd sample --candidate runs/seen --seed 0 --count 6 --draw family.svg": HERE,
+    "naslib-autokd sample --run runs/seen --draw student.svg": HERE,
+    "naslib-autokd sample --run runs/first --draw student.svg": HERE,
+    "naslib-autokd report runs/first": HERE,
     # teachers, data and students
     "naslib-autokd teacher train --task photos.yaml --architecture resnet-small --epochs 6 "
     "--out teacher.safetensors": HERE,
@@ -244,9 +258,11 @@ def test_an_option_that_is_gone_is_found() -> None:
         unknown_options(["serach"])
 
 
-@pytest.mark.parametrize("command", [c for _, c in ALL if c.startswith("naslib-autokd ") and ">" not in c])
-def test_commands_are_parsed(command: str) -> None:
-    build_parser().parse_args(words_of(command)[1:])
+@pytest.mark.parametrize("command", sorted({c for _, c in ALL if c.startswith("naslib-autokd ")}))
+def test_commands_are_parsed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "search.yaml").write_text("trials: 3\n")
+    build_parser().parse_args(words_of(command.partition(" > ")[0])[1:])
 
 
 @cache
@@ -284,6 +300,9 @@ def test_files_that_are_shown_are_valid(page: str, block: Block) -> None:
     content = yaml.safe_load(block.text)
     if "dataset" in content:
         Task.from_yaml(block.text)
+    elif "trials" in content:  # options of a search; what is wrong in one is an error, see the page's command
+        known = {action.dest.replace("_", "-") for action in find_parser(["search"])[0]._actions}
+        assert content.keys() <= known
     elif "methods" in content:
         Study.from_yaml(block.text)
     else:  # its keys are checked by tests/evaluators/test_foreign.py::test_the_shipped_descriptions_are_read
@@ -361,6 +380,10 @@ def run_command(command: str, place: Here) -> None:
         Path(file).write_text(said.getvalue())
 
 
+ALONE: set[str] = set()
+"""Studies that were executed: they depend on no page, so once is enough."""
+
+
 def is_run(page: Path) -> bool:
     here = any(isinstance(COMMANDS.get(command), Here) for command in commands(page))
     return here or (name_of(page) not in PYTHON_ELSEWHERE and any(block.kind == "python" for block in blocks(page)))
@@ -388,9 +411,23 @@ def check_tutorial(said: str, folder: Path) -> None:
     assert re.search(r"autokd: \d+\.\d\d points above", said)
 
 
+def check_command_line(said: str, folder: Path) -> None:
+    assert len((folder / "families.jsonl").read_text().splitlines()) == 3
+    assert json.loads((folder / "status.json").read_text())["n_trials"] == 12
+    assert "complete" in (folder / "completion.sh").read_text()
+
+
+def check_report(said: str, folder: Path) -> None:
+    for file in ("runs/seen/report.html", "seen.html", "family.svg", "student.svg"):
+        assert (folder / file).stat().st_size > 1000
+    assert {".pdf", ".png", ".csv"} <= {path.suffix for path in (folder / "figures").rglob("*.*")}
+
+
 CHECKS: dict[str, Callable[[str, Path], None]] = {
     "docs/teachers_and_data.md": check_teachers,
     "docs/benchmark.md": check_benchmark,
+    "docs/command_line.md": check_command_line,
+    "docs/report.md": check_report,
     "docs/tutorial.md": check_tutorial,
 }
 """What a page must have said and left behind, where running to the end is not enough."""
@@ -421,9 +458,10 @@ def test_the_page_runs(page: Path, workplace: Path, capsys: pytest.CaptureFixtur
         elif block.kind == "bash":
             for command in commands_in(block):
                 command = command.replace("'>'", ">")
-                place = COMMANDS[command]
-                if isinstance(place, Here):
+                place = COMMANDS.get(command, USER)  # an unknown one has a test of its own
+                if isinstance(place, Here) and command not in ALONE:
                     run_command(command, place)
+                    ALONE.update({command} if " ablate " in command and ".yaml" not in command else ())
     check = CHECKS.get(name)
     if check is not None:
         check(capsys.readouterr().out, workplace)
