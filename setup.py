@@ -26,7 +26,7 @@ setup(
             "plugin/configs/*.yaml",
             "evaluators/tables/*",
             "runners/studies/*.yaml",
-            "reports/page/*",
+            "reports/html/report.*",
         ],
     },
     install_requires=[

@@ -114,11 +114,12 @@ class RunData:
     methods: tuple[str, ...] = ()
     """Labels in the order of the run, the reference first for a comparison; one, the optimizer, for a search."""
     command: str = ""
-    """What started the run, as a shell command."""
+    """What started the run, as a shell command; of a comparison as lines of Python."""
     export_command: str = ""
     """What writes the best student as a file of its own; empty if there is none yet."""
     students: tuple[dict[str, Any], ...] = field(default=())
-    """Kept students: ``method``, ``seed``, ``path`` (a .safetensors file), ``candidate`` (None if not known)."""
+    """Kept students, the best one first: ``method``, ``seed``, ``path`` (a .safetensors file), ``candidate`` (None if
+    not known)."""
 
     @property
     def name(self) -> str:
@@ -809,7 +810,9 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
             index = int(best["path"].stem.removeprefix("student-"))
             answer["student"] = _student_answer(finals[index], teacher, task)
             answer["student_method"], answer["student_seed"] = best["method"], best["seed"]
-    exportable = best is not None and not best["one_shot"]
+    export_command = ""
+    if best is not None and not best["one_shot"]:
+        export_command = f"naslib-autokd export {shlex.quote(str(best['folder']))} --format onnx"
     return RunData(
         kind="comparison",
         folder=folder,
@@ -825,9 +828,9 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
         conclusions=tuple(what_it_shows(comparison)) if rows_of else (),
         classes=_classes(all_counts),
         methods=tuple(method.label for method in methods),
-        command=_comparison_command(settings, task, seeds),
-        export_command=f"naslib-autokd export {shlex.quote(str(best['folder']))} --format onnx" if exportable else "",
-        students=tuple(students),
+        command=_comparison_command(settings, task, methods, seeds),
+        export_command=export_command,
+        students=tuple(sorted(students, key=lambda student: student is not best)),
     )
 
 
@@ -851,12 +854,15 @@ def _comparison_problem(
     return " ".join(parts)
 
 
-def _comparison_command(settings: Mapping[str, Any], task: Mapping[str, Any], seeds: Sequence[int]) -> str:
-    epochs = settings.get("budget", 0.0)
-    return (
-        f"runners.comparison.compare(task={_task_option(task)!r}, seeds={list(seeds)}, budget={epochs:g}, "
-        f"n_finals={settings.get('n_finals')}, teacher={settings.get('teacher')!r}, out='RUN')"
-    )
+def _comparison_command(
+    settings: Mapping[str, Any], task: Mapping[str, Any], methods: Sequence[Any], seeds: Sequence[int]
+) -> str:
+    """Lines of Python: comparisons have no command of their own."""
+    arguments = [repr(_task_option(task)), f"[{', '.join(map(repr, methods))}]", f"seeds={list(seeds)}"]
+    arguments += [f"{name}={settings.get(name)!r}" for name in ("budget", "n_finals", "device") if name in settings]
+    if settings.get("teacher"):
+        arguments.append(f"teacher={settings['teacher']!r}")
+    return f"from naslib_autokd.runners.comparison import Method, compare\ncompare({', '.join(arguments)}, out='RUN')"
 
 
 def _method_row(row: Any) -> Row:

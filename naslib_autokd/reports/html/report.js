@@ -119,7 +119,7 @@
     pending.clear(); });
 
   // ---- tables -----------------------------------------------------------------------------------------------------
-  const PAGE = 50;
+  const PAGE = 25;
   const formats = {};
   function shown(value, column) {
     if (value === null || value === undefined || value === "") return "";
