@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from naslib_autokd.reports.comparison import anytime_figure, table_text, what_it_shows, write_csv
-from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, Comparison, JobProgress, JobResult, _rows, compare
+from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, Comparison, JobProgress, JobResult, method_rows, compare
 from naslib_autokd.tasks import get_task
 
 
@@ -34,14 +34,14 @@ TEACHER = {"test_accuracy": 0.92, "n_params": 38_000, "macs": 1_400_000, "train_
 
 def comparison(jobs: list[JobResult]) -> Comparison:
     seeds = tuple(sorted({j.seed for j in jobs}))
-    rows = tuple(_rows(jobs, AUTOKD_VS_DARTS))
+    rows = tuple(method_rows(jobs, AUTOKD_VS_DARTS))
     return Comparison("cluttered-digits", seeds, 27.0, tuple(jobs), (), TEACHER, rows, 1.0)
 
 
 def test_rows_pair_by_seed_and_skip_what_is_missing() -> None:
     jobs = [job("AutoKD", s, (0.8 + s / 100, 0.9 + s / 100)) for s in range(3)]
     jobs += [job("DARTS", s, (0.7 + s / 100, 0.8 + s / 100)) for s in (2, 1)]  # seed 0 failed, order does not matter
-    autokd, darts = _rows(jobs, AUTOKD_VS_DARTS)
+    autokd, darts = method_rows(jobs, AUTOKD_VS_DARTS)
     assert autokd.test_accuracy.mean == pytest.approx(0.81)  # of the kept students
     assert autokd.mean_test_accuracy.mean == pytest.approx(0.86)
     assert autokd.difference is None
