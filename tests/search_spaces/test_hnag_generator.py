@@ -84,10 +84,11 @@ def test_wirings_are_the_same_in_another_process_and_need_no_torch() -> None:
     script = (
         "import sys, random, json, numpy; random.seed(99); numpy.random.seed(99)\n"
         f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
-        "from naslib_autokd.search_spaces.hnag import fit_width\n"
+        "from naslib_autokd.search_spaces.hnag import fit_width, screen\n"
         "import test_hnag_generator as t\n"
         "t.PUBLISHED.sample_wiring(5)\n"  # what was drawn before must not matter
         "fit_width(t.SMALL.sample_wiring(0), 24000, in_channels=1, image_size=12, n_classes=10)\n"
+        "list(screen([t.SMALL], 2, max_params=24000, in_channels=1, image_size=12, n_classes=10))\n"
         "assert 'torch' not in sys.modules\n"
         "print(json.dumps(t.digests()))\n"
     )

@@ -1,7 +1,8 @@
 """The HNAG space: families of hierarchical random graphs (NAGO, arXiv:2004.01395; AutoKD, arXiv:2111.03555).
 
 ``generator`` describes and samples families, ``wiring`` counts what was drawn and fits its width, ``parameters`` is the
-space that an optimizer searches; none of them imports torch. ``student`` builds the network.
+space that an optimizer searches, ``screening`` counts candidates by the thousand; none of them imports torch.
+``student`` builds the network.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
 from naslib_autokd.search_spaces.hnag.parameters import PRESETS, Candidate, HNAGSpace, KDSettings, Preset
+from naslib_autokd.search_spaces.hnag.screening import Screened, screen
 from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, StudentSpec, Wiring, fit_width
 
 if TYPE_CHECKING:
@@ -24,11 +26,13 @@ __all__ = [
     "KDSettings",
     "ParameterBudgetError",
     "Preset",
+    "Screened",
     "Student",
     "StudentSpec",
     "WattsStrogatz",
     "Wiring",
     "fit_width",
+    "screen",
 ]
 
 

@@ -10,9 +10,11 @@ all graph parameters together, so they are hyperparameters like the others here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import operator
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
@@ -25,15 +27,20 @@ import yaml
 
 from naslib_autokd.records import content_digest
 from naslib_autokd.search_spaces.hnag._checks import UnknownKeyError, check_mapping, check_name, check_real
-from naslib_autokd.search_spaces.hnag.graphs import ErdosRenyi, Graph, WattsStrogatz
+from naslib_autokd.search_spaces.hnag.graphs import ErdosRenyi, Graph, WattsStrogatz, longest_path, members
 from naslib_autokd.search_spaces.hnag.wiring import (
+    DENSE,
+    DEPTHWISE,
     DOWNSAMPLINGS,
     MERGES,
     N_STAGES,
     NO_MERGE,
     OPERATIONS,
+    PAIR_INDEX,
+    STAGE_PAIRS,
     BottomGraph,
     Cell,
+    Counts,
     Wiring,
 )
 
@@ -143,6 +150,65 @@ class Generator:
             channel_growth=self.channel_growth,
             downsampling=self.downsampling,
             head_ratio=self.head_ratio,
+        )
+
+    def draw_counts(self, seed: int) -> Counts:
+        """``sample_wiring(seed).counts``, several times faster where operations and merges leave no choice: the same
+        graphs are drawn and counted as sets of bits, and no wiring is made of them."""
+        certain = [d[0][0] for d in (self.operations, self.top_merges, self.mid_merges, self.bottom_merges)]
+        if any(len(d) > 1 for d in (self.operations, self.top_merges, self.mid_merges, self.bottom_merges)):
+            return self.sample_wiring(seed).counts
+        operation, top_merge, mid_merge, bottom_merge = certain
+        uniform = _stream("graphs", seed).random
+        draw_mid, draw_bottom = self.mid.draw, self.bottom.draw
+        n_mid, n_bottom, bottom_edges = self.mid.n_nodes, self.bottom.n_nodes, self.bottom.n_edges
+        stages, last = self.stages, self.stages[-1]
+        dense, nodes = [0] * len(STAGE_PAIRS), [0] * N_STAGES
+        merge_weights = 0
+        finished: list[int] = []  # as in `count`
+        top = self.top.draw(uniform)
+        for stage, top_sources in zip(stages, top, strict=True):
+            sources = members(top_sources)
+            together = top_merge == "concat" and len(sources) > 1
+            for source_stage in [stages[source] for source in sources] or [0]:
+                if together or source_stage != stage:
+                    dense[PAIR_INDEX[source_stage, stage]] += 1
+            if len(sources) > 1 and not together:
+                merge_weights += len(sources)
+
+            mid_inputs, bottom_inputs = 0, n_mid * bottom_edges  # of merges: all edges but those that come alone
+            mid_finished: list[int] = []
+            longest = 0
+            for mid_sources in draw_mid(uniform):
+                depth, n_single = longest_path(draw_bottom(uniform))
+                bottom_inputs -= n_single
+                if mid_sources:
+                    inputs = members(mid_sources)
+                    if len(inputs) > 1:
+                        mid_inputs += len(inputs)
+                    depth += max([mid_finished[i] for i in inputs])
+                mid_finished.append(depth)
+                longest = max(longest, depth)
+            square = DENSE[operation] * n_mid * n_bottom
+            for merge, n_inputs in ((mid_merge, mid_inputs), (bottom_merge, bottom_inputs)):
+                if merge == "concat":
+                    square += n_inputs
+                else:
+                    merge_weights += n_inputs
+            dense[PAIR_INDEX[stage, stage]] += square
+            nodes[stage] += n_mid * n_bottom
+            finished.append(longest + (max([finished[i] for i in sources]) if sources else 0))
+        read = functools.reduce(operator.or_, top)
+        for node, stage in enumerate(stages):
+            if stage != last and not read >> node & 1:
+                dense[PAIR_INDEX[stage, last]] += 1
+        return Counts(
+            dense=tuple(dense),
+            depthwise=tuple([DEPTHWISE[operation] * n for n in nodes]),
+            nodes=tuple(nodes),
+            merge_weights=merge_weights,
+            depth=max(finished),
+            n_operations=sum(nodes),
         )
 
     @cached_property

@@ -28,7 +28,7 @@ _TABLE_BITS = 10
 _BITS = [tuple(i for i in range(_TABLE_BITS) if mask >> i & 1) for mask in range(1 << _TABLE_BITS)]
 
 
-def _members(mask: int) -> tuple[int, ...]:
+def members(mask: int) -> tuple[int, ...]:
     """Indices of the bits set in ``mask``, ascending (a table up to the published size of graphs)."""
     if mask < 1 << _TABLE_BITS:
         return _BITS[mask]
@@ -205,12 +205,12 @@ class WattsStrogatz:
             return [0, 1][:n_nodes]
         ring, edges = _ring(n_nodes, self.k // 2)
         known, everyone = list(ring), (1 << n_nodes) - 1
-        members = _BITS.__getitem__ if n_nodes <= _TABLE_BITS else _members
+        choices = _BITS.__getitem__ if n_nodes <= _TABLE_BITS else members
         for u, v, bit_u, bit_v in edges:
             if random() < p:
                 strangers = everyone ^ known[u]
                 if strangers:
-                    choice = members(strangers)
+                    choice = choices(strangers)
                     w = choice[int(random() * len(choice))]
                     known[u] ^= bit_v | 1 << w
                     known[v] ^= bit_u
@@ -260,7 +260,7 @@ def _pairs(n_nodes: int) -> tuple[tuple[int, ...], ...]:
 def _graph(predecessors: list[int]) -> Graph:
     if len(predecessors) <= _TABLE_BITS:
         return Graph._trusted(tuple([_BITS[mask] for mask in predecessors]))
-    return Graph._trusted(tuple([_members(mask) for mask in predecessors]))
+    return Graph._trusted(tuple([members(mask) for mask in predecessors]))
 
 
 _SINGLE = Graph(((),))

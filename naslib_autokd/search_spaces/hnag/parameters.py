@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -451,6 +451,27 @@ class HNAGSpace:
         self._space.seed(int(rng.integers(2**31)))
         configuration = self._space.sample_configuration()
         return self._candidate({name: _plain(value) for name, value in dict(configuration).items()})
+
+    def sample_many(self, n: int, seed: int) -> Iterator[Candidate]:
+        """Draw ``n`` candidates, distributed as those of `sample`, an order of magnitude faster than one by one."""
+        import numpy as np
+
+        if n < 1:
+            return
+        space = self._space
+        space.seed(seed)
+        drawn: Any = space.sample_configuration(n)
+        codes = np.array([c.get_array() for c in ([drawn] if n == 1 else drawn)])  # inactive hyperparameters are nan
+        columns = []
+        for place, hyperparameter in enumerate(space.values()):
+            column = codes[:, place]
+            active = ~np.isnan(column)
+            values = np.full(n, None, dtype=object)
+            values[active] = [_plain(value) for value in hyperparameter.to_value(column[active])]
+            columns.append(values)
+        names = list(space)
+        for row in zip(*columns, strict=True):
+            yield self._candidate({name: value for name, value in zip(names, row, strict=True) if value is not None})
 
 
 def _checked_mixes() -> dict[str, Any]:

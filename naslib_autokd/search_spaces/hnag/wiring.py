@@ -74,20 +74,20 @@ OPERATIONS = {
 }
 """What a bottom node may do. The authors' seven are the five convolutions and the two average poolings."""
 
-# Weights of an operation: _DENSE times channels squared, plus _DEPTHWISE times channels.
-_DENSE = {
+# Weights of an operation: DENSE times channels squared, plus DEPTHWISE times channels.
+DENSE = {
     name: op.height * op.width if op.kind == "conv" else int(op.kind == "separable") for name, op in OPERATIONS.items()
 }
-_DEPTHWISE = {name: op.height * op.width * (op.kind == "separable") for name, op in OPERATIONS.items()}
+DEPTHWISE = {name: op.height * op.width * (op.kind == "separable") for name, op in OPERATIONS.items()}
 
 STAGE_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 """(stage of the input channels, stage of the output channels) of a convolution, in the order of `Counts.dense`."""
-_PAIR_INDEX = {pair: index for index, pair in enumerate(STAGE_PAIRS)}
+PAIR_INDEX = {pair: index for index, pair in enumerate(STAGE_PAIRS)}
 
 
 SHAPE_TOLERANCE = 2**0.5
-"""With a ``width_multiple``, channels differ from those of the width by at most this factor, or by one channel: multiples
-that follow each other are at most a factor of 2 apart."""
+"""With a ``width_multiple``, channels differ from those of the width by at most this factor, or by one channel:
+multiples that follow each other are at most a factor of 2 apart."""
 SHAPE_TOLERANCE_UP = (1.1, SHAPE_TOLERANCE, SHAPE_TOLERANCE)
 """Upwards, by stage: maps of the first are the largest, and what others leave over would cost most time there."""
 
@@ -320,7 +320,7 @@ def count(wiring: Wiring) -> Counts:
         source_stages = [stages[source] for source in sources] if sources else [0]  # the stem is in stage 0
         for source_stage in source_stages:
             if together or source_stage != stage:
-                dense[_PAIR_INDEX[source_stage, stage]] += 1
+                dense[PAIR_INDEX[source_stage, stage]] += 1
         if len(sources) > 1 and not together:
             merge_weights += len(sources)
 
@@ -335,12 +335,12 @@ def count(wiring: Wiring) -> Counts:
             operations = bottom.operations
             first = operations[0]
             if operations.count(first) == len(operations):
-                square += _DENSE[first] * len(operations)
-                linear += _DEPTHWISE[first] * len(operations)
+                square += DENSE[first] * len(operations)
+                linear += DEPTHWISE[first] * len(operations)
             else:
                 for name in operations:
-                    square += _DENSE[name]
-                    linear += _DEPTHWISE[name]
+                    square += DENSE[name]
+                    linear += DEPTHWISE[name]
             bottom_finished: list[int] = []
             for inputs, bottom_merge in zip(bottom.graph.predecessors, bottom.merges, strict=True):
                 if not inputs:
@@ -358,11 +358,11 @@ def count(wiring: Wiring) -> Counts:
             nodes[stage] += len(operations)
         before = max([finished[i] for i in sources]) if sources else 0
         finished.append(before + max(mid_finished))
-        dense[_PAIR_INDEX[stage, stage]] += square
+        dense[PAIR_INDEX[stage, stage]] += square
         depthwise[stage] += linear
     for output in wiring.graph.outputs:
         if stages[output] != stages[-1]:
-            dense[_PAIR_INDEX[stages[output], stages[-1]]] += 1
+            dense[PAIR_INDEX[stages[output], stages[-1]]] += 1
     return Counts(tuple(dense), tuple(depthwise), tuple(nodes), merge_weights, max(finished), sum(nodes))
 
 
