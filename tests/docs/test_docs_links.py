@@ -12,6 +12,8 @@ import pytest
 import yaml
 from docs_pages import PAGES, ROOT, anchors, blocks, links, name_of, prose
 
+from naslib_autokd import __version__
+
 SOURCES = [path.read_text(encoding="utf-8") for path in (ROOT / "naslib_autokd").rglob("*.py")]
 
 
@@ -56,6 +58,12 @@ def test_every_page_is_in_the_navigation() -> None:
 
     known = pages(yaml.safe_load(text)["nav"])
     assert known == {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
 
 
 def quoted_messages(page: Path) -> list[str]:
