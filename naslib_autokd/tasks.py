@@ -50,6 +50,9 @@ class Task:
     n_test: int
     min_channels: int = 4
     """Fewest channels of a stage: starved students train badly (2 to 3 channels: 38 to 68% on cluttered-digits)."""
+    width_multiple: int = 1
+    """Students of the HNAG space have multiples of so many channels in a stage, or fewer: 16 fits vector units, which
+    take twice the time for 17 (`fit_width`; docs/performance.md). 1 allows all."""
     min_budget_epochs: int = 3
     max_budget_epochs: int = 9
     batch_size: int = 32
@@ -231,6 +234,7 @@ POSITIVE_FIELDS = {
     "n_val": 0,
     "n_test": 0,
     "min_channels": 1,
+    "width_multiple": 1,
     "batch_size": 2,
     "max_shift": 0,
     "n_views": 1,
@@ -251,7 +255,7 @@ FILES_OF = {
 }
 """Where large-image datasets are published, a folder inside ``data_dir`` that may hold them, and what must be there."""
 DATASETS = ("cluttered-digits", "digits", "cifar10", "cifar100", "mit67", "flowers102", "imagefolder")
-LATER_FIELDS = {"skip_unreadable": False}
+LATER_FIELDS = {"skip_unreadable": False, "width_multiple": 1}
 """Fields that tasks did not have from the start, with the value that means what was done before."""
 
 _TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(Task)}

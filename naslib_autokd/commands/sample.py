@@ -93,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
             n_classes=task.n_classes,
             stem=task.stem,
             min_channels=task.min_channels,
+            width_multiple=task.width_multiple,
         )
         specs.append(spec)
         captions.append(f"wiring seed {wiring_seed}" if family else f"family {candidate.digest}")

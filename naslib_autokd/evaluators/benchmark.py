@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
@@ -102,7 +102,7 @@ class KDBenchmark:
         self.name: str = self.datasheet["name"]
         self.task = Task.from_dict(self.datasheet["task"])
         if isinstance(task, Task) and task != self.task:
-            ours, theirs = self.task.to_dict(), task.to_dict()
+            ours, theirs = asdict(self.task), asdict(task)
             differ = ", ".join(
                 f"{key} {ours[key]!r} and not {theirs[key]!r}" for key in ours if ours[key] != theirs[key]
             )
@@ -300,6 +300,7 @@ class KDBenchmark:
             n_classes=task.n_classes,
             stem=task.stem,
             min_channels=task.min_channels,
+            width_multiple=task.width_multiple,
         )
 
     def _trial(self, proposal: Proposal, spec: StudentSpec, wiring_seed: int | None, **results: Any) -> Trial:

@@ -207,6 +207,7 @@ class KDEvaluator:
                 n_classes=self.task.n_classes,
                 stem=self.task.stem,
                 min_channels=self.task.min_channels,
+                width_multiple=self.task.width_multiple,
             )
 
         size = getattr(candidate, "size", 1.0)

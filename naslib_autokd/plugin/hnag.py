@@ -320,6 +320,7 @@ class HNAGSearchSpace(Graph):
             n_classes=self.num_classes,
             stem=task.stem,
             min_channels=task.min_channels,
+            width_multiple=task.width_multiple,
         )
 
     def parse(self, seed: int = 0) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,7 @@ from naslib_autokd.search_spaces.hnag.wiring import (
     Wiring,
     parameter_count,
 )
+from naslib_autokd.tasks import TaskError, get_task
 
 IMAGES = {"in_channels": 3, "image_size": 32, "n_classes": 10}
 
@@ -271,3 +275,30 @@ def test_just_above_a_multiple_is_never_chosen() -> None:
         assert all(c <= 16 or c % 16 == 0 for c in multiples.channels)
         assert 0.9 < multiples.budget_used(500_000) <= 1.0
     assert shaped(wiring, 500_000, 1) == plain
+
+
+def test_a_task_asks_for_multiples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from naslib_autokd.cli import main
+    from naslib_autokd.evaluators.benchmark import BenchmarkError, KDBenchmark
+    from naslib_autokd.evaluators.kd import KDEvaluator
+    from naslib_autokd.evaluators.student_limits import StudentLimits
+
+    task = get_task("cluttered-digits", width_multiple=8)
+    assert task != get_task("cluttered-digits")
+    assert "width_multiple" not in get_task("cluttered-digits").to_dict()  # older runs keep their digests
+    with pytest.raises(TaskError, match="width_multiple must be at least 1, got 0"):
+        get_task("cluttered-digits", width_multiple=0)
+    with pytest.raises(BenchmarkError, match="width_multiple 1 and not 8"):
+        KDBenchmark(task)
+
+    evaluator: Any = SimpleNamespace(task=task, limits=StudentLimits())
+    candidate = HNAGSpace(task.preset).default_candidate()
+    channels = KDEvaluator.student_spec(evaluator, candidate, 0).channels
+    assert all(c < 8 or c % 8 == 0 for c in channels)
+    evaluator.task = get_task("cluttered-digits")
+    assert KDEvaluator.student_spec(evaluator, candidate, 0).channels != channels
+
+    (tmp_path / "task.yaml").write_text("name: shaped\ndataset: cluttered-digits\nwidth_multiple: 8\n")
+    assert main(["sample", "--task", str(tmp_path / "task.yaml"), "--count", "3", "--json"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        assert all(c < 8 or c % 8 == 0 for c in json.loads(line)["channels"])

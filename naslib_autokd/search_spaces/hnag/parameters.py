@@ -335,6 +335,7 @@ class HNAGSpace:
             n_classes=max(2, task.n_classes),  # an image folder's are not counted yet
             stem=task.stem,
             min_channels=task.min_channels,
+            width_multiple=task.width_multiple,
         )
 
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
