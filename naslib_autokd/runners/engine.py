@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import hashlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -112,9 +113,26 @@ def plain_job(proposal: Proposal) -> dict[str, Any]:
     }
 
 
-def trial_handler(factory: EvaluatorFactory, devices: Sequence[str], index: int) -> Handler:
-    """Build the evaluator, once a worker; the handler trains one student of a `plain_job`."""
+def trial_handler(
+    factory: EvaluatorFactory,
+    devices: Sequence[str],
+    index: int,
+    *,
+    gpu_memory: float | None = None,
+    workers: int | None = None,
+) -> Handler:
+    """Build the evaluator, once a worker; the handler trains one student of a `plain_job`.
+
+    Args:
+        gpu_memory: Share of its GPU's memory that the worker may take.
+        workers: Processes of this machine, which take equal shares if ``gpu_memory`` does not say more.
+    """
     device = pick_device(devices, index)
+    if device is not None and device.startswith("cuda"):
+        if gpu_memory is None and workers is not None:
+            gpu_memory = share(devices, workers, index)
+        if gpu_memory is not None:
+            limit_gpu_memory(device, gpu_memory)
     evaluator = factory() if device is None else factory(device=device)
 
     def handle(job: Mapping[str, Any], _: Report) -> dict[str, Any]:
@@ -149,6 +167,59 @@ def pick_device(devices: Sequence[str], index: int) -> str | None:
         gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cuda"]
         devices = [d for device in devices for d in (gpus if device == "cuda" else [device])]
     return devices[index % len(devices)]
+
+
+GPU_MEMORY = 0.95
+"""Share of a GPU's memory that its workers may take together; the rest is for what CUDA itself keeps per process."""
+TRIALS_PER_GPU = 4
+"""Default; a guess, not measured. A small student's step is launch overhead of one host thread."""
+
+
+def share(devices: Sequence[str], workers: int, index: int) -> float:
+    """Share of its GPU's memory for worker ``index`` of ``workers`` on a machine: equal for all of one GPU.
+
+    >>> [share(["cuda:0", "cuda:1"], 3, i) for i in range(3)]
+    [0.475, 0.95, 0.475]
+    """
+    device = pick_device(devices, index)
+    return GPU_MEMORY / sum(pick_device(devices, other) == device for other in range(workers))
+
+
+def limit_gpu_memory(device: str, fraction: float) -> None:
+    """Let this process take no more of a GPU: a student that needs more is out of memory, its neighbours are not.
+
+    Without CUDA nothing happens here; the evaluator says then that there is no such device.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    torch.cuda.set_per_process_memory_fraction(fraction, torch.device(device))
+
+
+def default_workers(threads: int = 1, devices: Sequence[str] = ()) -> int:
+    """Trials that this machine should run at the same time.
+
+    On CPUs as many as there are cores for their ``threads`` and memory for `WORKER_BYTES` each: processes of one thread
+    train more students per hour than threads of one process (``benchmarks/trials.py``). On GPUs `TRIALS_PER_GPU` each,
+    but no more than cores, because every trial keeps one busy with launching kernels.
+
+    Raises:
+        ValueError: If ``threads`` is not positive.
+    """
+    import psutil
+
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpus = {device for index in range(64) if (device := pick_device(devices, index) or "cpu").startswith("cuda")}
+    if gpus:
+        return max(1, min(cores, TRIALS_PER_GPU * len(gpus)))
+    return max(1, min(cores // threads, psutil.virtual_memory().available // WORKER_BYTES))
+
+
+WORKER_BYTES = 2**30
+"""Memory that `default_workers` reserves for a worker: Python and torch (0.3 GiB), the images, a student's training."""
 
 
 class _Slots:
@@ -452,6 +523,11 @@ class DaskEngine:
         factory: Builds the evaluator in each worker (`EvaluatorFactory`).
         devices: Given to the workers of a machine in turn; ``("cuda",)`` stands for all its GPUs. Empty: the
             factory's own. More workers than GPUs: several trials share one.
+        gpu_memory: Share of its GPU's memory that a worker may take, in (0, 1]. Default: with ``workers`` of this
+            machine, equal shares of `GPU_MEMORY`; on a cluster no limit.
+
+    Raises:
+        ValueError: If ``gpu_memory`` is not in (0, 1], or as `DaskPool`.
     """
 
     def __init__(
@@ -462,11 +538,15 @@ class DaskEngine:
         scheduler: str | None = None,
         cluster: Any = None,
         devices: Sequence[str] = (),
+        gpu_memory: float | None = None,
         limits: Limits | None = None,
         isolate: bool = True,
     ) -> None:
+        if gpu_memory is not None and not 0 < gpu_memory <= 1:
+            raise ValueError(f"gpu_memory is a share in (0, 1], got {gpu_memory}")
+        known = (workers or 1) if scheduler is None and cluster is None and isolate else None
         self._pool = DaskPool(
-            partial(trial_handler, factory, tuple(devices)),
+            partial(trial_handler, factory, tuple(devices), gpu_memory=gpu_memory, workers=known),
             workers=workers,
             scheduler=scheduler,
             cluster=cluster,

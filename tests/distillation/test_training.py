@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from naslib_autokd.distillation.training import (
     NesterovSGD,
@@ -52,6 +57,70 @@ def test_sgd_moves_exactly_like_torchs_with_clipping():
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
         assert a.grad is None
+
+
+def random_mlp(widths, seed):
+    with seeded(seed):
+        layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+    return nn.ModuleList(layers).double()
+
+
+@settings(max_examples=20, deadline=None)
+@given(used=st.lists(st.sets(st.integers(0, 3)), min_size=1, max_size=8), seed=st.integers(0, 99), tensor=st.booleans())
+def test_flat_sgd_is_torchs_whichever_parameters_have_a_gradient(used, seed, tensor):
+    ours, theirs = random_mlp((3, 5, 2, 4, 1), seed), random_mlp((3, 5, 2, 4, 1), seed)
+    recipe = TrainingSettings(max_grad_norm=math.inf, weight_decay=0.01)
+    mine = NesterovSGD(ours.parameters(), recipe)
+    reference = torch.optim.SGD(theirs.parameters(), 0.1, recipe.momentum, weight_decay=0.01, nesterov=True)
+    rng = torch.Generator().manual_seed(seed)
+    for layers in used:
+        for layer in layers:
+            gradients = [torch.randn(p.shape, generator=rng, dtype=p.dtype) for p in ours[layer].parameters()]
+            for model in (ours, theirs):
+                for parameter, gradient in zip(model[layer].parameters(), gradients, strict=True):
+                    parameter.grad = gradient.clone()
+        reference.step()
+        reference.zero_grad()
+        mine.step(torch.tensor(0.1, dtype=torch.float64) if tensor else 0.1)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_a_step_of_the_optimizer_takes_as_many_operations_for_many_parameters_as_for_few():
+    class Counter(TorchDispatchMode):
+        names: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(func._overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for n in (2, 40):
+        parameters = [nn.Parameter(torch.ones(3, 2)) for _ in range(n)]
+        optimizer = NesterovSGD(parameters, TrainingSettings())
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = torch.ones(3, 2)
+            Counter.names = []
+            with Counter():
+                optimizer.step(0.1)
+        counts.append([name for name in Counter.names if name not in ("view", "reshape", "_unsafe_view", "detach")])
+    assert counts[0] == counts[1]
+    assert len(counts[0]) <= 15
+
+
+def test_sgd_refuses_parameters_that_do_not_fit_into_one_tensor():
+    with pytest.raises(ValueError, match="one dtype and on one device"):
+        NesterovSGD([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2).double())], TrainingSettings())
+
+
+def test_trained_parameters_have_their_own_memory(tiny_data, make_cnn):
+    model = new_cnn(make_cnn)
+    before = dict(model.named_parameters())
+    train(model, tiny_data, None, kd=None, epochs=1, seed=0)
+    for name, parameter in model.named_parameters():
+        assert parameter is before[name]
+        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
 
 
 def test_sgd_leaves_parameters_without_gradient_alone():
@@ -182,6 +251,76 @@ def test_exploding_loss_ends_the_training_as_diverged(tiny_data):
 def test_time_limit_ends_the_training_after_an_epoch(tiny_data):
     result = train(Recorder(), tiny_data, None, kd=None, epochs=9, seed=0, time_limit_s=0.0)
     assert (result.status, result.epochs) == ("timeout", 1)
+
+
+WAITS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__index__")
+"""What makes the host wait for a GPU."""
+
+
+@pytest.mark.parametrize("kd", [None, KD()])
+def test_the_device_is_waited_for_once_per_epoch(tiny_data, make_cnn, monkeypatch, kd):
+    waits = []
+
+    def counted(name):
+        original = getattr(torch.Tensor, name)
+
+        def wrapper(self, *args, **kwargs):
+            waits.append(name)
+            return original(self, *args, **kwargs)
+
+        return wrapper
+
+    targets = torch.randn(2, 64, 10, generator=torch.Generator().manual_seed(0))
+    model, made = new_cnn(make_cnn), []
+    tensor = torch.tensor
+    with monkeypatch.context() as patches:
+        for name in WAITS:
+            patches.setattr(torch.Tensor, name, counted(name))
+        # a tensor made of Python's numbers is a copy to the device that the host waits for
+        patches.setattr(torch, "tensor", lambda *args, **kwargs: made.append(args) or tensor(*args, **kwargs))
+        train(model, tiny_data, targets, kd=kd, epochs=3, seed=0)
+    assert waits == ["tolist"] * 3
+    assert not made
+
+
+@pytest.mark.parametrize("kd", [None, KD()])
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_continued_training_is_bit_for_bit_the_uninterrupted_one(tiny_data, make_cnn, cut, kd):
+    targets = torch.randn(2, 64, 10, generator=torch.Generator().manual_seed(0))
+    common = {"kd": kd, "seed": 3}
+    whole, first, second = (new_cnn(make_cnn, seed) for seed in (0, 0, 1))  # the second starts with other weights
+    all_of_it = train(whole, tiny_data, targets, epochs=4, **common)
+    kept = []
+    before = train(first, tiny_data, targets, epochs=cut, schedule_epochs=4, keep=kept.append, **common)
+    (checkpoint,) = kept
+    after = train(second, tiny_data, targets, epochs=4, start=checkpoint, **common)
+    assert before.curve + after.curve == all_of_it.curve
+    assert (before.epochs, after.epochs) == (cut, 4 - cut)
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), checkpoint.model.values(), strict=True))
+
+
+def test_only_a_training_that_succeeds_is_kept(tiny_data):
+    kept = []
+    train(Recorder(), tiny_data, None, kd=None, epochs=9, seed=0, time_limit_s=0.0, keep=kept.append)
+    assert not kept
+
+
+def test_what_cannot_be_trained_is_told_before_any_work(tiny_data, make_cnn):
+    model, kept = new_cnn(make_cnn), []
+    train(model, tiny_data, None, kd=None, epochs=2, seed=0, keep=kept.append)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for wrong, message in (
+        ({"epochs": 2}, "epochs=2 must be more than the 2 that are done"),
+        ({"epochs": 5, "schedule_epochs": 4}, "at most schedule_epochs=4"),
+        ({"epochs": 4, "seed": 1}, "has seed 0, got seed=1"),
+        ({"epochs": 4, "settings": TrainingSettings(cuda_graph=True)}, "cuda_graph=True needs a CUDA device"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(model, tiny_data, None, **{"kd": None, "seed": 0, "start": kept[0], **wrong})
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_training_learns_and_reports_it(tiny_data, make_cnn):

@@ -14,9 +14,11 @@ from safetensors import safe_open
 from torch import nn
 
 from naslib_autokd.distillation.teachers import TeacherError
-from naslib_autokd.distillation.training import TrainingSettings, accuracy, predict
+from naslib_autokd.distillation.training import TrainingSettings, accuracy, predict, train
+from naslib_autokd.evaluators import kd
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator, is_out_of_memory
 from naslib_autokd.records import Proposal, derive_seed
+from naslib_autokd.runners.search import search
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.search_spaces.hnag.wiring import fit_width
 
@@ -105,6 +107,137 @@ def test_the_objective_decides_whether_the_teacher_is_heard(tiny_data, cluttered
 def test_a_budget_over_the_maximum_is_the_callers_mistake(evaluator):
     with pytest.raises(ValueError, match=r"budget_epochs=10 is larger than the maximum of task 'cluttered-digits', 9"):
         evaluator.evaluate(proposal(budget=10))
+
+
+def test_a_trial_is_validated_once_when_its_budget_ends(evaluator, monkeypatch):
+    seen = []
+    monkeypatch.setattr(kd, "predict", lambda model, data, images: seen.append(images) or predict(model, data, images))
+    assert evaluator.evaluate(proposal(budget=3)).succeeded
+    assert [images is evaluator.data.val_images for images in seen] == [True]
+
+
+# --- promoted trials that continue ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def continuing(tiny_data, cluttered_teacher, make_cnn, tmp_path):
+    """Makes evaluators that share a folder of checkpoints."""
+
+    def make(folder=tmp_path / "checkpoints", **options):
+        made = FakeEvaluator(
+            tiny_data.task, data=tiny_data, teacher=cluttered_teacher, continue_from_checkpoint=folder, **options
+        )
+        made.network = make_cnn
+        return made
+
+    return make
+
+
+def test_a_promoted_trial_goes_on_with_the_student_of_the_lower_budget(continuing):
+    evaluator = continuing()
+    low, middle, top = (
+        evaluator.evaluate(proposal(budget, seed, number))
+        for number, (budget, seed) in enumerate([(1, 7), (3, 8), (9, 9)])
+    )
+    assert [trial.info["continued_from"] for trial in (low, middle, top)] == [
+        None,
+        {"number": 0, "budget_epochs": 1, "student_seed": 7},
+        {"number": 1, "budget_epochs": 3, "student_seed": 7},
+    ]
+    assert [trial.student_epochs for trial in (low, middle, top)] == [1, 2, 6]
+    assert [len(trial.curve) for trial in (low, middle, top)] == [1, 2, 6]
+    assert [trial.seed for trial in (low, middle, top)] == [7, 8, 9]  # what was asked for
+    assert {(trial.wiring, trial.wiring_seed) for trial in (low, middle, top)} == {
+        (low.wiring, derive_seed(7, "wiring"))
+    }
+    assert len(list(evaluator.checkpoints.folder.iterdir())) == 2  # a full training leaves none
+
+
+def test_a_continued_trial_is_the_training_that_the_checkpoint_describes(continuing, make_cnn):
+    evaluator, kept = continuing(), []
+    evaluator.network = lambda: kept.append(make_cnn()) or kept[-1]
+    evaluator.evaluate(proposal(budget=1, number=0))
+    evaluator.evaluate(proposal(budget=3, seed=8, number=1))
+    torch.manual_seed(derive_seed(7, "weights"))
+    model, states = make_cnn(), []
+    common = {"kd": KD(), "seed": derive_seed(7, "batches")}
+    train(model, evaluator.data, evaluator.soft_targets.train, epochs=1, keep=states.append, **common)
+    train(model, evaluator.data, evaluator.soft_targets.train, epochs=3, start=states[0], **common)
+    for name, tensor in kept[-1].state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_a_trial_that_is_run_again_has_the_same_outcome(continuing):
+    low, top = proposal(budget=1, number=0), proposal(budget=3, seed=8, number=1)
+    first = continuing()
+    outcomes = [first.evaluate(asked).outcome() for asked in (low, top)]
+    (file,) = (path for path in first.checkpoints.folder.iterdir() if "-1-0." in path.name)
+    content = file.read_bytes()
+    second = continuing()  # another process: nothing but the folder is left
+    assert second.evaluate(top).outcome() == outcomes[1]
+    assert second.evaluate(low).outcome() == outcomes[0]
+    assert file.read_bytes() == content
+
+
+def test_checkpoints_of_other_trainings_are_not_taken(continuing):
+    continuing().evaluate(proposal(budget=1, number=0))
+    for evaluator, candidate in (
+        (continuing(objective="ce"), FakeCandidate()),
+        (continuing(settings=TrainingSettings(lr=0.05)), FakeCandidate()),
+        (continuing(), FakeCandidate(digest="other")),
+    ):
+        trial = evaluator.evaluate(proposal(budget=2, number=1, candidate=candidate))
+        assert trial.info["continued_from"] is None
+        assert trial.student_epochs == 2
+    (file,) = (path for path in continuing().checkpoints.folder.iterdir() if "-fake-1-0." in path.name)
+    file.write_bytes(file.read_bytes()[:100])  # of a disk that was full
+    assert continuing().evaluate(proposal(budget=2, number=1)).info["continued_from"] is None
+
+
+def test_students_that_fail_leave_no_checkpoint(continuing):
+    evaluator = continuing()
+    evaluator.network = lambda: Faulty(lambda logits: logits * float("nan"))
+    assert evaluator.evaluate(proposal(budget=1, number=0)).status == "diverged"
+    evaluator.network = lambda: Faulty(lambda logits: logits)
+    assert evaluator.evaluate(proposal(budget=2, number=1)).info["continued_from"] is None
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_any_work(continuing, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="checkpoints cannot be kept in"):
+        continuing(tmp_path / "file")
+
+
+def test_without_the_option_every_trial_trains_a_student_of_its_own(evaluator):
+    low, top = (
+        evaluator.evaluate(proposal(budget=1, number=0)),
+        evaluator.evaluate(proposal(budget=3, seed=8, number=1)),
+    )
+    assert "continued_from" not in top.info
+    assert top.student_epochs == 3
+    assert top.wiring != low.wiring
+
+
+def test_a_search_that_continues_students_can_be_killed_and_continued(continuing, tmp_path, tiny_data):
+    def outcomes(folder, *n_trials):
+        for n in n_trials:
+            result = search(
+                tiny_data.task,
+                "hyperband",
+                evaluator=continuing(tmp_path / folder / "checkpoints"),
+                n_trials=n,
+                seed=1,
+                out=tmp_path / folder,
+                start_with_default=False,
+                options={"fidelity": "hyperband-2"},
+            )
+        return [trial.outcome() for trial in result.trials]
+
+    whole = outcomes("whole", 12)
+    continued = [outcome["info"]["continued_from"] for outcome in whole]
+    assert any(continued)
+    assert all(c["number"] < n for n, c in enumerate(continued) if c is not None)
+    assert outcomes("parts", 10, 12) == whole
 
 
 # --- faults of a student are results --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -18,7 +19,9 @@ from faulty import FormulaEvaluator, NeedsAFile, handler, indexed_handler
 
 from naslib_autokd.records import Proposal, Trial
 from naslib_autokd.runners.engine import (
+    GPU_MEMORY,
     SCHEDULER_SETTINGS,
+    TRIALS_PER_GPU,
     ClusterConfigError,
     DaskEngine,
     DaskPool,
@@ -26,8 +29,11 @@ from naslib_autokd.runners.engine import (
     EngineError,
     InProcessEngine,
     LimitedEngine,
+    default_workers,
     pick_device,
     read_cluster,
+    share,
+    trial_handler,
     worker_bases,
 )
 from naslib_autokd.runners.limits import Limits, WorkerStartError
@@ -218,6 +224,74 @@ def test_each_worker_has_its_device() -> None:
     with DaskEngine(partial(FormulaEvaluator, 0.2), workers=2, devices=("cuda:0", "cuda:1")) as engine:
         trials = run_all(engine, 4)
     assert Counter(trial.info["device"] for trial in trials.values()) == {"cuda:0": 2, "cuda:1": 2}
+
+
+def test_workers_of_one_gpu_share_its_memory_equally(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    devices, workers = ("cuda:0", "cpu", "cuda:1"), 7
+    shares: Counter[str] = Counter()
+    for index in range(workers):
+        device = pick_device(devices, index)
+        assert device is not None
+        shares[device] += share(devices, workers, index)  # type: ignore[assignment]
+    assert shares["cuda:0"] == pytest.approx(GPU_MEMORY)  # three workers
+    assert shares["cuda:1"] == pytest.approx(GPU_MEMORY)  # two
+
+    limits: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: limits.append(given))
+    for index in range(3):
+        trial_handler(FormulaEvaluator, devices, index, workers=workers)
+    trial_handler(FormulaEvaluator, devices, 0, workers=workers, gpu_memory=0.5)
+    trial_handler(FormulaEvaluator, devices, 0)
+    trial_handler(FormulaEvaluator, (), 0, workers=workers, gpu_memory=0.5)
+    one, two = torch.device("cuda:0"), torch.device("cuda:1")
+    assert limits == [(GPU_MEMORY / 3, one), (GPU_MEMORY / 2, two), (0.5, one)]
+    with pytest.raises(ValueError, match=r"gpu_memory is a share in \(0, 1\], got 2"):
+        DaskEngine(FormulaEvaluator, workers=2, gpu_memory=2)
+
+
+def test_the_default_number_of_workers_fits_cores_memory_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+    import torch
+
+    memory = type("Memory", (), {"available": 100 * 2**30})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert [default_workers(threads) for threads in (1, 3, 99)] == [8, 2, 1]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert default_workers(devices=("cuda:1",)) == TRIALS_PER_GPU
+    assert default_workers(devices=("cuda",)) == 8  # not more than cores
+    memory.available = 3 * 2**30
+    assert default_workers() == 3
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        default_workers(0)
+
+
+class Witness(FormulaEvaluator):
+    """Says from when to when it trained."""
+
+    def evaluate(self, proposal: Proposal) -> Trial:
+        started = time.time()
+        trial = super().evaluate(proposal)
+        trial.info["ran"] = (started, time.time())
+        return trial
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_more_trials_run_at_once_than_there_are_workers(workers: int) -> None:
+    with DaskEngine(partial(Witness, 0.2), workers=workers) as engine:
+        for proposal in proposals(6):
+            engine.submit(proposal)  # all of them at once
+        spans = []
+        while len(spans) < 6:
+            finished = engine.next_finished(5.0)
+            if finished is not None:
+                spans.append(finished[1].info["ran"])
+    events = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    running = list(itertools.accumulate(step for _, step in events))
+    assert max(running) == workers
 
 
 def test_slots_of_a_host_are_numbered_without_gaps_and_stay() -> None:
