@@ -33,6 +33,14 @@
 #define LANES ((long)(BYTES / sizeof(REAL)))
 #define BLOCK 6 /* output channels held in registers */
 #define INLINE static inline __attribute__((always_inline))
+/* Loads a vector once where gcc would read it from memory for every use. */
+#if defined(__AVX512F__)
+#define IN_REGISTER(x) __asm__("" : "+v"(x))
+#elif defined(__x86_64__)
+#define IN_REGISTER(x) __asm__("" : "+x"(x))
+#else
+#define IN_REGISTER(x)
+#endif
 #define UNROLL _Pragma("GCC unroll 8")
 
 typedef REAL vec __attribute__((vector_size(BYTES)));
@@ -185,72 +193,69 @@ static void scatter(const vec *dy, const REAL *weight, vec *dx, const Conv *c, i
     }
 }
 
-/* acc[o][tap] += dy[o] x[tap] over columns [start, end) of one row; x points at the first tap of column 0. */
+/* sums[o][tap] += dy[o] x[tap] over some columns of a row of outputs; `x` is a row of inputs with its padding. */
 INLINE void weight_row(const int ob, const int taps, const vec *x, const vec *dy, vec *sums, long sum_stride,
-                       const Conv *c, long start, long end) {
+                       const Conv *c, long columns) {
     vec acc[BLOCK][5];
     UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int t = 0; t < taps; ++t) acc[o][t] = sums[o * sum_stride + t];
-    for (long column = start; column < end; ++column) {
-        const vec *p = x + column * c->step * c->nv, *d = dy + column * c->nv;
-        for (long n = 0; n < c->nv; ++n) {
+    long length = c->step == 1 ? columns * c->nv : c->nv; /* vectors that are neighbours in x, too */
+    for (long from = 0; from < columns * c->nv; from += length, x += c->step * c->nv, dy += length)
+        for (long j = 0; j < length; ++j) {
             vec v[5];
-            UNROLL for (int t = 0; t < taps; ++t) v[t] = p[t * c->nv + n];
+            UNROLL for (int t = 0; t < taps; ++t) v[t] = x[t * c->nv + j];
             UNROLL for (int o = 0; o < ob; ++o) {
-                vec g = d[o * c->y_stride + n];
+                vec g = dy[o * c->y_stride + j];
+                IN_REGISTER(g);
                 UNROLL for (int t = 0; t < taps; ++t) acc[o][t] += g * v[t];
             }
         }
-    }
     UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int t = 0; t < taps; ++t) sums[o * sum_stride + t] = acc[o][t];
 }
 
-#define ROW(ob, taps)                                                                                             \
-    static void weight_row_##ob##_##taps(const vec *x, const vec *dy, vec *sums, long stride, const Conv *c,      \
-                                         long start, long end) {                                                  \
-        weight_row(ob, taps, x, dy, sums, stride, c, start, end);                                                 \
+#define ROW(ob, taps)                                                                                        \
+    static void weight_row_##ob##_##taps(const vec *x, const vec *dy, vec *sums, long stride, const Conv *c, \
+                                         long columns) {                                                     \
+        weight_row(ob, taps, x, dy, sums, stride, c, columns);                                               \
     }
 #define ROWS(ob) ROW(ob, 1) ROW(ob, 3) ROW(ob, 5)
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
-typedef void (*row_kernel)(const vec *, const vec *, vec *, long, const Conv *, long, long);
+typedef void (*row_kernel)(const vec *, const vec *, vec *, long, const Conv *, long);
 #define ROW_ENTRY(ob) {weight_row_##ob##_1, weight_row_##ob##_3, weight_row_##ob##_5}
 static const row_kernel ROW_KERNELS[BLOCK + 1][3] = {{0},          ROW_ENTRY(1), ROW_ENTRY(2), ROW_ENTRY(3),
                                                      ROW_ENTRY(4), ROW_ENTRY(5), ROW_ENTRY(6)};
 
-/* gradient[out][in][kh][kw] = sum over images and places of dy x. */
+#define ROW_TILE 48 /* vectors of dy per output channel that are multiplied with everything while in first-level cache */
+
+/* gradient[out][in][kh][kw] = sum over images and places of dy x. Lanes are added up by themselves, and together at the
+ * end, in double. The last kh rows of inputs are kept as copies with zeros around them, so that borders are no special
+ * case. */
 static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const Conv *c, int threads) {
-    long pad_h = c->kh / 2, pad_w = c->kw / 2, taps = c->kh * c->kw;
-    /* columns at which every tap of a row lies inside the map */
-    long inner = min_of(c->ow, (pad_w + c->step - 1) / c->step);
-    long outer = max_of(inner, min_of(c->ow, (c->w - 1 - (c->kw - 1 - pad_w)) / c->step + 1));
-    if (c->w - 1 - (c->kw - 1 - pad_w) < 0) outer = inner;
-    long groups = threads > 1 ? min_of(c->in, threads) : 1;
+    long pad_h = c->kh / 2, pad_w = c->kw / 2, taps = c->kh * c->kw, width = (c->w + 2 * pad_w) * c->nv;
+    long groups = threads > 1 ? min_of(c->in, threads) : 1, tile = max_of(1, ROW_TILE / c->nv);
     PARALLEL
     for (long task = 0; task < blocks_of(c->out) * groups; ++task) {
         long b = task / groups, first_in = c->in * (task % groups) / groups;
         long n_in = c->in * (task % groups + 1) / groups - first_in;
-        long first = block_start(c->out, b), size = block_start(c->out, b + 1) - first;
-        vec *sums = aligned_alloc(BYTES, size * n_in * taps * BYTES);
-        memset(sums, 0, size * n_in * taps * BYTES);
-        row_kernel one = ROW_KERNELS[size][0], all = ROW_KERNELS[size][c->kw / 2];
+        long first = block_start(c->out, b), size = block_start(c->out, b + 1) - first, loaded = 0;
+        long n_sums = size * n_in * taps, n_rows = taps > 1 ? n_in * c->kh * width : 0;
+        vec *sums = aligned_alloc(BYTES, (n_sums + n_rows) * BYTES), *rows = sums + n_sums;
+        memset(sums, 0, (n_sums + n_rows) * BYTES);
+        row_kernel kernel = ROW_KERNELS[size][c->kw / 2];
         for (long row = 0; row < c->oh; ++row) {
-            const vec *d = dy + first * c->y_stride + row * c->ow * c->nv;
-            for (long i = 0; i < n_in; ++i) {
-                for (long r = 0; r < c->kh; ++r) {
-                    long h = row * c->step + r - pad_h;
-                    if (h < 0 || h >= c->h) continue;
-                    const vec *p = x + (first_in + i) * c->x_stride + h * c->w * c->nv - pad_w * c->nv;
-                    vec *to = sums + (i * c->kh + r) * c->kw;
-                    if (outer > inner) all(p, d, to, n_in * taps, c, inner, outer);
-                    if (c->kw == 1) continue;
-                    for (long q = 0; q < c->kw; ++q) { /* borders */
-                        long low = max_of(0, (pad_w - q + c->step - 1) / c->step);
-                        long high = min_of(c->ow, c->w - 1 + pad_w - q < 0 ? 0 : (c->w - 1 + pad_w - q) / c->step + 1);
-                        if (low < min_of(inner, high)) one(p + q * c->nv, d, to + q, n_in * taps, c, low, min_of(inner, high));
-                        low = max_of(low, outer);
-                        if (low < high) one(p + q * c->nv, d, to + q, n_in * taps, c, low, high);
+            long top = row * c->step - pad_h, end = min_of(c->h, top + c->kh);
+            for (; n_rows && loaded < end; ++loaded)
+                for (long i = 0; i < n_in; ++i)
+                    memcpy(rows + (i * c->kh + loaded % c->kh) * width + pad_w * c->nv,
+                           x + (first_in + i) * c->x_stride + loaded * c->w * c->nv, c->w * c->nv * BYTES);
+            for (long column = 0; column < c->ow; column += tile)
+                for (long i = 0; i < n_in; ++i)
+                    for (long h = max_of(0, top); h < end; ++h) {
+                        const vec *from = n_rows ? rows + (i * c->kh + h % c->kh) * width
+                                                 : x + (first_in + i) * c->x_stride + h * c->w * c->nv;
+                        kernel(from + column * c->step * c->nv,
+                               dy + first * c->y_stride + (row * c->ow + column) * c->nv,
+                               sums + (i * c->kh + h - top) * c->kw, n_in * taps, c, min_of(tile, c->ow - column));
                     }
-                }
-            }
         }
         for (long o = 0; o < size; ++o)
             for (long i = 0; i < n_in * taps; ++i)

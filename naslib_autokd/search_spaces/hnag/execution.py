@@ -671,7 +671,7 @@ class _Pass:
         )
         self.vectors = -(-len(images) // setting.engine.lanes)
         size = self.program.n_places * self.vectors * setting.engine.lanes
-        self.block = torch.empty(size, dtype=images.dtype)
+        self.block = setting.plan.programs.take(size, images.dtype)
         self.coefficients = torch.empty(4 * len(inputs[2]), dtype=images.dtype)
         self.inputs: Sequence[Tensor] = [tensor.detach().contiguous() for tensor in inputs[1:]]
         self.images = images.detach()
@@ -753,7 +753,9 @@ class _Body(torch.autograd.Function):
         if done is None:  # backward used the block up before (retain_graph)
             done = _Pass(setting, inputs, backward=True)
             done.forward(update=False)
-        return (None, *done.backward(gradient, wanted))
+        found = done.backward(gradient, wanted)
+        setting.plan.programs.spare = [done.block]
+        return (None, *found)
 
 
 def _differentiable(
@@ -778,8 +780,38 @@ def _differentiable(
 
 def program_of(plan: Plan, height: int, width: int, *, backward: bool, image_gradient: bool = False) -> Program:
     """The program of a plan, compiled once per size of the images."""
+    if plan.programs is None:
+        plan.programs = Programs()
+    compiled = plan.programs.compiled
     key = (height, width, backward, backward and image_gradient)
-    if key not in plan.programs:
-        plan.programs[key] = Program(plan, height, width, backward=backward, image_gradient=key[-1])
-    found: Program = plan.programs[key]
-    return found
+    if key not in compiled:
+        compiled[key] = Program(plan, height, width, backward=backward, image_gradient=key[-1])
+    return compiled[key]
+
+
+class Programs:
+    """What a plan was compiled to, and the block of its last training step; a copy of a student starts without.
+
+    The block is kept from one training step for the next: as fresh memory, its pages would be mapped and cleared by the
+    system in every step, which took a third of the forward pass. `student.Student.train` drops it for evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.compiled: dict[tuple[int, int, bool, bool], Program] = {}
+        self.spare: list[Tensor] = []
+
+    def take(self, size: int, dtype: torch.dtype) -> Tensor:
+        try:
+            block = self.spare.pop()
+        except IndexError:
+            block = torch.empty(0)
+        if block.dtype == dtype and block.numel() >= size:
+            return block
+        del block  # before the new one
+        return torch.empty(size, dtype=dtype)
+
+    def __deepcopy__(self, memo: Any) -> Programs:
+        return Programs()
+
+    def __reduce__(self) -> Any:
+        return Programs, ()

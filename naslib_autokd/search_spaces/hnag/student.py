@@ -73,8 +73,8 @@ class Plan:
         self.n_merge_weights = 0
         self.n_values = 1  # value 0 is the images
         self._shared: dict[tuple[Any, ...], int] = {}
-        self.programs: dict[Any, Any] = {}
-        """What `execution` makes of these steps."""
+        self.programs: Any = None
+        """What `execution` makes of these steps (`execution.Programs`)."""
 
         wiring, channels = spec.wiring, spec.channels
         stages, last = wiring.stages, wiring.stages[-1]
@@ -272,6 +272,12 @@ class Student(nn.Module):
     def execution(self, value: str) -> None:
         check_name(value, EXECUTIONS, "execution")
         self._execution = value
+
+    def train(self, mode: bool = True) -> Student:
+        """As in torch; memory that training keeps between its steps is freed when it ends."""
+        if not mode and self.plan.programs is not None:
+            self.plan.programs.spare.clear()
+        return super().train(mode)
 
     @torch.no_grad()
     def reset_parameters(self, rng: torch.Generator) -> None:
