@@ -145,15 +145,15 @@ def task_from_options(options: argparse.Namespace) -> Task:
     return get_task(options.task, **overrides)
 
 
-def parse_size(text: str) -> int:
-    """Bytes of ``2GB``, ``512 MiB`` or ``1.5e9``; the units are powers of 1024.
+def parse_size(text: str, what: str = "size") -> int:
+    """Bytes of ``2GB``, ``512 MiB`` or ``1.5e9``; the units are powers of 1024. ``what`` is named in the error.
 
     Raises:
         ValueError: If it is no size.
     """
     match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
     if match is None:
-        raise ValueError(f"size must be a number with a unit, for example 2GB or 512MB, got {text!r}")
+        raise ValueError(f"{what} must be a number with a unit, for example 2GB or 512MB, got {text!r}")
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
 
 
@@ -165,8 +165,8 @@ def student_limits(options: argparse.Namespace) -> StudentLimits:
     """
     from naslib_autokd.evaluators.student_limits import StudentLimits
 
-    sizes = (options.max_memory, options.max_inference_memory)
-    train, inference = (None if size is None else parse_size(size) for size in sizes)
+    train = _size(options, "max_memory")
+    inference = _size(options, "max_inference_memory")
     latency = None if options.max_latency_ms is None else options.max_latency_ms / 1e3
     return StudentLimits(options.max_macs, train, inference, latency)
 
@@ -188,7 +188,12 @@ def check_places(options: argparse.Namespace) -> None:
 def trial_limits(options: argparse.Namespace) -> Limits:
     from naslib_autokd.runners.limits import Limits
 
-    return Limits(options.trial_seconds, None if options.trial_memory is None else parse_size(options.trial_memory))
+    return Limits(options.trial_seconds, _size(options, "trial_memory"))
+
+
+def _size(options: argparse.Namespace, name: str) -> int | None:
+    text: str | None = getattr(options, name)
+    return None if text is None else parse_size(text, f"--{name.replace('_', '-')}")
 
 
 def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine | LimitedEngine | None:

@@ -86,6 +86,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument ", "", message)
+        message = message.replace(": expected one argument", " needs a value")
         message = message.replace("the following arguments are required: ", "missing ")
         if message == "missing COMMAND":
             self.print_help(sys.stderr)

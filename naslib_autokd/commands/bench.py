@@ -145,9 +145,7 @@ def add(commands: Any) -> None:
         epilog=epilog("naslib-autokd bench verify --families 30 --seed 1 --out runs/verify", keys=JSON_KEYS["verify"]),
     )
     add_name(verify)
-    verify.add_argument(
-        "--families", "--generators", type=int, default=30, metavar="N", dest="generators", help="families to train"
-    )
+    verify.add_argument("--families", "--generators", type=int, default=30, metavar="N", help="families to train")
     add_option(verify, "--seed")
     add_worker_options(verify)
     output = verify.add_argument_group("output")
@@ -397,7 +395,7 @@ def run_verify(options: argparse.Namespace) -> int:
     from naslib_autokd.runners.bench import train_fresh
     from naslib_autokd.runners.session import StopSignals
 
-    check_counts(options, "generators")
+    check_counts(options, "families")
     benchmark = get_benchmark(options.benchmark)
     if not isinstance(benchmark, KDBenchmark):
         raise ValueError("a foreign table cannot be verified: nothing here can repeat its trainings")
@@ -409,21 +407,21 @@ def run_verify(options: argparse.Namespace) -> int:
 
         def progress(done: int) -> None:
             keep()
-            live.show(done / options.generators, f"{done} of {options.generators} families")
+            live.show(done / options.families, f"{done} of {options.families} families")
 
         trials = train_fresh(
             benchmark.task,
             benchmark.table_space,
             engine,
             options.out,
-            options.generators,
+            options.families,
             options.seed,
             stop=stop,
             max_failures=options.max_failures,
             progress=progress,
         )
         keep()
-    if len(trials) < options.generators:
+    if len(trials) < options.families:
         print(f"stopped; what was trained is in {options.out}, the same command goes on", file=sys.stderr)
         return _options.INTERRUPTED
     found = {split: agreement(benchmark, trials, split) for split in ("validation", "test")}

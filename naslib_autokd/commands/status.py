@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from naslib_autokd.commands._parser import epilog
 
 KEYS = (
     "folder, state, n_trials, failures, in_flight, best_val_accuracy, best_candidate, student_epochs, budget, "
-    "fraction, elapsed_s, expected_s, stop_reason, message; one object a search"
+    "fraction, elapsed_s, expected_s, stop_reason, message, one object a search; of a study or a compare-kd: folder, "
+    "command, n_runs, n_failures"
 )
 
 
@@ -23,7 +25,7 @@ def add(commands: Any) -> None:
         epilog=epilog("naslib-autokd status runs/first", keys=KEYS),
     )
     parser.add_argument(
-        "folder", type=Path, metavar="RUN", help="run folder of a search, a comparison or a benchmark's build"
+        "folder", type=Path, metavar="RUN", help="run folder of a search, a comparison, a study or a benchmark's build"
     )
     add_option(parser, "--json")
     parser.set_defaults(run=run)
@@ -32,13 +34,40 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from naslib_autokd.runners.session import read_status
 
-    folders = [options.folder]
-    if not (options.folder / "trials.jsonl").exists():  # a comparison: one search a job
-        folders = sorted(path.parent for path in options.folder.glob("*/seed-*/status.json")) or folders
-    for folder in folders:
-        status = read_status(folder)
+    folder: Path = options.folder
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give the run folder of a search, a comparison, a study or a build")
+    if (counted := _finished(folder)) is not None:
+        print_json(counted) if options.json else print(_line(counted))
+        return 0
+    folders = [folder]
+    if not (folder / "trials.jsonl").exists():  # a comparison: one search a job
+        folders = sorted(path.parent for path in folder.glob("*/seed-*/status.json")) or folders
+    for each in folders:
+        status = read_status(each)
         if options.json:
             print_json(status.to_dict())
         else:
             print("\n".join(status.lines()))
     return 0
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """Of a study (``ablate``) or a ``compare-kd``, which keep no signs of life: how many runs are on disk."""
+    for command, name in (("ablate", "runs.jsonl"), ("compare-kd", "results.jsonl")):
+        if not (folder / name).is_file():
+            continue
+        with open(folder / name, encoding="utf-8") as lines:
+            runs = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be half written
+        last = {(run.get("method"), run.get("student"), run.get("loss"), run["seed"]): run for run in runs}
+        failed = sum("error" in run for run in last.values())
+        return {"folder": str(folder), "command": command, "n_runs": len(last) - failed, "n_failures": failed}
+    return None
+
+
+def _line(counted: dict[str, Any]) -> str:
+    failed = f", {counted['n_failures']} failed" if counted["n_failures"] else ""
+    return (
+        f"{counted['folder']}: {counted['n_runs']} runs of {counted['command']} are on disk{failed}; the same command "
+        "with more --seeds adds some"
+    )

@@ -120,10 +120,15 @@ OptimizerFactory = Callable[..., Optimizer]
 def _lazy(module: str, attribute: str, **defaults: Any) -> Callable[..., Any]:
     """A factory that imports its module when it is called; ``defaults`` are options the caller may override."""
 
+    def load() -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return found
+
     def factory(*args: Any, **options: Any) -> Any:
-        return getattr(importlib.import_module(module), attribute)(*args, **(defaults | options))
+        return load()(*args, **(defaults | options))
 
     factory.__name__ = factory.__qualname__ = attribute
+    factory.load = load  # type: ignore[attr-defined]  # what is called, for those who look at its parameters
     return factory
 
 

@@ -33,7 +33,7 @@ from naslib_autokd.evaluators.base import Benchmark
 from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, SearchSpaceLike, get_optimizer
 from naslib_autokd.records import Proposal, StoreLockedError, derive_seed, environment
 from naslib_autokd.runners.limits import Handler, Outcome, WorkerProcess, attempt, pickled
-from naslib_autokd.runners.search import TooManyFailures
+from naslib_autokd.runners.search import TooManyFailures, check_options
 from naslib_autokd.runners.study import Study, StudyError, StudyMethod, get_study
 
 GRID_POINTS = 80
@@ -185,6 +185,7 @@ def make_optimizer(
     """
     space = variant(benchmark.space, method.space)
     factory = get_factory(method.optimizer)
+    check_options(method.to_dict()["optimizer"], factory, method.options)
     try:
         optimizer = factory(
             space,

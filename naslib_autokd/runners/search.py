@@ -8,6 +8,7 @@ propose them again, and nothing that is on disk is trained twice.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
@@ -38,7 +39,7 @@ from naslib_autokd.runners.engine import Engine, InProcessEngine
 from naslib_autokd.runners.pareto import check_objectives, objective_table, pareto_front
 from naslib_autokd.runners.session import BUDGETS, Session, fraction_spent, log
 from naslib_autokd.search_spaces import get_search_space
-from naslib_autokd.tasks import Task, get_task
+from naslib_autokd.tasks import Task, did_you_mean, get_task
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
@@ -175,16 +176,24 @@ def check_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> None:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
         stored = stored if isinstance(stored, dict) else {}
         differences = [
-            f"{key}: {stored.get(key)!r} there, {content.get(key)!r} asked for"
+            text
             for key in sorted({*stored, *content} - {"environment", "planned_epochs", *BUDGETS})
-            if stored.get(key) != content.get(key)
-            and not (key == "evaluation" and None in (stored.get(key), content.get(key)))
+            if not (key == "evaluation" and None in (stored.get(key), content.get(key)))
+            for text in _differences(key, stored.get(key), content.get(key))
         ]
         if differences:
             raise RunFolderError(
                 f"{folder} belongs to another run ({name} differs: {'; '.join(differences)}); "
                 "give another --out, or the settings of that run"
             )
+
+
+def _differences(name: str, there: Any, asked: Any) -> list[str]:
+    """In words, of mappings only the keys that differ."""
+    if isinstance(there, Mapping) and isinstance(asked, Mapping):
+        keys = sorted({*there, *asked}, key=str)
+        return [text for key in keys for text in _differences(f"{name}.{key}", there.get(key), asked.get(key))]
+    return [] if there == asked else [f"{name}: {there!r} there, {asked!r} asked for"]
 
 
 def open_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> Path:
@@ -610,6 +619,7 @@ def make_optimizer(
     worth = check_budget(task, n_trials, student_epochs, wall_s, target_cost)
     if len(objectives) > 1 and optimizer in MULTI_OBJECTIVE:
         options = {**(options or {}), "objectives": tuple(objectives)}
+    check_options(optimizer, factory, options or {})
     try:
         return factory(
             search_space(task, space),
@@ -621,6 +631,26 @@ def make_optimizer(
         )
     except TypeError as error:  # an option that the optimizer does not have
         raise ValueError(f"optimizer {optimizer!r}: {error}") from error
+
+
+def check_options(optimizer: str | OptimizerFactory, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse options that the optimizer does not have.
+
+    Raises:
+        ValueError: Names the option and the nearest one.
+    """
+    try:
+        parameters = inspect.signature(getattr(factory, "load", lambda: factory)()).parameters
+    except (TypeError, ValueError):  # no signature: the call itself will tell
+        return
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    given = {"space", "seed", "max_budget_epochs", "min_budget_epochs", "total_budget_epochs"}
+    for name in options:
+        if name not in parameters:
+            known = [parameter for parameter in parameters if parameter not in given]
+            hint = did_you_mean(name, known) if known else "; it has none"
+            raise ValueError(f"optimizer {optimizer!r} has no option {name!r}{hint}")
 
 
 def check_budget(
