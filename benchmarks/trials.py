@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from scipy.stats import kendalltau
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,8 +42,9 @@ from naslib_autokd.distillation.architectures import build_network, parse_archit
 from naslib_autokd.distillation.data import data_from_dataset
 from naslib_autokd.distillation.losses import distillation_loss
 from naslib_autokd.distillation.training import limited_threads, predict, train
+from naslib_autokd.evaluators.benchmark import KDBenchmark
 from naslib_autokd.evaluators.kd import KDEvaluator
-from naslib_autokd.records import Proposal, environment
+from naslib_autokd.records import Proposal, derive_seed, environment
 from naslib_autokd.runners.engine import trial_handler
 from naslib_autokd.runners.limits import WorkerProcess, pickled
 from naslib_autokd.search_spaces.hnag import HNAGSpace
@@ -355,12 +358,101 @@ def parallel(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
     return rows
 
 
+# --- promoted trials that continue ----------------------------------------------------------------------------------
+
+
+LOW, TOP = 3, 9
+
+
+def table_families() -> list[tuple[int, Any, float]]:
+    """``(number, candidate, true error)`` of the families that the table of cluttered-digits holds several full
+    trainings of; the true error is the mean of theirs, on validation and test images."""
+    benchmark = KDBenchmark("cluttered-digits")
+    table, space = benchmark.table, benchmark.table_space
+    hyperparameters = space.configuration_space()
+    families = []
+    for stage in ("nested", "held-out"):
+        for number in np.unique(table["family"][table["stage"] == stage]):
+            rows = table["family"] == number
+            values = {}
+            for name, hyperparameter in dict(hyperparameters).items():
+                value = table[name][rows][0]
+                if value == value:  # nan where it has no effect
+                    values[name] = type(hyperparameter.default_value)(value)
+            full = rows & (table["budget_epochs"] == TOP)
+            error = float((1 + table["cost"][full] - table["test_accuracy"][full]).mean()) / 2
+            families.append((int(number), space.candidate(values), error))
+    return families
+
+
+def promotion(_: int, tasks: Tasks) -> dict[str, Any]:
+    """One student of each family, trained five ways; all of them see the same batches in the same order.
+
+    ``low``: in 3 epochs. ``continued``: that, and on to 9 in the schedule of 9. ``restarted``: that, and 6 epochs with
+    a schedule of their own. ``full``: in 9 epochs. ``early``: the full training as it is after 3 epochs.
+    """
+    evaluator = KDEvaluator("cluttered-digits")
+    data, targets = evaluator.data, evaluator.soft_targets.train
+    rows: list[dict[str, Any]] = []
+    for number, candidate, truth in table_families():
+        seed = derive_seed(0, "promotion", number)
+        spec = evaluator.student_spec(candidate, seed)
+        common: dict[str, Any] = {"kd": candidate.kd, "seed": derive_seed(seed, "batches")}
+        row: dict[str, Any] = {"family": number, "truth": truth}
+        kept: list[training.Checkpoint] = []
+
+        def error(name: str, student: nn.Module, row: dict[str, Any] = row) -> None:
+            row[name] = 1 - training.accuracy(predict(student, data, data.val_images), data.val_labels)
+
+        def trained(name: str, epochs: int, spec: Any = spec, seed: int = seed, **options: Any) -> None:
+            student = evaluator.build_student(spec, seed)
+            if name == "full":
+                options["progress"] = lambda epoch, _: error("early", student) if epoch == LOW else None
+            train(student, data, targets, epochs=epochs, **options)
+            error(name, student)
+
+        with limited_threads(1):
+            trained("low", LOW, keep=kept.append, **common)
+            trained("continued", TOP, start=kept[0], **common)
+            trained("restarted", TOP - LOW, start=replace(kept[0], epochs=0), **common)
+            trained("full", TOP, **common)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return {"rows": rows, "summary": summary(rows)}
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Kendall's tau with the truth and with the same student's full training; errors against that; shared noise.
+
+    ``noise_shared_with_low``: correlation of what is left of two errors once the truth is regressed out.
+    """
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    truth = np.stack([np.ones(len(rows)), columns["truth"]], axis=1)
+
+    def rest(name: str) -> Any:
+        return columns[name] - truth @ np.linalg.lstsq(truth, columns[name], rcond=None)[0]
+
+    found = {}
+    for name in ("low", "early", "continued", "restarted", "full"):
+        more = columns[name] - columns["full"]
+        found[name] = {
+            "mean_error": float(columns[name].mean()),
+            "tau_truth": float(kendalltau(columns[name], columns["truth"])[0]),
+            "tau_full": float(kendalltau(columns[name], columns["full"])[0]),
+            "above_full": float(more.mean()),
+            "above_full_se": float(more.std(ddof=1) / len(rows) ** 0.5),
+            "noise_shared_with_low": float(np.corrcoef(rest(name), rest("low"))[0, 1]),
+        }
+    return {"n": len(rows), **found}
+
+
 PARTS: dict[str, Callable[[int, Tasks], Any]] = {
     "outside": outside,
     "objective": objective,
     "teacher": teacher,
     "predict": prediction,
     "parallel": parallel,
+    "promotion": promotion,
 }
 
 
@@ -376,7 +468,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.only or PARTS:
         rows = PARTS[name](options.pairs, options.tasks)
         found: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-        found[name] = {"rows": rows, "environment": environment()}
+        found[name] = (rows if isinstance(rows, dict) else {"rows": rows}) | {"environment": environment()}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
