@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 LIMITS = {
-    "max_train_memory": ("train_memory", "bytes of a training step"),
-    "max_inference_memory": ("inference_memory", "bytes of a forward pass of one image"),
-    "max_latency_s": ("latency", "seconds of a forward pass of one image"),
-    "max_macs": ("macs", "multiply-adds per image"),
+    "max_macs": ("macs", "multiply-adds of an image, --max-macs"),
+    "max_train_memory": ("train_memory", "of a training step, --max-memory"),
+    "max_inference_memory": ("inference_memory", "of a forward pass of one image, --max-inference-memory"),
+    "max_latency_s": ("latency", "of a forward pass of one image, --max-latency-ms"),
 }
+"""Limit -> (cost, what it is and its option); the first is counted, the others take a measurement."""
 
 
 class LimitError(ValueError):
@@ -46,6 +48,12 @@ class StudentLimits:
     def __bool__(self) -> bool:
         return any(value is not None for value in asdict(self).values())
 
+    def kept(self, measure: Callable[[str], float]) -> bool:
+        """Whether a student keeps all limits; measured in the order of `LIMITS`, up to the first that it breaks."""
+        return all(
+            measure(cost) <= limit for name, (cost, _) in LIMITS.items() if (limit := getattr(self, name)) is not None
+        )
+
     def broken(self, measure: Callable[[str], float]) -> dict[str, tuple[float, float]]:
         """Limits that a student breaks: name -> (its value, the limit); ``measure`` gives a cost of it by name."""
         found = {}
@@ -54,6 +62,18 @@ class StudentLimits:
             if limit is not None and (value := measure(cost)) > limit:
                 found[name] = (value, float(limit))
         return found
+
+
+def amount(limit: str, value: float) -> str:
+    """A value of a limit with its unit, rounded up to three digits: enough, if it is given as the limit."""
+    if limit == "max_macs":
+        unit, scale = "", 1.0
+    elif limit == "max_latency_s":
+        unit, scale = " ms", 1e-3
+    else:
+        unit, scale = ("MB", 2.0**20) if value >= 2**20 else ("KB", 2.0**10)
+    digit = 10.0 ** (math.floor(math.log10(value / scale)) - 2)
+    return f"{round(math.ceil(value / scale / digit - 1e-9) * digit, 9):.12g}{unit}"
 
 
 def widest_within(
@@ -75,26 +95,28 @@ def widest_within(
     Raises:
         LimitError: If even the narrowest student breaks a limit, with what it needs.
     """
-    widest = fit(max_params)
-    if not limits.broken(lambda cost: measure(widest, cost)):
-        return widest
+    # the narrowest first: what no width can keep is told without measuring a wide student, which is dear
     best = fit(smallest)
     broken = limits.broken(lambda cost: measure(best, cost))
     if broken:
         texts = [
-            f"{name}={limit:.4g}, but the narrowest student of the family needs {value:.4g} ({LIMITS[name][1]})"
+            f"{name}={amount(name, limit)}, but the narrowest student of the family needs {amount(name, value)} "
+            f"({LIMITS[name][1]})"
             for name, (value, limit) in broken.items()
         ]
         needed = {name: value for name, (value, _) in broken.items()}
         raise LimitError(f"{'; '.join(texts)}: raise the limit or choose families with fewer nodes", needed)
+    widest = fit(max_params)
+    if limits.kept(lambda cost: measure(widest, cost)):
+        return widest
     low, high = smallest, max_params
     while high > 1.02 * low:
         middle = round((low * high) ** 0.5)
         student = fit(middle)
-        if limits.broken(lambda cost: measure(student, cost)):  # noqa: B023  (called at once)
-            high = middle
-        else:
+        if limits.kept(lambda cost: measure(student, cost)):  # noqa: B023  (called at once)
             low, best = middle, student
+        else:
+            high = middle
     return best
 
 
@@ -117,5 +139,9 @@ def check_reachable(student_spec: Callable[[Any], Any], families: Iterable[Any])
         except LimitError as error:
             for name, value in error.needed.items():
                 reachable[name] = min(value, reachable.get(name, value))
-    texts = [f"{name} must be at least {value:.4g} ({LIMITS[name][1]})" for name, value in reachable.items()]
-    raise LimitError(f"no student of {n} families keeps the limits: {'; '.join(texts)}", reachable)
+    texts = [f"{name} must be at least {amount(name, value)} ({LIMITS[name][1]})" for name, value in reachable.items()]
+    raise LimitError(
+        f"no student of {n} families keeps the limits; the smallest that they reach: {'; '.join(texts)}. Raise the "
+        "limits, or search a space of smaller families (--preset hnag-small)",
+        reachable,
+    )

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from naslib_autokd.commands._options import parse_size
 from naslib_autokd.evaluators.kd import KDEvaluator
-from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
+from naslib_autokd.evaluators.student_limits import (
+    LimitError,
+    StudentLimits,
+    amount,
+    check_reachable,
+    widest_within,
+)
 from naslib_autokd.records import Proposal
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
@@ -62,10 +70,52 @@ def test_a_limit_that_no_width_keeps_is_a_trial_without_epochs_that_says_the_sma
         evaluator.student_spec(FAMILY, 1)
     trial = evaluator.evaluate(Proposal(FAMILY, 3, 1, 0))
     assert (trial.status, trial.student_epochs) == ("error", 0.0)
-    needed = re.search(r"needs ([0-9.e+]+)", trial.message)
+    needed = re.search(r"needs ([0-9.]+[KM]B) \(of a training step, --max-memory\)", trial.message)
     assert needed is not None
-    reachable = StudentLimits(max_train_memory=round(1.01 * float(needed[1])))
-    assert make(limits=reachable).student_spec(FAMILY, 1).channels == (4, 4, 4)
+    reachable = StudentLimits(max_train_memory=parse_size(needed[1]))
+    assert make(limits=reachable).student_spec(FAMILY, 1).channels[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "text"),
+    [
+        ("max_train_memory", 489_120, "478KB"),
+        ("max_train_memory", 2**30 + 1, "1030MB"),
+        ("max_inference_memory", 500 * 2**20, "500MB"),
+        ("max_macs", 33_310, "33400"),
+        ("max_macs", 4_000_000, "4000000"),
+        ("max_latency_s", 0.0002111, "0.212 ms"),
+    ],
+)
+def test_what_a_limit_must_be_is_rounded_up_with_its_unit(limit, value, text):
+    assert amount(limit, value) == text
+
+
+def test_the_smallest_reachable_limits_of_all_families_are_told():
+    def student_spec(family):
+        raise LimitError("too small", {"max_train_memory": family * 2**20, "max_macs": 3000 / family})
+
+    with pytest.raises(
+        LimitError, match=r"no student of 3 families.*at least 2MB.*--max-memory.*at least 750 "
+    ) as told:
+        check_reachable(student_spec, [4, 2, 3])
+    assert told.value.needed == {"max_train_memory": 2 * 2**20, "max_macs": 750}
+
+
+def test_what_no_width_keeps_is_told_from_the_narrowest_student_alone():
+    measured = []
+
+    def measure(size, cost):
+        measured.append((size, cost))
+        return size
+
+    limits = StudentLimits(max_train_memory=5, max_macs=1000)
+    with pytest.raises(LimitError):
+        widest_within(limits, lambda n: n, measure, max_params=10_000, smallest=10)
+    assert {size for size, _ in measured} == {10}
+    measured.clear()
+    widest_within(replace(limits, max_train_memory=10**9), lambda n: n, measure, max_params=10_000, smallest=10)
+    assert all(size <= 1000 for size, cost in measured if cost == "train_memory")  # what counting rules out is enough
 
 
 def test_costs_are_measured_on_request(make):
