@@ -716,7 +716,7 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
                 running = True
             error = path / "error.txt"
             if error.is_file() and (text := error.read_text(encoding="utf-8").strip()):
-                failures.append({"method": label, "seed": seed, "message": text.splitlines()[-1]})
+                failures.append({"method": label, "seed": seed, "message": text.split("\n")[-1]})
             else:
                 unfinished.append(f"{label}, seed {seed}")
             tables["anytime"] += [
@@ -1111,7 +1111,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         return []
     text = path.read_text(encoding="utf-8")
     lines: list[dict[str, Any]] = []
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
             lines.append(json.loads(line))
         except ValueError as error:

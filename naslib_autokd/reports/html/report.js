@@ -44,7 +44,7 @@
       return `rgba(${r},${g},${b},${alpha})`;
     }
     if (Array.isArray(value)) {
-      return value.length && typeof value[0] === "number" ? value : value.map(coloured);
+      return value.length && typeof value[value.length - 1] === "number" ? value : value.map(coloured);
     }
     if (value && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([key, entry]) => [key, coloured(entry)]));

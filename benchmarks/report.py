@@ -1,0 +1,69 @@
+"""The report of a large search: seconds to make it, its size, and seconds until Chromium has opened it.
+
+A run folder with real records of invented trainings is written to a temporary folder; the page is made as
+``naslib-autokd report`` makes it, in this process, imports included. "Opened" is from the navigation until the page's
+script has run (tables filled, charts in view drawn); the median of ``--repeats`` fresh browsers.
+
+    python benchmarks/report.py --trials 5000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "reports"))
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=3, help="browsers that open the page")
+    parser.add_argument("--out", type=Path, help="keep the page here")
+    options = parser.parse_args()
+    from report_folders import final, write_search
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = write_search(Path(folder) / "large", options.trials, finals=[final(0, 0.9), final(1, 0.91)])
+        start, cpu = time.perf_counter(), time.process_time()
+        from naslib_autokd.reports.html import write_report
+
+        page = write_report([run], options.out or Path(folder) / "report.html")
+        print(f"{options.trials} trials: made in {time.perf_counter() - start:.1f} s", end="")
+        print(f" ({time.process_time() - cpu:.1f} s of CPU), {page.stat().st_size / 1e6:.2f} MB")
+        opened = [open_in_browser(page) for _ in range(options.repeats)]
+        print("opened in " + ", ".join(f"{seconds:.2f}" for seconds in opened), end="")
+        print(f" s (median {statistics.median(opened):.2f} s)")
+
+
+def open_in_browser(page: Path) -> float:
+    """Seconds from the navigation until the page is ready."""
+    from playwright.sync_api import sync_playwright
+
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        raise SystemExit("no Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": 1200, "height": 900})
+        start = time.perf_counter()
+        view.goto(page.resolve().as_uri())
+        view.wait_for_selector("html[data-ready=true]")
+        view.wait_for_selector("[data-chart][data-drawn=true]")
+        seconds = time.perf_counter() - start
+        said = json.loads(view.evaluate("JSON.stringify(document.querySelectorAll('[data-table] tbody tr').length)"))
+        assert said > 0, "the table of trials is empty"
+        browser.close()
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

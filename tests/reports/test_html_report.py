@@ -1,0 +1,341 @@
+"""Reading run folders into tables, and the page that is made of them, as text: no browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_folders import NASTY, TEACHER, counts, final, write_comparison, write_search, write_study
+from scipy import stats
+
+from naslib_autokd.cli import main
+from naslib_autokd.records import TrialStore
+from naslib_autokd.reports.html import embedded_json, write_report
+from naslib_autokd.reports.html.search import expected_calibration_error
+from naslib_autokd.reports.run_data import TABLES, read_run, wilson
+from naslib_autokd.tasks import get_task
+
+FINALS = [final(0, 0.91), final(1, 0.92, test_accuracy=0.905, test_counts=counts(errors=19)), final(2, 0.9)]
+
+
+class Text(HTMLParser):
+    """Texts and tags of a page outside its scripts and styles, and the data of its charts."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.data = ""
+        self._inside = ""
+        self.feed(source)
+        self.text = " ".join(" ".join(self.words).split())
+        self.payload = json.loads(self.data)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        found = dict(attributes)
+        self.ids.append(found.get("id") or "")
+        self._inside = "data" if found.get("id") == "report-data" else tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "data":
+            self.data += data
+        elif not self._inside:
+            self.words.append(data)
+
+
+def page_of(*folders: Path) -> Text:
+    return Text(write_report(folders, folders[0].parent / "page.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    failures = {4: ("diverged", "loss is nan"), 7: ("out_of_memory", "2 GB"), 8: ("diverged", "loss is nan")}
+    return write_search(tmp_path_factory.mktemp("runs") / "finished", 30, finals=FINALS, failures=failures)
+
+
+@pytest.fixture(scope="module")
+def finished_page(finished: Path) -> Text:
+    return page_of(finished)
+
+
+def test_tables_hold_the_records(finished: Path) -> None:
+    found = read_run(finished)
+    trials = list(TrialStore(finished / "trials.jsonl"))
+    assert set(found.tables) <= set(TABLES)
+    assert found.kind == "search"
+    assert found.state == "finished"
+    assert found.problem == ""
+    for row, trial in zip(found.table("trials"), trials, strict=True):
+        for name in ("number", "budget_epochs", "status", "message", "val_accuracy", "n_params", "macs", "depth"):
+            assert row[name] == getattr(trial, name)
+        assert row["family"] == trial.candidate_digest
+    assert found.table("trials")[-1]["spent_epochs"] == sum(trial.student_epochs for trial in trials)
+    assert found.table("failures") == [
+        {"status": "diverged", "message": "loss is nan", "n": 2},
+        {"status": "out_of_memory", "message": "2 GB", "n": 1},
+    ]
+    best = TrialStore(finished / "trials.jsonl").incumbent()
+    assert best is not None
+    assert found.table("anytime")[-1]["accuracy"] == best.val_accuracy
+    assert found.table("anytime")[-1]["student_epochs"] == found.table("trials")[-1]["spent_epochs"]
+    settings = found.table("settings")[3]
+    assert settings["temperature"] == trials[3].candidate["kd"]["temperature"]
+    assert settings["top_nodes"] == trials[3].candidate["generator"]["top"]["n_nodes"]
+    assert "bottom_k" not in settings or settings["bottom_nodes"] >= 5, "inactive settings have no value"
+
+
+def test_answer_is_the_student_kept_by_validation_against_the_teacher(finished: Path) -> None:
+    found = read_run(finished, analyse=False)
+    student = found.answer["student"]
+    assert student["test_accuracy"] == 0.905
+    assert [row["kept"] for row in found.table("finals")] == [False, True, False]
+    interval = stats.binomtest(181, 200).proportion_ci(method="wilson")
+    assert (student["test_accuracy_low"], student["test_accuracy_high"]) == pytest.approx((interval.low, interval.high))
+    assert student["params_ratio"] == pytest.approx(TEACHER["n_params"] / 23_456)
+    assert student["memory_ratio"] == pytest.approx(0.8)
+    tests = [line["test_accuracy"] for line in FINALS]
+    assert found.answer["family_accuracy"] == pytest.approx(np.mean(tests))
+    half = stats.t.ppf(0.975, 2) * np.std(tests, ddof=1) / math.sqrt(3)
+    assert found.answer["family_accuracy_high"] == pytest.approx(np.mean(tests) + half)
+    # 9 images only the teacher has right, none only the student: the paired difference over 200 images
+    assert student["difference"] == pytest.approx(-9 / 200)
+    assert student["difference_low"] == pytest.approx(-9 / 200 - 1.96 * math.sqrt(9 - 81 / 200) / 200)
+
+
+def test_numbers_of_the_page_are_those_of_the_records(finished: Path, finished_page: Text) -> None:
+    text = finished_page.text
+    low, high = wilson(0.905, 200)
+    assert f"90.5% [{100 * low:.1f}, {100 * high:.1f}] 95% over 200 test images" in text
+    assert "2x fewer than the teacher's" in text
+    assert "1.2x the teacher's" in text  # memory
+    assert f"naslib-autokd export {finished} --format onnx" in text
+    assert "3 failed" in text
+    assert "loss is nan" in text
+    (table,) = finished_page.payload["tables"].values()
+    trials = list(TrialStore(finished / "trials.jsonl"))
+    labels = [column["label"] for column in table["columns"]]
+    for row, trial in zip(table["rows"], trials, strict=True):
+        shown = dict(zip(labels, row, strict=True))
+        assert shown["trial"] == trial.number
+        assert shown["validation, %"] == (None if trial.val_accuracy is None else round(100 * trial.val_accuracy, 4))
+        assert shown["reason"] == trial.message
+
+
+def test_every_part_is_there_in_the_order_of_the_page(finished_page: Text) -> None:
+    order = ["answer", "anytime", "trials", "family", "settings", "importance", "front", "calibration", "confusion"]
+    assert [name for name in finished_page.ids if name in [*order, "reproduce"]] == [*order, "reproduce"]
+    assert "naslib-autokd search --task cluttered-digits --optimizer autokd --trials 30 --seed 0" in finished_page.text
+    assert "so there is no Pareto front" in finished_page.text
+    assert finished_page.tags.count("svg") == 1  # the family; its kept student has no file here
+    assert "The kept student cannot be drawn" in finished_page.text
+
+
+def test_page_refers_to_nothing_outside(finished: Path) -> None:
+    source = write_report([finished], finished.parent / "page.html").read_text(encoding="utf-8")
+    outside = re.sub(r"<script>.*?</script>", "", source, flags=re.DOTALL)
+    assert not re.search(r"""(src|href|action)\s*=\s*["']?(https?:)?//""", outside)
+    assert "default-src &#x27;none&#x27;" in source
+    assert len(source) < 6_000_000
+
+
+def test_no_trials_yet(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "begun", 0, state="interrupted")
+    found = read_run(folder)
+    assert found.problem.startswith("No trial has finished yet")
+    text = page_of(folder).text
+    assert "No trial has finished yet" in text
+    assert "Nothing has been found yet" in text
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert read_run(empty).state == "empty"
+    assert "The folder is empty" in page_of(empty).text
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("interrupted", "was interrupted"), ("failed", "ended with an error"), ("running", "was stopped")],
+)
+def test_unfinished_run_says_so_first(tmp_path: Path, state: str, words: str) -> None:
+    folder = write_search(tmp_path / "run", 8, state=state)  # "running", but its process is gone
+    if state == "running":
+        import os
+        import time
+
+        old = time.time() - 3600
+        os.utime(folder / "status.json", (old, old))
+    with open(folder / "trials.jsonl", "a") as file:
+        file.write('{"number": 9, "cand')  # killed while writing
+    found = read_run(folder)
+    assert words in found.problem
+    assert len(found.table("trials")) == 8
+    page = page_of(folder)
+    problem = page.text.index(words)
+    assert problem < page.text.index("The answer")
+    assert "No student has been judged on the test images yet" in page.text
+    assert "It takes at least 20 successful full trainings" in page.text
+
+
+def test_run_without_a_success(tmp_path: Path) -> None:
+    failures = {number: ("error", f"reason {number % 2}") for number in range(-1, 5)}
+    folder = write_search(tmp_path / "run", 6, state="failed", failures=failures)
+    page = page_of(folder)
+    assert "Nothing has been found yet" in page.text
+    assert "6 failed" in page.text
+    assert "reason 1" in page.text
+    assert "No trial has succeeded yet." in page.text
+
+
+def test_user_text_is_text(tmp_path: Path) -> None:
+    task = get_task("cluttered-digits", data_dir=NASTY)
+    classes = (NASTY, *"123456789")
+    lines = [final(0, 0.9, test_counts=counts(classes), message=NASTY)]
+    name = "run <b>bold</b> & 'so'"
+    folder = write_search(tmp_path / name, 6, finals=lines, failures={2: ("error", NASTY)}, task=task)
+    source = write_report([folder], tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Text(source)
+    assert page.tags.count("script") == 4
+    assert "img" not in page.tags
+    assert "b" not in page.tags
+    assert "onerror" not in "".join(re.findall(r"<[a-z]+ [^>]*>", source[: source.index("report-data")]))
+    assert " ".join(NASTY.split()) in page.text
+    assert name in page.text
+    (trials,) = (table for table in page.payload["tables"].values() if table["name"] == "trials")
+    assert NASTY in [row[-1] for row in trials["rows"]]
+    axes = [chart["variants"][0]["data"][0]["x"] for chart in page.payload["charts"].values()]
+    shown = html.escape(NASTY, quote=False)
+    assert any(axis and axis[0] == shown for axis in axes), "plotly.js reads tags in labels, so they are escaped twice"
+
+
+def test_embedded_json_cannot_end_its_script() -> None:
+    content: dict[str, Any] = {NASTY: [NASTY, math.nan, math.inf, 1.5], "<!--": "]]>"}
+    text = embedded_json(content)
+    assert not set(text) & set("<>&\u2028")
+    assert json.loads(text) == {NASTY: [NASTY, None, None, 1.5], "<!--": "]]>"}
+
+
+def test_importance_finds_what_the_errors_were_made_of(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "run", 240)
+    found = read_run(folder)
+    rows = found.table("importance")
+    assert {row["hyperparameter"] for row in rows[:2]} == {"kd_weight", "channel_growth"}
+    assert rows[0]["n"] == 81
+    curve = [row for row in found.table("dependence") if row["hyperparameter"] == "kd_weight"]
+    assert curve[0]["mean"] > curve[-1]["mean"] + 0.02, "the error falls with the weight of the teacher"
+    assert read_run(folder, analyse=False).table("importance") == []
+
+
+def test_front_of_several_objectives(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "run", 20, objectives=("error", "macs"))
+    rows = read_run(folder).table("front")
+    full = [t for t in TrialStore(folder / "trials.jsonl") if t.budget_epochs == 9]
+    assert [(row["error"], row["macs"]) for row in rows] == [(t.cost, t.macs) for t in full]
+    for row in rows:
+        beaten = any(other["error"] <= row["error"] and other["macs"] <= row["macs"] and other != row for other in rows)
+        assert row["on_front"] != beaten
+    assert "Families that no other beats" in page_of(folder).text
+
+
+def test_calibration_error_of_the_bins(finished: Path) -> None:
+    rows = [row for row in read_run(finished, analyse=False).table("calibration") if row["who"] == "student"]
+    expected = (19 * 0.63 + 181 * 0.03) / 200
+    assert expected_calibration_error(rows) == pytest.approx(expected)
+    assert expected_calibration_error([]) is None
+
+
+def test_comparison_pairs_ranks_and_tests(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "comparison", 6)
+    found = read_run(folder)
+    assert found.kind == "comparison"
+    assert found.problem == ""
+    assert len(found.table("finals")) == 36
+    results = [json.loads(path.read_text()) for path in folder.glob("*/seed-*/result.json")]
+    means = {(r["method"], r["seed"]): np.mean(r["test_accuracies"]) for r in results}
+    ours, theirs = ([means[label, seed] for seed in range(6)] for label in ("AutoKD", "DARTS"))
+    (row,) = (row for row in found.table("tests") if row["method"] == "DARTS")
+    assert row["difference"] == pytest.approx(np.mean(np.subtract(ours, theirs)))
+    assert row["p_value"] == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert row["p_wilcoxon"] == pytest.approx(stats.wilcoxon(ours, theirs).pvalue)
+    assert row["p_holm"] == pytest.approx(min(1.0, 2 * row["p_wilcoxon"]))
+    assert {r["method"]: r["average_rank"] for r in found.table("ranks")}["DARTS"] == 3.0
+    page = page_of(folder)
+    assert "AutoKD is ahead of DARTS" in page.text
+    assert "Paired differences" in page.text
+    assert page.ids.index("statistics") > page.ids.index("confusion")
+    assert sum(row["n"] for row in found.table("agreement") if row["method"] == "AutoKD") == 6 * 200
+
+
+def test_unfinished_comparison_with_a_failed_job(tmp_path: Path) -> None:
+    failed = ("DARTS", 1, f"ValueError: {NASTY}")
+    folder = write_comparison(tmp_path / "comparison", 2, finished=False, failed=failed)
+    found = read_run(folder)
+    assert "is not finished (5 jobs are)" in found.problem
+    assert "1 job failed: DARTS, seed 1" in found.problem
+    assert found.teacher is not None
+    assert found.teacher["test_accuracy"] == pytest.approx(0.95), "from what was counted beside the students"
+    page = page_of(folder)
+    assert " ".join(failed[2].split()) in page.text
+    assert "The comparison is not finished" in page.text[: page.text.index("The answer")]
+
+
+def test_study_says_what_its_report_says(tmp_path: Path) -> None:
+    found = read_run(write_study(tmp_path / "study"))
+    assert found.kind == "study"
+    first, second = found.table("methods")
+    assert first["regret"] == pytest.approx(0.0045)
+    assert second["regret"] == pytest.approx(0.0145)
+    assert found.table("tests")[0]["difference"] == pytest.approx(0.01)
+    page = page_of(tmp_path / "study")
+    assert "Which of the two?" in page.text
+    assert "First is ahead of Second" in page.text
+
+
+def test_several_runs_in_one_page(tmp_path: Path, finished: Path) -> None:
+    other = write_search(tmp_path / "second", 6)
+    page = page_of(other, finished)
+    assert "2 runs" in page.text
+    for prefix in ("run0-", "run1-"):
+        assert f"{prefix}answer" in page.ids
+    own = [name for name in page.ids if name and not name.startswith("wiring-")]  # equal pictures have equal names
+    assert len(set(own)) == len(own)
+
+
+def test_the_command_writes_and_refuses(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "new" / "page.html"
+    assert main(["report", str(finished), "--out", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["report"] == str(out)
+    assert printed["runs"] == [{"run": str(finished), "kind": "search", "state": "finished"}]
+    assert out.stat().st_size > 1_000_000
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    for folder, words in (("missing", "is no folder"), ("other", "holds no run")):
+        assert main(["report", str(tmp_path / folder)]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["report", str(finished), "--out", str(tmp_path)]) == 2
+    assert "is a folder; give a file" in capsys.readouterr().err
+
+
+def test_reading_and_writing_loads_no_plotting_package(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    folder = write_search(tmp_path / "run", 6)
+    code = (
+        "import sys; from naslib_autokd.reports.run_data import read_run; read_run(sys.argv[1]); "
+        "assert not {'torch', 'plotly', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
