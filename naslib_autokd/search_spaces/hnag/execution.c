@@ -27,8 +27,12 @@
 #endif
 #if defined(__AVX512F__) || defined(__aarch64__) /* 32 vector registers */
 #define WIDE 4
+#define WEIGHT_OUT 4
+#define WEIGHT_IN 2
 #else
 #define WIDE 2
+#define WEIGHT_OUT 3
+#define WEIGHT_IN 1
 #endif
 #define LANES ((long)(BYTES / sizeof(REAL)))
 #define BLOCK 6 /* output channels held in registers */
@@ -105,7 +109,7 @@ typedef struct {
 } Conv;
 
 static long blocks_of(long channels) { return (channels + BLOCK - 1) / BLOCK; }
-static long block_start(long channels, long b) { return channels * b / blocks_of(channels); }
+static long block_start(long channels, long b) { return channels * b / blocks_of(channels); } /* of equal sizes */
 
 /* [out][in][kh][kw] -> per block of outputs [in][kh][kw][block]. `adjoint`: of the gradient, from outputs to inputs. */
 static void pack(const REAL *weight, REAL *packed, long out, long in, long taps, int adjoint) {
@@ -193,38 +197,61 @@ static void scatter(const vec *dy, const REAL *weight, vec *dx, const Conv *c, i
     }
 }
 
-/* sums[o][tap] += dy[o] x[tap] over some columns of a row of outputs; `x` is a row of inputs with its padding. */
-INLINE void weight_row(const int ob, const int taps, const vec *x, const vec *dy, vec *sums, long sum_stride,
-                       const Conv *c, long columns) {
-    vec acc[BLOCK][5];
-    UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int t = 0; t < taps; ++t) acc[o][t] = sums[o * sum_stride + t];
+/* sums[o][i][tap] += dy[o] x[i][tap] over some columns of a row of outputs; `x` is rows of inputs with their padding. */
+INLINE void weight_row(const int ob, const int ib, const int taps, const vec *x, long row_stride, const vec *dy,
+                       vec *sums, long sum_stride, const Conv *c, long columns) {
+    vec acc[WEIGHT_OUT][6];
+    long per_input = c->kh * c->kw;
+#define EACH(o, i, t) \
+    UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int i = 0; i < ib; ++i) UNROLL for (int t = 0; t < taps; ++t)
+    EACH(o, i, t) acc[o][i * taps + t] = sums[o * sum_stride + i * per_input + t];
     long length = c->step == 1 ? columns * c->nv : c->nv; /* vectors that are neighbours in x, too */
     for (long from = 0; from < columns * c->nv; from += length, x += c->step * c->nv, dy += length)
         for (long j = 0; j < length; ++j) {
-            vec v[5];
-            UNROLL for (int t = 0; t < taps; ++t) v[t] = x[t * c->nv + j];
+            vec v[6];
+            UNROLL for (int i = 0; i < ib; ++i) UNROLL for (int t = 0; t < taps; ++t) {
+                v[i * taps + t] = x[i * row_stride + t * c->nv + j];
+                IN_REGISTER(v[i * taps + t]);
+            }
             UNROLL for (int o = 0; o < ob; ++o) {
                 vec g = dy[o * c->y_stride + j];
                 IN_REGISTER(g);
-                UNROLL for (int t = 0; t < taps; ++t) acc[o][t] += g * v[t];
+                UNROLL for (int t = 0; t < ib * taps; ++t) acc[o][t] += g * v[t];
             }
         }
-    UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int t = 0; t < taps; ++t) sums[o * sum_stride + t] = acc[o][t];
+    EACH(o, i, t) sums[o * sum_stride + i * per_input + t] = acc[o][i * taps + t];
+#undef EACH
 }
 
-#define ROW(ob, taps)                                                                                        \
-    static void weight_row_##ob##_##taps(const vec *x, const vec *dy, vec *sums, long stride, const Conv *c, \
-                                         long columns) {                                                     \
-        weight_row(ob, taps, x, dy, sums, stride, c, columns);                                               \
-    }
-#define ROWS(ob) ROW(ob, 1) ROW(ob, 3) ROW(ob, 5)
-ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
-typedef void (*row_kernel)(const vec *, const vec *, vec *, long, const Conv *, long);
-#define ROW_ENTRY(ob) {weight_row_##ob##_1, weight_row_##ob##_3, weight_row_##ob##_5}
-static const row_kernel ROW_KERNELS[BLOCK + 1][3] = {{0},          ROW_ENTRY(1), ROW_ENTRY(2), ROW_ENTRY(3),
-                                                     ROW_ENTRY(4), ROW_ENTRY(5), ROW_ENTRY(6)};
+/* Inputs at a time: as many as registers allow. */
+static long inputs_at_once(long kw) { return kw == 1 ? WEIGHT_IN * 2 : kw == 3 ? WEIGHT_IN : 1; }
 
-#define ROW_TILE 48 /* vectors of dy per output channel that are multiplied with everything while in first-level cache */
+#define ROW(ob, ib, taps)                                                                                   \
+    static void weight_row_##ob##_##ib##_##taps(const vec *x, long row_stride, const vec *dy, vec *sums,    \
+                                                long sum_stride, const Conv *c, long columns) {             \
+        weight_row(ob, ib, taps, x, row_stride, dy, sums, sum_stride, c, columns);                          \
+    }
+#if WIDE == 4
+#define ROWS(ob) ROW(ob, 1, 1) ROW(ob, 2, 1) ROW(ob, 3, 1) ROW(ob, 4, 1) ROW(ob, 1, 3) ROW(ob, 2, 3) ROW(ob, 1, 5)
+#define ROW_ENTRY(ob)                                                                                          \
+    {{weight_row_##ob##_1_1, weight_row_##ob##_2_1, weight_row_##ob##_3_1, weight_row_##ob##_4_1},             \
+     {weight_row_##ob##_1_3, weight_row_##ob##_2_3},                                                           \
+     {weight_row_##ob##_1_5}}
+#else
+#define ROWS(ob) ROW(ob, 1, 1) ROW(ob, 2, 1) ROW(ob, 1, 3) ROW(ob, 1, 5)
+#define ROW_ENTRY(ob) \
+    {{weight_row_##ob##_1_1, weight_row_##ob##_2_1}, {weight_row_##ob##_1_3}, {weight_row_##ob##_1_5}}
+#endif
+typedef void (*row_kernel)(const vec *, long, const vec *, vec *, long, const Conv *, long);
+#if WIDE == 4
+ROWS(1) ROWS(2) ROWS(3) ROWS(4)
+static const row_kernel ROW_KERNELS[WEIGHT_OUT][3][4] = {ROW_ENTRY(1), ROW_ENTRY(2), ROW_ENTRY(3), ROW_ENTRY(4)};
+#else
+ROWS(1) ROWS(2) ROWS(3)
+static const row_kernel ROW_KERNELS[WEIGHT_OUT][3][4] = {ROW_ENTRY(1), ROW_ENTRY(2), ROW_ENTRY(3)};
+#endif
+
+#define ROW_TILE 64 /* vectors of dy per output channel that are multiplied with everything while in first-level cache */
 
 /* gradient[out][in][kh][kw] = sum over images and places of dy x. Lanes are added up by themselves, and together at the
  * end, in double. The last kh rows of inputs are kept as copies with zeros around them, so that borders are no special
@@ -232,15 +259,16 @@ static const row_kernel ROW_KERNELS[BLOCK + 1][3] = {{0},          ROW_ENTRY(1),
 static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const Conv *c, int threads) {
     long pad_h = c->kh / 2, pad_w = c->kw / 2, taps = c->kh * c->kw, width = (c->w + 2 * pad_w) * c->nv;
     long groups = threads > 1 ? min_of(c->in, threads) : 1, tile = max_of(1, ROW_TILE / c->nv);
+    long blocks = (c->out + WEIGHT_OUT - 1) / WEIGHT_OUT, at_once = inputs_at_once(c->kw);
     PARALLEL
-    for (long task = 0; task < blocks_of(c->out) * groups; ++task) {
+    for (long task = 0; task < blocks * groups; ++task) {
         long b = task / groups, first_in = c->in * (task % groups) / groups;
         long n_in = c->in * (task % groups + 1) / groups - first_in;
-        long first = block_start(c->out, b), size = block_start(c->out, b + 1) - first, loaded = 0;
+        long first = c->out * b / blocks, size = c->out * (b + 1) / blocks - first, loaded = 0;
         long n_sums = size * n_in * taps, n_rows = taps > 1 ? n_in * c->kh * width : 0;
         vec *sums = aligned_alloc(BYTES, (n_sums + n_rows) * BYTES), *rows = sums + n_sums;
         memset(sums, 0, (n_sums + n_rows) * BYTES);
-        row_kernel kernel = ROW_KERNELS[size][c->kw / 2];
+        const row_kernel *kernels = ROW_KERNELS[size - 1][c->kw / 2];
         for (long row = 0; row < c->oh; ++row) {
             long top = row * c->step - pad_h, end = min_of(c->h, top + c->kh);
             for (; n_rows && loaded < end; ++loaded)
@@ -248,13 +276,14 @@ static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const C
                     memcpy(rows + (i * c->kh + loaded % c->kh) * width + pad_w * c->nv,
                            x + (first_in + i) * c->x_stride + loaded * c->w * c->nv, c->w * c->nv * BYTES);
             for (long column = 0; column < c->ow; column += tile)
-                for (long i = 0; i < n_in; ++i)
+                for (long i = 0; i < n_in; i += at_once)
                     for (long h = max_of(0, top); h < end; ++h) {
                         const vec *from = n_rows ? rows + (i * c->kh + h % c->kh) * width
                                                  : x + (first_in + i) * c->x_stride + h * c->w * c->nv;
-                        kernel(from + column * c->step * c->nv,
-                               dy + first * c->y_stride + (row * c->ow + column) * c->nv,
-                               sums + (i * c->kh + h - top) * c->kw, n_in * taps, c, min_of(tile, c->ow - column));
+                        kernels[min_of(at_once, n_in - i) - 1](
+                            from + column * c->step * c->nv, n_rows ? c->kh * width : c->x_stride,
+                            dy + first * c->y_stride + (row * c->ow + column) * c->nv,
+                            sums + (i * c->kh + h - top) * c->kw, n_in * taps, c, min_of(tile, c->ow - column));
                     }
         }
         for (long o = 0; o < size; ++o)
