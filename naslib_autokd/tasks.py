@@ -186,11 +186,11 @@ class Task:
             return replace(self, n_classes=len(classes))
         if self.dataset in CIFAR_FOLDERS and not self.download:
             folder, first = CIFAR_FOLDERS[self.dataset]
-            root = self.require_data_dir(folder)
+            root = self.require_data_dir(f"{folder}, of {CIFAR_SOURCE}")
             if not (root / folder / first).is_file():
                 raise TaskError(
-                    f"{self.dataset} not found: {root / folder / first} does not exist. Extract the archive "
-                    f"(https://www.cs.toronto.edu/~kriz/cifar.html, python version) into {root}, or set download=True"
+                    f"{self.dataset} not found: {root / folder / first} does not exist. Extract the archive of "
+                    f"{CIFAR_SOURCE} into {root}, or set 'download: true' in the task's file"
                 )
         if self.dataset in FILES_OF:
             self.dataset_folder()
@@ -240,6 +240,7 @@ POSITIVE_FIELDS = {
     "n_views": 1,
     "teacher_epochs": 1,
 }
+CIFAR_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html (python version)"
 CIFAR_FOLDERS = {"cifar10": ("cifar-10-batches-py", "data_batch_1"), "cifar100": ("cifar-100-python", "train")}
 FILES_OF = {
     "mit67": (
@@ -449,7 +450,10 @@ def image_folder_classes(root: Path) -> tuple[str, ...]:
             raise TaskError(f"{folder} needs one subfolder of images per class, at least two; found {len(classes)}")
         for name in classes:
             if next(iter_images(folder / name), None) is None:
-                raise TaskError(f"class folder {folder / name} has no images ({', '.join(IMAGE_SUFFIXES)})")
+                suffixes = ", ".join(IMAGE_SUFFIXES)
+                raise TaskError(
+                    f"class folder {folder / name} has no images ({suffixes}); add some, or remove the folder"
+                )
         found[split] = classes
     first = next(iter(found))
     for split, classes in found.items():

@@ -203,7 +203,12 @@ def parse_architecture(text: str) -> ArchitectureName:
     Raises:
         TeacherError: For a name that nobody knows (names the nearest), or a library that is not installed.
     """
-    full, _, weights = text.partition("@")
+    full, at, weights = text.partition("@")
+    if not full or (at and not weights):
+        missing = "names no network before" if not full else "names no weights after"
+        raise TeacherError(f"{text!r} {missing} the @; give NAME, NAME@pretrained or NAME@FILE")
+    if at and Path(full).suffix in SUFFIXES:
+        raise TeacherError(f"{text!r} has the file before the @; give {weights}@{full}")
     source, colon, name = full.partition(":")
     if colon:
         if source not in SOURCES:

@@ -772,7 +772,7 @@ def read_checkpoint(path: str | Path, data: TaskData, architecture: Architecture
     if isinstance(classes, list) and len(classes) != task.n_classes:
         raise TeacherError(
             f"{path} was trained for {len(classes)} classes ({_few(classes)}), {task.name!r} has {task.n_classes} "
-            f"({_few(data.classes)})"
+            f"({_few(data.classes)}); give a teacher for these classes, or train one (naslib-autokd teacher train)"
         )
     given, notes = _stated_input(file.metadata, name, data)
     network, _ = build_network(name, given.channels, task.n_classes)

@@ -238,6 +238,9 @@ def test_names_have_a_source_and_weights():
         ("resnet-smal", "unknown network 'resnet-smal'; did you mean 'resnet-small'"),
         ("torchvision:resnet18@IMAGENET", "has no weights 'IMAGENET'; did you mean 'IMAGENET1K_V1'"),
         ("zoo:resnet20@pretrained", "no published weights of zoo:resnet20"),
+        ("resnet-small@", "names no weights after the @; give NAME, NAME@pretrained or NAME@FILE"),
+        ("@model.pth", "names no network before the @"),
+        ("model.pth@resnet18", "has the file before the @; give resnet18@model.pth"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(name, message):
