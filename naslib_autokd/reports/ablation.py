@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -21,15 +21,14 @@ from rich.table import Table
 from rich.text import Text
 
 from naslib_autokd.reports.figures import (
-    COLUMN_WIDTH,
-    END_LABELS,
-    label_ends,
+    FigureFolder,
+    Group,
+    Line,
+    critical_difference_chart,
     latex_table,
+    line_chart,
     markdown_table,
-    marker,
-    paper_figure,
-    style,
-    text_width,
+    strip_chart,
     write_csv,
 )
 from naslib_autokd.reports.terminal import print_table
@@ -49,17 +48,11 @@ from naslib_autokd.runners.statistics import (
     step_curve,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 LEVEL = 0.05
 """Family-wise error rate of the conclusions."""
 
 GRID_POINTS = 200
 """Resolution of curves and speed-ups over trials: a factor of 1.03 for 500 trials."""
-
-MANY_METHODS = 6
-"""Above so many lines only the reference's interval is shaded."""
 
 Axis = Literal["student_epochs", "trials"]
 
@@ -514,17 +507,15 @@ def write_study_report(result: StudyResult, out: Path) -> list[Path]:
         ValueError: If no run has finished.
     """
     found = summary(result)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    files: list[Path] = []
-    _write_tables(result, found, out, files)
-    _anytime_figure(result, found, "student_epochs", out, files)
-    _anytime_figure(result, found, "trials", out, files)
-    _finals_figure(result, found, out, files)
+    folder = FigureFolder(Path(out))
+    _write_tables(result, found, folder.path, folder.files)
+    _anytime_figure(result, found, "student_epochs", folder)
+    _anytime_figure(result, found, "trials", folder)
+    _finals_figure(result, found, folder)
     if found.friedman is not None:
-        _rank_figure(result, found, out, files)
-        _critical_difference_figure(found, found.friedman, out, files)
-    return [_write_markdown(found, out, files), *files]
+        _rank_figure(result, found, folder)
+        _critical_difference_figure(found, found.friedman, folder)
+    return [_write_markdown(found, folder.path, folder.files), *folder.files]
 
 
 def _write_tables(result: StudyResult, found: StudySummary, out: Path, files: list[Path]) -> None:
@@ -583,226 +574,68 @@ def _place(found: StudySummary, label: str) -> int:
     return [method.label for method in found.methods].index(label)
 
 
-def _anytime_figure(result: StudyResult, found: StudySummary, axis: Axis, out: Path, files: list[Path]) -> None:
+def _anytime_figure(result: StudyResult, found: StudySummary, axis: Axis, folder: FigureFolder) -> None:
     curves = anytime_curves(result, axis)
     name = f"regret_over_{axis}"
-    columns = ["method", axis, "mean_regret", "low", "high", "median_regret", "n"]
-    files.append(
-        write_csv(
-            out / f"{name}.csv",
-            columns,
-            [
-                [label, *map(float, point), curve.band.n]
-                for label, curve in curves.items()
-                for point in zip(
-                    curve.grid, curve.band.centre, curve.band.low, curve.band.high, curve.median, strict=True
-                )
-            ],
-        )
+    folder.table(
+        name,
+        ["method", axis, "mean_regret", "low", "high", "median_regret", "n"],
+        [
+            [label, *map(float, point), curve.band.n]
+            for label, curve in curves.items()
+            for point in zip(curve.grid, curve.band.centre, curve.band.low, curve.band.high, curve.median, strict=True)
+        ],
     )
-    drawn = {label: curve for label, curve in curves.items() if np.isfinite(curve.band.centre).any()}
-    with paper_figure(out, name, COLUMN_WIDTH, _line_height(len(drawn)), files) as figure:
-        axes = figure.subplots()
-        _make_room(axes, list(drawn), bottom=0.34)
-        centres = [100 * curve.band.centre[np.isfinite(curve.band.centre)] for curve in drawn.values()]
-        values = np.concatenate([*centres, np.empty(0)])
-        positive = values[values > 0]
-        log = len(values) > 0 and values.min() >= 0 and len(positive) > 0 and positive.max() > 4 * positive.min()
-        floor = positive.min() / 1.5 if log else -np.inf
-        for label, curve in drawn.items():
-            line = style(_place(found, label))
-            finite = np.isfinite(curve.band.centre)
-            x, y = curve.grid[finite], np.maximum(100 * curve.band.centre[finite], floor)
-            if len(drawn) <= MANY_METHODS or label == found.reference:
-                low, high = (np.maximum(100 * end[finite], floor) for end in (curve.band.low, curve.band.high))
-                axes.fill_between(x, low, high, step="post", color=line["color"], alpha=0.16, linewidth=0)
-            axes.plot(x, y, drawstyle="steps-post", zorder=3 if label == found.reference else 2.5, **line)
-            axes.plot(x[-1], y[-1], ".", color=line["color"], markersize=3)
-        if log:
-            axes.set_yscale("log")
-            axes.set_ylim(bottom=floor)
-        _spending_axis(axes, axis)
-        axes.set_ylabel("mean regret (% points)")
-        _plain_ticks(axes)
-        ends = [
-            (label, float(max(100 * curve.band.centre[-1], floor)), style(_place(found, label)))
-            for label, curve in drawn.items()
-        ]
-        label_ends(axes, ends)
+    lines = [
+        Line(
+            label,
+            curve.grid,
+            100 * curve.band.centre,
+            _place(found, label),
+            100 * curve.band.low,
+            100 * curve.band.high,
+            emphasised=label == found.reference,
+        )
+        for label, curve in curves.items()
+    ]
+    line_chart(folder, name, lines, xlabel=AXIS_NAMES[axis], ylabel="mean regret (% points)", log_y=True)
 
 
-def _line_height(n_lines: int) -> float:
-    return max(2.2, 0.7 + 0.125 * n_lines)
-
-
-def _make_room(axes: Axes, labels: Sequence[str], bottom: float) -> None:
-    """Place the axes in inches, leaving room for `label_ends` of these labels."""
-    figure = axes.figure
-    width, height = figure.get_figwidth(), figure.get_figheight()  # type: ignore[union-attr]
-    right = END_LABELS + 0.04 + text_width(figure, labels, 6.5)  # type: ignore[arg-type]
-    if width - right < 0.45 * width:  # long names: the figure grows instead
-        width = right + 0.55 * width
-        figure.set_figwidth(width)  # type: ignore[union-attr]
-    left, top = 0.44, 0.08
-    axes.set_position((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))
-
-
-def _spending_axis(axes: Axes, axis: Axis) -> None:
-    low, high = axes.dataLim.intervalx
-    if high > 5 * low > 0:
-        axes.set_xscale("log")
-    if high > low:
-        axes.set_xlim(low, high)
-    axes.set_xlabel(AXIS_NAMES[axis])
-    axes.grid(True, axis="both", which="major")
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """1, 2, 5, 10 instead of powers of ten, which few of these axes span."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    for scale, ticks in ((axes.get_xscale(), axes.xaxis), (axes.get_yscale(), axes.yaxis)):
-        if scale == "log":
-            low, high = ticks.get_view_interval()
-            subs = (1.0,) if high / low > 2000 else (1.0, 3.0) if high / low > 100 else (1.0, 2.0, 5.0)
-            ticks.set_major_locator(LogLocator(subs=subs))
-            ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ticks.set_minor_formatter(NullFormatter())
-
-
-def _rank_figure(result: StudyResult, found: StudySummary, out: Path, files: list[Path]) -> None:
+def _rank_figure(result: StudyResult, found: StudySummary, folder: FigureFolder) -> None:
     grid, averages, n = rank_curves(result)
     rows = [
         [label, float(x), float(y), n] for label, curve in averages.items() for x, y in zip(grid, curve, strict=True)
     ]
-    files.append(write_csv(out / "average_rank.csv", ["method", "student_epochs", "average_rank", "n"], rows))
-    with paper_figure(out, "average_rank", COLUMN_WIDTH, _line_height(len(averages)), files) as figure:
-        axes = figure.subplots()
-        _make_room(axes, list(averages), bottom=0.34)
-        for label, curve in averages.items():
-            axes.plot(grid, curve, drawstyle="steps-post", **style(_place(found, label)))
-        _spending_axis(axes, "student_epochs")
-        axes.set_ylabel(f"average rank over {n} seed{'s' * (n > 1)}")
-        axes.invert_yaxis()  # the best on top
-        _plain_ticks(axes)
-        label_ends(axes, [(label, float(c[-1]), style(_place(found, label))) for label, c in averages.items()])
+    folder.table("average_rank", ["method", "student_epochs", "average_rank", "n"], rows)
+    lines = [Line(label, grid, curve, _place(found, label)) for label, curve in averages.items()]
+    ylabel = f"average rank over {n} seed{'s' * (n > 1)}"
+    line_chart(folder, "average_rank", lines, xlabel=AXIS_NAMES["student_epochs"], ylabel=ylabel, invert=True)
 
 
-def _finals_figure(result: StudyResult, found: StudySummary, out: Path, files: list[Path]) -> None:
-    """A strip of the final regrets with a box (quartiles, median) and the mean with its interval, best mean on top."""
+def _finals_figure(result: StudyResult, found: StudySummary, folder: FigureFolder) -> None:
+    """The final regrets, best mean on top."""
     runs = _by_method(result)
-    methods = sorted(found.methods, key=lambda m: (math.isnan(m.regret), m.regret))
-    finals = {
-        method.label: np.array([100 * _final(result, run) for run in runs[method.label].values()]) for method in methods
-    }
-    with paper_figure(out, "final_regret", COLUMN_WIDTH, 0.62 + 0.17 * len(methods), files) as figure:
-        left = 0.1 + text_width(figure, list(finals), 6.5)
-        width = max(COLUMN_WIDTH, left + 2.0)
-        figure.set_figwidth(width)
-        height = figure.get_figheight()
-        axes = figure.add_axes((left / width, 0.36 / height, (width - left - 0.1) / width, (height - 0.46) / height))
-        values = np.concatenate(list(finals.values()))
-        values = values[np.isfinite(values)]
-        log = len(values) > 0 and values.min() > 0 and values.max() > 8 * values.min()
-        # one run that hit the optimum would stretch the axis over decades: it is drawn at the edge, marked by the label
-        floor = float(np.quantile(values, 0.02)) / 2 if log else -np.inf
-        rng = np.random.default_rng(0)
-        for row, method in enumerate(methods):
-            own = finals[method.label]
-            own = own[np.isfinite(own)]
-            place = _place(found, method.label)
-            colour = style(place)["color"]
-            if len(own) >= 5:
-                first, median, third = np.quantile(own, (0.25, 0.5, 0.75))
-                axes.barh(row, third - first, 0.62, left=first, facecolor="none", edgecolor="#888888", linewidth=0.6)
-                axes.plot([median, median], [row - 0.31, row + 0.31], color="#444444", linewidth=0.9)
-            jitter = rng.uniform(-0.2, 0.2, len(own)) if len(own) > 1 else np.zeros(len(own))
-            axes.plot(
-                np.maximum(own, floor),
-                row + jitter,
-                marker(place),
-                color=colour,
-                markersize=2,
-                alpha=0.55,
-                markeredgewidth=0,
-            )
-            if len(own):
-                axes.plot(100 * method.regret, row, "|", color=colour, markersize=8, markeredgewidth=1.6, zorder=5)
-            if method.regret_low is not None and method.regret_high is not None:
-                ends = [100 * method.regret_low, 100 * method.regret_high]
-                axes.plot(ends, [row, row], color=colour, linewidth=1.4, zorder=5)
-        if log:
-            axes.set_xscale("log")
-        axes.set_yticks(range(len(methods)), list(finals))
-        axes.set_ylim(len(methods) - 0.4, -0.6)
-        below = f"; {floor:.2g}: or less" if np.any(values < floor) else ""
-        axes.set_xlabel(f"final regret (% points{below})")
-        axes.grid(True, axis="x")
-        _plain_ticks(axes)
 
+    def percent(value: float | None) -> float | None:
+        return None if value is None else 100 * value
 
-def _critical_difference_figure(found: StudySummary, test: FriedmanTest, out: Path, files: list[Path]) -> None:
-    """Demsar's diagram (2006, figure 1): average ranks on a line, bars over methods that cannot be told apart."""
-    order = [int(i) for i in np.argsort(test.average_ranks, kind="stable")]
-    labels = [found.methods[i].label for i in order]
-    places = [float(test.average_ranks[i]) for i in order]
-    rows = [[label, place, test.n, test.critical_difference] for label, place in zip(labels, places, strict=True)]
-    files.append(
-        write_csv(out / "critical_difference.csv", ["method", "average_rank", "n", "critical_difference"], rows)
-    )
-    position = {index: k for k, index in enumerate(order)}
-    groups = [(places[position[group[0]]], places[position[group[-1]]]) for group in test.groups]
-    levels = _levels(groups)
-    k, half = len(order), (len(order) + 1) // 2
-    step, bar = 0.155, 0.075  # inches: between names, between bars
-    below = 0.12 + bar * (max(levels, default=-1) + 1)
-    height = 0.52 + below + step * half + 0.04
-    with paper_figure(out, "critical_difference", COLUMN_WIDTH, height, files) as figure:
-        names = [f"{label} ({place:.2f})" for label, place in zip(labels, places, strict=True)]
-        side = text_width(figure, names, 6.5) + 0.14
-        width = max(COLUMN_WIDTH, 2 * side + 1.3)
-        figure.set_figwidth(width)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_xlim(0, width)
-        axes.set_ylim(height, 0)  # inches from the top
-        axes.axis("off")
-        top, low, high = 0.5, side + 0.05, width - side - 0.05
-
-        def x(rank: float) -> float:
-            return low + (rank - 1) / max(1, k - 1) * (high - low)
-
-        line: dict[str, Any] = {"color": "black", "linewidth": 0.7, "solid_capstyle": "butt"}
-        axes.plot([low, high], [top, top], **line)
-        every = max(1, math.ceil(k / 8))
-        for rank in range(1, k + 1):
-            axes.plot([x(rank)] * 2, [top - 0.05, top], **line)
-            if (rank - 1) % every == 0 or k <= 8:
-                axes.text(x(rank), top - 0.07, str(rank), ha="center", va="bottom", fontsize=6.5)
-        # wider than the line of ranks: no difference could be shown
-        length = min(x(1 + test.critical_difference) - low, high - low)
-        axes.plot([low, low + length], [0.24, 0.24], **line)
-        for end in (low, low + length):
-            axes.plot([end, end], [0.2, 0.28], **line)
-        axes.text(
-            low, 0.17, f"critical difference {test.critical_difference:.2f}", ha="left", va="bottom", fontsize=6.5
+    groups = [
+        Group(
+            method.label,
+            [100 * _final(result, run) for run in runs[method.label].values()],
+            _place(found, method.label),
+            percent(method.regret),
+            percent(method.regret_low),
+            percent(method.regret_high),
         )
-        for (start, end), level in zip(groups, levels, strict=True):
-            y = top + 0.09 + bar * level
-            axes.plot([x(start) - 0.03, x(end) + 0.03], [y, y], color="black", linewidth=2, solid_capstyle="butt")
-        for index, (name, place) in enumerate(zip(names, places, strict=True)):
-            first = index < half
-            y = top + below + step * ((index if first else k - 1 - index) + 0.5)
-            end = side if first else width - side
-            colour = style(order[index])["color"]
-            axes.plot([x(place), x(place), end], [top, y, y], color=colour, linewidth=0.8)
-            text_x, align = (end - 0.04, "right") if first else (end + 0.04, "left")
-            axes.text(text_x, y, name, ha=align, va="center", fontsize=6.5)
+        for method in sorted(found.methods, key=lambda m: (math.isnan(m.regret), m.regret))
+    ]
+    strip_chart(folder, "final_regret", groups, xlabel="final regret (% points)", log_x=True)
 
 
-def _levels(groups: Sequence[tuple[float, float]]) -> list[int]:
-    """Heights of bars such that no two of a height overlap."""
-    levels: list[int] = []
-    for start, end in groups:
-        taken = {level for (s, e), level in zip(groups, levels, strict=False) if start <= e and s <= end}
-        levels.append(next(level for level in range(len(groups)) if level not in taken))
-    return levels
+def _critical_difference_figure(found: StudySummary, test: FriedmanTest, folder: FigureFolder) -> None:
+    order = [int(i) for i in np.argsort(test.average_ranks, kind="stable")]
+    ranks = [(found.methods[i].label, float(test.average_ranks[i]), i) for i in order]
+    rows = [[label, rank, test.n, test.critical_difference] for label, rank, _ in ranks]
+    folder.table("critical_difference", ["method", "average_rank", "n", "critical_difference"], rows)
+    critical_difference_chart(folder, "critical_difference", ranks, test.critical_difference)

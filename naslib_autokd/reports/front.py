@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,16 +12,16 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from naslib_autokd.records import Trial
-from naslib_autokd.reports.figures import COLUMN_WIDTH, paper_figure
+from naslib_autokd.reports.figures import COLUMN_WIDTH, FigureFolder, fit_axes, plain_ticks
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table
 
 UNITS = {
-    "error": ("expected validation error, %", 100.0),
-    "params": ("parameters, k", 1e-3),
+    "error": ("expected validation error (%)", 100.0),
+    "params": ("parameters (k)", 1e-3),
     "macs": ("MMACs", 1e-6),
-    "train_memory": ("training memory, MiB", 2.0**-20),
-    "inference_memory": ("inference memory, MiB", 2.0**-20),
-    "latency": ("latency, ms", 1e3),
+    "train_memory": ("training memory (MiB)", 2.0**-20),
+    "inference_memory": ("inference memory (MiB)", 2.0**-20),
+    "latency": ("latency (ms)", 1e3),
 }
 """How an objective is shown: its name with the unit, and the factor."""
 
@@ -49,51 +48,80 @@ def write_front(front: Sequence[Mapping[str, Any]], trials: Sequence[Trial], out
     """
     if not front:
         return []
+    folder = FigureFolder(Path(out))
     names = list(front[0]["objectives"])
-    files = [out / "front.csv"]
-    with open(files[0], "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["family", *names, "candidate"])
-        for family in front:
-            row = [family["objectives"][name] for name in names]
-            writer.writerow([family["candidate_digest"], *row, json.dumps(family["candidate"])])
+    folder.table(
+        "front",
+        ["family", *names, "candidate"],
+        [
+            [f["candidate_digest"], *(f["objectives"][name] for name in names), json.dumps(f["candidate"])]
+            for f in front
+        ],
+    )
     values, _ = objective_table(trials, names)
-    ideal, reference = values.min(axis=0), values.max(axis=0)
-    over_time: list[tuple[float, float]] = []
-    if np.all(reference > ideal):
-        over_time = hypervolume_over_time(trials, names, ideal, reference)
-        files.append(out / "hypervolume.csv")
-        with open(files[-1], "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["student_epochs", "share_of_the_box_of_all_full_trainings"])
-            writer.writerows(over_time)
+    over_time = box_over_time(trials, names)
+    if over_time:
+        folder.table("hypervolume", ["student_epochs", "share_of_the_box_of_all_full_trainings"], over_time)
     for name in names[1:]:
-        _figure(front, values[:, [0, names.index(name)]], name, over_time, out, files)
-    return files
+        points = [(family["objectives"][name], family["objectives"]["error"]) for family in front]
+        observed = [(row[names.index(name)], row[0]) for row in values]
+        front_figure(folder, f"front_{name}", name, points, observed, over_time, expected=True)
+    return folder.files
 
 
-def _figure(
-    front: Sequence[Mapping[str, Any]],
-    observed: Any,  # (n, 2): error and the objective of each full training
+def box_over_time(trials: Sequence[Trial], names: Sequence[str]) -> list[tuple[float, float]]:
+    """`hypervolume_over_time` in the box of all full trainings; empty if it has no volume."""
+    values, _ = objective_table(trials, names)
+    if len(values) == 0 or not np.all(values.max(axis=0) > values.min(axis=0)):
+        return []
+    return hypervolume_over_time(trials, names, values.min(axis=0), values.max(axis=0))
+
+
+def front_figure(
+    folder: FigureFolder,
+    file: str,
     name: str,
+    front: Sequence[tuple[float, float]],
+    observed: Sequence[tuple[float, float]],
     over_time: Sequence[tuple[float, float]],
-    out: Path,
-    files: list[Path],
+    *,
+    expected: bool,
 ) -> None:
+    """The front and all full trainings over one objective, and the dominated share of the box over student-epochs.
+
+    Args:
+        file: Name without suffix.
+        name: Of the objective, in `UNITS`.
+        front: (objective, error) of its families; ``observed``: of the full trainings.
+        over_time: (student-epochs, share); empty leaves the second panel out.
+        expected: Whether the front's errors are expectations of a model, not observed.
+    """
     label, factor = UNITS[name]
     panels = 2 if over_time else 1
-    with paper_figure(out, f"front_{name}", COLUMN_WIDTH * panels, 2.4, files) as figure:
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-        axes[0].plot(
-            observed[:, 1] * factor, 100 * observed[:, 0], "o", color="#999999", ms=2.5, label="full trainings"
+    side_by_side = folder.width >= 1.8 * COLUMN_WIDTH
+    with folder.figure(file, 2.3 if side_by_side or panels == 1 else 4.2) as figure:
+        axes = list(
+            figure.subplots(
+                *((1, panels) if side_by_side else (panels, 1)),
+                squeeze=False,
+            ).ravel()
         )
-        points = np.array([[family["objectives"][name], family["objectives"]["error"]] for family in front])
-        points = points[np.argsort(points[:, 0])] * (factor, 100)
-        axes[0].plot(*points.T, "o", color="#0072B2", ms=4, label="front of families, expected")
+        x, y = np.array(observed, dtype=float).reshape(-1, 2).T
+        axes[0].plot(x * factor, 100 * y, "o", color="#999999", ms=2.5, label="full trainings")
+        points = np.array(sorted(front), dtype=float).reshape(-1, 2) * (factor, 100)
+        kind = "expected" if expected else "observed"
+        axes[0].plot(*points.T, "D", color="#0072B2", ms=4, label=f"front, {kind}")
         axes[0].step(*points.T, where="post", color="#0072B2", lw=0.8)
-        axes[0].set(xlabel=label, ylabel="validation error, %", xscale="log")
-        axes[0].legend(frameon=False)
+        axes[0].set(xlabel=label, ylabel="validation error (%)", xscale="log")
+        axes[0].legend(frameon=False, borderpad=0.1, handletextpad=0.3, loc="best")
+        axes[0].margins(0.06, 0.08)
+        axes[0].grid(True)
+        plain_ticks(axes[0])
         if over_time:
             axes[1].step(*np.array(over_time).T, where="post", color="#0072B2")
-            axes[1].set(xlabel="student-epochs", ylabel="dominated share of the box", ylim=(0, None))
-        figure.tight_layout()
+            axes[1].set(xlabel="student-epochs", ylabel="dominated share of the box", ylim=(0, 1))
+            axes[1].grid(True)
+        if panels == 1 or side_by_side:
+            fit_axes(axes)
+        else:
+            figure.tight_layout(pad=0.3, h_pad=0.8)

@@ -21,7 +21,7 @@ import numpy as np
 
 from naslib_autokd.evaluators.base import Benchmark
 from naslib_autokd.records import Trial
-from naslib_autokd.reports.figures import COLUMN_WIDTH, markdown_table, paper_figure, text_width, write_csv
+from naslib_autokd.reports.figures import FigureFolder, fit_axes, folded, markdown_table, plain_ticks, write_csv
 from naslib_autokd.runners.statistics import FloatArray
 
 if TYPE_CHECKING:
@@ -574,9 +574,8 @@ def _short(value: Any) -> str:
 
 def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
     """Figures (PNG, PDF), the CSV behind each, ``importance.json`` and ``importance.md``, which comes first."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    files: list[Path] = []
+    folder = FigureFolder(Path(out))
+    out, files = folder.path, folder.files
     path = out / "importance.json"
     path.write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     files.append(path)
@@ -597,8 +596,8 @@ def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
     ]
     columns = ["hyperparameter", "value", "mean_cost", "ice_10", "ice_90", "n"]
     files.append(write_csv(out / "partial_dependence.csv", columns, points))
-    _importance_figure(decompositions, out, files)
-    _dependence_figure(found.curves, out, files)
+    _importance_figure(decompositions, folder)
+    dependence_figure(found.curves, folder, "partial_dependence")
     order = np.argsort(-found.overall.total)
     table = [
         [found.overall.names[i], _percent(found.overall.first[i]), _percent(found.overall.total[i])]
@@ -624,25 +623,21 @@ def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
     return [path, *files]
 
 
-def _importance_figure(decompositions: Mapping[str, SobolIndices], out: Path, files: list[Path]) -> None:
+def _importance_figure(decompositions: Mapping[str, SobolIndices], folder: FigureFolder) -> None:
     """Bars: the share explained alone (dark) and with interactions (light, with interval), largest on top."""
     overall = decompositions["overall"]
     order = np.argsort(-overall.total)
-    names = [overall.names[i] for i in order]
-    height = 0.62 + 0.17 * len(names)
-    with paper_figure(out, "importance", COLUMN_WIDTH, height, files) as figure:
-        left = 0.12 + text_width(figure, names, 6.5)
-        width = max(COLUMN_WIDTH, left + 1.1 * len(decompositions))
-        figure.set_figwidth(width)
-        each = (width - left - 0.1) / len(decompositions)
-        for k, (which, indices) in enumerate(decompositions.items()):
-            axes = figure.add_axes(
-                ((left + k * each) / width, 0.36 / height, (each - 0.12) / width, (height - 0.56) / height)
-            )
+    with folder.figure("importance", 1.0) as figure:
+        names = folded(figure, [overall.names[i] for i in order], 0.4)
+        figure.set_figheight(0.62 + 0.17 * sum(1 + name.count("\n") for name in names))
+        panels = list(figure.subplots(1, len(decompositions), squeeze=False)[0])
+        for k, (axes, (which, indices)) in enumerate(zip(panels, decompositions.items(), strict=True)):
             _bars(axes, indices, order)
             axes.set_yticks(range(len(names)), names if k == 0 else [""] * len(names))
             axes.set_title("over the space" if which == "overall" else f"best {BEST_SHARE:.0%}")
             axes.set_xlabel("% of the variance")
+            axes.locator_params(axis="x", nbins=4)
+        fit_axes(panels)
 
 
 def _bars(axes: Axes, indices: SobolIndices, order: Sequence[int] | np.ndarray[Any, Any]) -> None:
@@ -658,20 +653,26 @@ def _bars(axes: Axes, indices: SobolIndices, order: Sequence[int] | np.ndarray[A
     axes.grid(True, axis="x")
 
 
-def _dependence_figure(curves: Sequence[PartialDependence], out: Path, files: list[Path]) -> None:
+MOST_PANELS = 12
+"""Hyperparameters in a figure of partial dependence, those with the largest effect; the table has all."""
+
+
+def dependence_figure(curves: Sequence[PartialDependence], folder: FigureFolder, name: str) -> None:
     """A panel for each hyperparameter, by the range of its mean: the mean and where 80% of the single curves are."""
-    ordered = sorted(curves, key=lambda curve: -curve.range)
-    n_rows = max(1, math.ceil(len(ordered) / 2))
-    height = 0.15 + 1.05 * n_rows
-    with paper_figure(out, "partial_dependence", COLUMN_WIDTH, height, files) as figure:
-        panels = figure.subplots(n_rows, 2, sharey=True, squeeze=False).ravel()
+    ordered = sorted(curves, key=lambda curve: -curve.range)[:MOST_PANELS]
+    columns = 2 if folder.width < 5 else 4
+    n_rows = max(1, math.ceil(len(ordered) / columns))
+    height = 0.15 + 1.1 * n_rows
+    with folder.figure(name, height) as figure:
+        width = figure.get_figwidth()
+        panels = figure.subplots(n_rows, columns, sharey=True, squeeze=False).ravel()
         figure.subplots_adjust(
-            left=0.42 / COLUMN_WIDTH,
-            right=1 - 0.06 / COLUMN_WIDTH,
+            left=0.5 / width,
+            right=1 - 0.08 / width,
             top=1 - 0.06 / height,
-            bottom=0.36 / height,
-            wspace=0.08,
-            hspace=0.62,
+            bottom=0.38 / height,
+            wspace=0.1,
+            hspace=0.68,
         )
         for axes in panels[len(ordered) :]:
             axes.axis("off")
@@ -684,45 +685,51 @@ def _dependence_figure(curves: Sequence[PartialDependence], out: Path, files: li
                 axes.plot(x, mean, "-", color=DARK, marker=".", markersize=3)
                 if curve.log:
                     axes.set_xscale("log")
+                else:
+                    axes.locator_params(axis="x", nbins=4)
             else:
                 x = np.arange(len(x))
                 axes.vlines(x, low, high, color=DARK, alpha=0.3, linewidth=4)
                 axes.plot(x, mean, "o", color=DARK, markersize=3.5)
                 axes.set_xlim(-0.6, len(x) - 0.4)
-                axes.set_xticks(x, [_short(value) for value in curve.values])
-            if curve.log:
-                _few_ticks(axes)
+                every = max(1, math.ceil(len(x) / 4))
+                axes.set_xticks(x[::every], [_short(value) for value in curve.values[::every]])
+            plain_ticks(axes)
+            axes.locator_params(axis="y", nbins=4)
             axes.set_xlabel(curve.name, labelpad=1.5)
             axes.grid(True, axis="y")
-        figure.supylabel("validation error (%)", fontsize=7, x=0.01)
-
-
-def _few_ticks(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+        figure.supylabel("validation error (%)", fontsize=8, x=0.01)
 
 
 def write_permutation_report(found: PermutationImportance, out: Path, name: str = "permutation") -> list[Path]:
     """A bar figure (PNG, PDF) of `permutation_importance` and its CSV, which comes first."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    folder = FigureFolder(Path(out))
     order = np.argsort(-found.mean)
     rows = [(found.names[i], found.mean[i], found.sd[i], found.r2, found.n) for i in order]
-    files = [write_csv(out / f"{name}.csv", ["column", "importance", "sd", "forest_r2", "n"], rows)]
-    names = [found.names[i] for i in order]
-    height = 0.62 + 0.17 * len(names)
-    with paper_figure(out, name, COLUMN_WIDTH, height, files) as figure:
-        left = 0.12 + text_width(figure, names, 6.5)
-        axes = figure.add_axes(
-            (left / COLUMN_WIDTH, 0.36 / height, (COLUMN_WIDTH - left - 0.1) / COLUMN_WIDTH, (height - 0.56) / height)
+    folder.table(name, ["column", "importance", "sd", "forest_r2", "n"], rows)
+    permutation_figure(found, folder, name)
+    return folder.files
+
+
+def permutation_figure(found: PermutationImportance, folder: FigureFolder, name: str) -> None:
+    """Bars of the importances with one standard deviation, the largest on top."""
+    order = np.argsort(-found.mean)
+    with folder.figure(name, 1.0) as figure:
+        names = folded(figure, [found.names[i] for i in order])
+        figure.set_figheight(0.62 + 0.17 * sum(1 + text.count("\n") for text in names))
+        axes = figure.subplots()
+        axes.barh(
+            range(len(names)),
+            100 * found.mean[order],
+            0.7,
+            xerr=100 * found.sd[order],
+            color=LIGHT,
+            error_kw={"elinewidth": 0.7, "ecolor": "#444444"},
         )
-        axes.barh(range(len(names)), 100 * found.mean[order], 0.7, xerr=100 * found.sd[order], color=LIGHT)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
         axes.grid(True, axis="x")
-        axes.set_xlabel("what shuffling it costs (% of the variance)")
-        axes.set_title(f"forest on held-out families: R2 = {found.r2:.2f}, n = {found.n}")
-    return files
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel(f"what shuffling costs (% of variance)\nheld-out R2 = {found.r2:.2f}, n = {found.n}")
+        fit_axes(axes)
