@@ -33,7 +33,7 @@ from naslib_autokd import unregister
 from naslib_autokd.cli import build_parser, main
 from naslib_autokd.plugin.loader import naslib_missing
 from naslib_autokd.runners.study import Study
-from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace
 from naslib_autokd.tasks import TASKS, Task
 
 TINY = {
@@ -117,8 +117,8 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd search --task cluttered-digits --trials 24 --seed 0 --out runs/first": HERE,
     "naslib-autokd status runs/first": HERE,
     "naslib-autokd sample --preset hnag --seed 0 --count 6 --draw wirings.png": HERE,
-    "naslib-autokd sample --preset hnag --seed 0 --draw one.svg": HERE,
-    "naslib-autokd sample --preset hnag-small --seed 0 --count 6 --draw family.svg": HERE,
+    "naslib-autokd sample --task cifar10 --candidate family.yaml --seed 2 --draw wiring.svg": HERE,
+    "naslib-autokd sample --task cifar10 --candidate family.yaml --seed 2 --count 6 --draw family.svg": HERE,
     "naslib-autokd export runs/first --format safetensors": HERE,
     "naslib-autokd search --trials 60 --workers 4 --trial-seconds 600 --out runs/four": WORKERS,
     "naslib-autokd search --task cluttered-digits --trials 60 --workers 4 --out runs/four": WORKERS,
@@ -314,6 +314,8 @@ def test_files_that_are_shown_are_valid(page: str, block: Block) -> None:
     elif "trials" in content:  # options of a search; what is wrong in one is an error, see the page's command
         known = {action.dest.replace("_", "-") for action in find_parser(["search"])[0]._actions}
         assert content.keys() <= known
+    elif "generator" in content:
+        Candidate.from_yaml(block.text)
     elif "methods" in content:
         Study.from_yaml(block.text)
     else:  # its keys are checked by tests/evaluators/test_foreign.py::test_the_shipped_descriptions_are_read
@@ -423,6 +425,15 @@ def check_tutorial(said: str, folder: Path) -> None:
     assert re.search(r"autokd: \d+\.\d\d points above", said)
 
 
+def check_concepts(said: str, folder: Path) -> None:
+    """The pictures that are shown are those that the page's commands draw."""
+    for name in ("wiring.svg", "family.svg"):
+        drawn, shown = ((place / name).read_text() for place in (folder, ROOT / "docs" / "images"))
+        assert set(re.findall(r"wiring seed \d+|[\d.]+k parameters", drawn)) == set(
+            re.findall(r"wiring seed \d+|[\d.]+k parameters", shown)
+        )
+
+
 def check_command_line(said: str, folder: Path) -> None:
     assert len((folder / "families.jsonl").read_text().splitlines()) == 3
     assert json.loads((folder / "status.json").read_text())["n_trials"] == 12
@@ -438,6 +449,7 @@ def check_report(said: str, folder: Path) -> None:
 CHECKS: dict[str, Callable[[str, Path], None]] = {
     "docs/teachers_and_data.md": check_teachers,
     "docs/benchmark.md": check_benchmark,
+    "docs/concepts.md": check_concepts,
     "docs/command_line.md": check_command_line,
     "docs/report.md": check_report,
     "docs/tutorial.md": check_tutorial,
