@@ -360,3 +360,10 @@ def test_classes_count_as_exchanged_if_their_images_are_right_after_it_and_wrong
     shown = torch.nn.functional.one_hot(torch.tensor([0, 1, 2] * 10), 4).float()
     assert teachers._are_exchanged(shown, cycle, {0: 1, 1: 2, 2: 0})
     assert not teachers._are_exchanged(shown, cycle, {1: 0, 2: 1, 0: 2})
+
+
+def test_a_checkpoint_for_another_number_of_classes_is_an_error(cluttered_teacher, cluttered_data, tmp_path):
+    write_checkpoint(cluttered_teacher, tmp_path / "t.safetensors", cluttered_data)
+    fewer = replace(cluttered_data, task=replace(cluttered_data.task, n_classes=3), classes=("a", "b", "c"))
+    with pytest.raises(TeacherError, match=r"was trained for 10 classes \(0, 1.*has 3 \(a, b, c\); give a teacher for"):
+        read_checkpoint(tmp_path / "t.safetensors", fewer)
