@@ -116,7 +116,6 @@ COMMANDS: dict[str, str] = {
     # searches
     "naslib-autokd search --task cluttered-digits --trials 24 --seed 0 --out runs/first": HERE,
     "naslib-autokd status runs/first": HERE,
-    "naslib-autokd sample --preset hnag --seed 0 --count 6 --draw wirings.png": HERE,
     "naslib-autokd sample --task cifar10 --candidate family.yaml --seed 2 --draw wiring.svg": HERE,
     "naslib-autokd sample --task cifar10 --candidate family.yaml --seed 2 --count 6 --draw family.svg": HERE,
     "naslib-autokd export runs/first --format safetensors": HERE,
