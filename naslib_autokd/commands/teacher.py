@@ -134,10 +134,7 @@ def _data(options: argparse.Namespace, task: Task) -> TaskData:
     if options.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {options.threads}")
     device = checked_device(options.device)
-    data = load_data(task).to(device)
-    if data.skipped:
-        print(f"{len(data.skipped)} images that cannot be read are left out", file=sys.stderr)
-    return data
+    return load_data(task).to(device)
 
 
 def run_train(options: argparse.Namespace) -> int:
