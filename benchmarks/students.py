@@ -8,7 +8,8 @@ Sections:
 
     step      time of a training step (forward, loss, backward, optimizer), optimised / plain, in interleaved pairs
     memory    peak bytes of live tensors during a step, optimised / plain
-    roofline  what a step cannot go below with this library's convolutions, as a share of the plain step
+    roofline  what the library's convolutions alone take, stem and head, and unavoidable traffic, as shares of the
+              plain step; and what all convolutions would take at the rate of a large dense one
     evaluate  time of a forward pass in evaluation mode, optimised / plain
     shapes    the step at other batch sizes and image sizes, and the default student of cluttered-digits
     widths    the step of hardware-shaped students (``width_multiple=16``) against that of the unshaped ones
@@ -45,8 +46,18 @@ from naslib_autokd.distillation.costs import train_memory
 from naslib_autokd.distillation.losses import distillation_loss
 from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings
 from naslib_autokd.records import environment
-from naslib_autokd.search_spaces.hnag import ErdosRenyi, Generator, HNAGSpace, StudentSpec, WattsStrogatz, fit_width
-from naslib_autokd.search_spaces.hnag.student import Student
+from naslib_autokd.search_spaces.hnag import (
+    ErdosRenyi,
+    Generator,
+    HNAGSpace,
+    Screened,
+    StudentSpec,
+    WattsStrogatz,
+    fit_width,
+    screen,
+)
+from naslib_autokd.search_spaces.hnag.parameters import PUBLISHED_HEAD_RATIO
+from naslib_autokd.search_spaces.hnag.student import EXECUTIONS, Student
 from naslib_autokd.tasks import get_task
 
 RESULTS = Path(__file__).parent / "results" / "students.json"
@@ -90,6 +101,8 @@ EVERYWHERE_GOAL = 0.9
 MEMORY_GOAL = 0.55
 WIRINGS_GOAL = 1500.0
 CUDA_GOAL = 0.2
+WIDTH_LIMITS = (0.3, 0.5, 0.6, 1.0)
+"""Of the section on hardware-shaped widths: what they bring depends on where the limit puts the free widths."""
 
 
 # --- students and steps ---------------------------------------------------------------------------------------------
@@ -108,11 +121,17 @@ def spec_of(name: str, limit: float, image: int = IMAGE) -> StudentSpec:
     return StudentSpec(wiring, (width, 2 * width, 4 * width), 3, image, CLASSES)
 
 
-def both(spec: StudentSpec, device: str = "cpu") -> tuple[nn.Module, nn.Module]:
-    student = Student(spec, 0)
+def both(spec: StudentSpec, execution: str = "auto", device: str = "cpu") -> tuple[nn.Module, nn.Module]:
+    student = student_of(spec, execution)
     twin = PlainStudent(spec)
     twin.load_from(student)
     return twin.to(device), student.to(device)
+
+
+def student_of(spec: StudentSpec, execution: str = "auto") -> Student:
+    student = Student(spec, 0)
+    student.execution = execution
+    return student
 
 
 def training_step(model: nn.Module, spec: StudentSpec, batch: int, device: str = "cpu") -> Callable[[], None]:
@@ -357,7 +376,7 @@ def unavoidable_bytes(spec: StudentSpec, batch: int) -> float:
 
 def step(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
     spec = spec_of(name, limit)
-    plain, student = both(spec)
+    plain, student = both(spec, options.execution)
     row = pairs(training_step(plain, spec, BATCH), training_step(student, spec, BATCH), options.pairs)
     gflop = flops_of(spec, BATCH) / 1e9
     return row | {
@@ -374,7 +393,7 @@ def step(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]
 def memory(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
     spec = spec_of(name, limit)
     shape = (spec.in_channels, spec.image_size, spec.image_size)
-    plain, optimised = (train_memory(model, shape, BATCH) for model in both(spec))
+    plain, optimised = (train_memory(model, shape, BATCH) for model in both(spec, options.execution))
     return {
         "plain_mib": plain / 2**20,
         "optimised_mib": optimised / 2**20,
@@ -404,12 +423,13 @@ def roofline(name: str, limit: float, options: argparse.Namespace) -> dict[str, 
     shares = {f"convolutions_{layout}": value / plain for layout, value in parts["body"].items()}
     shares |= {"stem_and_head": parts["rest"]["best"] / plain, "traffic": seconds_of_traffic / plain}
     bound = shares["convolutions_best"] + shares["stem_and_head"] + shares["traffic"]
+    shares["arithmetic"] = flops_of(spec, BATCH) / 1e9 / options.dense_gflops / plain
     return shares | {"bound": bound, "plain_s": plain, "traffic_bytes": traffic, "bytes_per_s": rates}
 
 
 def evaluate(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
     spec = spec_of(name, limit)
-    plain, student = both(spec)
+    plain, student = both(spec, options.execution)
     return pairs(evaluation_pass(plain, spec, BATCH), evaluation_pass(student, spec, BATCH), options.pairs)
 
 
@@ -436,17 +456,66 @@ def default_student(options: argparse.Namespace) -> dict[str, Any]:
     optimised = training_step(student, spec, task.batch_size)
     row = pairs(training_step(plain, spec, task.batch_size), optimised, options.pairs)
     row |= {"image": task.image_size, "batch": task.batch_size, "params": spec.n_params, "channels": spec.channels}
-    if hasattr(student, "execution"):
-        readable = Student(spec, 0)
-        readable.execution = "steps"  # type: ignore[assignment]
-        against = pairs(training_step(readable, spec, task.batch_size), optimised, options.pairs)
-        row |= {"steps_s": against["plain_s"], "ratio_to_steps": against["ratio"]}
-    return row
+    readable = student_of(spec, "steps")
+    against = pairs(training_step(readable, spec, task.batch_size), optimised, options.pairs)
+    return row | {"steps_s": against["plain_s"], "ratio_to_steps": against["ratio"]}
+
+
+def widths(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Two students within the same limit: widths of any number of channels, and hardware-shaped ones."""
+    wiring = generator_of(name, PUBLISHED_HEAD_RATIO).sample_wiring(0)
+    free, shaped = (
+        fit_width(
+            wiring, round(limit * 1e6), in_channels=3, image_size=IMAGE, n_classes=CLASSES, width_multiple=multiple
+        )
+        for multiple in (1, 16)
+    )
+    both_ways = {}
+    for execution in ("auto", "steps"):
+        works = [training_step(student_of(spec, execution), spec, BATCH) for spec in (free, shaped)]
+        both_ways[execution] = pairs(works[0], works[1], options.pairs)
+    return both_ways["auto"] | {
+        "steps": both_ways["steps"],
+        "channels": free.channels,
+        "shaped_channels": shaped.channels,
+        "params_ratio": shaped.n_params / free.n_params,
+        "macs_ratio": shaped.macs / free.macs,
+    }
+
+
+def wirings(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Wirings per second of CPU time: drawn, counted and fitted by `screen`, and one by one with the wiring built."""
+    values = {"max_params": 500_000, "in_channels": 3, "image_size": IMAGE, "n_classes": CLASSES}
+    sources: dict[str, Any] = {name: [generator_of(name, PUBLISHED_HEAD_RATIO)] for name in options.settings}
+    for name, source in (sources | {"uniform": HNAGSpace("hnag")}).items():
+        some = list(screen(source, 100, **values))
+
+        def screened(n: int, seed: int, source: Any = source) -> int:
+            return sum(1 for _ in screen(source, n, seed, **values))
+
+        def built(n: int, seed: int, some: list[Screened] = some) -> int:
+            for index in range(n):
+                spec = fit_width(some[index % len(some)].candidate.sample_wiring(seed * n + index), **values)
+                assert spec.n_params + spec.macs + spec.depth
+            return n
+
+        row: dict[str, Any] = {}
+        for kind, work in (("rate", screened), ("built_rate", built)):
+            start = time.process_time()
+            work(100, 0)
+            n = max(100, min(2000, round(100 * 0.4 / (time.process_time() - start))))
+            rates = []
+            for seed in range(1, 6):
+                start = time.process_time()
+                work(n, seed)
+                rates.append(n / (time.process_time() - start))
+            row |= {kind: statistics.median(rates), f"{kind}s": rates}
+        yield name, row | ({"goal": WIRINGS_GOAL} if name == "uniform" else {})
 
 
 def cuda(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
     spec = spec_of(name, limit)
-    plain, student = both(spec, "cuda")
+    plain, student = both(spec, device="cuda")
     works = [training_step(model, spec, 128, "cuda") for model in (plain, student)]
     return pairs(works[0], works[1], options.pairs, cuda_seconds) | {"goal": CUDA_GOAL}
 
@@ -491,7 +560,8 @@ def estimate_s(cells: Iterable[tuple[str, float]], options: argparse.Namespace) 
         total += 1.65 * plain * 4 * ("memory" in sections) + 6 * plain * ("roofline" in sections)
         total += 0.6 * plain * (options.pairs + 2) * ("evaluate" in sections)
         total += 6.5 * plain * (options.pairs + 2) * ("shapes" in sections and in_shapes(name, limit))
-    return total + 60 * ("wirings" in options.sections) + 40 * ("widths" in options.sections)
+    total += 6 * (options.pairs + 2) * ("widths" in sections)
+    return total + 3 * len(options.settings) * ("wirings" in sections)
 
 
 def in_shapes(name: str, limit: float) -> bool:
@@ -524,9 +594,17 @@ def measure(results: Results, options: argparse.Namespace) -> None:
                 if in_shapes(name, limit):
                     for key, row in shapes(name, limit, options):
                         results.add("shapes", key, row)
+        elif section == "widths":
+            for name in ("S10", "CH"):
+                for limit in WIDTH_LIMITS:
+                    results.add("widths", f"{name} {limit:g}M", widths(name, limit, options))
+        elif section == "wirings":
+            for name, row in wirings(options):
+                results.add("wirings", name, row)
         elif section in simple:
             for name, limit in cells:
-                results.add(section, f"{name} {limit:g}M", simple[section](name, limit, options))
+                key = f"{name} {limit:g}M" + (f" {options.execution}" if options.execution != "auto" else "")
+                results.add(section, key, simple[section](name, limit, options))
                 print(f"  {section} {name} {limit:g}M done, {time.perf_counter() - start:.0f} s", flush=True)
 
 
@@ -539,7 +617,8 @@ def tables(results: Results) -> list[Table]:
     step_rows, memory_rows, roofline_rows = (results.rows(name) for name in ("step", "memory", "roofline"))
     keys = sorted({*step_rows, *memory_rows, *roofline_rows}, key=_place)
     if keys:
-        columns = ["student", "step / plain", "95% interval", "goal", "bound", "memory / plain", "goal"]
+        columns = ["student", "step / plain", "95% interval", "goal", "bound", "at the dense rate"]
+        columns += ["memory / plain", "goal"]
         columns += ["GFLOP/s plain", "optimised", "dense", "plain ms", "optimised ms"]
         rows = []
         for key in keys:
@@ -551,6 +630,7 @@ def tables(results: Results) -> list[Table]:
                     f"{timed['low']:.2f}-{timed['high']:.2f}" if timed else "-",
                     _number(timed, "goal"),
                     _number(bound, "bound"),
+                    _number(bound, "arithmetic"),
                     _met(peak),
                     _number(peak, "goal"),
                     *[_number(timed, name, 1) for name in ("plain_gflops", "optimised_gflops", "dense_gflops")],
@@ -560,8 +640,9 @@ def tables(results: Results) -> list[Table]:
         found.append(("A training step against the plain module (batch 64, 32x32)", columns, rows))
     if roofline_rows:
         names = ["convolutions_contiguous", "convolutions_channels_last", "convolutions_best", "stem_and_head"]
-        names += ["traffic", "bound"]
+        names += ["traffic", "bound", "arithmetic"]
         columns = ["student", "convolutions contiguous", "channels-last", "best", "stem and head", "traffic", "bound"]
+        columns.append("at the dense rate")
         rows = [[key, *[_number(roofline_rows[key], n) for n in names]] for key in sorted(roofline_rows, key=_place)]
         found.append(("Roofline, as shares of the plain step", columns, rows))
     for section, title in (
@@ -583,6 +664,30 @@ def tables(results: Results) -> list[Table]:
                 for key, row in sorted(rows_of.items(), key=lambda item: _place(item[0]))
             ]
             found.append((title, columns, rows))
+    if rows_of := results.rows("widths"):
+        columns = ["student", "channels", "width_multiple=16", "time", "95% interval", "time of the readable steps"]
+        columns += ["parameters", "multiply-adds"]
+        rows = [
+            [
+                key,
+                "-".join(map(str, row["channels"])),
+                "-".join(map(str, row["shaped_channels"])),
+                _number(row, "ratio"),
+                f"{row['low']:.2f}-{row['high']:.2f}",
+                _number(row["steps"], "ratio"),
+                _number(row, "params_ratio"),
+                _number(row, "macs_ratio"),
+            ]
+            for key, row in rows_of.items()
+        ]
+        found.append(("Hardware-shaped students against those with free widths, same limit (ratios)", columns, rows))
+    if rows_of := results.rows("wirings"):
+        columns = ["family", "screened / s", "goal", "one by one, built / s"]
+        rows = [
+            [key, _number(r, "rate", 0), _number(r, "goal", 0), _number(r, "built_rate", 0)]
+            for key, r in rows_of.items()
+        ]
+        found.append(("Wirings drawn, counted and width-solved on one core", columns, rows))
     return found
 
 
@@ -641,6 +746,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limits", default="0.1,0.5,4", help="parameter limits in millions (default: 0.1,0.5,4)")
     parser.add_argument("--pairs", type=int, default=10, help="pairs of measurements per ratio (default: 10)")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="comma-separated (default: all)")
+    parser.add_argument(
+        "--execution", default="auto", choices=EXECUTIONS, help="of the optimised student (default: auto)"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help=f"results (default: {RESULTS.name})")
     parser.add_argument(
