@@ -178,8 +178,9 @@ TRIALS_PER_GPU = 4
 def share(devices: Sequence[str], workers: int, index: int) -> float:
     """Share of its GPU's memory for worker ``index`` of ``workers`` on a machine: equal for all of one GPU.
 
-    >>> [share(["cuda:0", "cuda:1"], 3, i) for i in range(3)]
-    [0.475, 0.95, 0.475]
+    Examples:
+        >>> [share(["cuda:0", "cuda:1"], 3, i) for i in range(3)]
+        [0.475, 0.95, 0.475]
     """
     device = pick_device(devices, index)
     return GPU_MEMORY / sum(pick_device(devices, other) == device for other in range(workers))
