@@ -109,7 +109,7 @@ def page(runs: Sequence[RunData]) -> str:
             f"<footer>Made by naslib_autokd {escape(__version__)}, {escape(made)}.</footer>",
             "</main>",
             f'<script type="application/json" id="report-data">{embedded_json(builder.payload())}</script>',
-            f"<script>{get_plotlyjs()}</script>",
+            f'<script type="text/plain" id="plotly-source">{get_plotlyjs()}</script>',  # run by the next one
             f"<script>{script}</script>",
             "</body></html>",
         ]

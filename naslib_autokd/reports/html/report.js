@@ -98,7 +98,7 @@
       Plotly.react(plot, coloured(data), layoutOf(layout, chart.height, element.clientWidth), {
         responsive: true, displaylogo: false, displayModeBar: coarse || chart.height < 260 ? false : "hover",
         modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-      }).then(() => element.setAttribute("data-drawn", "true"));
+      }).then(() => { element.setAttribute("data-drawn", "true"); performance.mark("report-drawn"); });
     }
     redraws.add(() => { if (drawn) draw(); });
     return draw;
@@ -114,7 +114,13 @@
     }
   }, { rootMargin: "300px" });
   function later(element, start) { pending.set(element, start); observer.observe(element); }
-  for (const element of document.querySelectorAll("[data-chart]")) later(element, startChart(element));
+  // plotly.js takes longer than all the rest: texts and tables are there before it starts
+  function startCharts() {
+    const library = document.createElement("script");
+    library.textContent = document.getElementById("plotly-source").textContent;
+    document.head.append(library);
+    for (const element of document.querySelectorAll("[data-chart]")) later(element, startChart(element));
+  }
   addEventListener("beforeprint", () => { for (const [element, start] of pending) { observer.unobserve(element); start(); }
     pending.clear(); });
 
@@ -416,4 +422,6 @@
     element.append(copy);
   }
   root.dataset.ready = "true";
+  performance.mark("report-ready");
+  requestAnimationFrame(() => setTimeout(startCharts));
 })();
