@@ -253,42 +253,47 @@ static const row_kernel ROW_KERNELS[WEIGHT_OUT][3][4] = {ROW_ENTRY(1), ROW_ENTRY
 
 #define ROW_TILE 64 /* vectors of dy per output channel that are multiplied with everything while in first-level cache */
 
-/* gradient[out][in][kh][kw] = sum over images and places of dy x. Lanes are added up by themselves, and together at the
- * end, in double. The last kh rows of inputs are kept as copies with zeros around them, so that borders are no special
- * case. */
+/* gradient[out][in][kh][kw] = sum over images and places of dy x, for some inputs at a time. Lanes are added up by
+ * themselves, and together at the end, in double. The last kh rows of these inputs are kept as copies with zeros around
+ * them, so that borders are no special case; as many inputs at a time as fit into the second-level cache. */
 static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const Conv *c, int threads) {
     long pad_h = c->kh / 2, pad_w = c->kw / 2, taps = c->kh * c->kw, width = (c->w + 2 * pad_w) * c->nv;
-    long groups = threads > 1 ? min_of(c->in, threads) : 1, tile = max_of(1, ROW_TILE / c->nv);
-    long blocks = (c->out + WEIGHT_OUT - 1) / WEIGHT_OUT, at_once = inputs_at_once(c->kw);
+    long tile = max_of(1, ROW_TILE / c->nv), at_once = inputs_at_once(c->kw);
+    long blocks = (c->out + WEIGHT_OUT - 1) / WEIGHT_OUT;
+    long part = min_of((256 << 10) / (c->kh * width * BYTES), (2 << 20) / (c->out * taps * BYTES));
+    part = max_of(1, min_of(part, (c->in + threads - 1) / threads));
+    part = min_of(c->in, (part + at_once - 1) / at_once * at_once);
     PARALLEL
-    for (long task = 0; task < blocks * groups; ++task) {
-        long b = task / groups, first_in = c->in * (task % groups) / groups;
-        long n_in = c->in * (task % groups + 1) / groups - first_in;
-        long first = c->out * b / blocks, size = c->out * (b + 1) / blocks - first, loaded = 0;
-        long n_sums = size * n_in * taps, n_rows = taps > 1 ? n_in * c->kh * width : 0;
+    for (long task = 0; task < (c->in + part - 1) / part; ++task) {
+        long first_in = task * part, n_in = min_of(part, c->in - first_in), loaded = 0;
+        long n_sums = c->out * n_in * taps, n_rows = taps > 1 ? n_in * c->kh * width : 0;
         vec *sums = aligned_alloc(BYTES, (n_sums + n_rows) * BYTES), *rows = sums + n_sums;
         memset(sums, 0, (n_sums + n_rows) * BYTES);
-        const row_kernel *kernels = ROW_KERNELS[size - 1][c->kw / 2];
         for (long row = 0; row < c->oh; ++row) {
             long top = row * c->step - pad_h, end = min_of(c->h, top + c->kh);
             for (; n_rows && loaded < end; ++loaded)
                 for (long i = 0; i < n_in; ++i)
                     memcpy(rows + (i * c->kh + loaded % c->kh) * width + pad_w * c->nv,
                            x + (first_in + i) * c->x_stride + loaded * c->w * c->nv, c->w * c->nv * BYTES);
-            for (long column = 0; column < c->ow; column += tile)
-                for (long i = 0; i < n_in; i += at_once)
-                    for (long h = max_of(0, top); h < end; ++h) {
-                        const vec *from = n_rows ? rows + (i * c->kh + h % c->kh) * width
-                                                 : x + (first_in + i) * c->x_stride + h * c->w * c->nv;
-                        kernels[min_of(at_once, n_in - i) - 1](
-                            from + column * c->step * c->nv, n_rows ? c->kh * width : c->x_stride,
-                            dy + first * c->y_stride + (row * c->ow + column) * c->nv,
-                            sums + (i * c->kh + h - top) * c->kw, n_in * taps, c, min_of(tile, c->ow - column));
-                    }
+            for (long b = 0; b < blocks; ++b) {
+                long first = c->out * b / blocks, size = c->out * (b + 1) / blocks - first;
+                const row_kernel *kernels = ROW_KERNELS[size - 1][c->kw / 2];
+                for (long column = 0; column < c->ow; column += tile)
+                    for (long i = 0; i < n_in; i += at_once)
+                        for (long h = max_of(0, top); h < end; ++h) {
+                            const vec *from = n_rows ? rows + (i * c->kh + h % c->kh) * width
+                                                     : x + (first_in + i) * c->x_stride + h * c->w * c->nv;
+                            kernels[min_of(at_once, n_in - i) - 1](
+                                from + column * c->step * c->nv, n_rows ? c->kh * width : c->x_stride,
+                                dy + first * c->y_stride + (row * c->ow + column) * c->nv,
+                                sums + first * n_in * taps + (i * c->kh + h - top) * c->kw, n_in * taps, c,
+                                min_of(tile, c->ow - column));
+                        }
+            }
         }
-        for (long o = 0; o < size; ++o)
+        for (long o = 0; o < c->out; ++o)
             for (long i = 0; i < n_in * taps; ++i)
-                gradient[((first + o) * c->in + first_in) * taps + i] = (REAL)total(sums[o * n_in * taps + i]);
+                gradient[(o * c->in + first_in) * taps + i] = (REAL)total(sums[o * n_in * taps + i]);
         free(sums);
     }
 }
