@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from naslib_autokd.cli import exit_status, main, parse_size
+from naslib_autokd.cli import build_parser, exit_status, main, parse_size
+from naslib_autokd.commands._parser import subcommands
 from naslib_autokd.records import StoreLockedError, StoreWriteError, TrialStore
 from naslib_autokd.search_spaces.hnag import Candidate
 
@@ -24,6 +25,15 @@ n_val: 400
 min_budget_epochs: 1
 max_budget_epochs: 3
 """
+
+
+def documented(command: str) -> set[str]:
+    """The keys that ``--help`` says ``--json`` prints, those of nested objects left out."""
+    commands = subcommands(build_parser())
+    assert commands is not None
+    told = (commands[command].epilog or "").partition("--json prints ")[2].partition(";")[0]
+    told = re.sub(r"\([^)]*\)", "", told.rpartition(": ")[2])
+    return {key for part in told.split(",") if re.fullmatch("[a-z_]+", key := part.strip())}
 
 
 @pytest.fixture
@@ -51,6 +61,7 @@ def test_sampled_candidate_is_read_back(tmp_path: Path, capsys: pytest.CaptureFi
     again = json.loads(capsys.readouterr().out)
     assert again == first
     assert first["n_params"] <= 24_000
+    assert documented("sample") - set(first) == set()
     assert Candidate.from_dict(first["candidate"]).sample_wiring(first["wiring_seed"]).digest == first["wiring"]
 
 
@@ -74,6 +85,9 @@ def test_search_runs_to_the_end_resumes_and_keeps_everything(
     assert (out / "finals.jsonl").read_bytes() == before
     assert [trial.outcome() for trial in TrialStore(out / "trials.jsonl")] == trials
     assert len(data["finals"]) == 2
+    assert set(data) == documented("search")
+    assert main(["status", str(out), "--json"]) == 0
+    assert documented("status") <= set(json.loads(capsys.readouterr().out))
     assert 0 < data["finals"][data["kept"]]["test_accuracy"] <= 1
 
 
@@ -212,7 +226,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 def test_console_command_is_installed() -> None:
     command = Path(sys.executable).with_name("naslib-autokd")
     done = subprocess.run([str(command), "--help"], capture_output=True, text=True, check=True)
-    for name in ("search", "status", "sample", "evaluate"):
+    for name in ("search", "status", "sample", "evaluate", "completion"):
         assert name in done.stdout
 
 

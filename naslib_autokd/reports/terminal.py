@@ -46,7 +46,7 @@ def print_table(console: Console, table: Table) -> None:
         return
     table.padding, table.pad_edge = (0, 1, 0, 0), False
     for column in table.columns[1:]:
-        column.no_wrap = True
+        column.no_wrap, column.min_width = True, max((len(_plain(cell)) for cell in column.cells), default=0)
         column.header = Text("\n".join(_plain(column.header).split()), justify="right")
     if _needed(console, table).minimum <= console.width:
         console.print(table)
@@ -80,7 +80,7 @@ class Live:
     Args:
         what: The word before the bar.
         console: That of stderr by default.
-        step: Share of the work between two lines where there is no bar: at most twenty lines by default; 0: a line
+        step: Share of the work between two lines where there is no bar: some twenty lines by default; 0: a line
             for every call.
         clock: Seconds; for tests.
     """
@@ -96,7 +96,7 @@ class Live:
         self.console = console_for(stderr=True) if console is None else console
         # a dumb terminal (Emacs, some CI) cannot go back in a line
         self.has_bar = self.console.is_terminal and not self.console.is_dumb_terminal
-        self._step, self._next_line = step, 0.0
+        self._step, self._next_line, self._last = step, 0.0, 0.0
         self._clock = clock
         self._first: tuple[float, float] | None = None
         self._progress = Progress(
@@ -128,9 +128,9 @@ class Live:
         if left_s is not None and fraction < 1:
             text += f", about {duration(left_s)} to go"
         self._progress.update(self._task, completed=fraction, text=Text(text).plain.replace("[", "\\["))
-        if not self.has_bar and fraction >= self._next_line:
+        if not self.has_bar and (fraction >= self._next_line or fraction >= 1 > self._last):
             say(self.console, text)
-            self._next_line = fraction + self._step
+            self._next_line, self._last = fraction + self._step, fraction
 
     def say(self, text: str) -> None:
         """A line that stays, above the bar."""

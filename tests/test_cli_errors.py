@@ -1,0 +1,118 @@
+"""What a wrong command line, a missing package or a file that cannot be used says: one line, with what to do."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from naslib_autokd.cli import error_text, main
+from naslib_autokd.commands import _options
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("serach", "unknown command 'serach'; did you mean 'search'"),
+        ("bench qery", "unknown command 'qery'; did you mean 'query'"),
+        ("search --trails 5", "unknown option --trails; did you mean --trials"),
+        ("search --max_params 5 --out x", "unknown option --max_params; did you mean --max-params"),
+        ("search --tri 5 --out x", "unknown option --tri; did you mean --trials"),  # no abbreviations
+        ("search --verbose --out x", "unknown option --verbose (naslib-autokd search --help tells more)"),
+        ("search -t 5 --out x", "unknown option -t"),
+        ("--trials 5 search", "unknown option --trials; the options of a command stand after its name"),
+        ("search", "missing --out"),
+        ("search --out", "--out needs a value"),
+        ("search --out x y", "unexpected argument 'y'"),
+        ("status", "missing RUN"),
+        ("search --out x --trials five", "--trials must be a whole number, got 'five'"),
+        ("search --out x --max-seconds 1h", "--max-seconds must be a number, got '1h'"),
+        ("evaluate --objective kdd", "unknown value of --objective 'kdd'; did you mean 'kd'"),
+        ("export run --format tflite", "unknown value of --format 'tflite' (known: onnx, torch-export, safetensors)"),
+        ("ablate levels --task a --benchmark b", "--benchmark: not allowed with argument --task"),
+        ("teacher check --mean a,b", "--mean: numbers with commas between, such as 0.485,0.456,0.406; got a,b"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_with_the_nearest_name(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("naslib-autokd: error: ")
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.rstrip().endswith("--help tells more)")
+    assert captured.out == ""
+
+
+def test_negative_numbers_are_values_and_words_after_two_dashes_are_none_of_ours(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", "--max-seconds", "-3", "--out", "x"]) == 2
+    assert "wall_s must be a positive" in capsys.readouterr().err
+    assert main(["status", "--", "--trails"]) == 2
+    assert "--trails is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--debug", "sample", "--preset", "x"], ["sample", "--preset", "x", "--debug"]])
+def test_debug_stands_before_or_after_the_command(words: list[str]) -> None:
+    with pytest.raises(ValueError, match="unknown preset"):
+        main(words)
+
+
+def test_debug_stands_in_between_too() -> None:
+    with pytest.raises(ValueError, match="there is no benchmark of 'none'"):
+        main(["bench", "--debug", "info", "none"])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), "a/b does not exist"),
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b may not be read or written by you; choose"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", Path("a")), "a is a folder; give a file"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/a"), "f/a is not in a folder; give a folder"),
+        (FileExistsError(errno.EEXIST, "File exists", "f"), "f is there already, and no folder"),
+        (OSError(errno.EIO, "Input/output error", "f"), "f cannot be used: Input/output error"),
+        (OSError("out of tapes"), "out of tapes"),
+        (ModuleNotFoundError("No module named 'optuna.x'", name="optuna.x"), 'pip install "naslib_autokd[optuna]"'),
+        (ModuleNotFoundError("No module named 'tqdm'", name="tqdm"), "needs the package tqdm, which is not installed"),
+        (ImportError("cuml needs CUDA:\n    pip install x"), "cuml needs CUDA:\n    pip install x"),
+        (ValueError("two\n  lines"), "two lines"),
+    ],
+)
+def test_errors_of_the_system_say_what_to_do(error: Exception, text: str) -> None:
+    assert text in error_text(error)
+
+
+def test_a_package_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "pip install shtab" in capsys.readouterr().err
+
+
+def test_the_folder_of_another_command_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert main(["export", str(tmp_path)]) == 2
+    assert "has no final students; give the run folder of a finished search" in capsys.readouterr().err
+    assert main(["evaluate", "--candidate", str(tmp_path)]) == 2
+    assert "a run folder has result.json, or trials.jsonl" in capsys.readouterr().err
+    assert main(["bench", "fit", str(tmp_path), "--out", "x.npz"]) == 2
+    assert "is not the folder of a build" in capsys.readouterr().err
+    lines = ['{"method": "a", "seed": 0, "error": "lost"}', '{"method": "a", "seed": 1}', '{"method": "a", "seed": 0}']
+    (tmp_path / "runs.jsonl").write_text("\n".join([*lines, '{"method": "b", "seed": 0, "error": "lost"}', '{"met']))
+    assert main(["status", str(tmp_path)]) == 0
+    assert "2 runs of ablate are on disk, 1 failed" in capsys.readouterr().out
+
+
+def test_json_has_null_for_what_json_has_no_number_for(capsys: pytest.CaptureFixture[str]) -> None:
+    _options.print_json({"tau": float("nan"), "cost": [float("inf"), 0.5]})
+    assert capsys.readouterr().out == '{"tau": null, "cost": [null, 0.5]}\n'
