@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import naslib_autokd
 
+PACKAGE = Path(naslib_autokd.__file__).parent
 NAMES = [name for name in naslib_autokd.__all__ if name != "__version__"]
 OBVIOUS = {"self", "cls", "values", "path", "text", "seed", "task", "data", "evaluator"}
 """Parameters whose name and annotation say all, where a docstring has nothing to add."""
@@ -98,3 +102,22 @@ def test_markup_is_balanced(name: str) -> None:
     for text in texts:
         for paragraph in text.split("\n\n"):
             assert len(re.findall(r"`+", paragraph)) % 2 == 0, paragraph
+
+
+WITH_EXAMPLES = sorted(path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_examples_in_docstrings_are_true(path: Path) -> None:
+    module = importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_examples_stand_in_a_section(path: Path) -> None:
+    """Elsewhere the site shows them as running text."""
+    text = path.read_text(encoding="utf-8")
+    sections = re.findall(r"^( *)Examples:\n((?:\1 {4}.*\n)+)", text, re.MULTILINE)
+    assert sum(body.count(">>> ") for _, body in sections) == text.count(">>> ")

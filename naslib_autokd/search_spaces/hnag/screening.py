@@ -1,11 +1,12 @@
 """Candidates by the thousand, counted and sized before any is trained; no module is built and torch not imported.
 
->>> from naslib_autokd.search_spaces.hnag import HNAGSpace, screen
->>> sizes = dict(in_channels=3, image_size=32, n_classes=10)
->>> small = [s for s in screen(HNAGSpace("hnag"), 500, max_params=500_000, **sizes) if s.macs < 20_000_000]
->>> wiring = small[0].sample_wiring()
->>> wiring.depth == small[0].depth
-True
+Examples:
+    >>> from naslib_autokd.search_spaces.hnag import HNAGSpace, screen
+    >>> sizes = dict(in_channels=3, image_size=32, n_classes=10)
+    >>> small = [s for s in screen(HNAGSpace("hnag"), 500, max_params=500_000, **sizes) if s.macs < 70_000_000]
+    >>> wiring = small[0].sample_wiring()
+    >>> wiring.depth == small[0].depth
+    True
 
 A million take some five minutes on one core, and no more memory than a thousand.
 """
