@@ -325,7 +325,7 @@ def _by_name(architecture: ArchitectureName, data: TaskData, report: Callable[[s
     if n_classes != task.n_classes:  # told before anything is fetched
         raise TeacherError(
             f"{architecture.full} is published for {n_classes} classes, {task.name!r} has {task.n_classes}: train it "
-            f"on the task first (naslib-autokd teacher train --task {task.name} --architecture "
+            "on the task first (naslib-autokd teacher train --task ... --architecture "
             f"{architecture.full}@{architecture.weights or 'pretrained'} --out FILE.safetensors), then give FILE"
         )
     published = published_weights(architecture)
