@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from docs_pages import PAGES, ROOT, Block, blocks, commands, commands_in, inline_commands, name_of
+from docs_pages import PAGES, ROOT, Block, blocks, commands, commands_in, inline_commands, name_of, text_of
 from PIL import Image
 
 from naslib_autokd import unregister
@@ -292,6 +292,24 @@ def test_options_of_examples_exist(command: str) -> None:
         module.parse(words)
     else:
         assert not words, f"{path} takes no options"
+
+
+SCRIPT_COMMANDS = sorted(
+    {
+        (name_of(page), script, tuple(re.findall(r"--[a-z-]+", words)))
+        for page in PAGES
+        for script, words in re.findall(r"python ((?:benchmarks|examples)/\w+\.py)([^\n`#]*)", text_of(page))
+    }
+)
+"""Wherever they stand in a page: ``(page, script, options)``."""
+
+
+@pytest.mark.parametrize(("page", "script", "options"), SCRIPT_COMMANDS)
+def test_scripts_are_there_and_have_the_options(page: str, script: str, options: tuple[str, ...]) -> None:
+    source = (ROOT / script).read_text(encoding="utf-8")
+    if "task_from_options" in source or "add_task_options" in source:
+        source += (ROOT / "naslib_autokd" / "commands" / "_options.py").read_text(encoding="utf-8")
+    assert not [option for option in options if f'"{option}"' not in source]
 
 
 # --- yaml and toml --------------------------------------------------------------------------------------------------
