@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings.setdefault("formatter_class", Formatter)
-        super().__init__(*args, **{"allow_abbrev": False, **settings})
+        super().__init__(*args, **settings)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Any = None, namespace: Any = None
@@ -94,7 +94,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"naslib-autokd: error: {message} ({self.prog} --help tells more)\n")
 
     def _check_names(self, words: Sequence[str]) -> None:
-        """Refuse unknown options, before argparse says that another one is missing."""
+        """Refuse unknown options, abbreviations too, before argparse says that another one is missing."""
         group = subcommands(self)
         for word in words:
             if word == "--" or (group is not None and not word.startswith("-")):
