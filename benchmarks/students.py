@@ -615,7 +615,7 @@ def tables(results: Results) -> list[Table]:
     """Title, column names and cells of every section that has results."""
     found: list[Table] = []
     step_rows, memory_rows, roofline_rows = (results.rows(name) for name in ("step", "memory", "roofline"))
-    keys = sorted({*step_rows, *memory_rows, *roofline_rows}, key=_place)
+    keys = sorted(dict.fromkeys([*step_rows, *memory_rows, *roofline_rows]), key=_place)
     if keys:
         columns = ["student", "step / plain", "95% interval", "goal", "bound", "at the dense rate"]
         columns += ["memory / plain", "goal"]
@@ -691,12 +691,12 @@ def tables(results: Results) -> list[Table]:
     return found
 
 
-def _place(key: str) -> tuple[float, int, str]:
-    """Order of the rows: by limit, then by setting."""
+def _place(key: str) -> tuple[float, int]:
+    """Order of the rows: by limit, then by setting, then as they were measured."""
     name, _, rest = key.partition(" ")
     limit = rest.partition("M")[0]
     known = name in SETTINGS
-    return float(limit) if known and limit else -1.0, list(SETTINGS).index(name) if known else -1, key
+    return float(limit) if known and limit else -1.0, list(SETTINGS).index(name) if known else -1
 
 
 def _number(row: dict[str, Any], name: str, digits: int = 2, factor: float = 1.0) -> str:
