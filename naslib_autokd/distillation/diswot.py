@@ -123,7 +123,7 @@ def last_features(network: nn.Module, images: Tensor) -> LastFeatures:
     The last feature map is the last tensor ``(batch, channels, height, width)`` with more than one position that the
     forward pass makes after its first convolution; if there is none with more than one, the last with one. It is found
     by watching torch's functions, so the network may have any modules, or none. Its mode (training or not) is the
-    caller's choice.
+    caller's choice. (`zoo.features` asks another question: the outputs of a network's stages, which are modules.)
 
     Args:
         images: ``(batch, channels, size, size)``, as the network takes them.
