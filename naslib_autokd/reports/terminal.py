@@ -14,13 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from naslib_autokd.runners.session import duration
 
 WIDE = 200
 """Columns of what is no terminal: a file has no edge."""
+WIDTH_OF_BAR = 110
+"""Columns that a bar with its text takes; below, a percentage stands for it."""
 
 
 def console_for(*, stderr: bool = False) -> Console:
@@ -73,7 +75,7 @@ def _plain(cell: Any) -> str:
 
 
 class Live:
-    """How far a long command is: a bar in a terminal, elsewhere (a file, a notebook) a line now and then.
+    """How far a long command is: a bar or percentage in a terminal, elsewhere (a file, a notebook) a line now and then.
 
     Use as a context manager and call `show`.
 
@@ -99,14 +101,12 @@ class Live:
         self._step, self._next_line, self._last = step, 0.0, 0.0
         self._clock = clock
         self._first: tuple[float, float] | None = None
-        self._progress = Progress(
-            TextColumn(what),
-            BarColumn(bar_width=30 if self.console.width >= 100 else 10),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            console=self.console,
-            disable=not self.has_bar,
-        )
+        text, in_a_line = "{task.fields[text]}", Column(no_wrap=True)
+        whole = (TextColumn(what), BarColumn(bar_width=20), TextColumn(text), TimeElapsedColumn())
+        # where there is little room, what is cut off is the end of the text
+        narrow = (TextColumn("{task.percentage:>3.0f}% " + text, table_column=in_a_line),)
+        columns = whole if self.console.width >= WIDTH_OF_BAR else narrow
+        self._progress = Progress(*columns, console=self.console, disable=not self.has_bar)
         self._task = self._progress.add_task(what, total=1.0, text="starting")
 
     def __enter__(self) -> Live:
