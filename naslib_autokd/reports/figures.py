@@ -288,23 +288,22 @@ def line_chart(
             label_ends(axes, ends)
 
 
-LEGEND_LINE = 0.13
-"""Inches, of a line of a legend with ``labelspacing=0.2``."""
-
-
 def legend_below(figure: Figure, ends: Sequence[tuple[str, float, Mapping[str, Any]]]) -> float:
     """A legend under the axes, as many columns as fit; the figure grows by its height, which is returned (inches)."""
     from matplotlib.lines import Line2D
 
-    labels = [label for label, _, _ in ends]
+    labels = folded(figure, [label for label, _, _ in ends], 1 - 0.5 / figure.get_figwidth())
     each = text_width(figure, labels) + 0.42
     columns = max(1, min(len(labels), int((figure.get_figwidth() - 0.1) / each)))
-    height = LEGEND_LINE * math.ceil(len(labels) / columns) + 0.1
-    figure.set_figheight(figure.get_figheight() + height)
     handles = [Line2D([], [], **look) for _, _, look in ends]
-    figure.legend(
-        handles,
-        labels,
+    return add_legend(figure, handles, labels, columns)
+
+
+def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int) -> float:
+    """A legend at the bottom, by whose height (inches) the figure grows and which is returned."""
+    legend = figure.legend(
+        list(handles),
+        list(labels),
         loc="lower center",
         bbox_to_anchor=(0.5, 0.0),
         ncols=columns,
@@ -315,6 +314,9 @@ def legend_below(figure: Figure, ends: Sequence[tuple[str, float, Mapping[str, A
         handlelength=2.0,
         handletextpad=0.5,
     )
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    height = float(legend.get_window_extent(renderer).height) / figure.dpi + 0.06
+    figure.set_figheight(figure.get_figheight() + height)
     return height
 
 
@@ -481,7 +483,7 @@ def interval_chart(
     with folder.figure(name, 0.5) as figure:
         labels = folded(figure, [group.label for group in groups], 0.45)
         rows, total = _row_places(labels)
-        figure.set_figheight(0.5 + 0.155 * total)
+        figure.set_figheight(0.5 + 0.155 * max(total, 2.4))
         axes = figure.subplots()
         axes.axvline(0.0, color="#555555", linewidth=0.7)
         for row, group in zip(rows, groups, strict=True):

@@ -124,4 +124,4 @@ def front_figure(
         if panels == 1 or side_by_side:
             fit_axes(axes)
         else:
-            figure.tight_layout(pad=0.3, h_pad=0.8)
+            figure.tight_layout(pad=0.6, h_pad=0.8)

@@ -17,11 +17,11 @@ import numpy as np
 from naslib_autokd.records import TrialStore
 from naslib_autokd.reports.figures import (
     COLUMN_WIDTH,
-    LEGEND_LINE,
     WIDTHS,
     FigureFolder,
     Group,
     Line,
+    add_legend,
     critical_difference_chart,
     fit_axes,
     folded,
@@ -322,15 +322,15 @@ def _calibration(run: RunData, folder: FigureFolder) -> None:
 
 
 def _confusion(run: RunData, folder: FigureFolder) -> None:
-    """Counts of the kept student on test images, coloured by the share of the true class."""
+    """Counts of the kept student on test images, coloured by the share of the true class; of the teacher once."""
     rows = run.table("confusion")
     classes = list(run.classes)
     for method, own in _methods(run, rows).items():
         for who in ("student", "teacher"):
             mine = [row for row in own if row["who"] == who]
-            if not mine:
+            name = _file_name("confusion_student", method, run, rows) if who == "student" else "confusion_teacher"
+            if not mine or folder.path / f"{name}.csv" in folder.files:
                 continue
-            name = _file_name(f"confusion_{who}", method, run, rows)
             _table(folder, name, mine)
             counts = np.zeros((len(classes), len(classes)))
             for row in mine:
@@ -394,20 +394,7 @@ def _agreement(run: RunData, folder: FigureFolder) -> None:
         axes.tick_params(axis="y", length=0)
         handles, names = axes.get_legend_handles_labels()
         columns = 2 if folder.width < 5 else 3
-        height = LEGEND_LINE * math.ceil(len(names) / columns) + 0.08
-        figure.set_figheight(figure.get_figheight() + height)
-        figure.legend(
-            handles,
-            names,
-            loc="lower center",
-            ncols=columns,
-            frameon=False,
-            borderpad=0.1,
-            labelspacing=0.2,
-            columnspacing=0.8,
-            handlelength=1.2,
-            handletextpad=0.4,
-        )
+        height = add_legend(figure, handles, names, columns)
         fit_axes(axes, bottom=height)
 
 
