@@ -55,6 +55,7 @@ SLOW_PAGES = (
     "docs/command_line.md",
     "docs/extend_loss.md",
     "docs/extend_space.md",
+    "docs/objectives.md",
     "docs/report.md",
     "docs/reproduction.md",
     "docs/start.md",
@@ -139,6 +140,10 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd sample --run runs/seen --draw student.svg": HERE,
     "naslib-autokd sample --run runs/first --draw student.svg": HERE,
     "naslib-autokd report runs/first": HERE,
+    "naslib-autokd search --task cluttered-digits --max-params 12000 --max-macs 800000 --max-memory 4MB --trials 6 "
+    "--finals 1 --out runs/limited": HERE,
+    "naslib-autokd search --task cluttered-digits --objectives error,macs --trials 12 --finals 1 "
+    "--out runs/front": HERE,
     # teachers, data and students
     "naslib-autokd teacher train --task photos.yaml --architecture resnet-small --epochs 6 "
     "--out teacher.safetensors": HERE,
@@ -456,6 +461,13 @@ def check_command_line(said: str, folder: Path) -> None:
     assert "complete" in (folder / "completion.sh").read_text()
 
 
+def check_objectives(said: str, folder: Path) -> None:
+    trials = [json.loads(line) for line in (folder / "runs" / "limited" / "trials.jsonl").read_text().splitlines()]
+    assert all(trial["n_params"] <= 12_000 and trial["macs"] <= 800_000 for trial in trials if trial["n_params"])
+    assert (folder / "runs" / "front" / "front.csv").is_file()
+    assert (folder / "runs" / "front" / "hypervolume.csv").is_file()
+
+
 def check_report(said: str, folder: Path) -> None:
     for file in ("runs/seen/report.html", "seen.html", "family.svg", "student.svg"):
         assert (folder / file).stat().st_size > 1000
@@ -467,6 +479,7 @@ CHECKS: dict[str, Callable[[str, Path], None]] = {
     "docs/benchmark.md": check_benchmark,
     "docs/concepts.md": check_concepts,
     "docs/command_line.md": check_command_line,
+    "docs/objectives.md": check_objectives,
     "docs/report.md": check_report,
     "docs/tutorial.md": check_tutorial,
 }
