@@ -207,5 +207,5 @@ def run(options: argparse.Namespace) -> int:
     if result.front:
         print_table(console, front_table(result.front))
     say(console, f"run folder: {options.out}")
-    say(console, f"ship the student that is kept: naslib-autokd export {options.out}")
+    say(console, f"next: naslib-autokd report {options.out} (look at it), naslib-autokd export {options.out} (ship it)")
     return 0
