@@ -1,0 +1,298 @@
+"""The page in a browser: Chromium opens reports of a real search and of comparisons, from disk.
+
+Chromium comes from the system (Debian, Ubuntu: ``apt-get install chromium``); without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_folders import NASTY, counts, final, write_comparison, write_search, write_study
+
+from naslib_autokd.reports.html import write_report
+from naslib_autokd.tasks import get_task
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+
+EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="needs a browser: apt-get install chromium")
+
+CONTRAST = """() => {
+  const numbers = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const behind = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = numbers(getComputedStyle(e).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0.99) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const light = (colour) => {
+    const [r, g, b] = colour.map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const element = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || !element.checkVisibility()) continue;
+    if (element.closest("script, style, noscript")) continue;
+    if (element.closest("button:disabled, .picture")) continue; // of pictures the colours mean something
+    const style = getComputedStyle(element);
+    const text = numbers(element instanceof SVGElement ? style.fill : style.color).slice(0, 3);
+    const [a, b] = [light(text), light(behind(element).slice(0, 3))];
+    found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), element.tagName, walk.currentNode.data.trim()]);
+  }
+  return found.sort((a, b) => a[0] - b[0]).slice(0, 5).concat([[found.length, "", ""]]);
+}"""
+"""The five texts with the least contrast to what is behind them (WCAG 2.1), and the number of texts."""
+
+
+@dataclass
+class Opened:
+    """A page, and what went wrong while it was open."""
+
+    page: Any
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def scroll_through(self) -> None:
+        """Bring every part into view, so that all charts are drawn."""
+        for element in self.page.locator("[data-chart], [data-parallel]").all():
+            element.scroll_into_view_if_needed()
+            self.page.wait_for_function("e => e.dataset.drawn === 'true'", arg=element.element_handle())
+
+    def check(self) -> None:
+        assert self.complaints == []
+        assert self.requests == []
+
+
+class Browser:
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+        self._contexts: list[Any] = []
+
+    def open(self, path: Path, **settings: Any) -> Opened:
+        context = self._browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **settings})
+        self._contexts.append(context)
+        opened = Opened(context.new_page())
+        page = opened.page
+        page.set_default_timeout(120_000)  # loaded machines
+        page.on("console", lambda m: opened.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+
+        def block(route: Any) -> None:
+            if route.request.url.startswith(("file:", "data:", "blob:")):
+                route.continue_()
+            else:
+                opened.requests.append(route.request.url)
+                route.abort()
+
+        page.route("**/*", block)
+        page.goto(path.resolve().as_uri())
+        page.wait_for_selector("html[data-ready=true]")
+        return opened
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+        self._contexts.clear()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright_api.sync_playwright() as playwright:
+        # inside containers Chromium's own sandbox needs rights that tests do not have; the pages are ours
+        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Browser]:
+    opener = Browser(chromium)
+    yield opener
+    opener.close()
+
+
+def small_task() -> Any:
+    """Small images: trainings of a moment, from a teacher that has hardly learned."""
+    images = {"image_size": 12, "n_train": 64, "n_teacher": 600, "n_val": 100, "n_test": 200}
+    teacher = {"teacher_epochs": 4, "min_teacher_accuracy": 0.0, "batch_size": 32}
+    return get_task("cluttered-digits", **images, **teacher, min_budget_epochs=1, max_budget_epochs=3)
+
+
+@pytest.fixture(scope="module")
+def real_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four real trials of a few epochs, two final students, as ``naslib-autokd search`` leaves them."""
+    from naslib_autokd.evaluators.kd import KDEvaluator
+    from naslib_autokd.reports.search import search_report
+    from naslib_autokd.runners.search import search, train_family
+
+    folder = tmp_path_factory.mktemp("runs") / "real"
+    evaluator = KDEvaluator(small_task())
+    found = search(evaluator.task, "random_search", evaluator=evaluator, n_trials=4, out=folder)
+    finals = train_family(evaluator, found.candidate, n_students=2, seed=0, out=folder)
+    data = search_report(found, finals, evaluator.teacher_row()).data
+    (folder / "result.json").write_text(json.dumps(data), encoding="utf-8")
+    return folder
+
+
+def report_of(*folders: Path) -> Path:
+    return write_report(folders, folders[0].parent / f"{folders[0].name}.html")
+
+
+def test_report_of_a_real_search(browser: Browser, real_search: Path) -> None:
+    opened = browser.open(report_of(real_search))
+    page = opened.page
+    opened.scroll_through()
+    finals = [json.loads(line) for line in (real_search / "finals.jsonl").read_text().splitlines()]
+    kept = max(finals, key=lambda line: line["val_accuracy"])
+    assert page.locator("#answer .card.main .value").inner_text() == f"{100 * kept['test_accuracy']:.1f}%"
+    n = json.loads((real_search / "status.json").read_text())["budget"]["n_trials"]
+    assert page.locator("#trials tbody tr").count() == n == 4
+    names = ("answer", "anytime", "trials", "family", "settings", "importance", "front", "calibration", "confusion")
+    for name in (*names, "reproduce"):
+        assert page.locator(f"section#{name}").is_visible(), name
+    assert page.locator("#family .picture svg").count() == 2  # the kept student and its family
+    assert page.locator("#confusion .heatmaplayer .hm").count() == 1
+    counted = sum(int(text) for text in page.locator("#confusion .annotation-text").all_text_contents())
+    assert counted == 200, "every test image is in the matrix"
+    opened.check()
+
+
+def test_trials_are_sorted_filtered_and_turned_over(browser: Browser, tmp_path: Path) -> None:
+    failures = {number: ("diverged", f"loss is nan at step {number}") for number in (3, 10, 20)}
+    opened = browser.open(report_of(write_search(tmp_path / "run", 52, finals=[final(0, 0.9)], failures=failures)))
+    page = opened.page
+    column = {text: index for index, text in enumerate(page.locator("#trials .grid th").all_inner_texts())}
+
+    def values(name: str) -> list[str]:
+        return page.locator(f"#trials .grid tbody td:nth-child({column[name] + 1})").all_inner_texts()
+
+    shown = [float(value) for value in values("validation, %")]
+    assert shown == sorted(shown, reverse=True), "the best come first"
+    assert len(shown) == 25
+    page.get_by_role("button", name="Next", exact=True).click()
+    page.get_by_role("button", name="Next", exact=True).click()
+    assert values("validation, %")[-2:] == ["", ""], "failures have no accuracy and come last"
+    assert "page 3 of 3" in page.locator("#trials").inner_text()
+    page.get_by_role("button", name="Previous", exact=True).click()
+    page.locator("#trials .grid th button", has_text="trial").first.click()
+    assert values("trial")[:3] == ["50", "49", "48"]
+    page.locator("#trials .grid th button", has_text="trial").first.click()
+    assert values("trial")[:3] == ["-1", "0", "1"]
+    assert page.locator("#trials th[aria-sort=ascending]").inner_text() == "trial"
+    page.get_by_label("status").select_option(label="diverged")
+    assert values("trial") == ["3", "10", "20"]
+    assert page.locator("#trials tr.failed").count() == 3
+    page.locator("#trials input[type=search]").fill("step 20")
+    page.wait_for_function("() => document.querySelectorAll('#trials .grid tbody tr').length === 1")
+    assert values("reason") == ["loss is nan at step 20"]
+    assert page.locator("#trials .tools .count").first.inner_text() == "1 of 52 rows"
+    check_ranges(page)
+    opened.check()
+
+
+def check_ranges(page: Any) -> None:
+    """Drag a range along the first axis of the parallel coordinates, then clear it."""
+    part = page.locator("[data-parallel]")
+    part.scroll_into_view_if_needed()
+    page.wait_for_selector("[data-parallel][data-drawn=true]")
+    note = part.locator("p")
+    n = int(note.inner_text().split()[0])
+    assert n == 17  # full trainings that succeeded
+    canvas = part.locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, middle, low = box["x"] + 56, box["y"] + 171, box["y"] + 299
+    page.mouse.move(x, middle)
+    page.mouse.down()
+    page.mouse.move(x, low, steps=4)
+    page.mouse.up()
+    page.wait_for_function("() => document.querySelector('[data-parallel] p').textContent.includes('inside')")
+    assert 0 < int(note.inner_text().split()[0]) < n
+    page.mouse.click(x, middle)
+    page.wait_for_function("() => !document.querySelector('[data-parallel] p').textContent.includes('inside')")
+
+
+def test_texts_can_be_read_in_both_themes(browser: Browser, tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "run", 30, finals=[final(0, 0.9)], failures={3: ("error", "reason")})
+    opened = browser.open(report_of(folder), color_scheme="dark")
+    page = opened.page
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark", "follows the system"
+    opened.scroll_through()
+    *worst, (n, _, _) = page.evaluate(CONTRAST)
+    assert n > 200
+    assert worst[0][0] >= 4.5, worst
+    page.locator("#theme").click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    *worst, _ = page.evaluate(CONTRAST)
+    assert worst[0][0] >= 4.5, worst
+    line = "document.querySelector('#anytime .xtick text').style.fill"
+    assert page.evaluate(line) != page.evaluate("getComputedStyle(document.body).backgroundColor")
+    opened.check()
+
+
+def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, tmp_path: Path) -> None:
+    folders = [
+        write_search(tmp_path / "search", 20, finals=[final(0, 0.9)], objectives=("error", "macs")),
+        write_comparison(tmp_path / "comparison", 3),
+        write_study(tmp_path / "study"),
+    ]
+    phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+    opened = browser.open(report_of(*folders), **phone)
+    opened.scroll_through()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert opened.page.evaluate("visualViewport.scale") == 1
+    opened.check()
+
+
+def test_comparison_with_statistics_and_views(browser: Browser, tmp_path: Path) -> None:
+    opened = browser.open(report_of(write_comparison(tmp_path / "comparison", 4), write_study(tmp_path / "study")))
+    page = opened.page
+    opened.scroll_through()
+    assert "AutoKD is ahead of DARTS" in page.locator("#run0-answer").inner_text()
+    assert page.locator("#run0-statistics [data-chart]").count() == 2
+    page.locator("#run1-anytime").get_by_role("button", name="average rank").click()
+    page.wait_for_function("() => document.querySelector('#run1-anytime .ytitle').textContent === 'average rank'")
+    assert page.locator("#run1-anytime button[aria-pressed=true]").inner_text() == "average rank"
+    opened.check()
+
+
+def test_user_text_runs_nothing(browser: Browser, tmp_path: Path) -> None:
+    task = get_task("cluttered-digits", data_dir=NASTY)
+    lines = [final(0, 0.9, test_counts=counts((NASTY, *"123456789")))]
+    folder = write_search(tmp_path / "a <i>b", 20, finals=lines, failures={2: ("error", NASTY)}, task=task)
+    opened = browser.open(report_of(folder))
+    opened.page.on("dialog", lambda dialog: (opened.complaints.append(dialog.message), dialog.dismiss()))
+    opened.scroll_through()
+    assert opened.page.locator("img, i").count() == 0
+    words = "<img src=x onerror"
+    assert words in opened.page.locator("#trials").inner_text()
+    assert any(words in text for text in opened.page.locator("#confusion text").all_text_contents())
+    assert opened.page.locator("h1").inner_text() == "a <i>b"
+    opened.check()
+
+
+@pytest.mark.slow
+def test_report_of_a_real_comparison(browser: Browser, tmp_path: Path) -> None:
+    from naslib_autokd.runners.comparison import compare
+
+    found = compare(small_task(), seeds=[0, 1], budget=6, n_finals=1, out=tmp_path / "comparison")
+    opened = browser.open(report_of(tmp_path / "comparison"))
+    opened.scroll_through()
+    page = opened.page
+    rows = page.locator("#answer table").last.locator("tbody tr").all_inner_texts()
+    assert len(rows) == 4
+    for row, text in zip(found.rows, rows, strict=False):
+        assert row.label in text
+        assert f"{100 * row.test_accuracy.mean:.1f}" in text
+    assert page.locator("#statistics table").is_visible()
+    opened.check()
