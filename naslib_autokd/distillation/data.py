@@ -522,8 +522,8 @@ def _load_image_folder(task: Task) -> Loaded:
         train = _Files.listed(root, folders["train"], classes)
         if "test" not in folders:
             raise TaskError(
-                f"{root} has train/ but neither val/ nor test/: nothing is held out for the final test; add test/, or put the "
-                "class folders of train/ directly into the folder, which is then split"
+                f"{root} has train/ but neither val/ nor test/: nothing is held out for the final test; "
+                "add test/, or put the class folders of train/ directly into the folder, which is then split"
             )
         test = _Files.listed(root, folders["test"], classes)
     val = _Files.listed(root, folders["val"], classes) if "val" in folders else None
