@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from naslib_autokd.evaluators.kd import KDEvaluator
     from naslib_autokd.evaluators.student_limits import StudentLimits, check_reachable
     from naslib_autokd.runners.engine import DaskEngine
-    from naslib_autokd.runners.search import search, search_space, train_family
+    from naslib_autokd.runners.search import search, train_family
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
     from naslib_autokd.tasks import get_task
 
     for name, least in (("seeds", 1), ("finals", 1), ("workers", 1), ("trainings", 1)):
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     make = partial(KDEvaluator, task, teacher=options.teacher, limits=limits)
     evaluator = make(device=devices[0])
-    space, rng = search_space(task, None), np.random.default_rng(0)
+    space, rng = HNAGSpace(task.preset), np.random.default_rng(0)
     families = itertools.chain([space.default_candidate()], (space.sample(rng) for _ in range(32)))
     check_reachable(lambda family: evaluator.student_spec(family, 0), families)
     searches = []
