@@ -280,6 +280,19 @@ def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
+def test_importance_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from naslib_autokd.reports import importance
+
+    monkeypatch.setattr(importance, "write_importance_report", lambda found, out: [out / "importance.md"])
+    assert main(["bench", "importance", "--samples", "4", "--out", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"benchmark", "overall", "best_0.25", "range_of_means", "sentences", "files"} == set(found)
+    assert 0 < found["overall"]["mean"] < 1
+    assert found["files"] == [str(tmp_path / "importance.md")]
+
+
 def test_tensorboard_is_an_option_and_says_what_it_needs(
     small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

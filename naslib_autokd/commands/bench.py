@@ -47,7 +47,7 @@ SIZES = {
 JSON_KEYS = {
     "fit": "the datasheet: name, task, space, budgets, stages, n_trainings, n_families, best, quality, made, ...",
     "query": "a trial record: status, cost, val_accuracy, n_params, macs, candidate, ... (as in trials.jsonl)",
-    "importance": "sentences, files",
+    "importance": "benchmark, overall (inputs, pairs, mean, sd, n, ...), best_0.25, range_of_means, sentences, files",
     "verify": "validation and test: n, correlations, exact, difference, coverage, ...",
     "correlations": "benchmark, reference, correlations (kd, fidelity, kendall_tau, n)",
 }
@@ -337,7 +337,7 @@ def run_importance(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     files = write_importance_report(found, options.out)
     if options.json:
-        print_json({"sentences": sentences(found), "files": [str(path) for path in files]})
+        print_json({**found.to_dict(), "sentences": sentences(found), "files": [str(path) for path in files]})
     else:
         print("\n".join(sentences(found)))
         print(f"report: {files[0]}")
