@@ -3,7 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/trials.py                     # all (some 40 minutes on two quiet cores)
     python benchmarks/trials.py --only outside objective --pairs 3
 
-    outside     share of a trial's time that is not forward pass, backward pass or optimizer step
+    outside     share of a trial's time that is not forward pass, backward pass or optimizer step of its training, and
+                two parts of it by wall time: ``validation`` (forward passes too) and ``build`` (mostly two steps that
+                measure memory)
     objective   the same trial with KD (cached targets) against plain cross-entropy
     teacher     a training step with cached targets against one that runs the teacher
     predict     images per second of predictions by batch size
@@ -109,50 +111,18 @@ def median(values: list[float]) -> float:
 # --- outside forward, backward and optimizer ------------------------------------------------------------------------
 
 
-class Watch:
-    """CPU seconds inside functions, outermost ones only."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._inside = False
-
-    def __call__(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            if self._inside:
-                return function(*args, **kwargs)
-            self._inside, started = True, time.process_time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - started
-                self._inside = False
-
-        return timed
-
-
 @contextmanager
-def watched(evaluator: KDEvaluator, watch: Watch) -> Iterator[None]:
-    """Time the parts of the evaluator's trainings (not those of the step that measures memory)."""
-    original = evaluator._train
+def steps_watched(seconds: list[float]) -> Iterator[None]:
+    """Add the CPU time of each step of a training to ``seconds`` (not of those that measure memory)."""
+    step = training.TrainingStep.__call__
 
-    def watched_training(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        model.forward = watch("forward", model.forward)  # type: ignore[method-assign]
-        patches = [
-            mock.patch.object(training, "distillation_loss", watch("forward", distillation_loss)),
-            mock.patch.object(F, "cross_entropy", watch("forward", F.cross_entropy)),
-            mock.patch.object(Tensor, "backward", watch("backward", Tensor.backward)),
-            mock.patch.object(training.NesterovSGD, "step", watch("optimizer", training.NesterovSGD.step)),
-        ]
-        try:
-            for patch in patches:
-                patch.start()
-            return original(model, *args, **kwargs)
-        finally:
-            for patch in patches:
-                patch.stop()
-            del model.forward
+    def timed(self: training.TrainingStep, *batch: Any) -> tuple[Tensor, Tensor]:
+        started = time.process_time()
+        result = step(self, *batch)
+        seconds.append(time.process_time() - started)
+        return result
 
-    with mock.patch.object(evaluator, "_train", watched_training):
+    with mock.patch.object(training.TrainingStep, "__call__", timed):
         yield
 
 
@@ -161,30 +131,24 @@ def outside(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
     for name in tasks:
         evaluator = MAKERS[name]()
         for epochs in (evaluator.task.min_budget_epochs, evaluator.task.max_budget_epochs):
-            shares: dict[str, list[float]] = {}
+            found: dict[str, list[float]] = {key: [] for key in ("trial_s", "outside", "validation", "build")}
             for number in range(pairs + 1):
-                watch = Watch()
-                with watched(evaluator, watch):
+                seconds: list[float] = []
+                with steps_watched(seconds):
                     started = time.process_time()
                     trial = evaluator.evaluate(proposal_for(evaluator, epochs))
                     whole = time.process_time() - started
                 assert trial.succeeded, trial.message
                 if number == 0:
-                    continue  # the first one warms up
-                inside = sum(watch.seconds.values())
-                parts = {**watch.seconds, "outside": whole - inside, "trial": whole}
-                wall = {part: getattr(trial, part) / trial.total_s for part in ("sample_s", "build_s", "evaluate_s")}
-                for part, seconds in parts.items():
-                    shares.setdefault(part, []).append(seconds if part == "trial" else seconds / whole)
-                for part, share in wall.items():
-                    shares.setdefault(part.replace("_s", "_share"), []).append(share)
+                    continue  # warms up
+                found["trial_s"].append(whole)
+                found["outside"].append(1 - sum(seconds) / whole)
+                found["validation"].append(trial.evaluate_s / trial.total_s)
+                found["build"].append((trial.sample_s + trial.build_s) / trial.total_s)
             row = {"task": name, "epochs": epochs, "n": pairs}
-            rows.append(row | {part: median(values) for part, values in shares.items()})
+            rows.append(row | {key: median(values) for key, values in found.items()})
             print(json.dumps(rows[-1]), flush=True)
     return rows
-
-
-# --- KD against cross-entropy, cached against live teacher ------------------------------------------------------------
 
 
 def alternating(variants: dict[str, Callable[[], object]], pairs: int) -> dict[str, list[float]]:
@@ -197,6 +161,9 @@ def alternating(variants: dict[str, Callable[[], object]], pairs: int) -> dict[s
             if number:
                 seconds[name].append(time.process_time() - started)
     return seconds
+
+
+# --- KD against cross-entropy, cached against live teacher ------------------------------------------------------------
 
 
 def ratios(seconds: dict[str, list[float]], of: str, to: str) -> dict[str, Any]:
@@ -221,8 +188,8 @@ def objective(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
 class LiveTeacher:
     """The KD loss with the teacher's logits computed for every batch."""
 
-    def __init__(self, teacher: nn.Module, kd: Any) -> None:
-        self.teacher, self.kd = teacher.eval(), kd
+    def __init__(self, teacher: nn.Module, settings: Any) -> None:
+        self.teacher, self.kd = teacher.eval(), settings
 
     def parameters(self) -> list[Tensor]:
         return []
@@ -247,14 +214,14 @@ def teacher(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
         evaluator = MAKERS[name]()
         task, data = evaluator.task, evaluator.data
         proposal = proposal_for(evaluator, 1)
-        kd: Any = proposal.candidate.kd  # type: ignore[attr-defined]
+        settings: Any = proposal.candidate.kd  # type: ignore[attr-defined]
         student = evaluator.build_student(evaluator.student_spec(proposal.candidate, 1), 1)
         for architecture in TEACHERS[name]:
             network = build_network(parse_architecture(architecture), task.in_channels, task.n_classes)[0]
-            common: dict[str, Any] = {"kd": kd, "epochs": 1, "seed": 0}
+            common: dict[str, Any] = {"kd": settings, "epochs": 1, "seed": 0}
             variants: dict[str, Callable[[], object]] = {
                 "cached": partial(train, student, data, evaluator.soft_targets.train, **common),
-                "live": partial(train, student, data, None, objective=LiveTeacher(network, kd), **common),
+                "live": partial(train, student, data, None, objective=LiveTeacher(network, settings), **common),
             }
             with limited_threads(1):
                 seconds = alternating(variants, pairs)
@@ -274,7 +241,7 @@ def prediction(pairs: int, tasks: Tasks) -> list[dict[str, Any]]:
         proposal = proposal_for(evaluator, 1)
         student = evaluator.build_student(evaluator.student_spec(proposal.candidate, 1), 1)
         images = evaluator.data.train_images[:1000]
-        sizes = (16, 32, 64, 125, 250, 500, 1000)
+        sizes = (8, 32, 128, 250, 500, 1000)
         variants = {str(size): partial(predict, student, evaluator.data, images, size) for size in sizes}
         with limited_threads(1):
             seconds = alternating(variants, pairs)

@@ -11,19 +11,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 from torch.nn import functional as F
 
 from naslib_autokd.distillation.cuda_graphs import Step, capture
 from naslib_autokd.distillation.data import TaskData
 from naslib_autokd.distillation.losses import distillation_loss
 
-PREDICT_BATCH = 250
-"""Images of one batch of predictions: most per second, of 16 to 1,000 (12x12 images, one thread); fewer of more than
-64 x 64 pixels, so that a batch of them fits into memory."""
+PREDICT_PIXELS = 2**17
+"""Pixels of one batch of predictions: 910 images of 12x12, 128 of 32x32. On one thread that many gave most images per
+second, to 3% (``benchmarks/trials.py``), and a feature map of 64 channels takes 32 MiB; `PREDICT_LEAST` at any size."""
+PREDICT_LEAST = 8
 CHUNK_PIXELS = 2**18
 """Values that are gathered and made floats at once (1 MiB, a cache's worth), if one batch has not more."""
 
@@ -168,24 +170,7 @@ def train(
         torch_optimizer.load_velocity(start.velocity)
     soft = teacher_logits if kd is not None and objective is None else None
 
-    def step(
-        images: Tensor, hard: Tensor, targets: Tensor | None, lr: float | Tensor, view: Tensor, index: Tensor, at: float
-    ) -> tuple[Tensor, Tensor]:
-        if objective is not None:
-            logits, loss = objective(model, images, hard, view, index, at)
-        else:
-            logits = model(images)
-            if targets is None or kd is None:
-                loss = F.cross_entropy(logits, hard)
-            else:
-                loss = distillation_loss(logits, targets, hard, temperature=kd.temperature, kd_weight=kd.kd_weight)
-        loss.backward()
-        torch_optimizer.step(lr)
-        return logits.detach(), loss.detach()
-
-    def state() -> list[Tensor]:
-        return [*model.parameters(), *model.buffers(), *torch_optimizer.velocity]
-
+    step = TrainingStep(model, torch_optimizer, kd, objective)
     run: Step | None = None
     started, curve = time.perf_counter(), list[float]()
     first = None if start is None else torch.tensor(start.first_loss, device=device)
@@ -199,24 +184,18 @@ def train(
         order = order.to(device)
         hard, targets = labels[order], None if soft is None else soft[shown, order]
         outputs: list[tuple[Tensor, Tensor]] = []
-        for begin in range(0, n_shown, batch_size):
-            if (in_chunk := begin % per_chunk) == 0:
-                chunk = slice(begin, begin + per_chunk)
-                images = data.normalise(views[shown[chunk], order[chunk]])
-            batch = slice(begin, begin + batch_size)
-            at = epoch * steps_per_epoch + begin // batch_size
-            arguments = (
-                images[in_chunk : in_chunk + batch_size],
-                hard[batch],
-                None if targets is None else targets[batch],
-                triangular_lr(at, n_steps, settings),
-                shown[batch],
-                order[batch],
-                at / n_steps,
-            )
-            if run is None:
-                run = capture(step, state, arguments) if settings.cuda_graph else step
-            outputs.append(run(*arguments))
+        for begin in range(0, n_shown, per_chunk):
+            part = slice(begin, begin + per_chunk)
+            columns = [data.normalise(views[shown[part], order[part]]), hard[part], shown[part], order[part]]
+            columns += [] if targets is None else [targets[part]]
+            in_batches = (column.split(batch_size) for column in columns)
+            for images, now_hard, view, index, *now_soft in zip(*in_batches, strict=True):
+                at = epoch * steps_per_epoch + len(outputs)
+                lr = triangular_lr(at, n_steps, settings)
+                batch = (images, now_hard, now_soft[0] if now_soft else None, lr, view, index, at / n_steps)
+                if run is None:
+                    run = capture(step, step.state, batch) if settings.cuda_graph else step
+                outputs.append(run(*batch))
         logits, losses = torch.cat([logits for logits, _ in outputs]), torch.stack([loss for _, loss in outputs])
         first = losses[0] if first is None else first
         figures = torch.stack((losses.sum(), (logits.argmax(dim=1) == hard).sum(), first))
@@ -246,6 +225,43 @@ def train(
     return TrainingResult(status, message, float(epochs - done), tuple(curve), train_accuracy, seconds)
 
 
+@dataclass(frozen=True)
+class TrainingStep:
+    """Forward pass, loss, backward pass and optimizer step of one batch."""
+
+    model: nn.Module
+    optimizer: NesterovSGD
+    kd: KDLike | None
+    objective: Objective | None
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        targets: Tensor | None,
+        lr: float | Tensor,
+        view: Tensor,
+        index: Tensor,
+        done: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and loss, without gradient; ``view``, ``index`` and ``done`` are the objective's (`Objective`)."""
+        if self.objective is not None:
+            logits, loss = self.objective(self.model, images, labels, view, index, done)
+        else:
+            logits = self.model(images)
+            if targets is None or (kd := self.kd) is None:
+                loss = F.cross_entropy(logits, labels)
+            else:
+                loss = distillation_loss(logits, targets, labels, temperature=kd.temperature, kd_weight=kd.kd_weight)
+        loss.backward()
+        self.optimizer.step(lr)
+        return logits.detach(), loss.detach()
+
+    def state(self) -> list[Tensor]:
+        """What a step changes."""
+        return [*self.model.parameters(), *self.model.buffers(), *self.optimizer.velocity]
+
+
 class NesterovSGD:
     """SGD with Nesterov momentum, weight decay and clipping of the gradients' joint norm, as torch has them.
 
@@ -273,21 +289,22 @@ class NesterovSGD:
         Args:
             lr: Learning rate; a tensor ``()`` on the parameters' device where a captured graph reads it.
         """
-        moved = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        if not moved:
-            return
-        if moved != self._joined:
-            self._join(moved)
-        gradient = torch.cat([cast(Tensor, self.parameters[index].grad).reshape(-1) for index in moved])
-        for index in moved:
-            self.parameters[index].grad = None
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if min(len(gradients), len(self._joined)) < len(self.parameters):
+            moved = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
+            if not moved:
+                return
+            if moved != self._joined:
+                self._join(moved)
+        gradient = _flatten_dense_tensors(gradients)
+        for parameter in self.parameters:
+            parameter.grad = None
         settings, velocity = self.settings, self._flat_velocity
-        norm = torch.linalg.vector_norm(gradient)
-        gradient.mul_((settings.max_grad_norm / (norm + 1e-6)).clamp(max=1))
-        gradient.add_(self._flat, alpha=settings.weight_decay)
+        # the coefficient of torch.nn.utils.clip_grad_norm_
+        coefficient = torch.linalg.vector_norm(gradient).add_(1e-6).reciprocal_().mul_(settings.max_grad_norm)
+        gradient.mul_(coefficient.clamp_(max=1)).add_(self._flat, alpha=settings.weight_decay)
         velocity.mul_(settings.momentum).add_(gradient)
-        gradient.add_(velocity, alpha=settings.momentum)
-        self._flat.sub_(gradient.mul_(lr))
+        self._flat.sub_(gradient.add_(velocity, alpha=settings.momentum).mul_(lr))
 
     def _join(self, moved: list[int]) -> None:
         """Make these parameters, and their velocities, views of one tensor each."""
@@ -326,7 +343,7 @@ def triangular_lr(step: int, n_steps: int, settings: TrainingSettings) -> float:
 def predict(model: nn.Module, data: TaskData, images: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits ``(n, classes)`` of uint8 ``images``; the model is left in eval mode."""
     if batch_size is None:
-        batch_size = max(8, min(PREDICT_BATCH, PREDICT_BATCH * 64**2 // data.task.image_size**2))
+        batch_size = max(PREDICT_LEAST, PREDICT_PIXELS // data.task.image_size**2)
     model.eval()
     return torch.cat([model(data.normalise(part)) for part in images.split(batch_size)])
 
