@@ -330,24 +330,27 @@ def fit_axes(
     """
     row = [axes] if not isinstance(axes, Sequence) else list(axes)
     figure: Any = row[0].figure
-    for _ in range(3):  # other ticks may be chosen for the new size
+    most = np.zeros((len(row), 4))
+    for attempt in range(4):  # other ticks may be chosen for the new size
         renderer = figure.canvas.get_renderer()
         width, height = figure.get_figwidth(), figure.get_figheight()
-        needs = []
-        for one in row:
+        needs = np.zeros((len(row), 4))
+        for index, one in enumerate(row):
             inner, outer = one.get_window_extent(renderer), one.get_tightbbox(renderer)
             assert outer is not None
-            needs.append([e / figure.dpi for e in (inner.x0 - outer.x0, outer.x1 - inner.x1, inner.y0 - outer.y0)])
-            needs[-1].append((outer.y1 - inner.y1) / figure.dpi)
-        lowest = bottom + max(need[2] for need in needs) + 0.03
-        highest = height - top - max(max(0.0, need[3]) for need in needs)
-        free = width - left - right - sum(need[0] + max(0.0, need[1]) for need in needs) - 0.03
+            overhang = (inner.x0 - outer.x0, outer.x1 - inner.x1, inner.y0 - outer.y0, outer.y1 - inner.y1)
+            needs[index] = np.maximum(overhang, 0.0) / figure.dpi
+        if attempt:  # with folded names: what any choice of ticks has needed, or the size would never settle
+            most = needs = np.maximum(needs, most)
+        lowest = bottom + needs[:, 2].max() + 0.03
+        highest = height - top - needs[:, 3].max()
+        free = width - left - right - needs[:, :2].sum() - 0.03
         each = (free - 0.12 * (len(row) - 1)) / len(row)
         x = left + 0.03
         for one, need in zip(row, needs, strict=True):
             x += need[0]
             one.set_position((x / width, lowest / height, each / width, (highest - lowest) / height))
-            x += each + max(0.0, need[1]) + 0.12
+            x += each + need[1] + 0.12
             label = one.get_xlabel()
             needed = text_width(figure, label.split("\n"))
             if needed > each + 0.3:

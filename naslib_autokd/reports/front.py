@@ -124,4 +124,5 @@ def front_figure(
         if panels == 1 or side_by_side:
             fit_axes(axes)
         else:
-            figure.tight_layout(pad=0.6, h_pad=0.8)
+            fit_axes(axes[0], bottom=figure.get_figheight() / 2)
+            fit_axes(axes[1], top=figure.get_figheight() / 2 + 0.06)
