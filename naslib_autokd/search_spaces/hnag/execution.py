@@ -23,13 +23,12 @@ import ctypes
 import functools
 import hashlib
 import logging
-import math
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn import functional as F
 from torch.nn.modules import module as module_hooks
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -60,8 +58,11 @@ HEAD_PART = 24
 OPS = {
     name: number
     for number, name in enumerate(
-        "end images conv statistics linear attention pool head mean gather relu_backward conv_weight conv_input "
-        "attention_backward pool_backward head_backward mean_backward images_backward".split()
+        (
+            *("end", "images", "conv", "statistics", "linear", "attention", "pool", "head", "mean"),
+            *("gather", "relu_backward", "conv_weight", "conv_input", "attention_backward", "pool_backward"),
+            *("head_backward", "mean_backward", "images_backward"),
+        )
     )
 }
 """Numbers of the instructions, as in execution.c."""
@@ -81,8 +82,6 @@ class Map:
     first_channel: int = 0
     start: int = -1
     """In places (one place holds one number of every image)."""
-    end: int = -1
-    """The last instruction that names it, counted over both passes."""
 
     @property
     def places(self) -> int:
@@ -300,14 +299,18 @@ class Program:
         return reads
 
     def _conv(self, node: Node, x: Map | None, y: Map | None) -> list[Any]:
-        assert node.step is not None and x is not None and y is not None
+        assert node.step is not None
+        assert x is not None
+        assert y is not None
         shape = self._plan.convs[node.step.slot].shape
         stride, _, groups = node.step.detail
         sizes = (x.channels, y.channels, x.height, x.width, y.height, y.width, *shape[2:])
         return [node.step.slot, x, y, Scaled(x.stride), Scaled(y.stride), *sizes, stride, int(groups > 1)]
 
     def _pool(self, node: Node, x: Map | None, y: Map | None, dy: Map | None, dx: Map | None, add: int) -> list[Any]:
-        assert node.step is not None and dy is not None and dx is not None
+        assert node.step is not None
+        assert dy is not None
+        assert dx is not None
         kernel, stride, padding = node.step.detail
         shape = (dx.channels, dx.height, dx.width, dy.height, dy.width, kernel, stride, padding)
         return [x, y, dy, dx, int(node.kind == "max"), add, *shape, Scaled(dx.stride), Scaled(dy.stride)]
@@ -433,7 +436,6 @@ class Program:
                 bisect.insort(taken, (at, at + size))
                 total = max(total, at + size)
             for map_ in ends.get(index, ()):
-                map_.end = index
                 taken.remove((map_.start, map_.start + map_.channels * map_.stride))
         return total
 
@@ -446,7 +448,6 @@ class Code:
     """Instructions as numbers; addresses and strides are multiplied by the vectors per place when these are known."""
 
     def __init__(self, instructions: list[list[Any]]) -> None:
-        self.instructions = instructions
         numbers: list[int] = []
         scaled: list[int] = []
         for name, *operands in instructions:
@@ -479,14 +480,13 @@ class _Run(ctypes.Structure):
     """As in execution.c."""
 
     _fields_ = (
-        *[
-            (name, ctypes.c_void_p)
-            for name in "arena images image_gradient image_strides weights weight_gradients norm_weight norm_bias gates "
-            "running_mean running_var norm_weight_gradient norm_bias_gradient gate_gradients coefficients features".split()
-        ],
-        ("momentum", ctypes.c_double),
-        ("eps", ctypes.c_double),
-        *[(name, ctypes.c_int64) for name in "n_norm images_n nv batch_statistics update threads".split()],
+        *[(name, ctypes.c_void_p) for name in ("arena", "images", "image_gradient", "image_strides")],
+        *[(name, ctypes.c_void_p) for name in ("weights", "weight_gradients", "norm_weight", "norm_bias", "gates")],
+        *[(name, ctypes.c_void_p) for name in ("running_mean", "running_var")],
+        *[(name, ctypes.c_void_p) for name in ("norm_weight_gradient", "norm_bias_gradient", "gate_gradients")],
+        *[(name, ctypes.c_void_p) for name in ("coefficients", "features")],
+        *[(name, ctypes.c_double) for name in ("momentum", "eps")],
+        *[(name, ctypes.c_int64) for name in ("n_norm", "images_n", "nv", "batch_statistics", "update", "threads")],
     )
 
 
@@ -506,6 +506,7 @@ class Kernels:
         self._run_program(ctypes.addressof(run), code.ctypes.data)
 
 
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -543,7 +544,7 @@ def compiled(real: str, folder: Path) -> Path:
     compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     if compiler is None:
         raise FileNotFoundError("no C compiler: neither cc, gcc nor clang")
-    flags = ["-O3", "-march=native", "-shared", "-fPIC", f"-DREAL={real}"]
+    flags = [*FLAGS, f"-DREAL={real}"]
     key = hashlib.sha256(
         b"\0".join([source.read_bytes(), " ".join(flags).encode(), compiler.encode(), _processor().encode()])
     ).hexdigest()[:16]
@@ -574,304 +575,6 @@ def _processor() -> str:
     return platform.machine() + "".join(sorted(set(kept)))
 
 
-# --- the same instructions on torch's operations --------------------------------------------------------------------
-
-
-class Library:
-    """Stands for torch's operations where the kernels are meant otherwise."""
-
-
-class LibraryPass:
-    """Runs a program without a compiler: channels-last tensors, each freed after its last use.
-
-    Everything per channel is arithmetic on a view of rows: torch's batch norm is slow in channels-last with few
-    channels, and rows of at least 16 numbers are vectorised.
-    """
-
-    def __init__(self, setting: _Setting, inputs: Sequence[Tensor], *, backward: bool) -> None:
-        self.setting, self.images = setting, inputs[0].detach()
-        height, width = self.images.shape[2:]
-        wanted = inputs[0].requires_grad
-        self.program = program_of(setting.plan, height, width, backward=backward, image_gradient=wanted)
-        self.gates, self.norm_weight, self.norm_bias, *self.convs = [tensor.detach() for tensor in inputs[1:]]
-        self.gate_values = self.gates.tolist()
-        self.values: dict[Map, Tensor] = {}
-        self.coefficients = self.images.new_empty(4, len(self.norm_weight))
-        self.results: dict[str, Any] = {}
-        self.update = False
-
-    def forward(self, *, update: bool) -> Tensor:
-        self.update = update
-        self._run(self.program.forward.instructions, 0)
-        features: Tensor = self.results.pop("features")
-        return features
-
-    def backward(self, gradient: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
-        self.wanted, self.gradient = wanted, gradient
-        self.conv_gradients: list[Tensor | None] = [None] * len(self.convs)
-        self.others = [torch.zeros_like(t) for t in (self.gates, self.norm_weight, self.norm_bias)]
-        self._run(self.program.backward.instructions, len(self.program.forward.instructions))
-        others = [tensor if want else None for tensor, want in zip(self.others, wanted[1:4], strict=True)]
-        return [self.results.pop("images", None), *others, *self.conv_gradients]
-
-    def _run(self, instructions: list[list[Any]], start: int) -> None:
-        for index, (name, *operands) in enumerate(instructions, start):
-            getattr(self, "_" + name)(*operands)
-            for operand in operands:
-                if isinstance(operand, Map) and operand.owner.end == index:
-                    self.values.pop(operand.owner, None)
-
-    # Tensors of maps
-
-    def _get(self, map_: Map) -> Tensor:
-        owner = self.values[map_.owner]
-        return owner if map_.whole is None else owner.narrow(1, map_.first_channel, map_.channels)
-
-    def _empty(self, map_: Map) -> Tensor:
-        shape = (len(self.images), map_.channels, map_.height, map_.width)
-        return torch.empty(shape, dtype=self.images.dtype, memory_format=torch.channels_last)
-
-    def _put(self, map_: Map, value: Tensor, add: int = 0) -> None:
-        if map_.whole is not None:
-            if map_.whole not in self.values:
-                self.values[map_.whole] = self._empty(map_.whole)
-            self._get(map_).copy_(value)
-        elif add:
-            self.values[map_].add_(value)
-        else:
-            self.values[map_] = value
-
-    def _repeats(self, tensor: Tensor) -> int:
-        """Places in a row of the view; one row has all channels of each."""
-        channels, places = tensor.shape[1], tensor.numel() // tensor.shape[1]
-        return next(n for n in (16 // math.gcd(channels, 16), 8, 4, 2, 1) if places % n == 0)
-
-    def _rows(self, tensor: Tensor) -> Tensor:
-        rows = tensor.permute(0, 2, 3, 1).contiguous()
-        return rows.view(-1, self._repeats(tensor) * tensor.shape[1])
-
-    def _sum(self, rows: Tensor, channels: int) -> Tensor:
-        return rows.sum(dim=0).view(-1, channels).sum(dim=0)
-
-    def _norm(self, norm: int, channels: int) -> Tensor:
-        """Mean, 1 / standard deviation, scale and shift of a batch norm, each (channels,)."""
-        return self.coefficients[:, norm : norm + channels]
-
-    def _gate(self, gate: int) -> float:
-        return float(self.gate_values[gate]) if gate >= 0 else -1.0 / gate
-
-    # Instructions, named as in `OPS`
-
-    def _images(self, target: Map, *_: Any) -> None:
-        self._put(target, self.images.contiguous(memory_format=torch.channels_last))
-
-    def _images_backward(self, source: Map, *_: Any) -> None:
-        self.results["images"] = self._get(source).clone(memory_format=torch.contiguous_format)
-
-    def _conv_arguments(self, slot: int, kernel: tuple[int, int], stride: int, depthwise: int) -> tuple[Any, ...]:
-        weight = self.convs[slot]
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        return weight, None, (stride, stride), padding, (1, 1), False, (0, 0), len(weight) if depthwise else 1
-
-    def _conv(self, slot: int, x: Map, y: Map, *shape: Any) -> None:
-        *_, kh, kw, stride, depthwise, _add = shape
-        arguments = self._conv_arguments(slot, (kh, kw), stride, depthwise)
-        out = torch.ops.aten.convolution(self._get(x), *arguments)
-        self._put(y, out.contiguous(memory_format=torch.channels_last))
-
-    def _conv_weight(self, slot: int, x: Map, dy: Map, *shape: Any) -> None:
-        *_, kh, kw, stride, depthwise, _add = shape
-        if self.wanted[4 + slot]:
-            arguments = self._conv_arguments(slot, (kh, kw), stride, depthwise)
-            found = _convolution_backward(self._get(dy), self._get(x), *arguments, (False, True, False))
-            self.conv_gradients[slot] = found[1].contiguous()
-
-    def _conv_input(self, slot: int, dx: Map, dy: Map, *shape: Any) -> None:
-        *_, kh, kw, stride, depthwise, add = shape
-        arguments = self._conv_arguments(slot, (kh, kw), stride, depthwise)
-        gradient = self._get(dy)
-        like = gradient.new_empty(1).expand(len(gradient), dx.channels, dx.height, dx.width)
-        found = _convolution_backward(gradient, like, *arguments, (True, False, False))
-        self._put(dx, found[0].contiguous(memory_format=torch.channels_last), add)
-
-    def _statistics(self, norm: int, x: Map, _: Scaled, channels: int, places: int) -> None:
-        self._find_statistics(norm, self._get(x))
-
-    def _find_statistics(self, norm: int, x: Tensor) -> None:
-        channels = x.shape[1]
-        here = slice(norm, norm + channels)
-        running_mean, running_var = (tensor[here] for tensor in self.setting.running)
-        if self.setting.training:
-            rows, count = self._rows(x), x.numel() // channels
-            mean = self._sum(rows, channels) / count
-            centred = rows - mean.repeat(rows.shape[1] // channels)
-            var = self._sum(centred.square_(), channels) / count
-            if self.update:
-                running_mean.lerp_(mean, BATCH_NORM_MOMENTUM)
-                running_var.lerp_(var * (count / (count - 1)), BATCH_NORM_MOMENTUM)
-        else:
-            mean, var = running_mean, running_var
-        inverse = torch.rsqrt(var + BATCH_NORM_EPS)
-        scale = inverse * self.norm_weight[here]
-        torch.stack([mean, inverse, scale, self.norm_bias[here] - scale * mean], out=self._norm(norm, channels))
-
-    def _terms(self, terms: Sequence[Any]) -> list[tuple[Tensor, int, float]]:
-        return [
-            (self._get(terms[i]), terms[i + 2], self._gate(terms[i + 3])) for i in range(0, len(terms), 4)
-        ]
-
-    def _weighted(self, terms: list[tuple[Tensor, int, float]]) -> Tensor:
-        """Sum of gate (scale x + shift)."""
-        first = terms[0][0]
-        channels, repeats = first.shape[1], self._repeats(first)
-        total: Tensor | None = None
-        shift = first.new_zeros(channels)
-        for x, norm, gate in terms:
-            if norm >= 0:
-                scale, own = self._norm(norm, channels)[2:]
-                shift.add_(own, alpha=gate)
-        start = shift.repeat(repeats)
-        for x, norm, gate in terms:
-            rows = self._rows(x)
-            factor = (
-                (self._norm(norm, channels)[2] * gate).repeat(repeats) if norm >= 0 else first.new_full((1,), gate)
-            )
-            total = torch.addcmul(start, rows, factor) if total is None else total.addcmul_(rows, factor)
-        assert total is not None
-        shape = (len(first), first.shape[2], first.shape[3], channels)
-        return total.view(shape).permute(0, 3, 1, 2)
-
-    def _linear(self, y: Map, _: Scaled, channels: int, places: int, relu: int, n: int, *terms: Any) -> None:
-        total = self._weighted(self._terms(terms))
-        self._put(y, total.relu_() if relu else total)
-
-    def _attention(self, y: Map, side: Map, _: Scaled, channels: int, places: int, n: int, *terms: Any) -> None:
-        (x, norm, gate), *rest = self._terms(terms)
-        self._put(y, self._weighted(rest).mul_(self._weighted([(x, norm, 1.0)]).sigmoid_().add_(gate)))
-
-    def _attention_backward(
-        self, gradient: Map, side: Map, _: Scaled, channels: int, places: int, n: int, *terms: Any
-    ) -> None:
-        (x, norm, gate), *rest = self._terms(terms)
-        mask, d = self._weighted([(x, norm, 1.0)]).sigmoid_(), self._get(gradient)
-        from_mask = self._weighted(rest).mul_(d)
-        self.others[0][terms[3]] = from_mask.sum()
-        self._put(side, from_mask.mul_(mask * (1 - mask)))
-        self._put(gradient, d * mask.add_(gate))
-
-    def _pool(self, x: Map, y: Map, dy: Map, dx: Map, maximum: int, add: int, *shape: Any) -> None:
-        window = shape[5:8]
-        self._put(y, (F.max_pool2d if maximum else F.avg_pool2d)(self._get(x), *window))
-
-    def _pool_backward(self, x: Map, y: Map, dy: Map, dx: Map, maximum: int, add: int, *shape: Any) -> None:
-        kernel, stride, padding = shape[5:8]
-        gradient = self._get(dy)
-        if maximum:
-            source = self._get(x)
-            window = ((kernel, kernel), (stride, stride), (padding, padding), (1, 1), False)
-            indices = torch.ops.aten.max_pool2d_with_indices(source, *window)[1]
-            found = torch.ops.aten.max_pool2d_with_indices_backward(gradient, source, *window, indices)
-        else:
-            like = self._empty(dx)
-            window = ((kernel, kernel), (stride, stride), (padding, padding), False, True, None)
-            found = torch.ops.aten.avg_pool2d_backward(gradient, like, *window)
-        self._put(dx, found.contiguous(memory_format=torch.channels_last), add)
-
-    def _gather(
-        self, x: Map, out: Map, _: Scaled, channels: int, places: int, norm: int, add: int, n: int, *readers: Any
-    ) -> None:
-        gradients = [(self._rows(self._get(readers[i])), readers[i + 2]) for i in range(0, len(readers), 3)]
-        total = None
-        if norm < 0:
-            for rows, gate in gradients:
-                if gate >= 0:
-                    self.others[0][gate] = (rows * self._rows(self._get(x))).sum()
-                total = rows * self._gate(gate) if total is None else total.add_(rows, alpha=self._gate(gate))
-        else:
-            own = self._get(x)
-            mean, inverse, scale, _shift = self._norm(norm, channels)
-            repeats, count = self._repeats(own), own.numel() // channels
-            centred = self._rows(own) - mean.repeat(repeats)
-            sums, products = own.new_zeros(channels), own.new_zeros(channels)
-            for rows, gate in gradients:
-                one, two, weight = self._sum(rows, channels), self._sum(rows * centred, channels), self._gate(gate)
-                sums.add_(one, alpha=weight)
-                products.add_(two, alpha=weight)
-                if gate >= 0:
-                    bias = self.norm_bias[norm : norm + channels]
-                    self.others[0][gate] = torch.dot(scale, two) + torch.dot(bias, one)
-            self.others[1][norm : norm + channels] = products * inverse
-            self.others[2][norm : norm + channels] = sums
-            if self.setting.training:
-                slope = (-scale * inverse.square() * products / count).repeat(repeats)
-                total = centred.mul_(slope).add_((-scale * sums / count).repeat(repeats))
-            else:
-                total = centred.zero_()
-            for rows, gate in gradients:
-                total.addcmul_(rows, (scale * self._gate(gate)).repeat(repeats))
-        assert total is not None
-        shape = (len(self.images), out.height, out.width, channels)
-        self._put(out, total.view(shape).permute(0, 3, 1, 2), add)
-
-    def _relu_backward(self, z: Map, gradient: Map, *_: Any) -> None:
-        self._put(gradient, torch.ops.aten.threshold_backward(self._get(gradient), self._get(z), 0))
-
-    def _mean(self, z: Map, *_: Any) -> None:
-        self.results["features"] = self._get(z).mean(dim=(2, 3))
-
-    def _mean_backward(self, gradient: Map, *_: Any) -> None:
-        spread = (self.gradient / gradient.places)[:, :, None, None].expand(-1, -1, gradient.height, gradient.width)
-        self._put(gradient, spread.contiguous(memory_format=torch.channels_last))
-
-    def _head_parts(self, slot: int, z: Map, norm: int) -> Iterator[tuple[slice, int, Tensor, Tensor]]:
-        """Of some channels of the head at a time: which, their first norm, weight, convolution output."""
-        weight, source = self.convs[slot], self._get(z)
-        for first in range(0, len(weight), LIBRARY_HEAD_PART):
-            here = slice(first, min(len(weight), first + LIBRARY_HEAD_PART))
-            yield here, norm + first, weight[here], F.conv2d(source, weight[here])
-
-    def _head(self, slot: int, z: Map, dz: Map, work: Map, _: Scaled, n_in: int, hidden: int, *rest: int) -> None:
-        features = self.images.new_empty(len(self.images), hidden)
-        for here, norm, _weight, h in self._head_parts(slot, z, rest[1]):
-            self._find_statistics(norm, h)
-            features[:, here] = self._weighted([(h, norm, 1.0)]).relu_().mean(dim=(2, 3))
-        self.results["features"] = features
-
-    def _head_backward(
-        self, slot: int, z: Map, dz: Map, work: Map, _: Scaled, n_in: int, hidden: int, *rest: int
-    ) -> None:
-        source = self._get(z)
-        gradient = self._empty(dz).zero_()
-        found = self.convs[slot].new_empty(self.convs[slot].shape)
-        for here, norm, weight, h in self._head_parts(slot, z, rest[1]):
-            h = h.contiguous(memory_format=torch.channels_last)
-            y = self._weighted([(h, norm, 1.0)])
-            d = (self.gradient[:, here] / z.places)[:, :, None, None] * (y > 0)
-            maps = [Map(h.shape[1], z.height, z.width) for _ in range(3)]
-            for map_, value in zip(maps, (h, d.contiguous(memory_format=torch.channels_last)), strict=False):
-                self.values[map_] = value
-            self._gather(maps[0], maps[2], Scaled(0), h.shape[1], z.places, norm, 0, 1, maps[1], Scaled(0), -1)
-            dh = self._get(maps[2])
-            for map_ in maps:
-                del self.values[map_]
-            arguments = (weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1)
-            one, two, _bias = _convolution_backward(dh, source, *arguments, (True, True, False))
-            gradient.add_(one)
-            found[here] = two
-        self._put(dz, gradient)
-        if self.wanted[4 + slot]:
-            self.conv_gradients[slot] = found
-
-
-LIBRARY_HEAD_PART = 128
-
-
-def _convolution_backward(dy: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> Any:
-    *arguments, mask = rest
-    bias_sizes, *arguments = arguments
-    return torch.ops.aten.convolution_backward(dy, x, weight, bias_sizes, *arguments, mask)
-
-
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
@@ -879,7 +582,7 @@ MIN_BATCH_SHARE = 4
 """Fewer images than a vector holds are padded to a whole one; below this part of it the steps are faster."""
 
 
-def chosen(student: Student, images: Tensor) -> Kernels | Library | None:
+def chosen(student: Student, images: Tensor) -> Kernels | None:
     """What runs the student's body; None: the readable steps.
 
     The steps run where single operations have to be seen (hooks on feature maps, dispatch and function modes, tracing,
@@ -898,12 +601,12 @@ def chosen(student: Student, images: Tensor) -> Kernels | Library | None:
     ):
         return None
     engine = kernels(images.dtype)
-    if engine is not None and student.execution == "auto" and len(images) * MIN_BATCH_SHARE < engine.lanes:
+    if engine is None or (student.execution == "auto" and len(images) * MIN_BATCH_SHARE < engine.lanes):
         return None
     smallest = program_of(student.plan, *images.shape[2:], backward=False).smallest * len(images)
     if images.shape[1] != student.spec.in_channels or smallest < (2 if student.training else 1):
         return None
-    return engine or Library()
+    return engine
 
 
 def _watched(student: Student) -> bool:
@@ -932,7 +635,7 @@ def _hooked(module: nn.Module) -> bool:
 
 def body(
     plan: Plan,
-    engine: Kernels | Library,
+    engine: Kernels,
     images: Tensor,
     *,
     convs: Sequence[Tensor],
@@ -945,12 +648,12 @@ def body(
     """Pooled features (batch, features) of images, as `student.run_steps`; updates the running statistics."""
     inputs = (images, gates, norm_weight, norm_bias, *convs)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return _Body.apply(_Setting(plan, engine, running, training), *inputs)  # type: ignore[no-any-return]
+        return _Body.apply(_Setting(plan, engine, running, training), *inputs)
     setting = _Setting(plan, engine, running, training)
     if training:
-        return _start(setting, inputs, backward=False).forward(update=True)
+        return Pass(setting, inputs, backward=False).forward(update=True)
     parts = images.split(EVALUATION_BATCH)  # fewer images at a time stay in cache
-    return torch.cat([_start(setting, (part, *inputs[1:]), backward=False).forward(update=False) for part in parts])
+    return torch.cat([Pass(setting, (part, *inputs[1:]), backward=False).forward(update=False) for part in parts])
 
 
 EVALUATION_BATCH = 64
@@ -959,22 +662,22 @@ EVALUATION_BATCH = 64
 @dataclass(frozen=True, eq=False)
 class _Setting:
     plan: Plan
-    engine: Kernels | Library
+    engine: Kernels
     running: tuple[Tensor, Tensor]
     training: bool
 
 
-class KernelPass:
+class Pass:
     """One forward pass, and what its backward pass needs: the block of values and the batch norms' coefficients."""
 
-    def __init__(self, engine: Kernels, setting: _Setting, inputs: Sequence[Tensor], *, backward: bool) -> None:
-        self.engine, self.setting = engine, setting
+    def __init__(self, setting: _Setting, inputs: Sequence[Tensor], *, backward: bool) -> None:
+        self.setting = setting
         images = inputs[0]
         self.program = program_of(
             setting.plan, images.shape[2], images.shape[3], backward=backward, image_gradient=images.requires_grad
         )
-        self.vectors = -(-len(images) // engine.lanes)
-        size = self.program.n_places * self.vectors * engine.lanes
+        self.vectors = -(-len(images) // setting.engine.lanes)
+        size = self.program.n_places * self.vectors * setting.engine.lanes
         self.block = setting.plan.programs.take(size, images.dtype)
         self.coefficients = torch.empty(4 * len(inputs[2]), dtype=images.dtype)
         self.inputs: Sequence[Tensor] = [tensor.detach().contiguous() for tensor in inputs[1:]]
@@ -1011,7 +714,7 @@ class KernelPass:
     def forward(self, *, update: bool) -> Tensor:
         features = torch.empty(len(self.images), self.setting.plan.features, dtype=self.images.dtype)
         run, _kept = self._run(features, update)
-        self.engine(run, self.program.forward.at(self.vectors))
+        self.setting.engine(run, self.program.forward.at(self.vectors))
         return features
 
     def backward(self, gradient: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -1036,33 +739,27 @@ class KernelPass:
         if images_wanted:
             images = torch.empty_strided(self.images.shape, self.images.stride(), dtype=gradient.dtype)
             run.image_gradient = images.data_ptr()
-        self.engine(run, self.program.backward.at(self.vectors))
+        self.setting.engine(run, self.program.backward.at(self.vectors))
         self.setting.plan.programs.spare = [self.block]
         return [images, *others, *conv_gradients]
-
-
-def _start(setting: _Setting, inputs: Sequence[Tensor], *, backward: bool) -> KernelPass | LibraryPass:
-    if isinstance(setting.engine, Kernels):
-        return KernelPass(setting.engine, setting, inputs, backward=backward)
-    return LibraryPass(setting, inputs, backward=backward)
 
 
 class _Body(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, setting: _Setting, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
-        ctx.setting, ctx.done = setting, _start(setting, inputs, backward=True)
+        ctx.setting, ctx.done = setting, Pass(setting, inputs, backward=True)
         features: Tensor = ctx.done.forward(update=setting.training)
         return features
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         setting, inputs, wanted = ctx.setting, ctx.saved_tensors, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():  # of the gradient, too, one is wanted
             return (None, *_differentiable(setting, inputs, gradient, wanted))
         done, ctx.done = ctx.done, None
         if done is None:  # backward used the block up before (retain_graph)
-            done = _start(setting, inputs, backward=True)
+            done = Pass(setting, inputs, backward=True)
             done.forward(update=False)
         return (None, *done.backward(gradient, wanted))
 

@@ -333,7 +333,7 @@ class Student(nn.Module):
             engine = execution.chosen(self, images)
             if engine is not None:
                 return execution.body(self.plan, engine, images, **parameters)
-        return run_steps(self.plan, images, **parameters, stage_maps=self.stage_maps)
+        return run_steps(self.plan, images, **parameters, stage_maps=list(self.stage_maps))
 
 
 def run_steps(
@@ -403,7 +403,7 @@ def run_steps(
         values[step.target] = y
         for source in dead:
             values[source] = None
-    return values[plan.output].mean(dim=(2, 3))  # type: ignore[no-any-return]
+    return values[plan.output].mean(dim=(2, 3))
 
 
 def weighted_sum(values: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
