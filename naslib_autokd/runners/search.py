@@ -58,6 +58,17 @@ class TooManyFailures(RuntimeError):
     """So many trials failed in a row that something is wrong; the message says what most likely."""
 
 
+REFUSALS = ("LimitError", "ParameterBudgetError")
+"""Errors of a family that no width brings within the limits. It costs no training, and is no trial of ``n_trials``."""
+REFUSALS_PER_FAILURE = 10
+"""So many of them in a row count as one failure."""
+
+
+def is_refusal(trial: Trial) -> bool:
+    """Whether a trial ended before any training because no student of its family keeps the limits."""
+    return trial.status == "error" and trial.message.partition(":")[0] in REFUSALS
+
+
 class SearchInterrupted(KeyboardInterrupt):
     """The search was asked to stop and has finished and saved its running trials."""
 
@@ -68,6 +79,7 @@ class SearchProgress:
 
     trial: Trial
     n_trials: int
+    """Of the budget: without those that `is_refusal`."""
     student_epochs: float
     fraction: float
     """Share of the budget that is spent, in [0, 1]."""
@@ -291,7 +303,7 @@ def search(
             knows the images whose splits are kept in ``out``; the evaluator by default, so of use with an engine of
             workers only.
         space: What is searched, a name or an object; the task's preset with the KD settings by default.
-        n_trials: Stop after so many trials.
+        n_trials: Stop after so many trials; families of which no student keeps the limits do not count.
         student_epochs: Stop before a trial would bring the epochs trained above this; running trials count in full.
         wall_s: Start no trial after so many seconds of work on this run, earlier sessions of it included.
         target_cost: Stop once a full training has a cost (``1 - val_accuracy``) of this or less. One of the other
@@ -426,12 +438,19 @@ class _Search:
         self.waited_s = 0.0
         self.trained = 0.0
         self.n_failures = 0
+        self.n_refusals = 0
         self.failed_in_a_row: list[Trial] = []
+        self.refused_in_a_row: list[Trial] = []
         self.target_reached = False
         self.in_flight: dict[int, tuple[Proposal, float]] = {}
         self.objectives: tuple[str, ...] = ("error",)
         self.waiting: deque[Proposal] = deque()
         """Asked for, not handed out: trials that ran at the kill, or one that cannot be paid yet."""
+
+    @property
+    def n_trials(self) -> int:
+        """Finished trials that count for the budget."""
+        return len(self.store) - self.n_refusals
 
     @property
     def spent(self) -> float:
@@ -448,11 +467,17 @@ class _Search:
         for trial in self.store:
             self._count(trial)
         self.failed_in_a_row.clear()  # whoever continues has had a look
+        self.refused_in_a_row.clear()
         if len(self.store):
             log.info("continuing after %d trials, %d to run again", len(self.store), len(self.waiting))
 
     def _count(self, trial: Trial) -> None:
         self.trained += trial.student_epochs
+        if is_refusal(trial):
+            self.n_refusals += 1
+            self.refused_in_a_row.append(trial)
+        else:
+            self.refused_in_a_row.clear()
         if trial.succeeded:
             self.failed_in_a_row.clear()
             target = self.budget["target_cost"]
@@ -460,7 +485,8 @@ class _Search:
             self.target_reached |= target is not None and full and trial.cost <= target
         else:
             self.n_failures += 1
-            self.failed_in_a_row.append(trial)
+            if not is_refusal(trial):
+                self.failed_in_a_row.append(trial)
 
     def run(self) -> str:
         """Work until a budget is spent; its name."""
@@ -485,7 +511,7 @@ class _Search:
         budget = self.budget
         if self.target_reached:
             return "target_cost"
-        if budget["n_trials"] is not None and len(self.store) + len(self.in_flight) >= budget["n_trials"]:
+        if budget["n_trials"] is not None and self.n_trials + len(self.in_flight) >= budget["n_trials"]:
             return "n_trials"
         if budget["wall_s"] is not None and self.session.elapsed_s >= budget["wall_s"]:
             return "wall_s"
@@ -518,6 +544,8 @@ class _Search:
             finished = self.engine.next_finished(0.0) if self.in_flight else None
         if self.max_failures is not None and len(self.failed_in_a_row) >= self.max_failures:
             raise TooManyFailures(_likely_reason(self.failed_in_a_row))
+        if self.max_failures is not None and len(self.refused_in_a_row) >= REFUSALS_PER_FAILURE * self.max_failures:
+            raise TooManyFailures(_likely_reason(self.refused_in_a_row))
 
     def _take(self, proposal: Proposal, trial: Trial) -> None:
         del self.in_flight[proposal.number]
@@ -550,10 +578,10 @@ class _Search:
     def _progress(self, trial: Trial) -> SearchProgress:
         best = self.store.incumbent()
         elapsed = self.session.elapsed_s
-        fraction = fraction_spent(self.budget, n_trials=len(self.store), student_epochs=self.spent, wall_s=elapsed)
+        fraction = fraction_spent(self.budget, n_trials=self.n_trials, student_epochs=self.spent, wall_s=elapsed)
         return SearchProgress(
             trial=trial,
-            n_trials=len(self.store),
+            n_trials=self.n_trials,
             student_epochs=self.spent,
             fraction=1.0 if self.target_reached else fraction,
             best_val_accuracy=None if best is None else best.val_accuracy,

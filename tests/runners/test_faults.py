@@ -292,6 +292,33 @@ def test_too_many_failures_in_a_row_stop_the_search_with_the_likely_reason(tmp_p
     assert len(simulate(1, tmp_path, optimizer="random_search", max_failures=6).trials) == 24, "it can go on"
 
 
+class Narrow(FormulaEvaluator):
+    """No student of most families keeps the limits."""
+
+    every = 5
+
+    def evaluate(self, proposal: Proposal) -> Trial:
+        if proposal.number % self.every == 0:
+            return super().evaluate(proposal)
+        message = "LimitError: max_train_memory=4MB, but the narrowest student of the family needs 9MB"
+        return Trial.of(proposal, status="error", message=message)
+
+
+def test_families_that_no_width_brings_within_the_limits_are_no_trials_of_the_budget(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"optimizer": "random_search", "max_failures": 2}
+    result = simulate(1, tmp_path, engine=SimulatedEngine(1, Narrow()), n_trials=6, **options)
+    assert sum(trial.succeeded for trial in result.trials) == 6
+    assert len(result.trials) > 20
+    again = simulate(1, tmp_path, engine=SimulatedEngine(1, Narrow()), n_trials=6, **options)
+    assert again.trials == result.trials
+    Narrow.every = 10**9
+    try:
+        with pytest.raises(TooManyFailures, match=r"20 trials in a row failed, 20 of them with 'error: LimitError"):
+            simulate(1, engine=SimulatedEngine(1, Narrow()), n_trials=6, **options)
+    finally:
+        Narrow.every = 5
+
+
 def test_a_stop_saves_what_runs_and_starts_nothing(tmp_path: Path) -> None:
     engine = SimulatedEngine(4)
     with pytest.raises(SearchInterrupted, match="the same command continues"):
