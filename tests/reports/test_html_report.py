@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from report_folders import NASTY, TEACHER, counts, final, write_comparison, write_search, write_study
 from scipy import stats
 
 from naslib_autokd.cli import main
-from naslib_autokd.records import TrialStore
+from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html.search import expected_calibration_error
 from naslib_autokd.reports.run_data import TABLES, read_run, wilson
@@ -245,6 +246,39 @@ def test_front_of_several_objectives(tmp_path: Path) -> None:
         beaten = any(other["error"] <= row["error"] and other["macs"] <= row["macs"] and other != row for other in rows)
         assert row["on_front"] != beaten
     assert "Families that no other beats" in page_of(folder).text
+
+
+def test_trials_of_another_space_are_read_as_they_are(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "run", 0)
+    settings = yaml.safe_load((folder / "run.yaml").read_text())
+    (folder / "run.yaml").write_text(yaml.safe_dump({**settings, "space": "nasbench201"}))
+    rng = np.random.default_rng(0)
+    with TrialStore(folder / "trials.jsonl") as store:
+        for number in range(30):
+            edges = rng.integers(5, size=3).tolist()
+            cost = 0.1 + 0.05 * edges[1] + 0.001 * rng.random()
+            candidate = {"operations": edges, "merge": ["sum", "cat"][number % 2], "fixed": 7}
+            store.append(
+                Trial(
+                    number=number,
+                    candidate=candidate,
+                    candidate_digest=f"family-{number}",
+                    budget_epochs=9,
+                    seed=number,
+                    cost=cost,
+                    val_accuracy=1 - cost,
+                    student_epochs=9.0,
+                )
+            )
+    found = read_run(folder)
+    assert [row["name"] for row in found.table("hyperparameters")] == [
+        "operations.0", "operations.1", "operations.2", "merge",
+    ]  # fmt: skip
+    assert found.table("importance")[0]["hyperparameter"] == "operations.1"
+    assert found.command.split("--space ")[1].startswith("nasbench201 ")
+    page = page_of(folder)
+    assert page.tags.count("svg") == 0
+    assert "operations.1" in str(page.payload["parallel"])
 
 
 def test_calibration_error_of_the_bins(finished: Path) -> None:

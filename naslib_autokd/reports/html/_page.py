@@ -181,7 +181,7 @@ def log_axis(title: str, values: Iterable[float]) -> Spec:
     if not known:
         return axis(title, type="log")
     low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
-    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    steps = (1, 2, 5) if max(known) / min(known) <= 100 else (1,)
     ticks = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
     return axis(title, type="log", tickvals=ticks, ticktext=[f"{tick:,.6g}" for tick in ticks])
 

@@ -261,6 +261,8 @@ def trials(builder: Page, run: RunData, prefix: str) -> str:
         )
     lead = f"{len(rows):,} trials. " + ("The incumbent family is marked. " if run.answer.get("family") else "")
     lead += "" if failed else run.missing.get("failures", "")
+    if any(row["number"] == -1 for row in rows):
+        lead += " Trial -1 is the space's default family, which a search trains first."
     return section(prefix, "trials", title, lead.strip(), reasons, table)
 
 
