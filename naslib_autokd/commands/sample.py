@@ -118,7 +118,9 @@ def run(options: argparse.Namespace) -> int:
         draw_wirings(
             specs,
             options.draw,
-            title=f"Family {family.digest}" if family else "",
+            title=""
+            if family is None
+            else f"{'One wiring of family' if len(specs) == 1 else 'Family'} {family.digest}",
             captions=captions if len(specs) > 1 else (),
         )
         print(f"drawn: {options.draw}", file=sys.stderr)

@@ -760,13 +760,16 @@ def _picture(item: Wiring | StudentSpec, merge_weights: Mapping[Edge, float] | N
     dx, dy = (width - layout.width) / 2, y
     inner: list[_Shape] = []
     strip, label_size = 20.0 * unit, 11.0 * unit  # below the cells, for the stages' names
-    for stage, left, right in layout.bands:
+    names = [_stage_names(spec, stage) for stage, _, _ in layout.bands]
+    fits = [
+        all(_text_width(n, label_size) < right - left for n, (_, left, right) in zip(c, layout.bands, strict=True))
+        for c in zip(*names, strict=True)
+    ]
+    chosen = fits.index(True) if True in fits else -1  # as long as all stages have room for
+    for (stage, left, right), candidates in zip(layout.bands, names, strict=True):
         inner.append(_Rectangle((left, 0.0, right - left, layout.height + strip), 0.0, f"stage{stage}"))
-        label = f"stage {stage + 1}"
-        if spec is not None:
-            more = f": {spec.channels[stage]} channels, {spec.sizes[stage]}×{spec.sizes[stage]}"  # noqa: RUF001
-            label += more if right - left > _text_width(label + more, label_size) else ""
-        inner.append(_Text(((left + right) / 2, layout.height + 0.6 * strip), label, label_size, "middle"))
+        place = ((left + right) / 2, layout.height + 0.6 * strip)
+        inner.append(_Text(place, candidates[chosen], label_size, "middle"))
     for (x, below), name in ((layout.stem, "stem"), (layout.head, "head")):
         inner.append(_Text((x, below + 4.0 * unit), name, label_size, "middle"))
     inner += _network_shapes(wiring, layout, weights, scale, detailed)
@@ -781,6 +784,15 @@ def _picture(item: Wiring | StudentSpec, merge_weights: Mapping[Edge, float] | N
         y += 15.0 * unit
     name, description = f"{title}: {', '.join(facts)}", _describe(wiring, weights)
     return _Picture(width, y + 2.0 * unit, shapes, name, description, digits=1 if detailed else 0)
+
+
+def _stage_names(spec: StudentSpec | None, stage: int) -> list[str]:
+    """The same, shorter and shorter."""
+    name = f"stage {stage + 1}"
+    if spec is None:
+        return [name, str(stage + 1)]
+    size = f"{spec.sizes[stage]}×{spec.sizes[stage]}"  # noqa: RUF001 (a times sign)
+    return [f"{name}: {spec.channels[stage]} channels, {size}", f"{name}: {size}", name, str(stage + 1)]
 
 
 def _moved(shape: _Shape, dx: float, dy: float) -> _Shape:
@@ -805,8 +817,9 @@ def _sheet(items: Sequence[Wiring | StudentSpec], title: str, captions: Sequence
     wirings = [_parts(item)[0] for item in items]
     layouts = [_layout(wiring) for wiring in wirings]
     columns = min(columns, len(items))
-    # one scale for all, so that sizes compare, but no tile leaves its column
-    scale = min(1.0, *(_TILE / one.width for one in layouts), *(_TILE_HEIGHT / one.height for one in layouts))
+    # one scale for all, so that sizes compare, unless some would be too small to see
+    own = [min(1.0, _TILE / one.width, _TILE_HEIGHT / one.height) for one in layouts]
+    scales = [min(one, 2.5 * min(own)) for one in own] if max(own) > 2.5 * min(own) else [min(own)] * len(own)
     gap, pad = 22.0, 14.0
     width = max(columns * _TILE + (columns - 1) * gap, 620.0) + 2 * pad
     shapes: list[_Shape] = []
@@ -816,13 +829,14 @@ def _sheet(items: Sequence[Wiring | StudentSpec], title: str, captions: Sequence
         y += 20.0
     for start in range(0, len(items), columns):
         row = range(start, min(start + columns, len(items)))
-        tallest = max(layouts[index].height for index in row) * scale
+        tallest = max(layouts[index].height * scales[index] for index in row)
         lines = 0
         for index in row:
             wiring, spec = _parts(items[index])
-            layout = layouts[index]
+            layout, scale = layouts[index], scales[index]
             x = pad + (index - start) * (_TILE + gap)
-            shapes += _small_network(wiring, layout, scale, x + (_TILE - layout.width * scale) / 2, y)
+            upper = y + (tallest - layout.height * scale) / 2
+            shapes += _small_network(wiring, layout, scale, x + (_TILE - layout.width * scale) / 2, upper)
             caption = captions[index] if captions else f"wiring {wiring.digest}"
             below = [
                 *([_params_text(spec.n_params)] if spec is not None else []),
@@ -874,7 +888,7 @@ def sheet_svg(
     columns: int = 3,
     background: str | None = _PAPER,
 ) -> str:
-    """Several wirings side by side at one scale, each with its size, depth and merges below.
+    """Several wirings side by side, each with its size, depth and merges below; at one scale, unless sizes differ much.
 
     Args:
         captions: One a wiring, instead of its digest.
