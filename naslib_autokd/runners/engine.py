@@ -522,6 +522,7 @@ class DaskEngine:
 
     Args:
         factory: Builds the evaluator in each worker (`EvaluatorFactory`).
+        workers: Default on this machine: `default_workers`, for the factory's ``threads``.
         devices: Given to the workers of a machine in turn; ``("cuda",)`` stands for all its GPUs. Empty: the
             factory's own. More workers than GPUs: several trials share one.
         gpu_memory: Share of its GPU's memory that a worker may take, in (0, 1]. Default: with ``workers`` of this
@@ -545,7 +546,10 @@ class DaskEngine:
     ) -> None:
         if gpu_memory is not None and not 0 < gpu_memory <= 1:
             raise ValueError(f"gpu_memory is a share in (0, 1], got {gpu_memory}")
-        known = (workers or 1) if scheduler is None and cluster is None and isolate else None
+        here = scheduler is None and cluster is None
+        if here and workers is None:
+            workers = default_workers(getattr(factory, "keywords", {}).get("threads", 1), tuple(devices))
+        known = workers if here and isolate else None
         self._pool = DaskPool(
             partial(trial_handler, factory, tuple(devices), gpu_memory=gpu_memory, workers=known),
             workers=workers,

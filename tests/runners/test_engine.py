@@ -18,6 +18,7 @@ import pytest
 from faulty import FormulaEvaluator, NeedsAFile, handler, indexed_handler
 
 from naslib_autokd.records import Proposal, Trial
+from naslib_autokd.runners import engine as engine_module
 from naslib_autokd.runners.engine import (
     GPU_MEMORY,
     SCHEDULER_SETTINGS,
@@ -223,7 +224,7 @@ def test_devices_are_given_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_worker_has_its_device() -> None:
     with DaskEngine(partial(FormulaEvaluator, 0.2), workers=2, devices=("cuda:0", "cuda:1")) as engine:
         trials = run_all(engine, 4)
-    assert Counter(trial.info["device"] for trial in trials.values()) == {"cuda:0": 2, "cuda:1": 2}
+    assert {trials[number].info["device"] for number in (0, 1)} == {"cuda:0", "cuda:1"}  # the first of each worker
 
 
 def test_workers_of_one_gpu_share_its_memory_equally(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,6 +268,18 @@ def test_the_default_number_of_workers_fits_cores_memory_and_gpus(monkeypatch: p
     assert default_workers() == 3
     with pytest.raises(ValueError, match="threads must be at least 1"):
         default_workers(0)
+
+
+def test_an_engine_without_a_number_of_workers_takes_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(engine_module, "default_workers", lambda *given: asked.append(given) or 3)
+    with DaskEngine(partial(FormulaEvaluator, 0.0), devices=("cpu",)) as engine:
+        assert engine.n_slots == 3
+    with DaskEngine(partial(FormulaEvaluator, threads=2)) as engine:  # type: ignore[call-arg]
+        assert engine.n_slots == 3
+    with DaskEngine(FormulaEvaluator, workers=1) as engine:
+        assert engine.n_slots == 1
+    assert asked == [(1, ("cpu",)), (2, ())]
 
 
 class Witness(FormulaEvaluator):
