@@ -41,7 +41,7 @@ TABLES: dict[str, str] = {
     "student_epochs (its own), spent_epochs and spent_s (of the run, at its end), seconds, wiring",
     "settings": "Hyperparameters of the trials: method, run_seed, number, family, budget_epochs, val_accuracy, then "
     "one column a hyperparameter (of `hyperparameters`), None where it is inactive",
-    "hyperparameters": "name, type ('number' or 'category'), log, low, high, choices, part ('generator' or 'kd')",
+    "hyperparameters": "name, type ('number' or 'category'), log, low, high, choices",
     "anytime": "Search, comparison: method, seed, student_epochs, trials, seconds, accuracy of the incumbent so far "
     "(validation; of a one-shot method its supernet's, one_shot true); trials and seconds are None for a comparison. "
     "Study: method, student_epochs, regret, low, high, median (over its seeds)",

@@ -21,8 +21,6 @@ from naslib_autokd.runners.statistics import FloatArray
 
 Row = dict[str, Any]
 
-KD_PART = ("temperature", "kd_weight")
-
 N_POINTS = 32
 """Points of the space that a partial dependence is averaged over."""
 
@@ -109,7 +107,6 @@ def _hyperparameters(space: Any) -> list[Row]:
                 "low": min(choices) if choices and number else getattr(own, "lower", None),
                 "high": max(choices) if choices and number else getattr(own, "upper", None),
                 "choices": [str(choice) for choice in choices],
-                "part": "kd" if name in KD_PART else "generator",
             }
         )
     return rows
@@ -137,7 +134,6 @@ def _observed(name: str, values: Sequence[Row]) -> Row:
         "low": min(found) if number else None,
         "high": max(found) if number else None,
         "choices": [] if number else sorted({str(value) for value in found}),
-        "part": "kd" if name.split(".")[-1] in KD_PART else "generator",
     }
 
 

@@ -145,7 +145,7 @@ def test_every_part_is_there_in_the_order_of_the_page(finished_page: Text) -> No
 
 def test_page_refers_to_nothing_outside(finished: Path) -> None:
     source = write_report([finished], finished.parent / "page.html").read_text(encoding="utf-8")
-    outside = re.sub(r"<script>.*?</script>", "", source, flags=re.DOTALL)
+    outside = re.sub(r"<script[^>]*>.*?</script>", "", source, flags=re.DOTALL)
     assert not re.search(r"""(src|href|action)\s*=\s*["']?(https?:)?//""", outside)
     assert "default-src &#x27;none&#x27;" in source
     assert len(source) < 6_000_000
@@ -373,3 +373,8 @@ def test_reading_and_writing_loads_no_plotting_package(tmp_path: Path) -> None:
         "assert not {'torch', 'plotly', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+def test_settings_that_do_not_vary_are_said_to(tmp_path: Path) -> None:
+    text = page_of(write_search(tmp_path / "run", 1)).text
+    assert "All full trainings so far have the same settings." in text

@@ -363,7 +363,11 @@ def settings(builder: Page, run: RunData, prefix: str) -> str:
         return section(prefix, "settings", title, "", why(run, "settings"))
     largest = max(row["budget_epochs"] for row in rows)
     rows = thinned([row for row in rows if row["budget_epochs"] == largest])
-    parts = [_parallel(builder, meta, rows)]
+    varied = [entry for entry in meta if len({str(row[entry["name"]]) for row in rows if entry["name"] in row}) > 1]
+    if not varied:
+        why_not = "All full trainings so far have the same settings."
+        return section(prefix, "settings", title, "", missing(why_not))
+    parts = [_parallel(builder, varied, rows)]
     if run.table("dependence"):
         r2 = run.table("importance")[0]["r2"]
         parts.append(
@@ -377,7 +381,7 @@ def settings(builder: Page, run: RunData, prefix: str) -> str:
         parts.append(
             f"<h3>Accuracy by setting</h3><p class='lead'>{escape(f'The full trainings themselves. {reason}')}</p>"
         )
-        parts.append(_scatter(builder, meta, rows))
+        parts.append(_scatter(builder, varied, rows))
     lead = f"Successful trainings of {largest} epochs, the largest budget."
     return section(prefix, "settings", title, lead, *parts)
 
@@ -388,8 +392,6 @@ def _parallel(builder: Page, meta: Sequence[Row], rows: Sequence[Row]) -> str:
     for entry in meta:
         values = [row.get(entry["name"]) for row in rows]
         known = [value for value in values if value is not None]
-        if len(set(map(str, known))) < 2:
-            continue
         number = entry["type"] == "number"
         choices = [] if number else [name for name in entry["choices"] if name in set(map(str, known))]
         axes.append(
@@ -472,8 +474,6 @@ def _scatter(builder: Page, meta: Sequence[Row], rows: Sequence[Row]) -> str:
     margin = 0.06 * (high - low) or 1.0
     for entry in meta:
         own = [row for row in rows if row.get(entry["name"]) is not None]
-        if len({str(row[entry["name"]]) for row in own}) < 2:
-            continue
         number = entry["type"] == "number"
         trace = {
             "type": "scatter", "mode": "markers", "showlegend": False,
