@@ -12,9 +12,10 @@ Sections:
               plain step; and what all convolutions would take at the rate of a large dense one
     evaluate  time of a forward pass in evaluation mode, optimised / plain
     shapes    the step at other batch sizes and image sizes, and the default student of cluttered-digits
+    space     the step of students drawn from the presets, at several limits, batch and image sizes
     widths    the step of hardware-shaped students (``width_multiple=16``) against that of the unshaped ones
     wirings   wirings sampled, counted and width-solved per second
-    cuda      the step on a GPU, batch 128, where there is one
+    cuda      the step on a GPU as one CUDA graph, batch 128, where there is one
 
 "Plain" is `plain.PlainStudent`, "optimised" is `Student` as the package trains it. All ratios compare the same function
 with the same widths, batch and optimizer, in one process. Times are CPU time of the process (wall time on a GPU), so
@@ -26,6 +27,7 @@ Writes ``results/students.json`` after every cell: a broken-off run loses one, a
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -45,13 +47,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from naslib_autokd.distillation.costs import train_memory
-from naslib_autokd.distillation.losses import distillation_loss
-from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings
+from naslib_autokd.distillation.cuda_graphs import capture
+from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, TrainingStep
 from naslib_autokd.records import environment
 from naslib_autokd.search_spaces.hnag import (
     ErdosRenyi,
     Generator,
     HNAGSpace,
+    KDSettings,
     Screened,
     StudentSpec,
     WattsStrogatz,
@@ -63,7 +66,7 @@ from naslib_autokd.search_spaces.hnag.student import EXECUTIONS, Student
 from naslib_autokd.tasks import get_task
 
 RESULTS = Path(__file__).parent / "results" / "students.json"
-SECTIONS = ("step", "memory", "roofline", "evaluate", "shapes", "widths", "wirings", "cuda")
+SECTIONS = ("step", "memory", "roofline", "evaluate", "shapes", "space", "widths", "wirings", "cuda")
 BATCH, IMAGE, CLASSES = 64, 32, 10
 HEAD = 1280
 MIN_SECONDS = 0.05
@@ -103,6 +106,8 @@ EVERYWHERE_GOAL = 0.9
 MEMORY_GOAL = 0.55
 WIRINGS_GOAL = 1500.0
 CUDA_GOAL = 0.2
+DRAWN_PRESETS, DRAWN = ("hnag", "hnag-wide", "hnag-small"), 4
+"""Students of each preset and shape in the section on the space."""
 WIDTH_LIMITS = (0.3, 0.5, 0.6, 1.0)
 """Of the section on hardware-shaped widths: what they bring depends on where the limit puts the free widths."""
 
@@ -143,18 +148,19 @@ def kernels(execution: str) -> Iterator[None]:
         yield
 
 
-def training_step(model: nn.Module, spec: StudentSpec, batch: int, device: str = "cpu") -> Callable[[], None]:
+def training_step(
+    model: nn.Module, spec: StudentSpec, batch: int, device: str = "cpu", cuda_graph: bool = False
+) -> Callable[[], None]:
     """A step as in a trial, with soft targets; the small learning rate keeps a long benchmark from diverging."""
     images, teacher, labels = examples(spec, batch, device)
-    optimizer = NesterovSGD(model.parameters(), TrainingSettings())
-    model.train()
+    step = TrainingStep(model.train(), NesterovSGD(model.parameters(), TrainingSettings()), KDSettings(), None)
+    arguments = (images, labels, teacher, 1e-3, labels, labels, 0.0)
+    run = capture(step, step.state, arguments) if cuda_graph else step
 
-    def step() -> None:
-        loss = distillation_loss(model(images), teacher, labels, temperature=4.0, kd_weight=0.9)
-        loss.backward()
-        optimizer.step(1e-3)
+    def work() -> None:
+        run(*arguments)
 
-    return step
+    return work
 
 
 def evaluation_pass(model: nn.Module, spec: StudentSpec, batch: int) -> Callable[[], None]:
@@ -470,6 +476,22 @@ def default_student(options: argparse.Namespace) -> dict[str, Any]:
     return row | {"steps_s": against["plain_s"], "ratio_to_steps": against["ratio"]}
 
 
+def space(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Students drawn from the presets: other operations, merges, stages and shapes than those of `SETTINGS`."""
+    shapes = itertools.product(DRAWN_PRESETS, (("0.03M", 32, 12), ("0.1M", 64, 16), ("0.5M", 64, 32)))
+    for preset, (limit, batch, image) in shapes:
+        values = {"in_channels": 3, "image_size": image, "n_classes": CLASSES}
+        max_params = round(1e6 * float(limit.removesuffix("M")))
+        drawn = itertools.islice(screen(HNAGSpace(preset), 100, 0, max_params=max_params, **values), DRAWN)
+        for index, one in enumerate(drawn):
+            spec = StudentSpec(one.sample_wiring(), one.channels, **values)
+            plain, student = both(spec, options.execution)
+            works = [training_step(model, spec, batch) for model in (plain, student)]
+            row = pairs(works[0], works[1], min(options.pairs, 5)) | {"goal": EVERYWHERE_GOAL, "params": spec.n_params}
+            row |= {"channels": spec.channels, "n_operations": spec.wiring.n_operations}
+            yield f"{preset} {index}, {limit}, {image}x{image} batch {batch}", row
+
+
 def widths(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
     """Two students within the same limit: widths of any number of channels, and hardware-shaped ones."""
     wiring = generator_of(name, PUBLISHED_HEAD_RATIO).sample_wiring(0)
@@ -526,8 +548,10 @@ def wirings(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]
 def cuda(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
     spec = spec_of(name, limit)
     plain, student = both(spec, device="cuda")
-    works = [training_step(model, spec, 128, "cuda") for model in (plain, student)]
-    return pairs(works[0], works[1], options.pairs, cuda_seconds) | {"goal": CUDA_GOAL}
+    eager, optimised = (training_step(model, spec, 128, "cuda") for model in (plain, student))
+    row = pairs(eager, optimised, options.pairs, cuda_seconds)
+    replayed = training_step(student_of(spec).to("cuda"), spec, 128, "cuda", cuda_graph=True)
+    return pairs(eager, replayed, options.pairs, cuda_seconds) | {"goal": CUDA_GOAL, "without_graph": row["ratio"]}
 
 
 # --- results and command line ---------------------------------------------------------------------------------------
@@ -571,6 +595,7 @@ def estimate_s(cells: Iterable[tuple[str, float]], options: argparse.Namespace) 
         total += 0.6 * plain * (options.pairs + 2) * ("evaluate" in sections)
         total += 6.5 * plain * (options.pairs + 2) * ("shapes" in sections and in_shapes(name, limit))
     total += 6 * (options.pairs + 2) * ("widths" in sections)
+    total += 45 * (min(options.pairs, 5) + 2) * ("space" in sections)
     return total + 3 * len(options.settings) * ("wirings" in sections)
 
 
@@ -608,9 +633,9 @@ def measure(results: Results, options: argparse.Namespace) -> None:
             for name in ("S10", "CH"):
                 for limit in WIDTH_LIMITS:
                     results.add("widths", f"{name} {limit:g}M", widths(name, limit, options))
-        elif section == "wirings":
-            for name, row in wirings(options):
-                results.add("wirings", name, row)
+        elif section in ("space", "wirings"):
+            for key, row in (space if section == "space" else wirings)(options):
+                results.add(section, key, row)
         elif section in simple:
             for name, limit in cells:
                 key = f"{name} {limit:g}M" + (f" {options.execution}" if options.execution != "auto" else "")
@@ -658,7 +683,8 @@ def tables(results: Results) -> list[Table]:
     for section, title in (
         ("evaluate", "A forward pass in evaluation mode (batch 64)"),
         ("shapes", "A training step at other shapes"),
-        ("cuda", "A training step on a GPU (batch 128)"),
+        ("space", "A training step of students drawn from the presets (goal: 0.9)"),
+        ("cuda", "A training step on a GPU, one CUDA graph against plain eager (batch 128)"),
     ):
         if rows_of := results.rows(section):
             columns = ["student", "time / plain", "95% interval", "plain ms", "optimised ms"]
@@ -669,7 +695,8 @@ def tables(results: Results) -> list[Table]:
                     f"{row['low']:.2f}-{row['high']:.2f}",
                     _number(row, "plain_s", 1, 1000),
                     _number(row, "optimised_s", 1, 1000)
-                    + (f" ({row['ratio_to_steps']:.2f} of the readable steps)" if "ratio_to_steps" in row else ""),
+                    + (f" ({row['ratio_to_steps']:.2f} of the readable steps)" if "ratio_to_steps" in row else "")
+                    + (f" ({row['without_graph']:.2f} of plain without a graph)" if "without_graph" in row else ""),
                 ]
                 for key, row in sorted(rows_of.items(), key=lambda item: _place(item[0]))
             ]
