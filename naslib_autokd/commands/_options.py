@@ -234,7 +234,10 @@ def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:
     from naslib_autokd.records import MEASURED_OBJECTIVES
 
     measure = tuple(name for name in MEASURED_OBJECTIVES if name in options.objectives.split(","))
-    return {"limits": student_limits(options), "measure": measure}
+    found: dict[str, Any] = {"limits": student_limits(options), "measure": measure}
+    if getattr(options, "continue_from_checkpoint", False):
+        found["continue_from_checkpoint"] = options.out.resolve() / "checkpoints"
+    return found
 
 
 def evaluator_from_options(options: argparse.Namespace, task: Task) -> KDEvaluator:

@@ -69,6 +69,12 @@ def add(commands: Any) -> None:
         help="what is minimised, with commas between: error, params, macs, train_memory, inference_memory, latency; "
         "several give a front of families",
     )
+    optimizer.add_argument(
+        "--continue-from-checkpoint",
+        action="store_true",
+        help="a promoted trial goes on with its family's student of the lower budget, kept in RUN/checkpoints, in "
+        "place of a new student from the start; cheaper but biased, see docs/performance.md",
+    )
     budget = parser.add_argument_group("budget", "the first one that is reached ends the search")
     budget.add_argument(
         "--trials",
@@ -142,6 +148,8 @@ def run(options: argparse.Namespace) -> int:
     evaluation: dict[str, Any] = {"objective": options.objective, "teacher": options.teacher}
     if limits:
         evaluation["limits"] = asdict(limits)
+    if options.continue_from_checkpoint:
+        evaluation["continue_from_checkpoint"] = True
     settings = run_settings(options.optimizer, space, seed=options.seed, evaluation=evaluation, **searched, **budget)
     check_run(options.out, task, settings)
     console, remarks = console_for(), console_for(stderr=True)
