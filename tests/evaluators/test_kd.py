@@ -13,6 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from naslib_autokd.cli import build_parser
+from naslib_autokd.commands._options import evaluation_options
 from naslib_autokd.distillation.teachers import TeacherError
 from naslib_autokd.distillation.training import TrainingSettings, accuracy, predict, train
 from naslib_autokd.evaluators import kd
@@ -216,6 +218,13 @@ def test_without_the_option_every_trial_trains_a_student_of_its_own(evaluator):
     assert "continued_from" not in top.info
     assert top.student_epochs == 3
     assert top.wiring != low.wiring
+
+
+def test_the_search_command_keeps_checkpoints_in_its_run_folder(tmp_path):
+    parse = build_parser().parse_args
+    with_option = parse(["search", "--continue-from-checkpoint", "--out", str(tmp_path / "run")])
+    assert evaluation_options(with_option)["continue_from_checkpoint"] == tmp_path / "run" / "checkpoints"
+    assert "continue_from_checkpoint" not in evaluation_options(parse(["search", "--out", str(tmp_path / "run")]))
 
 
 def test_a_search_that_continues_students_can_be_killed_and_continued(continuing, tmp_path, tiny_data):
