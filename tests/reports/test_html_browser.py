@@ -222,12 +222,20 @@ def check_ranges(page: Any) -> None:
     page.wait_for_function("() => !document.querySelector('[data-parallel] p').textContent.includes('inside')")
 
 
-def test_texts_can_be_read_in_both_themes(browser: Browser, tmp_path: Path) -> None:
-    folder = write_search(tmp_path / "run", 30, finals=[final(0, 0.9)], failures={3: ("error", "reason")})
+def test_texts_can_be_read_in_both_themes_and_run_nothing(browser: Browser, tmp_path: Path) -> None:
+    task = get_task("cluttered-digits", data_dir=NASTY)
+    lines = [final(0, 0.9, test_counts=counts((NASTY, *"123456789")))]
+    folder = write_search(tmp_path / "a <i>b", 20, finals=lines, failures={2: ("error", NASTY)}, task=task)
     opened = browser.open(report_of(folder), color_scheme="dark")
+    opened.page.on("dialog", lambda dialog: (opened.complaints.append(dialog.message), dialog.dismiss()))
     page = opened.page
     assert page.evaluate("document.documentElement.dataset.theme") == "dark", "follows the system"
     opened.scroll_through()
+    assert page.locator("img, i").count() == 0
+    words = "<img src=x onerror"
+    assert words in page.locator("#trials").inner_text()
+    assert any(words in text for text in page.locator("#confusion text").all_text_contents())
+    assert page.locator("h1").inner_text() == "a <i>b"
     *worst, (n, _, _) = page.evaluate(CONTRAST)
     assert n > 200
     assert worst[0][0] >= 4.5, worst
@@ -249,35 +257,14 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, tmp_path
     phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
     opened = browser.open(report_of(*folders), **phone)
     opened.scroll_through()
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert opened.page.evaluate("visualViewport.scale") == 1
-    opened.check()
-
-
-def test_comparison_with_statistics_and_views(browser: Browser, tmp_path: Path) -> None:
-    opened = browser.open(report_of(write_comparison(tmp_path / "comparison", 4), write_study(tmp_path / "study")))
     page = opened.page
-    opened.scroll_through()
-    assert "AutoKD is ahead of DARTS" in page.locator("#run0-answer").inner_text()
-    assert page.locator("#run0-statistics [data-chart]").count() == 2
-    page.locator("#run1-anytime").get_by_role("button", name="average rank").click()
-    page.wait_for_function("() => document.querySelector('#run1-anytime .ytitle').textContent === 'average rank'")
-    assert page.locator("#run1-anytime button[aria-pressed=true]").inner_text() == "average rank"
-    opened.check()
-
-
-def test_user_text_runs_nothing(browser: Browser, tmp_path: Path) -> None:
-    task = get_task("cluttered-digits", data_dir=NASTY)
-    lines = [final(0, 0.9, test_counts=counts((NASTY, *"123456789")))]
-    folder = write_search(tmp_path / "a <i>b", 20, finals=lines, failures={2: ("error", NASTY)}, task=task)
-    opened = browser.open(report_of(folder))
-    opened.page.on("dialog", lambda dialog: (opened.complaints.append(dialog.message), dialog.dismiss()))
-    opened.scroll_through()
-    assert opened.page.locator("img, i").count() == 0
-    words = "<img src=x onerror"
-    assert words in opened.page.locator("#trials").inner_text()
-    assert any(words in text for text in opened.page.locator("#confusion text").all_text_contents())
-    assert opened.page.locator("h1").inner_text() == "a <i>b"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("visualViewport.scale") == 1
+    assert "AutoKD is ahead of DARTS" in page.locator("#run1-answer").inner_text()
+    assert page.locator("#run1-statistics [data-chart]").count() == 2
+    page.locator("#run2-anytime").get_by_role("button", name="average rank").click()
+    page.wait_for_function("() => document.querySelector('#run2-anytime .ytitle').textContent === 'average rank'")
+    assert page.locator("#run2-anytime button[aria-pressed=true]").inner_text() == "average rank"
     opened.check()
 
 
