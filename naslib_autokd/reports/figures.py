@@ -360,7 +360,7 @@ def fit_axes(
                 lines = [
                     part for k, text in enumerate(parts) for part in textwrap.wrap("(" * (k > 0) + text, n_letters)
                 ]
-                one.set_xlabel("\n".join(lines if len(lines) <= 2 else textwrap.wrap(whole, n_letters)))
+                one.set_xlabel("\n".join(lines if len(lines) <= 2 else textwrap.wrap(_unbroken(whole), n_letters)))
 
 
 def plain_ticks(axes: Axes) -> None:
@@ -376,6 +376,11 @@ def plain_ticks(axes: Axes) -> None:
             ticks.set_minor_formatter(NullFormatter())
 
 
+def _unbroken(label: str) -> str:
+    """With spaces in short brackets at which no line breaks."""
+    return re.sub(r"\([^()]{1,16}\)", lambda match: match[0].replace(" ", "\u00a0"), label)
+
+
 def folded(figure: Figure, labels: Sequence[str], share: float = 0.42) -> list[str]:
     """Labels in lines that take at most about this share of the figure's width; brackets are not broken."""
     room = share * figure.get_figwidth()
@@ -383,8 +388,7 @@ def folded(figure: Figure, labels: Sequence[str], share: float = 0.42) -> list[s
     for label in labels:
         needed = text_width(figure, [label])
         n_letters = len(label) if needed <= room else max(8, int(len(label) * room / needed))
-        kept = re.sub(r"\([^()]{1,16}\)", lambda match: match[0].replace(" ", "\u00a0"), label)
-        out.append("\n".join(textwrap.wrap(kept, n_letters) or [label]))
+        out.append("\n".join(textwrap.wrap(_unbroken(label), n_letters) or [label]))
     return out
 
 
