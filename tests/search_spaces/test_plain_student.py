@@ -58,11 +58,12 @@ def agree(student: Student, twin: Any, images: Tensor, labels: Tensor) -> None:
         torch.testing.assert_close(found, getattr(student, name), rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(generators(6, 3, 4), st.integers(0, 1000), st.sampled_from(["small", "large"]))
 def test_plain_and_student_agree_in_float64(generator: Generator, seed: int, stem: str) -> None:
     spec = spec_of(generator, seed, image_size=16 if stem == "large" else 8, stem=stem)
     student = Student(spec, seed).double()
+    student.execution = "steps"  # the definition; test_hnag_execution compares the rest with it
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():  # away from the start, where all edges and norms are alike
         for parameter in student.parameters():
