@@ -122,7 +122,7 @@ static void pack(const REAL *weight, REAL *packed, long out, long in, long taps,
                                         : weight[(to * in + from) * taps + t];
 }
 
-/* One place, `ob` output channels, `nb` vectors of images. */
+/* `ob` output channels of one place, or of neighbours: `nb` vectors. */
 INLINE void conv_place(const int ob, const int nb, const vec *x, const REAL *k, vec *y, const Conv *c, long rows,
                        long columns, int add) {
     vec acc[BLOCK][WIDE];
@@ -142,15 +142,16 @@ INLINE void conv_place(const int ob, const int nb, const vec *x, const REAL *k, 
     UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int n = 0; n < nb; ++n) y[o * c->y_stride + n] = acc[o][n];
 }
 
-#define PLACE(ob)                                                                                     \
-    static void conv_place_##ob(const vec *x, const REAL *k, vec *y, const Conv *c, long rows, long columns, int add) { \
-        long n = 0;                                                                                   \
-        for (; n + WIDE <= c->nv; n += WIDE) conv_place(ob, WIDE, x + n, k, y + n, c, rows, columns, add); \
-        for (; n + 2 <= c->nv; n += 2) conv_place(ob, 2, x + n, k, y + n, c, rows, columns, add);     \
-        for (; n < c->nv; ++n) conv_place(ob, 1, x + n, k, y + n, c, rows, columns, add);             \
+#define PLACE(ob)                                                                                                  \
+    static void conv_place_##ob(const vec *x, const REAL *k, vec *y, const Conv *c, long rows, long columns, int add, \
+                                long length) {                                                                     \
+        long n = 0;                                                                                                \
+        for (; n + WIDE <= length; n += WIDE) conv_place(ob, WIDE, x + n, k, y + n, c, rows, columns, add);        \
+        for (; n + 2 <= length; n += 2) conv_place(ob, 2, x + n, k, y + n, c, rows, columns, add);                 \
+        for (; n < length; ++n) conv_place(ob, 1, x + n, k, y + n, c, rows, columns, add);                         \
     }
 PLACE(1) PLACE(2) PLACE(3) PLACE(4) PLACE(5) PLACE(6)
-typedef void (*place_kernel)(const vec *, const REAL *, vec *, const Conv *, long, long, int);
+typedef void (*place_kernel)(const vec *, const REAL *, vec *, const Conv *, long, long, int, long);
 static const place_kernel PLACES[BLOCK + 1] = {0, conv_place_1, conv_place_2, conv_place_3,
                                                conv_place_4, conv_place_5, conv_place_6};
 
@@ -168,10 +169,13 @@ static void convolve(const vec *x, const REAL *packed, vec *y, const Conv *c, in
         for (long b = 0; b < blocks_of(c->out); ++b) {
             long first = block_start(c->out, b), size = block_start(c->out, b + 1) - first;
             const REAL *k = packed + first * c->in * c->kh * c->kw;
-            for (long column = start; column < end; ++column) {
+            for (long column = start, next; column < end; column = next) {
                 long left = column * c->step - pad_w, q0 = max_of(0, -left), columns = min_of(c->kw, c->w - left) - q0;
+                next = column + 1; /* away from borders, columns are as alike as images */
+                if (c->step == 1 && columns == c->kw) next = min_of(end, c->w - c->kw + pad_w + 1);
                 PLACES[size](x + ((top + r0) * c->w + left + q0) * c->nv, k + (r0 * c->kw + q0) * size,
-                             y + first * c->y_stride + (row * c->ow + column) * c->nv, c, rows, columns, add);
+                             y + first * c->y_stride + (row * c->ow + column) * c->nv, c, rows, columns, add,
+                             (next - column) * c->nv);
             }
         }
     }
