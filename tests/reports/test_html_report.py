@@ -19,6 +19,7 @@ from scipy import stats
 from naslib_autokd.cli import main
 from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.reports.html import embedded_json, write_report
+from naslib_autokd.reports.html._page import log_axis
 from naslib_autokd.reports.html.search import expected_calibration_error
 from naslib_autokd.reports.run_data import TABLES, read_run, wilson
 from naslib_autokd.tasks import get_task
@@ -378,3 +379,11 @@ def test_reading_and_writing_loads_no_plotting_package(tmp_path: Path) -> None:
 def test_settings_that_do_not_vary_are_said_to(tmp_path: Path) -> None:
     text = page_of(write_search(tmp_path / "run", 1)).text
     assert "All full trainings so far have the same settings." in text
+
+
+def test_ticks_of_a_logarithmic_axis_are_in_its_range() -> None:
+    for low, high in ((0.5, 1.1), (9, 540), (1e3, 5e6), (2.0, 2.1)):
+        axis = log_axis("x", [low, high])
+        inside = [tick for tick in axis["tickvals"] if low <= tick <= high]
+        assert len(inside) >= 2 or high / low < 1.4
+        assert [float(text.replace(",", "")) for text in axis["ticktext"]] == axis["tickvals"]

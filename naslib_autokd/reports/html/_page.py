@@ -176,12 +176,13 @@ def axis(title: str, **more: Any) -> Spec:
 
 
 def log_axis(title: str, values: Iterable[float]) -> Spec:
-    """With ticks at 1, 2 and 5 times powers of 10 that say the whole number; at 1 over more than two decades."""
+    """With ticks that say the whole number, the more the fewer decades there are."""
     known = [value for value in values if value > 0]
     if not known:
         return axis(title, type="log")
     low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
-    steps = (1, 2, 5) if max(known) / min(known) <= 100 else (1,)
+    span = max(known) / min(known)
+    steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7) if span <= 10 else (1, 2, 5) if span <= 100 else (1,)
     ticks = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
     return axis(title, type="log", tickvals=ticks, ticktext=[f"{tick:,.6g}" for tick in ticks])
 
