@@ -10,10 +10,8 @@ by validation accuracy. The seeds repeat the final trainings, not the search; --
     python examples/claim_kd_variants.py --task cifar10 --data-dir data --device cuda --students resnet20,wrn_16_1
 
 As it stands: the embedded task, resnet8x0.5 (20k parameters, the task's limit is 24k) with six losses, 3 seeds, 12
-trials of search; a few minutes on two cores. Measured so (torch 2.13, CPU): family 90.4 [90.0, 90.8]; resnet8x0.5 with
-plain KD 83.3, FitNet 89.4 [88.5, 90.3], PKT 84.9, VID 84.2, DKD 83.2, AT 77.3. The family is far ahead of the same
-loss on the hand-designed student, but three seeds do not tell it from FitNet (+1.0 [-0.3, +2.3]); eight do (+1.3 [+0.8,
-+1.9]), at 2.6 times the multiply-adds.
+trials of search; two minutes of CPU. With eight seeds the family was 1.3 points [0.6, 2.0] ahead of the best advanced
+loss, FitNet, at 2.6 times the multiply-adds; three seeds may not tell them apart. Results: docs/claims.md.
 
 An interrupted run continues when it is started again with the same --out, also with more seeds or losses.
 """

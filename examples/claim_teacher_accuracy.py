@@ -8,7 +8,7 @@ is the peak of live tensors of a training step at the task's batch size (limited
     python examples/claim_teacher_accuracy.py
     python examples/claim_teacher_accuracy.py --task cifar10 --data-dir DATA --teacher wrn_40_2 --trainings 60
 
-As it stands it takes some ten minutes on one core, half of that on two: the teacher is a ResNet-20 (272k parameters) on
+As it stands it takes three minutes of CPU: the teacher is a ResNet-20 (272k parameters) on
 cluttered digits, and eight trainings' worth of search is little. An interrupted run continues when it is started again
 with the same --out, also with more seeds. Results: docs/claims.md.
 """

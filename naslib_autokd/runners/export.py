@@ -422,6 +422,22 @@ def _command(run: Mapping[str, Any]) -> str:
     parts += [f"--option {key}={value}" for key, value in (run.get("options") or {}).items()]
     flags = {"n_trials": "--trials", "student_epochs": "--student-epochs", "wall_s": "--max-seconds"}
     parts += [f"{flag} {run[key]:g}" for key, flag in flags.items() if run.get(key) is not None]
+    if len(run.get("objectives", ())) > 1:
+        parts.append(f"--objectives {','.join(run['objectives'])}")
+    evaluation = run.get("evaluation") or {}
+    parts += [
+        f"--{key} {evaluation[key]}" for key in ("teacher", "objective") if evaluation.get(key) not in (None, "kd")
+    ]
+    limits = evaluation.get("limits") or {}
+    options = {
+        "max_macs": ("--max-macs", 1),
+        "max_train_memory": ("--max-memory", 1),
+        "max_inference_memory": ("--max-inference-memory", 1),
+        "max_latency_s": ("--max-latency-ms", 1000),
+    }
+    parts += [
+        f"{flag} {limits[key] * unit:.12g}" for key, (flag, unit) in options.items() if limits.get(key) is not None
+    ]
     return " ".join([*parts, "--out RUN"])
 
 

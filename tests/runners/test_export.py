@@ -142,3 +142,14 @@ def test_the_command(run, tmp_path, capsys):
 def test_seeds_of_final_students_are_in_their_files(run):
     seeds = {read_student(run / "students" / f"student-{i}.safetensors").result["seed"] for i in range(2)}
     assert seeds == {derive_seed(0, "final", 0), derive_seed(0, "final", 1)}
+
+
+def test_the_card_repeats_limits_objectives_and_teacher():
+    limits = {"max_macs": None, "max_train_memory": 48444211, "max_inference_memory": None, "max_latency_s": 0.002}
+    evaluation = {"objective": "kd", "teacher": "t.safetensors", "limits": limits}
+    run = {"optimizer": "autokd", "seed": 1, "space": {"name": "hnag-small"}, "n_trials": 5, "evaluation": evaluation}
+    assert module._command({**run, "objectives": ["error", "macs"]}) == (
+        "naslib-autokd search --task task.yaml --preset hnag-small --optimizer autokd --seed 1 --trials 5 "
+        "--objectives error,macs --teacher t.safetensors --max-memory 48444211 --max-latency-ms 2 --out RUN"
+    )
+    assert "--objective ce" in module._command({**run, "evaluation": {"objective": "ce", "limits": None}})
