@@ -116,6 +116,7 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--task", str(tmp_path / "cifar.yaml"), "--data-dir", str(tmp_path / "data"), "--workers", "1"]
 
 
+@pytest.mark.slow
 def test_both_claims_run_on_cifars_files(
     teacher_claim: ModuleType,
     cifar: list[str],
