@@ -156,6 +156,22 @@ def test_batches_of_all_sizes_and_strided_images() -> None:
         torch.testing.assert_close(own(many), steps, rtol=1e-9, atol=1e-9)
 
 
+def test_of_equal_maxima_the_first_takes_the_gradient() -> None:
+    # One channel, 1x1 convolutions, black images: all places of all maps are exactly equal, but the stem's padding.
+    only = {"conv1x1": 1.0}
+    graphs = (WattsStrogatz(3, 2), ErdosRenyi(1), WattsStrogatz(1, 0))
+    spec = spec_of(Generator(*graphs, downsampling="max", operations=only), channels=(1, 1, 1))  # type: ignore[arg-type]
+    student = randomised(spec).eval()
+    with torch.no_grad():
+        student.running_mean.zero_()
+        for parameter in student.parameters():  # no ReLU is closed
+            parameter.abs_()
+    images = torch.zeros_like(images_of(spec, 8)).requires_grad_()
+    expected = outcome(student, images, "steps")
+    assert expected["gradient of images"].abs().max() > 1e-6
+    assert error(outcome(student, images, "plan"), expected) < 1e-8
+
+
 def test_frozen_parameters_and_accumulated_gradients() -> None:
     spec = SPECS["everything"]
     student = randomised(spec).train()
@@ -197,7 +213,8 @@ def test_second_derivatives_are_those_of_the_steps() -> None:
     assert error(found[1], found[0]) < 1e-6
 
 
-def test_the_same_on_two_threads_to_the_last_bit() -> None:
+def test_the_same_on_two_threads_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "NUMBERS_PER_THREAD", 1)
     spec = SPECS["everything 21"]
     student = Student(spec).train()
     images = images_of(spec, 32, torch.float32)
