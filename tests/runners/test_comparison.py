@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from naslib_autokd.reports.comparison import anytime_figure, table_text, what_it_shows, write_csv
-from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, Comparison, JobProgress, JobResult, method_rows, compare
+from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, Comparison, JobProgress, JobResult, compare, method_rows
 from naslib_autokd.tasks import get_task
 
 
