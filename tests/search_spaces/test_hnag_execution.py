@@ -147,6 +147,12 @@ def test_batches_of_all_sizes_and_strided_images() -> None:
         assert error(outcome(student, images, "plan"), outcome(student, images, "steps")) < 1e-8
     images = images_of(spec, 2 * 9)[::2].transpose(2, 3)
     assert error(outcome(student, images, "plan"), outcome(student, images, "steps")) < 1e-8
+    found = []
+    for how in ("steps", "plan"):
+        student.execution = how
+        one = images_of(spec, 1).requires_grad_()
+        found += torch.autograd.grad(student(one.expand(9, -1, -1, -1)).square().sum(), one)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
     own = copy.deepcopy(student).eval()
     many = images_of(spec, 150)  # evaluated in parts
     with torch.no_grad():

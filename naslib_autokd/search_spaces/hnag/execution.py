@@ -697,6 +697,8 @@ class Pass:
         self.coefficients = torch.empty(4 * len(inputs[2]), dtype=images.dtype)
         self.inputs: Sequence[Tensor] = [tensor.detach().contiguous() for tensor in inputs[1:]]
         self.images = images.detach()
+        if not images.is_contiguous(memory_format=torch.channels_last):
+            self.images = self.images.contiguous()  # its gradient takes its strides: no place may be there twice
 
     def _run(self, features: Tensor, update: bool) -> tuple[_Run, list[Any]]:
         setting, images = self.setting, self.images
