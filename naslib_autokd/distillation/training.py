@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ second, to 3% (``benchmarks/trials.py``), and a feature map of 64 channels takes
 PREDICT_LEAST = 8
 CHUNK_PIXELS = 2**18
 """Values that are gathered and made floats at once (1 MiB, a cache's worth), if one batch has not more."""
+
+JOINED = 2**20
+"""Numbers that `NesterovSGD` joins into one tensor; larger networks make several."""
 
 
 class KDLike(Protocol):
@@ -262,11 +265,20 @@ class TrainingStep:
         return [*self.model.parameters(), *self.model.buffers(), *self.optimizer.velocity]
 
 
+class _Joined(NamedTuple):
+    """Parameters as one tensor."""
+
+    indices: list[int]
+    values: Tensor
+    velocity: Tensor
+
+
 class NesterovSGD:
     """SGD with Nesterov momentum, weight decay and clipping of the gradients' joint norm, as torch has them.
 
-    Works on one flat tensor whatever the number of parameters, which are views of it from the first `step` to `part`:
-    13 operations a step in place of several for each parameter.
+    Works on flat tensors of up to `JOINED` numbers, whatever the number of parameters, which are views of them from the
+    first `step` to `part`: some 13 operations a step in place of several for each parameter. Their gradients are joined
+    tensor by tensor, so that parameters, velocities and gradients exist once, but for one tensor's.
 
     Making a `torch.optim.SGD` imports torch._dynamo (822 modules, 2 s in every process, torch 2.13); this does not.
 
@@ -278,7 +290,7 @@ class NesterovSGD:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.settings = settings
         self.velocity = [torch.zeros_like(parameter, requires_grad=False) for parameter in self.parameters]
-        self._joined: list[int] = []
+        self._joined: list[_Joined] = []
         if len(kinds := {(parameter.dtype, parameter.device) for parameter in self.parameters}) > 1:
             raise ValueError(f"parameters must be of one dtype and on one device, got {sorted(map(str, kinds))}")
 
@@ -289,38 +301,55 @@ class NesterovSGD:
         Args:
             lr: Learning rate; a tensor ``()`` on the parameters' device where a captured graph reads it.
         """
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if min(len(gradients), len(self._joined)) < len(self.parameters):
-            moved = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
-            if not moved:
-                return
-            if moved != self._joined:
-                self._join(moved)
-        gradient = _flatten_dense_tensors(gradients)
-        for parameter in self.parameters:
-            parameter.grad = None
-        settings, velocity = self.settings, self._flat_velocity
+        moved = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        if not moved:
+            return
+        if moved != [index for joined in self._joined for index in joined.indices]:
+            self._join(moved)
+        gradients = [self._take_gradients(joined.indices) for joined in self._joined]
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        settings = self.settings
         # the coefficient of torch.nn.utils.clip_grad_norm_
-        coefficient = torch.linalg.vector_norm(gradient).add_(1e-6).reciprocal_().mul_(settings.max_grad_norm)
-        gradient.mul_(coefficient.clamp_(max=1)).add_(self._flat, alpha=settings.weight_decay)
-        velocity.mul_(settings.momentum).add_(gradient)
-        self._flat.sub_(gradient.add_(velocity, alpha=settings.momentum).mul_(lr))
+        coefficient = norm.add_(1e-6).reciprocal_().mul_(settings.max_grad_norm).clamp_(max=1)
+        for joined, gradient in zip(self._joined, gradients, strict=True):
+            gradient.mul_(coefficient).add_(joined.values, alpha=settings.weight_decay)
+            joined.velocity.mul_(settings.momentum).add_(gradient)
+            joined.values.sub_(gradient.add_(joined.velocity, alpha=settings.momentum).mul_(lr))
 
-    def _join(self, moved: list[int]) -> None:
-        """Make these parameters, and their velocities, views of one tensor each."""
-        self._joined = moved
-        sizes = [self.parameters[index].numel() for index in moved]
-        self._flat = torch.cat([self.parameters[index].detach().reshape(-1) for index in moved])
-        self._flat_velocity = torch.cat([self.velocity[index].reshape(-1) for index in moved])
-        parts = zip(moved, self._flat.split(sizes), self._flat_velocity.split(sizes), strict=True)
-        for index, values, velocity in parts:
-            parameter = self.parameters[index]
-            parameter.data, self.velocity[index] = values.view_as(parameter), velocity.view_as(parameter)
+    def _take_gradients(self, indices: Sequence[int]) -> Tensor:
+        flat = _flatten_dense_tensors([self.parameters[index].grad for index in indices])
+        for index in indices:
+            self.parameters[index].grad = None
+        return flat
+
+    def _join(self, moved: Sequence[int]) -> None:
+        """Make these parameters, and their velocities, views of a few tensors."""
+        self._joined, indices, size = [], list[int](), 0
+        for index in moved:
+            if indices and size + self.parameters[index].numel() > JOINED:
+                self._joined.append(self._join_some(indices))
+                indices, size = [], 0
+            indices.append(index)
+            size += self.parameters[index].numel()
+        self._joined.append(self._join_some(indices))
+
+    def _join_some(self, indices: list[int]) -> _Joined:
+        parameters = [self.parameters[index] for index in indices]
+        sizes = [parameter.numel() for parameter in parameters]
+        values = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+        for parameter, own in zip(parameters, values.split(sizes), strict=True):
+            parameter.data = own.view_as(parameter)
+        velocity = torch.cat([self.velocity[index].reshape(-1) for index in indices])
+        for index, own in zip(indices, velocity.split(sizes), strict=True):
+            self.velocity[index] = own.view_as(self.parameters[index])
+        return _Joined(indices, values, velocity)
 
     def part(self) -> None:
         """Give each parameter a memory of its own again, as checkpoints and copies of single parameters want it."""
-        for index in self._joined:
-            self.parameters[index].data = self.parameters[index].detach().clone()
+        for joined in self._joined:
+            for index in joined.indices:
+                self.parameters[index].data = self.parameters[index].detach().clone()
         self._joined = []
 
     @torch.no_grad()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from naslib_autokd.distillation import training
+from naslib_autokd.distillation.costs import count_params, train_memory
 from naslib_autokd.distillation.training import (
     NesterovSGD,
     TrainingSettings,
@@ -66,10 +68,21 @@ def random_mlp(widths, seed):
 
 
 @settings(max_examples=20, deadline=None)
-@given(used=st.lists(st.sets(st.integers(0, 3)), min_size=1, max_size=8), seed=st.integers(0, 99), tensor=st.booleans())
-def test_flat_sgd_is_torchs_whichever_parameters_have_a_gradient(used, seed, tensor):
+@given(
+    used=st.lists(st.sets(st.integers(0, 3)), min_size=1, max_size=8),
+    seed=st.integers(0, 99),
+    tensor=st.booleans(),
+    joined=st.sampled_from([1, 12, 10**6]),
+)
+def test_flat_sgd_is_torchs_whichever_parameters_have_a_gradient(used, seed, tensor, joined):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "JOINED", joined)  # one tensor for each, several, all in one
+        check_flat_sgd(used, seed, tensor)
+
+
+def check_flat_sgd(used, seed, tensor):
     ours, theirs = random_mlp((3, 5, 2, 4, 1), seed), random_mlp((3, 5, 2, 4, 1), seed)
-    recipe = TrainingSettings(max_grad_norm=math.inf, weight_decay=0.01)
+    recipe = TrainingSettings(max_grad_norm=1.5, weight_decay=0.01)
     mine = NesterovSGD(ours.parameters(), recipe)
     reference = torch.optim.SGD(theirs.parameters(), 0.1, recipe.momentum, weight_decay=0.01, nesterov=True)
     rng = torch.Generator().manual_seed(seed)
@@ -79,6 +92,7 @@ def test_flat_sgd_is_torchs_whichever_parameters_have_a_gradient(used, seed, ten
             for model in (ours, theirs):
                 for parameter, gradient in zip(model[layer].parameters(), gradients, strict=True):
                     parameter.grad = gradient.clone()
+        nn.utils.clip_grad_norm_(theirs.parameters(), recipe.max_grad_norm)
         reference.step()
         reference.zero_grad()
         mine.step(torch.tensor(0.1, dtype=torch.float64) if tensor else 0.1)
@@ -107,6 +121,12 @@ def test_a_step_of_the_optimizer_takes_as_many_operations_for_many_parameters_as
         counts.append([name for name in Counter.names if name not in ("view", "reshape", "_unsafe_view", "detach")])
     assert counts[0] == counts[1]
     assert len(counts[0]) <= 15
+
+
+def test_a_step_of_the_optimizer_holds_large_networks_little_more_than_three_times():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1500), *(nn.Linear(1500, 1500) for _ in range(3)))
+    parameters_bytes = 4 * count_params(model)
+    assert train_memory(model, (3, 2, 2), 2) < 3.7 * parameters_bytes  # parameters, velocities, gradients, one joined
 
 
 def test_sgd_refuses_parameters_that_do_not_fit_into_one_tensor():
