@@ -29,6 +29,13 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         os.environ["NASLIB_AUTOKD_CACHE"] = before
 
 
+@pytest.fixture(autouse=True)
+def no_terminal_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """readline, which pytest imports, exports the size of a terminal that is not there."""
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def naslib_is_loaded(request: pytest.FixtureRequest) -> None:
     """Tests against NASLib may import it at once, whichever of them runs first."""

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 LOSSES = "kd,fitnet,at,sp,cc,vid,rkd,pkt,ft,nst,crd,dkd"
 ALPHA = 0.05
-WIDTH = 152
 
 
 def add(commands: Any) -> None:
@@ -147,7 +146,9 @@ def report(comparison: BaselineComparison) -> str:
     """Tables and conclusions as plain text."""
     from rich.console import Console
 
-    console = Console(width=WIDTH, file=StringIO(), force_terminal=False, highlight=False)
+    from naslib_autokd.reports.terminal import WIDE
+
+    console = Console(width=WIDE, file=StringIO(), force_terminal=False, highlight=False)
     print_report(comparison, console)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue().rstrip()

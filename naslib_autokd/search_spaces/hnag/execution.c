@@ -317,15 +317,17 @@ static void moments(const vec *x, const Slab *s, long n_images, double *mean, do
             const vec *start = x + place * s->nv + from;
             mask last = s->padded ? s->last : (mask)(MASK_OF((vec){0} + 1, (vec){0}));
             double weight = s->padded ? (double)n_rows * n_images : (double)n * LANES;
-            vec a = {0}, b = {0}, c = {0}, d = {0};
+            /* from the first value, so that the mean of equal values is exact: batch norm makes any error 300 times larger */
+            REAL first = start[0][0];
+            vec pivot = spread(first), a = {0}, b = {0}, c = {0}, d = {0};
             for (long r = 0; r < n_rows; ++r) {
                 const vec *p = start + r * s->nv;
                 long j = 0;
-                for (; j + 4 < n; j += 4) a += p[j], b += p[j + 1], c += p[j + 2], d += p[j + 3];
-                for (; j + 1 < n; ++j) a += p[j];
-                b += keep(p[n - 1], last);
+                for (; j + 4 < n; j += 4) a += p[j] - pivot, b += p[j + 1] - pivot, c += p[j + 2] - pivot, d += p[j + 3] - pivot;
+                for (; j + 1 < n; ++j) a += p[j] - pivot;
+                b += keep(p[n - 1] - pivot, last);
             }
-            double own = total((a + b) + (c + d)) / weight;
+            double own = first + total((a + b) + (c + d)) / weight;
             vec centre = spread((REAL)own);
             a = b = c = d = (vec){0};
             for (long r = 0; r < n_rows; ++r) {
