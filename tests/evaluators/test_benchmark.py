@@ -363,6 +363,7 @@ def test_too_small_a_table_is_refused(tmp_path):
 # --- against trainings ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_agreement_with_trainings_of_the_same_truth_and_of_another(toy):
     rng = np.random.default_rng(5)
     families = [SPACE.sample(rng) for _ in range(30)]

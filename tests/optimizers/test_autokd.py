@@ -457,6 +457,7 @@ def test_configurations_that_mean_the_same_candidate_are_one_point() -> None:
         assert [resumed.ask() for _ in range(6)] == [optimizer.ask() for _ in range(6)]
 
 
+@pytest.mark.slow
 def test_several_workers_find_what_one_finds() -> None:
     """The same number of trials of equal length: less is known when a trial is chosen, so a little may be lost.
 

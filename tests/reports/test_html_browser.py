@@ -248,6 +248,7 @@ def test_texts_can_be_read_in_both_themes_and_run_nothing(browser: Browser, tmp_
     opened.check()
 
 
+@pytest.mark.slow
 def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, tmp_path: Path) -> None:
     folders = [
         write_search(tmp_path / "search", 20, finals=[final(0, 0.9)], objectives=("error", "macs")),

@@ -216,6 +216,7 @@ def test_comparison_goes_on_where_it_stopped(task, tmp_path, monkeypatch):
         compare(task, [STUDENT], ["kd"], seeds=[0], out=tmp_path, workers=1, temperature=2.0)
 
 
+@pytest.mark.slow
 def test_workers_and_a_family_give_the_same_results(task, tmp_path):
     family = get_search_space("hnag-small").default_candidate()
     results = [

@@ -325,6 +325,7 @@ def test_without_a_compiler_or_switched_off_the_steps_run(
     execution._kernels.cache_clear()
 
 
+@pytest.mark.slow
 def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"
