@@ -114,6 +114,8 @@ COMMANDS: dict[str, str] = {
     "cd naslib_autokd": USER,
     "export 'NASLIB_HOME=$PWD/NASLib'": USER,
     "naslib-autokd doctor": "tests/plugin/test_plugin_loader.py::test_the_doctor_names_what_is_missing",
+    # measurements
+    "python benchmarks/students.py": "tests/test_benchmark_students.py::test_a_small_run",
     # searches
     "naslib-autokd search --task cluttered-digits --trials 24 --seed 0 --out runs/first": HERE,
     "naslib-autokd status runs/first": HERE,
