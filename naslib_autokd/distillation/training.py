@@ -6,12 +6,13 @@ same seed gives the same weights, bit for bit, on the same machine with the same
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ CHUNK_PIXELS = 2**18
 
 JOINED = 2**20
 """Numbers that `NesterovSGD` joins into one tensor; larger networks make several."""
+
+PRECISIONS = ("float32", "bfloat16", "auto")
 
 
 class KDLike(Protocol):
@@ -76,6 +79,14 @@ class TrainingSettings:
     """A training has diverged when an epoch's mean loss exceeds this many times the loss of its first batch."""
     cuda_graph: bool = False
     """Replay the whole step as one CUDA graph (`cuda_graphs`; static shapes, a CUDA device only)."""
+    precision: str = "float32"
+    """``bfloat16``: the training's forward passes run under ``torch.autocast`` (not exact; parameters, loss and
+    optimizer stay in float32). ``auto``: that where a step of this model on this machine takes less time so
+    (`faster_precision`)."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,8 @@ class TrainingResult:
     train_accuracy: float | None
     """Share of the last epoch's training images that were named correctly in passing."""
     seconds: float
+    precision: str = "float32"
+    """``float32`` or ``bfloat16``: what the forward passes ran in."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +156,7 @@ def train(
 
     Raises:
         ValueError: If there is nothing left to train, ``start`` is of a training with another seed, or a CUDA graph is
-            asked for without a CUDA device or with an ``objective``.
+            asked for without a CUDA device or with an ``objective``, or another precision with either.
     """
     settings = settings or TrainingSettings()
     schedule_epochs = epochs if schedule_epochs is None else schedule_epochs
@@ -158,6 +171,8 @@ def train(
     if settings.cuda_graph and (device.type != "cuda" or objective is not None):
         where = f"the data are on {device}" if device.type != "cuda" else "objectives of their own are not captured"
         raise ValueError(f"cuda_graph=True needs a CUDA device and the KD loss or cross-entropy; {where}")
+    if settings.precision != "float32" and (objective is not None or settings.cuda_graph):
+        raise ValueError(f"precision={settings.precision!r} goes with the KD loss or cross-entropy, without cuda_graph")
     n_views, n = views.shape[:2]
     batch_size = min(data.task.batch_size, n)
     steps_per_epoch = n // batch_size
@@ -173,7 +188,7 @@ def train(
         torch_optimizer.load_velocity(start.velocity)
     soft = teacher_logits if kd is not None and objective is None else None
 
-    step = TrainingStep(model, torch_optimizer, kd, objective)
+    step = TrainingStep(model, torch_optimizer, kd, objective, settings.precision == "bfloat16")
     run: Step | None = None
     started, curve = time.perf_counter(), list[float]()
     first = None if start is None else torch.tensor(start.first_loss, device=device)
@@ -197,6 +212,8 @@ def train(
                 lr = triangular_lr(at, n_steps, settings)
                 batch = (images, now_hard, now_soft[0] if now_soft else None, lr, view, index, at / n_steps)
                 if run is None:
+                    if settings.precision == "auto":
+                        step = replace(step, bfloat16=faster_precision(step, batch) == "bfloat16")
                     run = capture(step, step.state, batch) if settings.cuda_graph else step
                 outputs.append(run(*batch))
         logits, losses = torch.cat([logits for logits, _ in outputs]), torch.stack([loss for _, loss in outputs])
@@ -225,7 +242,8 @@ def train(
         weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         keep(Checkpoint(epochs, seed, weights, tuple(torch_optimizer.velocity), first_loss))
     seconds = time.perf_counter() - started
-    return TrainingResult(status, message, float(epochs - done), tuple(curve), train_accuracy, seconds)
+    precision = "bfloat16" if step.bfloat16 else "float32"
+    return TrainingResult(status, message, float(epochs - done), tuple(curve), train_accuracy, seconds, precision)
 
 
 @dataclass(frozen=True)
@@ -236,6 +254,7 @@ class TrainingStep:
     optimizer: NesterovSGD
     kd: KDLike | None
     objective: Objective | None
+    bfloat16: bool = False
 
     def __call__(
         self,
@@ -251,7 +270,12 @@ class TrainingStep:
         if self.objective is not None:
             logits, loss = self.objective(self.model, images, labels, view, index, done)
         else:
-            logits = self.model(images)
+            if self.bfloat16:
+                with torch.autocast(images.device.type, torch.bfloat16):
+                    logits = self.model(images)
+                logits = logits.float()
+            else:
+                logits = self.model(images)
             if targets is None or (kd := self.kd) is None:
                 loss = F.cross_entropy(logits, labels)
             else:
@@ -263,6 +287,23 @@ class TrainingStep:
     def state(self) -> list[Tensor]:
         """What a step changes."""
         return [*self.model.parameters(), *self.model.buffers(), *self.optimizer.velocity]
+
+
+def faster_precision(step: TrainingStep, batch: tuple[Any, ...], repeats: int = 2) -> str:
+    """``bfloat16`` or ``float32``: in which a step takes less time on this machine (shortest of ``repeats`` steps after
+    one that is not counted, of a copy). Where both take about as long, two runs may choose differently."""
+    seconds = {}
+    for bfloat16 in (False, True):
+        model = copy.deepcopy(step.model).train()
+        own = TrainingStep(model, NesterovSGD(model.parameters(), step.optimizer.settings), step.kd, None, bfloat16)
+        taken = []
+        for _ in range(1 + repeats):
+            started = time.perf_counter()
+            loss = own(*batch)[1]
+            loss.item()  # waits for the device
+            taken.append(time.perf_counter() - started)
+        seconds[bfloat16] = min(taken[1:])
+    return "bfloat16" if seconds[True] < seconds[False] else "float32"
 
 
 class _Joined(NamedTuple):

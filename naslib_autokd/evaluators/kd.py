@@ -309,6 +309,8 @@ class KDEvaluator:
                 result = self._train(student, kd, budget, batches)
             else:
                 result = self._train_on(student, kd, budget, batches, start, state.append)
+        if self.settings.precision != "float32":
+            steps["info"] = steps["info"] | {"precision": result.precision}
         steps |= {
             "status": result.status,
             "message": result.message,

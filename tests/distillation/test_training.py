@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -337,10 +338,60 @@ def test_what_cannot_be_trained_is_told_before_any_work(tiny_data, make_cnn):
         ({"epochs": 5, "schedule_epochs": 4}, "at most schedule_epochs=4"),
         ({"epochs": 4, "seed": 1}, "has seed 0, got seed=1"),
         ({"epochs": 4, "settings": TrainingSettings(cuda_graph=True)}, "cuda_graph=True needs a CUDA device"),
+        (
+            {"epochs": 4, "settings": TrainingSettings(precision="auto"), "objective": object()},
+            "precision='auto' goes with",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             train(model, tiny_data, None, **{"kd": None, "seed": 0, "start": kept[0], **wrong})
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_precisions_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, auto, got 'half'"):
+        TrainingSettings(precision="half")
+
+
+def test_bfloat16_is_used_kept_from_the_weights_and_learns_about_the_same(tiny_data, make_cnn):
+    results, models = {}, {}
+    for precision in ("float32", "bfloat16"):
+        models[precision] = new_cnn(make_cnn)
+        recipe = TrainingSettings(precision=precision)
+        results[precision] = train(models[precision], tiny_data, None, kd=None, epochs=8, seed=0, settings=recipe)
+        assert results[precision].precision == precision
+    exact, half = results["float32"].curve, results["bfloat16"].curve
+    assert exact != half
+    assert half == pytest.approx(exact, rel=0.1)
+    weights = list(models["bfloat16"].parameters())
+    assert all(weight.dtype == torch.float32 for weight in weights)
+    # moved by float32 steps, not rounded to bfloat16
+    assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in weights)
+
+
+class SlowIn(nn.Module):
+    """A linear model that takes its time in one precision."""
+
+    def __init__(self, slow):
+        super().__init__()
+        self.linear, self.slow = nn.Linear(144, 10), slow
+
+    def forward(self, images):
+        if ("bfloat16" if torch.is_autocast_enabled("cpu") else "float32") == self.slow:
+            time.sleep(0.05)
+        return self.linear(images.flatten(1))
+
+
+@pytest.mark.parametrize(("slow", "faster"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_auto_takes_the_precision_whose_step_is_faster_and_trains_as_with_that(tiny_data, slow, faster):
+    trained = {}
+    for precision in ("auto", faster):
+        with seeded(0):
+            trained[precision] = SlowIn(slow)
+        recipe = TrainingSettings(precision=precision)
+        result = train(trained[precision], tiny_data, None, kd=None, epochs=1, seed=0, settings=recipe)
+        assert result.precision == faster
+    assert torch.equal(trained["auto"].linear.weight, trained[faster].linear.weight)  # timing changed nothing
 
 
 def test_training_learns_and_reports_it(tiny_data, make_cnn):
