@@ -11,6 +11,7 @@ Sections:
     roofline  what the library's convolutions alone take, stem and head, and unavoidable traffic, as shares of the
               plain step; and what all convolutions would take at the rate of a large dense one
     evaluate  time of a forward pass in evaluation mode, optimised / plain
+    bfloat16  the step with forward passes in bfloat16 (``TrainingSettings.precision``) / plain
     shapes    the step at other batch sizes and image sizes, and the default student of cluttered-digits
     space     the step of students drawn from the presets, at several limits, batch and image sizes
     widths    the step of hardware-shaped students (``width_multiple=16``) against that of the unshaped ones
@@ -66,7 +67,7 @@ from naslib_autokd.search_spaces.hnag.student import EXECUTIONS, Student
 from naslib_autokd.tasks import get_task
 
 RESULTS = Path(__file__).parent / "results" / "students.json"
-SECTIONS = ("step", "memory", "roofline", "evaluate", "shapes", "space", "widths", "wirings", "cuda")
+SECTIONS = ("step", "memory", "roofline", "evaluate", "bfloat16", "shapes", "space", "widths", "wirings", "cuda")
 BATCH, IMAGE, CLASSES = 64, 32, 10
 HEAD = 1280
 MIN_SECONDS = 0.05
@@ -149,11 +150,18 @@ def kernels(execution: str) -> Iterator[None]:
 
 
 def training_step(
-    model: nn.Module, spec: StudentSpec, batch: int, device: str = "cpu", cuda_graph: bool = False
+    model: nn.Module,
+    spec: StudentSpec,
+    batch: int,
+    device: str = "cpu",
+    cuda_graph: bool = False,
+    bfloat16: bool = False,
 ) -> Callable[[], None]:
     """A step as in a trial, with soft targets; the small learning rate keeps a long benchmark from diverging."""
     images, teacher, labels = examples(spec, batch, device)
-    step = TrainingStep(model.train(), NesterovSGD(model.parameters(), TrainingSettings()), KDSettings(), None)
+    step = TrainingStep(
+        model.train(), NesterovSGD(model.parameters(), TrainingSettings()), KDSettings(), None, bfloat16
+    )
     arguments = (images, labels, teacher, 1e-3, labels, labels, 0.0)
     run = capture(step, step.state, arguments) if cuda_graph else step
 
@@ -448,6 +456,13 @@ def evaluate(name: str, limit: float, options: argparse.Namespace) -> dict[str, 
     return pairs(evaluation_pass(plain, spec, BATCH), evaluation_pass(student, spec, BATCH), options.pairs)
 
 
+def half(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
+    spec = spec_of(name, limit)
+    plain, student = both(spec, options.execution)
+    work = training_step(student, spec, BATCH, bfloat16=True)
+    return pairs(training_step(plain, spec, BATCH), work, options.pairs)
+
+
 def shapes(name: str, limit: float, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     for image, batch in ((IMAGE, 16), (IMAGE, 32), (IMAGE, 128), (12, 32), (12, 64)):
         spec = spec_of(name, limit, image)
@@ -593,6 +608,7 @@ def estimate_s(cells: Iterable[tuple[str, float]], options: argparse.Namespace) 
         total += 1.65 * plain * (options.pairs + 2) * ("step" in sections)
         total += 1.65 * plain * 4 * ("memory" in sections) + 6 * plain * ("roofline" in sections)
         total += 0.6 * plain * (options.pairs + 2) * ("evaluate" in sections)
+        total += 1.5 * plain * (options.pairs + 2) * ("bfloat16" in sections)
         total += 6.5 * plain * (options.pairs + 2) * ("shapes" in sections and in_shapes(name, limit))
     total += 6 * (options.pairs + 2) * ("widths" in sections)
     total += 45 * (min(options.pairs, 5) + 2) * ("space" in sections)
@@ -614,6 +630,7 @@ def measure(results: Results, options: argparse.Namespace) -> None:
         "memory": memory,
         "roofline": roofline,
         "evaluate": evaluate,
+        "bfloat16": half,
     }
     for section in options.sections:
         start = time.perf_counter()
@@ -682,6 +699,7 @@ def tables(results: Results) -> list[Table]:
         found.append(("Roofline, as shares of the plain step", columns, rows))
     for section, title in (
         ("evaluate", "A forward pass in evaluation mode (batch 64)"),
+        ("bfloat16", "A training step with forward passes in bfloat16 against the plain module in float32 (batch 64)"),
         ("shapes", "A training step at other shapes"),
         ("space", "A training step of students drawn from the presets (goal: 0.9)"),
         ("cuda", "A training step on a GPU, one CUDA graph against plain eager (batch 128)"),

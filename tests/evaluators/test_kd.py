@@ -16,7 +16,7 @@ from torch import nn
 from naslib_autokd.cli import build_parser
 from naslib_autokd.commands._options import evaluation_options
 from naslib_autokd.distillation.teachers import TeacherError
-from naslib_autokd.distillation.training import TrainingSettings, accuracy, predict, train
+from naslib_autokd.distillation.training import TrainingSettings, accuracy, limited_threads, predict, train
 from naslib_autokd.evaluators import kd
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator, is_out_of_memory
 from naslib_autokd.records import Proposal, derive_seed
@@ -163,8 +163,9 @@ def test_a_continued_trial_is_the_training_that_the_checkpoint_describes(continu
     torch.manual_seed(derive_seed(7, "weights"))
     model, states = make_cnn(), []
     common = {"kd": KD(), "seed": derive_seed(7, "batches")}
-    train(model, evaluator.data, evaluator.soft_targets.train, epochs=1, keep=states.append, **common)
-    train(model, evaluator.data, evaluator.soft_targets.train, epochs=3, start=states[0], **common)
+    with limited_threads(evaluator.threads):
+        train(model, evaluator.data, evaluator.soft_targets.train, epochs=1, keep=states.append, **common)
+        train(model, evaluator.data, evaluator.soft_targets.train, epochs=3, start=states[0], **common)
     for name, tensor in kept[-1].state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
 
