@@ -273,7 +273,7 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, tmp_path
 def test_report_of_a_real_comparison(browser: Browser, tmp_path: Path) -> None:
     from naslib_autokd.runners.comparison import compare
 
-    found = compare(small_task(), seeds=[0, 1], budget=6, n_finals=1, out=tmp_path / "comparison")
+    found = compare(small_task(), seeds=[0, 1], budget=12, n_finals=1, out=tmp_path / "comparison")
     opened = browser.open(report_of(tmp_path / "comparison"))
     opened.scroll_through()
     page = opened.page
