@@ -40,9 +40,8 @@ from scipy.stats import kendalltau
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from naslib_autokd.data.dataset import data_from_dataset
 from naslib_autokd.distillation import training
-from naslib_autokd.distillation.architectures import build_network, parse_architecture
-from naslib_autokd.distillation.data import data_from_dataset
 from naslib_autokd.distillation.losses import distillation_loss
 from naslib_autokd.distillation.training import TrainingSettings, limited_threads, predict, train
 from naslib_autokd.evaluators.benchmark import KDBenchmark
@@ -52,6 +51,8 @@ from naslib_autokd.runners.engine import trial_handler
 from naslib_autokd.runners.limits import WorkerProcess, pickled
 from naslib_autokd.runners.statistics import mean_interval
 from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.teachers.names import parse_architecture
+from naslib_autokd.teachers.networks import build_network
 
 RESULTS = Path(__file__).parent / "results" / "trials.json"
 

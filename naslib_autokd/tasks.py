@@ -67,7 +67,7 @@ class Task:
     split_seed: int = 0
     """Draws the splits, the canvases and the views: the same task always sees the same images."""
     teacher: str = "resnet-small"
-    """Architecture of the teacher that is trained on first use; see ``distillation.architectures``."""
+    """Architecture of the teacher that is trained on first use; see ``teachers.names``."""
     teacher_epochs: int = 10
     min_teacher_accuracy: float = 0.0
     """Validation accuracy below which a teacher is refused; never less than twice chance."""

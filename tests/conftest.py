@@ -50,7 +50,7 @@ def naslib_is_loaded(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def cluttered_data(cache_folder):
     """The images of the task ``cluttered-digits``."""
-    from naslib_autokd.distillation.data import load_data
+    from naslib_autokd.data.load import load_data
 
     return load_data("cluttered-digits")
 
@@ -58,7 +58,7 @@ def cluttered_data(cache_folder):
 @pytest.fixture(scope="session")
 def cluttered_teacher(cluttered_data):
     """Its teacher, trained once (8 s) and then cached for child processes too."""
-    from naslib_autokd.distillation.teachers import load_teacher
+    from naslib_autokd.teachers.load import load_teacher
 
     return load_teacher(cluttered_data)
 
@@ -66,7 +66,7 @@ def cluttered_teacher(cluttered_data):
 @pytest.fixture(scope="session")
 def tiny_data(cluttered_data):
     """64 training and 200 validation canvases: trainings take a moment."""
-    from naslib_autokd.distillation.data import load_data
+    from naslib_autokd.data.load import load_data
 
     return load_data(cluttered_task(n_train=64, n_teacher=64, n_val=200, n_test=200))
 

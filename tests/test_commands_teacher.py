@@ -70,8 +70,9 @@ def test_check_finds_what_training_stated(trained: Path, tiny: Path, capsys: pyt
 def test_memory_on_the_meta_device_is_that_of_a_real_step(
     trained: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from naslib_autokd.distillation.architectures import build_network, parse_architecture
     from naslib_autokd.distillation.costs import count_macs, train_memory
+    from naslib_autokd.teachers.names import parse_architecture
+    from naslib_autokd.teachers.networks import build_network
 
     main(["teacher", "check", "--task", str(tiny), "--teacher", str(trained), "--json"])
     found = json.loads(capsys.readouterr().out)
@@ -106,7 +107,7 @@ def test_a_teacher_that_cannot_be_used_is_shown_and_refused(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from naslib_autokd.distillation.training import seeded
-    from naslib_autokd.distillation.zoo import build
+    from naslib_autokd.teachers.zoo import build
 
     with seeded(0):
         torch.save(build("resnet8x0.5", 1, 10).state_dict(), tmp_path / "fresh.pt")

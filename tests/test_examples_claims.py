@@ -98,7 +98,7 @@ def test_the_teachers_claim_is_a_table_a_verdict_and_files(
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Options of a task on files in CIFAR's official format, whose ten classes are colours."""
-    from naslib_autokd.distillation.vision import import_torchvision
+    from naslib_autokd.data.vision import import_torchvision
 
     # torchvision knows the checksums of the real files
     monkeypatch.setattr(import_torchvision().datasets.cifar, "check_integrity", lambda *_: True)

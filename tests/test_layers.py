@@ -15,9 +15,10 @@ PACKAGE = Path(naslib_autokd.__file__).parent
 
 # Each layer may import itself, the layers below it, and the package's version.
 LAYERS = [
-    {"records", "tasks", "_version"},
+    {"records", "tasks", "files", "_version"},
+    {"data"},
     {"search_spaces"},
-    {"distillation"},
+    {"teachers", "distillation"},
     {"evaluators"},
     {"optimizers"},
     {"plugin", "runners"},

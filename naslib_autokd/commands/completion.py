@@ -112,8 +112,8 @@ def _spaces() -> Iterable[str]:
 
 
 def _networks() -> Iterable[str]:
-    from naslib_autokd.distillation.architectures import ARCHITECTURES
-    from naslib_autokd.distillation.zoo import ZOO
+    from naslib_autokd.teachers.names import ARCHITECTURES
+    from naslib_autokd.teachers.zoo import ZOO
 
     return {*ARCHITECTURES, *ZOO}
 

@@ -13,9 +13,9 @@ from naslib_autokd.commands._options import add_option, add_task_options, print_
 from naslib_autokd.commands._parser import epilog
 
 if TYPE_CHECKING:
-    from naslib_autokd.distillation.data import TaskData
-    from naslib_autokd.distillation.teachers import Teacher
+    from naslib_autokd.data.images import TaskData
     from naslib_autokd.tasks import Task
+    from naslib_autokd.teachers.teacher import Teacher
 
 
 CHECKED = (
@@ -128,7 +128,7 @@ def _task(options: argparse.Namespace) -> Task:
 
 
 def _data(options: argparse.Namespace, task: Task) -> TaskData:
-    from naslib_autokd.distillation.data import load_data
+    from naslib_autokd.data.load import load_data
     from naslib_autokd.evaluators.kd import checked_device
 
     if options.threads < 1:
@@ -138,9 +138,10 @@ def _data(options: argparse.Namespace, task: Task) -> TaskData:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from naslib_autokd.distillation.architectures import parse_architecture
-    from naslib_autokd.distillation.teachers import teacher_training, train_teacher, write_checkpoint
     from naslib_autokd.reports.terminal import Live
+    from naslib_autokd.teachers.load import write_checkpoint
+    from naslib_autokd.teachers.names import parse_architecture
+    from naslib_autokd.teachers.training import teacher_training, train_teacher
 
     out: Path = options.out
     if out.suffix != ".safetensors":
@@ -195,9 +196,9 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    from naslib_autokd.distillation.architectures import with_weights
-    from naslib_autokd.distillation.teachers import as_teacher, load_teacher, write_checkpoint
     from naslib_autokd.distillation.training import limited_threads
+    from naslib_autokd.teachers.load import as_teacher, load_teacher, write_checkpoint
+    from naslib_autokd.teachers.names import with_weights
 
     text: str | None = options.teacher
     if options.teacher_architecture is not None:
@@ -224,7 +225,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def _restated(teacher: Teacher, stated: dict[str, Any], data: TaskData) -> Teacher:
-    from naslib_autokd.distillation.teachers import Teacher
+    from naslib_autokd.teachers.teacher import Teacher
 
     if len(teacher.members) > 1:
         raise ValueError("--mean, --std and --input-size are those of one network; check the ensemble's one by one")
@@ -237,8 +238,9 @@ def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:
     import copy
 
     from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, train_memory
-    from naslib_autokd.distillation.teachers import TeacherError, accuracy_floor, check_teacher
     from naslib_autokd.distillation.training import accuracy
+    from naslib_autokd.teachers.check import accuracy_floor, check_teacher
+    from naslib_autokd.teachers.names import TeacherError
 
     task, given = data.task, teacher.input_for(data.task)
     shape = (task.in_channels, task.image_size, task.image_size)
@@ -328,7 +330,7 @@ def _tell(found: dict[str, Any], options: argparse.Namespace, kept: str | None) 
 
 
 def run_list(options: argparse.Namespace) -> int:
-    from naslib_autokd.distillation.architectures import known_names
+    from naslib_autokd.teachers.names import known_names
 
     names = known_names()
     if options.json:

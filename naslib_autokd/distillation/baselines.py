@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation import feature_losses as losses
-from naslib_autokd.distillation.data import TaskData
 from naslib_autokd.distillation.losses import distillation_loss
-from naslib_autokd.distillation.teachers import Teacher, predict_batch
 from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, seeded, triangular_lr
-from naslib_autokd.distillation.zoo import Features, features
 from naslib_autokd.records import derive_seed
 from naslib_autokd.tasks import did_you_mean
+from naslib_autokd.teachers.teacher import Teacher, predict_batch
+from naslib_autokd.teachers.zoo import Features, features
 
 CACHE_BYTES = 512 * 2**20
 """The teacher's features that a loss reads are kept in memory up to this size."""

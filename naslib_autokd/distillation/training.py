@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 from torch.nn import functional as F
 
+from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.cuda_graphs import Step, capture
-from naslib_autokd.distillation.data import TaskData
 from naslib_autokd.distillation.losses import distillation_loss
 
 PREDICT_PIXELS = 2**17

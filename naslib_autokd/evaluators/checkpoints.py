@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
-from naslib_autokd.distillation.data import write_whole
 from naslib_autokd.distillation.training import Checkpoint
+from naslib_autokd.files import write_whole
 from naslib_autokd.records import Proposal
 
 

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from naslib_autokd.data.images import TaskData, normalise
+from naslib_autokd.data.load import load_data
 from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, latency_s, train_memory
-from naslib_autokd.distillation.data import TaskData, load_data, normalise
 from naslib_autokd.distillation.diswot import SCORE_BATCH, SCORE_COST, LastFeatures, compare, last_features
-from naslib_autokd.distillation.teachers import SoftTargets, Teacher, TeacherSource, load_teacher, write_whole
 from naslib_autokd.distillation.training import (
     Checkpoint,
     KDLike,
@@ -36,8 +36,12 @@ from naslib_autokd.evaluators.base import Score
 from naslib_autokd.evaluators.checkpoints import CheckpointFolder
 from naslib_autokd.evaluators.judgement import judgement
 from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
+from naslib_autokd.files import write_whole
 from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_digest, derive_seed
 from naslib_autokd.tasks import Task, did_you_mean, get_task
+from naslib_autokd.teachers.load import TeacherSource, load_teacher
+from naslib_autokd.teachers.soft_targets import SoftTargets
+from naslib_autokd.teachers.teacher import Teacher
 
 OBJECTIVES = ("kd", "ce")
 

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from naslib_autokd.distillation.data import Images, Labels, Split, TaskData, draw_views, stratified_order
+from naslib_autokd.data.images import Images, Labels, Split, TaskData
+from naslib_autokd.data.splits import stratified_order
+from naslib_autokd.data.views import draw_views
 from naslib_autokd.plugin.evaluation import untouched_rng
 from naslib_autokd.records import derive_seed
 from naslib_autokd.tasks import TASKS, TaskError, get_task

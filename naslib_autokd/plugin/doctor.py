@@ -97,7 +97,7 @@ def _torch() -> Iterator[Finding]:
         yield Finding("torch", MISSING, str(error), INSTALL)
         return
     yield Finding("torch", OK, str(torch.__version__))
-    from naslib_autokd.distillation.vision import import_torchvision
+    from naslib_autokd.data.vision import import_torchvision
 
     try:
         yield Finding("torchvision", OK, str(import_torchvision().__version__))
@@ -169,7 +169,7 @@ def _benchmarks() -> Iterator[Finding]:
 
 
 def _teachers() -> Iterator[Finding]:
-    from naslib_autokd.distillation.teachers import cache_folder
+    from naslib_autokd.files import cache_folder
 
     folder: Path = cache_folder() / "teachers"
     found = sorted(path.stem for path in folder.glob("*.safetensors"))

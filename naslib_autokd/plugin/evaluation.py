@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.costs import latency_s
-from naslib_autokd.distillation.data import TaskData
 from naslib_autokd.distillation.training import accuracy, limited_threads, predict, train
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator

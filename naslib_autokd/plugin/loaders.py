@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from naslib_autokd.distillation.data import TaskData, load_data
+from naslib_autokd.data.images import TaskData
+from naslib_autokd.data.load import load_data
 from naslib_autokd.records import derive_seed
 from naslib_autokd.tasks import TASKS, Task, get_task
 

@@ -8,7 +8,7 @@ None changes a file of NASLib. They are applied by `loader.load_naslib`, never b
    says what to install stands in where the package is missing.
 3. ``naslib.utils.count_parameters_in_MB`` hands a generator to ``np.sum``, which numpy refuses since 2.4. Replaced by
    the same sum before ``naslib.optimizers`` takes the name from there.
-4. The operators of a torchvision that was built for another torch (`distillation.vision`).
+4. The operators of a torchvision that was built for another torch (`data.vision`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from naslib_autokd.distillation.vision import import_torchvision
+from naslib_autokd.data.vision import import_torchvision
 
 
 def before_import() -> list[str]:

@@ -22,7 +22,6 @@ from torch import nn
 
 from naslib_autokd.distillation.baselines import TITLES, BaselineObjective, LossSettings
 from naslib_autokd.distillation.training import KDLike, TrainingResult, TrainingSettings, train
-from naslib_autokd.distillation.zoo import build, known
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
 from naslib_autokd.records import derive_seed
 from naslib_autokd.runners.engine import DaskPool, pick_device
@@ -31,6 +30,7 @@ from naslib_autokd.runners.search import open_run
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
 from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.tasks import Task, get_task
+from naslib_autokd.teachers.zoo import build, known
 
 FAMILY = "searched family"
 

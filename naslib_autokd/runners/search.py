@@ -400,7 +400,7 @@ def search(
             open_run(folder, task, settings)
             data = getattr(scorer or evaluator, "data", None)
             if data is not None:
-                from naslib_autokd.distillation.data import save_splits
+                from naslib_autokd.data.splits import save_splits
 
                 save_splits(data, folder)
         run = _Search(task, space, chosen, engine, store, asks, session, budget, max_failures, stop, progress)
@@ -872,7 +872,7 @@ class _Finals:
 
     def add(self, result: Mapping[str, Any], file: bytes) -> None:
         if self._path is not None:
-            from naslib_autokd.distillation.teachers import write_whole
+            from naslib_autokd.files import write_whole
 
             student = self._path.parent / "students" / f"student-{len(self.done)}.safetensors"
             student.parent.mkdir(exist_ok=True)

@@ -387,7 +387,8 @@ def write_table(root: Path) -> None:
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with what the pages presume; registries and modules are as before afterwards."""
-    from naslib_autokd.distillation import baselines, feature_losses, zoo
+    from naslib_autokd.distillation import baselines, feature_losses
+    from naslib_autokd.teachers import zoo
 
     registries: list[dict[str, Any]] = [TASKS, baselines.TERMS, baselines.TITLES, feature_losses.WEIGHTS, zoo.ZOO]
     before, modules = [dict(registry) for registry in registries], set(sys.modules)

@@ -15,7 +15,6 @@ from torch import nn
 
 from naslib_autokd.cli import build_parser
 from naslib_autokd.commands._options import evaluation_options
-from naslib_autokd.distillation.teachers import TeacherError
 from naslib_autokd.distillation.training import TrainingSettings, accuracy, limited_threads, predict, train
 from naslib_autokd.evaluators import kd
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator, is_out_of_memory
@@ -23,6 +22,7 @@ from naslib_autokd.records import Proposal, derive_seed
 from naslib_autokd.runners.search import search
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.search_spaces.hnag.wiring import fit_width
+from naslib_autokd.teachers.names import TeacherError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from naslib_autokd.distillation.data import TaskData
-from naslib_autokd.distillation.teachers import SoftTargets
+from naslib_autokd.data.images import TaskData
 from naslib_autokd.optimizers.base import get_one_shot_method
 from naslib_autokd.optimizers.darts import (
     DARTS,
@@ -28,6 +27,7 @@ from naslib_autokd.optimizers.darts import (
 )
 from naslib_autokd.search_spaces.cell import CellSpec, Genotype
 from naslib_autokd.tasks import get_task
+from naslib_autokd.teachers.soft_targets import SoftTargets
 
 OPERATIONS = ("none", "skip_connect", "sep_conv_3x3")
 SMALL: dict[str, Any] = {"operations": OPERATIONS, "n_nodes": 2, "init_channels": 4, "step_cost": 2.0, "n_searches": 1}

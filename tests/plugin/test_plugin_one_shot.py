@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from naslib_autokd.distillation.data import TaskData
+from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.losses import distillation_loss
-from naslib_autokd.distillation.teachers import SoftTargets
 from naslib_autokd.optimizers.base import get_one_shot_method
 from naslib_autokd.plugin.loader import naslib_missing
 from naslib_autokd.tasks import get_task
+from naslib_autokd.teachers.soft_targets import SoftTargets
 
 pytestmark = pytest.mark.skipif(naslib_missing() is not None, reason=f"NASLib is missing: {naslib_missing()}")
 

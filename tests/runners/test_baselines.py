@@ -23,7 +23,6 @@ from naslib_autokd.distillation.baselines import (
     TeacherFeatures,
     published_results,
 )
-from naslib_autokd.distillation.zoo import ZOO, build, features
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
 from naslib_autokd.runners import baselines
 from naslib_autokd.runners.baselines import FAMILY, BaselineComparison, Training, compare, make_rows, read_family
@@ -31,6 +30,7 @@ from naslib_autokd.runners.engine import InProcessEngine
 from naslib_autokd.search_spaces import get_search_space
 from naslib_autokd.search_spaces.hnag import KDSettings
 from naslib_autokd.tasks import get_task
+from naslib_autokd.teachers.zoo import ZOO, build, features
 
 STUDENT = "resnet8x0.5"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from faulty import FormulaEvaluator
 
-from naslib_autokd.distillation.data import load_data
+from naslib_autokd.data.load import load_data
 from naslib_autokd.evaluators.recording import RecordingEvaluator
 from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.runners.bench import (

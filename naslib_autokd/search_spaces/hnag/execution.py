@@ -54,6 +54,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from naslib_autokd.files import cache_folder
 from naslib_autokd.search_spaces.hnag.student import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
@@ -537,13 +538,6 @@ def _kernels(real: str) -> Kernels | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.debug("students run on torch's operations: the kernels could not be compiled (%s)", error)
         return None
-
-
-def cache_folder() -> Path:
-    """As `distillation.teachers.cache_folder` (which is above this layer)."""
-    if own := os.environ.get("NASLIB_AUTOKD_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "naslib_autokd"
 
 
 def compiled(real: str, folder: Path) -> Path:

@@ -253,7 +253,7 @@ class Student(nn.Module):
         self.merge_weights = nn.Parameter(torch.empty(plan.n_merge_weights)) if plan.n_merge_weights else None
         self.classifier_weight = nn.Parameter(torch.empty(spec.n_classes, plan.features))
         self.classifier_bias = nn.Parameter(torch.empty(spec.n_classes))
-        # They compute nothing: named places where hooks find the features (`distillation.zoo.features`).
+        # They compute nothing: named places where hooks find the features (`teachers.zoo.features`).
         self.stage_maps = nn.ModuleList([nn.Identity() for _ in plan.stage_ends])
         self.pooled = nn.Identity()
         self.feature_points = tuple(f"stage_maps.{index}" for index in range(len(plan.stage_ends)))

@@ -12,20 +12,14 @@ from scipy import stats
 from scipy.io import savemat
 from sklearn.datasets import load_digits
 
-from naslib_autokd.distillation import data as data_module
-from naslib_autokd.distillation.data import (
-    BLACK,
-    DIGIT_SPLITS,
-    WHITE,
-    data_from_dataset,
-    digit_originals,
-    draw_canvases,
-    draw_views,
-    load_data,
-    save_splits,
-    stratified_order,
-)
-from naslib_autokd.distillation.decoding import read_images
+from naslib_autokd.data import digits as digits_module
+from naslib_autokd.data import images as images_module
+from naslib_autokd.data.dataset import data_from_dataset
+from naslib_autokd.data.decoding import read_images
+from naslib_autokd.data.digits import BLACK, DIGIT_SPLITS, WHITE, digit_originals, draw_canvases
+from naslib_autokd.data.load import load_data
+from naslib_autokd.data.splits import save_splits, stratified_order
+from naslib_autokd.data.views import draw_views
 from naslib_autokd.tasks import TaskError, get_task
 
 FALSE_ALARM_RATE = 1e-4
@@ -39,7 +33,7 @@ def brightness(canvases):
 
 
 def test_digits_are_those_of_scikit_learn():
-    images, labels = data_module._digits()
+    images, labels = digits_module._digits()
     theirs = load_digits()
     np.testing.assert_array_equal(images[:, 0], (theirs.images / 16 * 255).round())
     np.testing.assert_array_equal(labels, theirs.target)
@@ -47,7 +41,7 @@ def test_digits_are_those_of_scikit_learn():
 
 def test_splits_have_disjoint_stratified_originals():
     originals = digit_originals(get_task("cluttered-digits"))
-    _, labels = data_module._digits()
+    _, labels = digits_module._digits()
     everything = np.concatenate(list(originals.values()))
     assert len(everything) == len(set(everything)) == 1797
     for split, size in DIGIT_SPLITS.items():
@@ -59,10 +53,10 @@ def test_splits_have_disjoint_stratified_originals():
 def test_no_pixel_of_a_test_original_reaches_training_or_validation(monkeypatch):
     task = get_task("cluttered-digits", n_teacher=900, n_train=100, n_val=300, n_test=300)
     before = load_data(task)
-    images, labels = data_module._digits()
+    images, labels = digits_module._digits()
     blanked = images.copy()
     blanked[digit_originals(task)["test"]] = 0
-    monkeypatch.setattr(data_module, "_digits", lambda: (blanked, labels))
+    monkeypatch.setattr(digits_module, "_digits", lambda: (blanked, labels))
     after = load_data(task)
     assert after.digest == before.digest
     torch.testing.assert_close(after.val_images, before.val_images, rtol=0, atol=0)
@@ -70,7 +64,7 @@ def test_no_pixel_of_a_test_original_reaches_training_or_validation(monkeypatch)
 
 
 def test_canvases_are_a_pure_function_of_their_arguments():
-    originals = data_module._digits()
+    originals = digits_module._digits()
     first = draw_canvases(originals, 50, 12, seed=3)
     np.random.seed(99)  # noqa: NPY002 (another global state must not matter)
     second = draw_canvases(originals, 50, 12, seed=3)
@@ -89,7 +83,7 @@ def test_noise_is_gaussian_with_the_stated_width():
 
 
 def test_digit_has_random_place_and_brightness_and_clutter_is_a_dimmer_piece_of_another_class(monkeypatch):
-    monkeypatch.setattr(data_module, "NOISE", 0.0)
+    monkeypatch.setattr(digits_module, "NOISE", 0.0)
     white = np.zeros((2, 1, 8, 8), dtype=np.uint8)
     white[1] = 255  # class 0 is black, class 1 white: a canvas of class 0 shows only its clutter, and class 1 none
     canvases, labels = draw_canvases((white, np.array([0, 1])), 2000, 12, seed=0)
@@ -114,7 +108,7 @@ def test_every_split_has_the_promised_size_and_all_classes_in_proportion(clutter
     assert cluttered_data.teacher_views.shape == (task.n_views, 6000, 1, 12, 12)
     assert cluttered_data.train_views.dtype == torch.uint8
     assert len(cluttered_data.val_images) == 3000
-    _, labels = data_module._digits()
+    _, labels = digits_module._digits()
     share = np.bincount(labels) / 1797
     for split in (cluttered_data.train_labels, cluttered_data.val_labels):
         np.testing.assert_allclose(np.bincount(split) / len(split), share, atol=0.005)
@@ -122,9 +116,9 @@ def test_every_split_has_the_promised_size_and_all_classes_in_proportion(clutter
 
 def test_test_split_is_made_when_it_is_read_and_reads_are_counted(monkeypatch):
     drawn = []
-    original = data_module.draw_canvases
+    original = digits_module.draw_canvases
     monkeypatch.setattr(
-        data_module, "draw_canvases", lambda *args: (drawn.append(args[1]), original(*args))[1], raising=True
+        digits_module, "draw_canvases", lambda *args: (drawn.append(args[1]), original(*args))[1], raising=True
     )
     data = load_data(get_task("cluttered-digits", n_teacher=100, n_train=50, n_val=70, n_test=80))
     assert (drawn, data.test_reads) == ([100, 70], 0)
@@ -221,7 +215,7 @@ def write_cifar(root, fine: bool):
 @pytest.fixture
 def without_checksums(monkeypatch):
     """torchvision knows the checksums of the real files; ours are smaller."""
-    from naslib_autokd.distillation.vision import import_torchvision
+    from naslib_autokd.data.vision import import_torchvision
 
     monkeypatch.setattr(import_torchvision().datasets.cifar, "check_integrity", lambda *_: True)
 
@@ -360,7 +354,7 @@ def test_images_of_unequal_size_are_resized_by_the_shorter_side_and_cut(tmp_path
 
 
 def test_large_photographs_are_decoded_at_a_fraction_and_stay_the_same_to_two_grey_levels(tmp_path, monkeypatch):
-    from naslib_autokd.distillation import decoding
+    from naslib_autokd.data import decoding
 
     rows, columns = np.mgrid[0:512, 0:512] / 512
     smooth = np.stack([rows, columns, (rows + columns) / 2], axis=-1) * 255
@@ -389,9 +383,9 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
 
 def test_moments_of_many_pixels_are_counted(monkeypatch):
     images = np.random.RandomState(0).randint(0, 256, size=(20, 3, 9, 9)).astype(np.uint8)
-    floats = data_module.moments(images)
-    monkeypatch.setattr(data_module, "FLOAT_PIXELS", 0)
-    np.testing.assert_allclose(data_module.moments(images), floats, rtol=1e-12)
+    floats = images_module.moments(images)
+    monkeypatch.setattr(images_module, "FLOAT_PIXELS", 0)
+    np.testing.assert_allclose(images_module.moments(images), floats, rtol=1e-12)
 
 
 # --- MIT67 ----------------------------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from naslib_autokd.data.vision import import_torchvision
 from naslib_autokd.distillation.costs import count_macs, count_params
-from naslib_autokd.distillation.teachers import SmallResNet, Teacher
-from naslib_autokd.distillation.vision import import_torchvision
-from naslib_autokd.distillation.zoo import ZOO, build, features, resnet, wide_resnet
 from naslib_autokd.search_spaces import get_search_space
+from naslib_autokd.teachers.networks import SmallResNet
+from naslib_autokd.teachers.teacher import Teacher
+from naslib_autokd.teachers.zoo import ZOO, build, features, resnet, wide_resnet
 
 # Parameters for CIFAR-100. Counted in RepDistiller's networks (github.com/HobbitLong/RepDistiller, models/, commit
 # b84f547c5db6a35318d4671d7d5c4de74c822403, imported and summed), whose accuracies the literature's tables hold.
@@ -115,7 +116,7 @@ def consistent(model: nn.Module, images: torch.Tensor) -> list[tuple[int, ...]]:
     model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = features(model, images)
-    assert torch.equal(found.logits, model(images))
+    torch.testing.assert_close(found.logits, model(images), rtol=1e-5, atol=1e-5)  # hooks run the readable steps
     assert found.pooled.shape[0] == len(images)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

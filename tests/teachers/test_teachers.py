@@ -10,23 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from naslib_autokd.distillation import teachers
-from naslib_autokd.distillation.teachers import (
-    ARCHITECTURES,
-    SmallResNet,
-    SoftTargets,
-    Teacher,
-    TeacherError,
-    cache_folder,
-    cached_teacher_path,
-    check_teacher,
-    load_teacher,
-    read_checkpoint,
-    soft_targets_path,
-    train_teacher,
-    write_checkpoint,
-)
 from naslib_autokd.distillation.training import accuracy, seeded
+from naslib_autokd.files import cache_folder
+from naslib_autokd.teachers import check
+from naslib_autokd.teachers.check import check_teacher
+from naslib_autokd.teachers.load import cached_teacher_path, load_teacher, read_checkpoint, write_checkpoint
+from naslib_autokd.teachers.names import ARCHITECTURES, TeacherError
+from naslib_autokd.teachers.networks import SmallResNet
+from naslib_autokd.teachers.soft_targets import SoftTargets, soft_targets_path
+from naslib_autokd.teachers.teacher import Teacher
+from naslib_autokd.teachers.training import train_teacher
 
 
 def fresh_network(n_classes=10):
@@ -77,7 +70,7 @@ def test_the_cache_key_depends_on_what_the_training_depends_on(tiny_data):
 
 
 def test_fewer_images_for_students_leave_the_teacher_alone(cluttered_data):
-    from naslib_autokd.distillation.data import load_data
+    from naslib_autokd.data.load import load_data
 
     fewer = load_data(replace(cluttered_data.task, n_train=100, n_val=500))
     assert cached_teacher_path(fewer) == cached_teacher_path(cluttered_data)
@@ -85,7 +78,7 @@ def test_fewer_images_for_students_leave_the_teacher_alone(cluttered_data):
 
 def test_a_corrupt_cache_file_is_reported_and_replaced(cluttered_data, monkeypatch, tmp_path, cluttered_teacher):
     monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
-    monkeypatch.setattr("naslib_autokd.distillation.teachers.train_teacher", lambda data: cluttered_teacher)
+    monkeypatch.setattr("naslib_autokd.teachers.load.train_teacher", lambda data: cluttered_teacher)
     path = cached_teacher_path(cluttered_data)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"torn")
@@ -354,12 +347,12 @@ def test_classes_count_as_exchanged_if_their_images_are_right_after_it_and_wrong
     named[named_right : named_right + named_wrong] = 3 - concerned[named_right : named_right + named_wrong]
     others = torch.tensor([0, 3] * 50)
     labels, answers = torch.cat([concerned, others]), torch.cat([named, others])
-    assert teachers._are_exchanged(torch.nn.functional.one_hot(answers, 4).float(), labels, moved) is expected
+    assert check._are_exchanged(torch.nn.functional.one_hot(answers, 4).float(), labels, moved) is expected
     # a cycle of three goes one way: 0 -> 1 -> 2 -> 0
     cycle = torch.tensor([1, 2, 0] * 10)
     shown = torch.nn.functional.one_hot(torch.tensor([0, 1, 2] * 10), 4).float()
-    assert teachers._are_exchanged(shown, cycle, {0: 1, 1: 2, 2: 0})
-    assert not teachers._are_exchanged(shown, cycle, {1: 0, 2: 1, 0: 2})
+    assert check._are_exchanged(shown, cycle, {0: 1, 1: 2, 2: 0})
+    assert not check._are_exchanged(shown, cycle, {1: 0, 2: 1, 0: 2})
 
 
 def test_a_checkpoint_for_another_number_of_classes_is_an_error(cluttered_teacher, cluttered_data, tmp_path):

@@ -13,31 +13,29 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from naslib_autokd.distillation import architectures, teachers
-from naslib_autokd.distillation.architectures import (
+from naslib_autokd.data.dataset import data_from_dataset
+from naslib_autokd.distillation.training import seeded
+from naslib_autokd.teachers.check import IMAGENET, check_teacher
+from naslib_autokd.teachers.load import as_teacher, load_teacher, read_checkpoint, write_checkpoint
+from naslib_autokd.teachers.names import (
     ArchitectureName,
-    InputAdapter,
-    NetworkInput,
     TeacherError,
-    build_network,
+    known_names,
     parse_architecture,
-    published_input,
-    published_weights,
-    read_state,
+    timm_library,
     with_weights,
 )
-from naslib_autokd.distillation.data import data_from_dataset
-from naslib_autokd.distillation.teachers import (
-    Ensemble,
-    Teacher,
-    as_teacher,
-    check_teacher,
-    load_teacher,
-    read_checkpoint,
-    train_teacher,
-    write_checkpoint,
+from naslib_autokd.teachers.networks import (
+    LUMA,
+    InputAdapter,
+    NetworkInput,
+    build_network,
+    published_input,
+    published_weights,
 )
-from naslib_autokd.distillation.training import seeded
+from naslib_autokd.teachers.teacher import Ensemble, Teacher
+from naslib_autokd.teachers.training import train_teacher
+from naslib_autokd.teachers.weights import read_state
 
 COLOURS = np.random.RandomState(3).randint(40, 216, size=(6, 3))
 SMALLEST = "squeezenet1_1"  # torchvision's network with the smallest file
@@ -88,7 +86,7 @@ def test_a_right_teacher_passes(colours, thorough):
         (((0.0,) * 3, (1.0,) * 3), r"with pixels in \[0, 1\] as input it reaches 100.0%.*--mean and --std"),
         (((0.5,) * 3, (0.5,) * 3), r"with pixels in \[-1, 1\] as input"),
         (((0.0,) * 3, (1 / 255,) * 3), r"with pixels in 0\.\.255 as input"),
-        (teachers.IMAGENET, "with ImageNet's normalisation as input"),
+        (IMAGENET, "with ImageNet's normalisation as input"),
     ],
 )
 def test_the_scale_that_a_network_was_made_for_is_named(colours, made_for, said):
@@ -183,7 +181,7 @@ def test_the_input_that_a_checkpoint_states_is_used(colours, tmp_path):
     images = colours.val_images[:9]
     torch.testing.assert_close(again(images), trained(images), rtol=1e-4, atol=1e-4)
     grey = F.interpolate(
-        (images / 255 * torch.tensor(architectures.LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True),
+        (images / 255 * torch.tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True),
         size=(24, 24),
         mode="bilinear",
         antialias=True,
@@ -254,8 +252,8 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
         parse_architecture("timm:resnet10t")
     with pytest.raises(TeacherError, match="unknown network 'resnet10tt'"):
         parse_architecture("resnet10tt")
-    assert "pip install" in architectures.known_names()["timm"]
-    assert SMALLEST in architectures.known_names()["torchvision"]
+    assert "pip install" in known_names()["timm"]
+    assert SMALLEST in known_names()["torchvision"]
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +283,7 @@ def test_published_weights_are_read_from_the_cache_with_their_input(hub, weights
     name = parse_architecture(f"torchvision:{SMALLEST}@pretrained")
     found = published_weights(name)
     assert all(torch.equal(found.state[key], value) for key, value in weights_of_squeezenet.items())
-    assert found.input == published_input(name) == NetworkInput(*teachers.IMAGENET, channels=3, size=224)
+    assert found.input == published_input(name) == NetworkInput(*IMAGENET, channels=3, size=224)
     assert (len(found.classes), found.classes[0]) == (1000, "tench")
     with pytest.raises(TeacherError, match=r"published for 1000 classes, 'colours' has 6: train it on the task first"):
         load_teacher(colours, f"torchvision:{SMALLEST}")
@@ -317,7 +315,7 @@ def test_training_from_published_weights_makes_the_classifier_anew(hub, colours,
     assert teacher.info["notes"] == [
         "the classifier (classifier.1.weight, classifier.1.bias) is made anew for 6 classes"
     ]
-    assert teacher.input_for(small.task) == NetworkInput(*teachers.IMAGENET, channels=3, size=32)
+    assert teacher.input_for(small.task) == NetworkInput(*IMAGENET, channels=3, size=32)
     trained = teacher.members[0].state_dict()
     moved = (trained["features.0.weight"] - weights_of_squeezenet["features.0.weight"]).norm()
     assert 0 < moved < 0.5 * weights_of_squeezenet["features.0.weight"].norm()
@@ -338,11 +336,11 @@ def test_images_too_small_for_a_network_are_told_before_training(colours):
 
 def test_timm_networks_are_built_and_their_input_known(colours, monkeypatch):
     try:
-        timm = architectures._timm()
+        timm = timm_library()
     except ImportError as error:
         pytest.skip(str(error).splitlines()[0])
     name = parse_architecture("timm:resnet10t")
-    assert published_input(name) == NetworkInput(*teachers.IMAGENET, channels=3, size=176)
+    assert published_input(name) == NetworkInput(*IMAGENET, channels=3, size=176)
     network, channels = build_network(name, 1, 6)
     assert channels == 1
     assert network.eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 6)
@@ -461,7 +459,7 @@ def test_a_torchvision_file_that_states_no_input_gets_the_published_one_and_this
         network, _ = build_network(parse_architecture(f"torchvision:{SMALLEST}"), 3, 6)
     torch.save(network.state_dict(), tmp_path / "s.pth")
     read = as_teacher(f"torchvision:{SMALLEST}@{tmp_path / 's.pth'}", colours)
-    assert read.input_for(colours.task) == NetworkInput(*teachers.IMAGENET, channels=3, size=224)
+    assert read.input_for(colours.task) == NetworkInput(*IMAGENET, channels=3, size=224)
     assert "taken to be as published for torchvision:squeezenet1_1: mean 0.485" in read.info["notes"][0]
 
 

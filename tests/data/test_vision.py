@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from naslib_autokd.distillation import vision
+from naslib_autokd.data import vision
 
 
 def test_torchvision_datasets_are_usable_whatever_its_build():
@@ -27,7 +27,7 @@ def test_missing_torchvision_says_so(monkeypatch):
 
 def test_nothing_else_imports_torchvision():
     code = (
-        "import sys, naslib_autokd.evaluators.kd as kd; from naslib_autokd.distillation.data import load_data;"
+        "import sys, naslib_autokd.evaluators.kd as kd; from naslib_autokd.data.load import load_data;"
         "load_data('digits'); sys.exit('torchvision' in sys.modules or 'torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

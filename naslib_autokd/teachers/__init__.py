@@ -1,0 +1,1 @@
+"""Teachers, read from left to right: names, networks, weights, teacher, check, soft_targets; `load` is the door."""

@@ -1,0 +1,280 @@
+"""A task's teacher by name, from a file, of your own, or several; checked. The door of this folder."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from naslib_autokd._version import __version__
+from naslib_autokd.data.images import TaskData
+from naslib_autokd.distillation.training import limited_threads
+from naslib_autokd.files import cache_folder, write_whole
+from naslib_autokd.records import content_digest
+from naslib_autokd.teachers.check import check_teacher
+from naslib_autokd.teachers.names import (
+    ARCHITECTURES,
+    SOURCES,
+    ArchitectureName,
+    TeacherError,
+    few,
+    is_file_name,
+    parse_architecture,
+)
+from naslib_autokd.teachers.networks import (
+    InputAdapter,
+    SmallResNet,
+    build_network,
+    channels_last,
+    published_classes,
+    published_weights,
+)
+from naslib_autokd.teachers.teacher import PIXELS, Ensemble, Teacher
+from naslib_autokd.teachers.training import FINE_TUNING, TEACHER_BATCH, TEACHER_TRAINING, train_teacher
+from naslib_autokd.teachers.weights import load_strictly, read_state, stated_input
+
+TeacherSource = str | Path | nn.Module | Callable[[], nn.Module] | Sequence[Any]
+
+
+def load_teacher(
+    data: TaskData,
+    teacher: TeacherSource | None = None,
+    *,
+    threads: int = 1,
+    report: Callable[[str], None] | None = None,
+) -> Teacher:
+    """The task's teacher, checked.
+
+    Args:
+        teacher: None: the task's own, trained on first use and cached in `cache_folder`. Or:
+
+            - A network by name (`teachers.names`). Ours and the zoo's are trained on the task on first use,
+              like its own; torchvision's and timm's come with their published weights.
+            - A ``.safetensors`` or ``.pt`` file with a state dict, of the architecture that it states or the task's;
+              ``architecture@file`` states another.
+            - ``"module:function"``: called without arguments, returns a module; modules of the working directory count.
+            - A `Teacher`, or any module that takes images normalised as the students' are.
+            - Several of these, in a list or with commas between: an `Ensemble`.
+        threads: CPU threads for checking it.
+        report: Told what takes time (training the teacher) and what was taken for granted.
+
+    Raises:
+        TeacherError: If it cannot be loaded or would spoil the search (`check_teacher`).
+    """
+    report = report or (lambda _: None)
+    own = teacher is None
+    with limited_threads(threads):
+        loaded = _cached_teacher(data, report) if teacher is None else as_teacher(teacher, data, report)
+        loaded = loaded.to(data.device)
+        for note in loaded.info.get("notes", ()):
+            report(note)
+        check_teacher(loaded, data, thorough=not own)
+    return loaded
+
+
+def as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], None] | None = None) -> Teacher:
+    """`load_teacher`'s forms of a user's teacher, unchecked (the members of an ensemble are checked one by one)."""
+    report = report or (lambda _: None)
+    if isinstance(teacher, Teacher):
+        return teacher
+    if isinstance(teacher, nn.Module):
+        return Teacher(teacher, data.mean, data.std, {"architecture": type(teacher).__name__})
+    if isinstance(teacher, Sequence) and not isinstance(teacher, str):
+        return ensemble([as_teacher(one, data, report) for one in teacher], [str(one) for one in teacher], data)
+    if callable(teacher):
+        return as_teacher(teacher(), data)
+    text = str(teacher).strip()
+    path = Path(text).expanduser()
+    if "," in text and not path.is_file():
+        return as_teacher([part for part in text.split(",") if part.strip()], data, report)
+    before, at, weights = text.partition("@")
+    if path.is_file() or (is_file_name(text) and (not at or "/" in before)):
+        return read_checkpoint(path, data)
+    if at and is_file_name(weights):
+        return read_checkpoint(Path(weights).expanduser(), data, parse_architecture(before))
+    module, colon, function = text.partition(":")
+    if colon and module not in SOURCES:
+        return as_teacher(_factory(text, module, function)(), data)
+    try:
+        architecture = parse_architecture(text)
+    except TeacherError as error:
+        if colon or at:
+            raise
+        raise TeacherError(
+            f"teacher {text!r} is neither an existing file nor of the form 'module:function'; {error}"
+        ) from error
+    return _by_name(architecture, data, report)
+
+
+def _factory(text: str, module: str, function: str) -> Callable[[], nn.Module]:
+    here = os.getcwd()
+    sys.path.insert(0, here)  # an installed command does not look there by itself
+    try:
+        factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise TeacherError(f"teacher {text!r} cannot be imported: {error}") from error
+    finally:
+        sys.path.remove(here)
+
+    def call() -> nn.Module:
+        made = factory()
+        if not isinstance(made, nn.Module):
+            raise TeacherError(f"teacher {text!r} returned a {type(made).__name__}, not a torch module")
+        return made
+
+    return call
+
+
+def _by_name(architecture: ArchitectureName, data: TaskData, report: Callable[[str], None]) -> Teacher:
+    task = data.task
+    if not architecture.weights and architecture.source in ("ours", "zoo"):
+        return _cached_teacher(replace(data, task=replace(task, teacher=str(architecture))), report)
+    n_classes = published_classes(architecture)
+    if n_classes != task.n_classes:  # told before anything is fetched
+        raise TeacherError(
+            f"{architecture.full} is published for {n_classes} classes, {task.name!r} has {task.n_classes}: train it "
+            "on the task first (naslib-autokd teacher train --task ... --architecture "
+            f"{architecture.full}@{architecture.weights or 'pretrained'} --out FILE.safetensors), then give FILE"
+        )
+    published = published_weights(architecture)
+    network, _ = build_network(architecture, published.input.channels, n_classes)
+    load_strictly(network, published.state, f"published weights of {architecture.full}", architecture, task)
+    info: dict[str, Any] = {"architecture": architecture.full}
+    if set(published.classes) == set(data.classes):  # else they are named otherwise, and only accuracy can tell
+        info["classes"] = list(published.classes)
+    return Teacher.of(network, published.input, task, info)
+
+
+def ensemble(teachers: Sequence[Teacher], names: Sequence[str], data: TaskData) -> Teacher:
+    """One teacher of several, each of which is checked.
+
+    Raises:
+        TeacherError: If there are none, or one of them is unusable; names it.
+    """
+    if not teachers:
+        raise TeacherError("an ensemble needs at least one teacher")
+    adapters: list[nn.Module] = []
+    for teacher, name in zip(teachers, names, strict=True):
+        try:
+            check_teacher(teacher.to(data.device), data, thorough=True)
+        except TeacherError as error:
+            raise TeacherError(f"{name} in the ensemble: {error}") from error
+        if isinstance(teacher.network, InputAdapter | Ensemble):
+            adapters.append(teacher.network)
+        else:
+            adapters.append(
+                InputAdapter(teacher.network, replace(teacher.input_for(data.task), size=None)).to(data.device)
+            )
+    architectures = [str(teacher.info.get("architecture", "?")) for teacher in teachers]
+    notes = [f"{name}: {note}" for name, teacher in zip(names, teachers, strict=True) for note in _notes(teacher)]
+    info = {"architecture": f"ensemble of {', '.join(architectures)}", "notes": notes}
+    return Teacher(Ensemble(adapters), *PIXELS, info)
+
+
+def _notes(teacher: Teacher) -> list[str]:
+    return list(teacher.info.get("notes", ()))
+
+
+def cached_teacher_path(data: TaskData) -> Path:
+    """Where the task's own teacher is kept: the name depends on everything that its training depends on."""
+    task = data.task
+    recipe = {
+        "data": data.digest,
+        "architecture": [task.teacher, ARCHITECTURES.get(task.teacher)],
+        "epochs": task.teacher_epochs,
+        "batch": TEACHER_BATCH,
+        "settings": repr(FINE_TUNING if "@" in task.teacher else TEACHER_TRAINING),
+        "seed": task.split_seed,
+        "mean": data.mean,
+    }
+    return cache_folder() / "teachers" / f"{task.name}-{content_digest(recipe)}.safetensors"
+
+
+def _cached_teacher(data: TaskData, report: Callable[[str], None]) -> Teacher:
+    path = cached_teacher_path(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{path}.lock"):  # workers that start together: one trains, the others wait
+        if path.exists():
+            try:
+                return read_checkpoint(path, data)
+            except TeacherError as error:
+                report(f"the cached teacher is unusable and is trained again: {error}")
+        report(f"training the teacher of {data.task.name!r} (once; kept in {path})")
+        teacher = train_teacher(data)
+        check_teacher(teacher, data)
+        write_checkpoint(teacher, path, data)
+        return teacher
+
+
+def write_checkpoint(teacher: Teacher, path: str | Path, data: TaskData) -> None:
+    """Save as safetensors with all that is needed to use it safely; the file appears whole or not at all.
+
+    Raises:
+        TeacherError: For an ensemble, whose members are files of their own.
+    """
+    if isinstance(teacher.network, Ensemble):
+        raise TeacherError("an ensemble is not one file: save its members, and give them with commas between")
+    path = Path(path)
+    given = teacher.input_for(data.task)
+    metadata = {
+        **{key: value for key, value in teacher.info.items() if key != "notes"},
+        "classes": list(data.classes),
+        "mean": list(given.mean),
+        "std": list(given.std),
+        "input": [given.channels, given.size, given.size],
+        "task": data.task.name,
+        "task_digest": data.task.digest,
+        "data_digest": data.digest,
+        "naslib_autokd": __version__,
+        "torch": torch.__version__,
+    }
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in teacher.members[0].state_dict().items()}
+    content = to_safetensors(tensors, {key: json.dumps(value) for key, value in metadata.items()})
+    write_whole(path, content)
+
+
+def read_checkpoint(path: str | Path, data: TaskData, architecture: ArchitectureName | None = None) -> Teacher:
+    """A network from a ``.safetensors`` file or a ``.pt`` state dict; strict, and never unpickled.
+
+    Args:
+        architecture: Else the one that the file states, else the task's. What a file does not state of classes is
+            taken to be the task's; of normalisation and size, what was published for the architecture (torchvision,
+            timm), else the task's.
+
+    Raises:
+        TeacherError: If the file is missing, corrupt, holds anything but tensors, or does not fit the architecture.
+    """
+    path, task = Path(path), data.task
+    file = read_state(path)
+    stated = str(file.metadata.get("architecture", "")) or task.teacher
+    try:
+        name = architecture or parse_architecture(stated.partition("@")[0])
+    except TeacherError as error:
+        raise TeacherError(f"{path} holds a {stated!r}: {error}; say which one: ARCHITECTURE@{path}") from error
+    classes = file.metadata.get("classes")
+    if isinstance(classes, list) and len(classes) != task.n_classes:
+        raise TeacherError(
+            f"{path} was trained for {len(classes)} classes ({few(classes)}), {task.name!r} has {task.n_classes} "
+            f"({few(data.classes)}); give a teacher for these classes, or train one (naslib-autokd teacher train)"
+        )
+    given, notes = stated_input(file.metadata, name, data)
+    network, _ = build_network(name, given.channels, task.n_classes)
+    if isinstance(network, SmallResNet):
+        channels_last(network)
+    load_strictly(network, file.state, f"teacher checkpoint {path}", name, task)
+    known: dict[str, Any] = {key: file.metadata[key] for key in ("val_accuracy", "classes") if key in file.metadata}
+    info = {"architecture": name.full, **known}
+    if notes := [f"{path}: {note}" for note in (*file.notes, *notes)]:
+        info["notes"] = notes
+    return Teacher.of(network, given, task, info)

@@ -1,0 +1,164 @@
+"""Training and fine-tuning a teacher on a task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from naslib_autokd.data.images import TaskData
+from naslib_autokd.distillation.training import TrainingSettings, accuracy, limited_threads, predict, seeded, train
+from naslib_autokd.records import derive_seed
+from naslib_autokd.teachers.names import ArchitectureName, TeacherError, is_file_name, parse_architecture
+from naslib_autokd.teachers.networks import (
+    InputAdapter,
+    NetworkInput,
+    SmallResNet,
+    build_network,
+    channels_last,
+    published_weights,
+)
+from naslib_autokd.teachers.teacher import PIXELS, Teacher, is_plain, predict_batch
+from naslib_autokd.teachers.weights import load_strictly, read_state, stated_input
+
+TEACHER_BATCH = 64
+
+TEACHER_TRAINING = TrainingSettings()
+
+FINE_TUNING = TrainingSettings(lr=0.01)
+"""From weights that are trained already, a tenth of the learning rate."""
+
+
+def teacher_training(architecture: ArchitectureName) -> TrainingSettings:
+    """How a network is trained: `TEACHER_TRAINING` from scratch, `FINE_TUNING` from weights."""
+    return FINE_TUNING if architecture.weights else TEACHER_TRAINING
+
+
+def train_teacher(
+    data: TaskData,
+    *,
+    epochs: int | None = None,
+    architecture: str | None = None,
+    settings: TrainingSettings | None = None,
+    input_size: int | None = None,
+    threads: int = 1,
+    keep: Callable[[Teacher], None] | None = None,
+    progress: Callable[[int, float, float], None] | None = None,
+) -> Teacher:
+    """Train a teacher on the task's ``n_teacher`` images; a pure function of the task and its data.
+
+    By default on one CPU thread, since the number of threads changes the rounding, and with it every later result.
+
+    Args:
+        epochs: The task's ``teacher_epochs`` by default.
+        architecture: Name with its source and weights to start from (`architectures`); the task's by default. Started
+            from weights, the classifier is made anew where its classes are others.
+        settings: `teacher_training` by default.
+        input_size: The network's; by default the task's, and with published weights that of these.
+        keep: Given the teacher after every epoch in which it is at least as good as before on the validation split. The
+            result is then the best epoch's (the latest of equal ones), else the last one's.
+        progress: Called with epochs done, mean loss and validation accuracy after each epoch.
+
+    Raises:
+        TeacherError: If the architecture is unknown, cannot take the images, or its training fails.
+    """
+    task = data.task
+    name = parse_architecture(architecture or task.teacher)
+    settings = settings or teacher_training(name)
+    seed = derive_seed("teacher", task.split_seed)
+    with limited_threads(threads), seeded(seed):
+        network, given, notes = _to_train(name, data, input_size)
+        plain = is_plain(given, task)
+        model = (network if plain else InputAdapter(network, given)).to(data.device)
+        mean, std = (given.mean, given.std) if plain else PIXELS
+        sizes = replace(task, n_train=task.n_teacher, batch_size=TEACHER_BATCH)
+        all_images = replace(data, task=sizes, mean=mean, std=std)
+        _check_forward(model, all_images, name)
+        info: dict[str, Any] = {"architecture": name.full, "classes": list(data.classes), "notes": notes}
+        best: dict[str, Any] = {"val_accuracy": -1.0}
+
+        def validate(epoch: int, loss: float) -> None:
+            reached = accuracy(_predict(model, all_images), data.val_labels)
+            if keep is not None and reached >= best["val_accuracy"]:  # of equal ones the one at the lowest rate
+                weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+                best.update(val_accuracy=reached, epoch=epoch, weights=weights)
+                keep(Teacher.of(copy.deepcopy(network), given, task, {**info, "val_accuracy": reached}))
+            if progress is not None:
+                progress(epoch, loss, reached)
+
+        result = train(
+            model,
+            all_images,
+            None,
+            kd=None,
+            epochs=epochs or task.teacher_epochs,
+            seed=seed,
+            settings=settings,
+            progress=None if keep is None and progress is None else validate,
+        )
+        if "weights" in best:
+            model.load_state_dict(best["weights"])
+            info |= {"epoch": best["epoch"]}
+        elif result.status != "success":
+            raise TeacherError(f"training the teacher of {task.name!r} failed: {result.message}")
+        info["val_accuracy"] = accuracy(_predict(model, all_images), data.val_labels)
+    return Teacher.of(network, given, task, info)
+
+
+def _predict(model: nn.Module, data: TaskData) -> Tensor:
+    return predict(model, data, data.val_images, predict_batch(model, data.task.image_size))
+
+
+def _check_forward(model: nn.Module, data: TaskData, name: ArchitectureName) -> None:
+    """Two images through the network as it trains, so that what cannot work is told before any work."""
+    size, before = data.task.image_size, {key: value.clone() for key, value in model.state_dict().items()}
+    try:
+        with torch.no_grad():
+            out = model.train()(data.normalise(data.val_images[:2]))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        raise TeacherError(
+            f"{name.full} cannot take images of {size} pixels: {error}; give another --input-size, to which they are "
+            "resized"
+        ) from error
+    finally:
+        model.load_state_dict(before)
+    if not isinstance(out, Tensor):
+        raise TeacherError(f"{name.full} returns a {type(out).__name__} in training, not logits; take another network")
+
+
+def _to_train(
+    name: ArchitectureName, data: TaskData, input_size: int | None
+) -> tuple[nn.Module, NetworkInput, list[str]]:
+    """The network that a training starts from, its input, and what is worth telling."""
+    task = data.task
+    if not name.weights:
+        network, channels = build_network(name, task.in_channels, task.n_classes)
+        if isinstance(network, SmallResNet):
+            channels_last(network)
+        return network, NetworkInput(data.mean, data.std, channels, input_size), []
+    if is_file_name(name.weights):
+        file = read_state(Path(name.weights).expanduser())
+        state: Mapping[str, Tensor] = file.state
+        given, said = stated_input(file.metadata, name, data)
+        notes = [*file.notes, *said]
+    else:
+        published = published_weights(name)
+        state, given, notes = published.state, published.input, []
+    if input_size is not None:
+        given = replace(given, size=input_size)
+    network, channels = build_network(name, given.channels, task.n_classes)
+    own = network.state_dict()
+    anew = [key for key, value in own.items() if key in state and state[key].shape != value.shape]
+    if any(own[key].shape[0] != task.n_classes or own[key].shape[1:] != state[key].shape[1:] for key in anew):
+        raise TeacherError(
+            f"the weights {name.weights} are not those of {name.full}: {', '.join(anew[:5])} have other shapes"
+        )
+    if anew:
+        notes = [*notes, f"the classifier ({', '.join(anew)}) is made anew for {task.n_classes} classes"]
+    load_strictly(network, {**state, **{key: own[key] for key in anew}}, f"weights {name.weights}", name, task)
+    return network, given, notes
