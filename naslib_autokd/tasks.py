@@ -10,8 +10,7 @@ Examples:
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from typing import Any
 import yaml
 
 from naslib_autokd.records import content_digest
+from naslib_autokd.settings import did_you_mean as did_you_mean
+from naslib_autokd.settings import read_yaml, read_yaml_file
 
 AUGMENTATIONS = ("none", "shift", "crop-flip")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
@@ -145,29 +146,21 @@ class Task:
             TaskError: For an unknown key (names the key, its line and the nearest key) or a wrong value.
         """
         if isinstance(source, str) and "\n" in source:
-            text, where = source, "task"
+            document = read_yaml(source, "task", error=TaskError)
         else:
-            text, where = Path(source).read_text(encoding="utf-8"), str(source)
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
-            raise TaskError(f"{where}: not valid YAML: {error}") from error
-        if not isinstance(node, yaml.MappingNode):
+            document = read_yaml_file(source, error=TaskError, what="task file")
+        where, values = document.where, document.values
+        if not isinstance(values, dict):
             raise TaskError(f"{where}: a task is a mapping of keys to values, such as 'dataset: cluttered-digits'")
-        seen: set[str] = set()
-        for key_node, value_node in node.value:
-            key, line = str(key_node.value), key_node.start_mark.line + 1
-            if key not in _TYPES:
-                raise TaskError(f"{where}, line {line}: unknown key {key!r}{did_you_mean(key, _TYPES)}")
-            if key in seen:
-                raise TaskError(f"{where}, line {line}: key {key!r} appears twice")
-            seen.add(key)
+        for key, value in values.items():
             try:
-                _typed(key, yaml.safe_load(yaml.serialize(value_node)))
+                if key not in _TYPES:
+                    raise TaskError(f"unknown key {key!r}{did_you_mean(key, _TYPES)}")
+                _typed(key, value)
             except TaskError as error:
-                raise TaskError(f"{where}, line {line}: {error}") from error
+                raise TaskError(f"{document.place((str(key),))}: {error}") from error
         try:
-            return cls.from_dict(yaml.safe_load(text))
+            return cls.from_dict(values)
         except TaskError as error:
             raise TaskError(f"{where}: {error}") from error
 
@@ -410,14 +403,6 @@ def get_task(task: str | Task, **overrides: Any) -> Task:
         if key not in _TYPES:
             raise TaskError(f"unknown field of a task {key!r}{did_you_mean(key, _TYPES)}")
     return replace(task, **{key: _typed(key, value) for key, value in overrides.items()})
-
-
-def did_you_mean(name: object, choices: Iterable[str]) -> str:
-    """``"; did you mean 'x'? (known: ...)"``: the end of an error about an unknown name, the same everywhere."""
-    known = list(choices)
-    near = difflib.get_close_matches(str(name), known, n=2, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"{hint} (known: {', '.join(known)})"
 
 
 def image_folder_splits(root: Path) -> dict[str, Path]:

@@ -15,7 +15,7 @@ PACKAGE = Path(naslib_autokd.__file__).parent
 
 # Each layer may import itself, the layers below it, and the package's version.
 LAYERS = [
-    {"records", "tasks", "files", "_version"},
+    {"records", "tasks", "settings", "files", "_version"},
     {"data"},
     {"search_spaces"},
     {"teachers", "distillation"},

@@ -71,39 +71,21 @@ def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     Raises:
         ConfigFileError: If it is no configuration of this command.
     """
-    import yaml
+    from naslib_autokd.settings import did_you_mean, read_yaml_file
 
-    from naslib_autokd.runners.study import StudyError, find_lines
-    from naslib_autokd.tasks import did_you_mean
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise ConfigFileError(f"--config {path} cannot be read: {reason}") from error
-    lines: dict[tuple[str | int, ...], int] = {}
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        line = "" if mark is None else f", line {mark.line + 1}"
-        raise ConfigFileError(f"{path}{line}: not valid YAML: {problem or error}") from error
-    try:
-        if node is not None:
-            find_lines(node, (), lines)
-    except StudyError as error:  # a key that appears twice
-        raise ConfigFileError(f"{path}, line {lines[error.path]}: {error}") from error
+    document = read_yaml_file(path, error=ConfigFileError, what="--config")
+    content = document.values
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigFileError(f"{path}: a configuration has keys and values, such as 'trials: 24'; got {text[:40]!r}")
+        got = repr(content)[:40]
+        raise ConfigFileError(f"{path}: a configuration has keys and values, such as 'trials: 24'; got {got}")
     actions = {_key(action): action for action in settings_of(parser)}
     names = {key.replace("-", "_"): key for key in actions}
     command = parser.prog.partition(" ")[2]
     values: dict[str, Any] = {}
     for key, value in content.items():
-        where = f"{path}, line {lines[(str(key),)]}"
+        where = document.place((str(key),))
         if key == "command":
             if value != command:
                 raise ConfigFileError(f"{where}: this is a configuration of 'naslib-autokd {value}', not of {command}")

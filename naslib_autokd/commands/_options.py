@@ -262,10 +262,10 @@ def read_candidate(path: Path) -> Candidate:
     Raises:
         ValueError: If there is none.
     """
-    import yaml
-
     from naslib_autokd.records import TrialStore
     from naslib_autokd.search_spaces.hnag import Candidate
+    from naslib_autokd.search_spaces.hnag.generator import from_document
+    from naslib_autokd.settings import read_document
 
     try:
         if path.is_dir() and not (path / "result.json").is_file():
@@ -273,18 +273,18 @@ def read_candidate(path: Path) -> Candidate:
             if best is None:
                 raise ValueError("a run folder has result.json, or trials.jsonl with a full training")
             return Candidate.from_dict(best.candidate)
-        text = (path / "result.json" if path.is_dir() else path).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        document = read_document(path / "result.json" if path.is_dir() else path)
+        content = document.values
         if isinstance(content, dict) and "candidate" in content:
             return Candidate.from_dict(content["candidate"])
-        return Candidate.from_yaml(text)
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        return from_document(document, Candidate.from_dict)
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no candidate: {error}") from error
 
 
 def parse_options(pairs: Sequence[str | tuple[str, Any]]) -> dict[str, Any]:
     """Keyword arguments from ``NAME=VALUE`` (YAML), or from the pairs of a configuration file."""
-    import yaml
+    from naslib_autokd.settings import read_yaml
 
     parsed = {}
     for pair in pairs:
@@ -294,8 +294,5 @@ def parse_options(pairs: Sequence[str | tuple[str, Any]]) -> dict[str, Any]:
         name, separator, value = pair.partition("=")
         if not separator or not name:
             raise ValueError(f"--option needs NAME=VALUE, got {pair!r}")
-        try:
-            parsed[name.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--option {name}: {value!r} is not valid YAML") from error
+        parsed[name.replace("-", "_")] = read_yaml(value, f"--option {name}").values
     return parsed

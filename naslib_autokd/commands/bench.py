@@ -255,16 +255,15 @@ def build_line(state: BuildProgress) -> str:
 
 
 def run_fit(options: argparse.Namespace) -> int:
-    import yaml
-
     from naslib_autokd.evaluators.benchmark import fit_files
     from naslib_autokd.records import TrialStore
     from naslib_autokd.runners.bench import stage_of
     from naslib_autokd.search_spaces.hnag import HNAGSpace
+    from naslib_autokd.settings import read_yaml_file
     from naslib_autokd.tasks import get_task
 
     run_file = options.folder / "run.yaml"
-    run = yaml.safe_load(run_file.read_text(encoding="utf-8")) if run_file.is_file() else None
+    run = read_yaml_file(run_file).values if run_file.is_file() else None
     if not isinstance(run, dict) or "benchmark" not in run:
         raise ValueError(f"{options.folder} is not the folder of a build (naslib-autokd bench build)")
     if options.out.suffix != ".npz":

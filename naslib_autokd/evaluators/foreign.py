@@ -15,12 +15,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from scipy.stats import kendalltau
 
 from naslib_autokd.records import Proposal, Trial, derive_seed
 from naslib_autokd.search_spaces.table import RowCandidate, TableSpace, Value
-from naslib_autokd.tasks import did_you_mean
+from naslib_autokd.settings import did_you_mean, read_yaml, read_yaml_file
 
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 """Units of the cost column."""
@@ -253,14 +252,17 @@ class _Description:
 
     def __init__(self, source: str | Path) -> None:
         if isinstance(source, str) and "\n" in source:
-            text, self.where, folder = source, "table", Path()
+            # scalars as text: cells are compared as they are written
+            self._document = read_yaml(source, "table", error=TableError, scalars_as_text=True)
+            folder = Path()
         else:
             path = Path(source)
             if not path.is_file():
                 raise TableError(f"table file {path} does not exist")
-            text, self.where, folder = path.read_text(encoding="utf-8"), str(path), path.parent
-        self._lines: dict[tuple[str, ...], int] = {}
-        content = self._parse(text)
+            self._document, folder = read_yaml_file(path, error=TableError, scalars_as_text=True), path.parent
+        content = self._document.values
+        if not isinstance(content, dict):
+            raise self.error((), "expected a mapping of keys to values, such as 'csv: table.csv'")
         for key in content:
             if key not in KEYS:
                 raise self.error((key,), f"unknown key {key!r}{did_you_mean(key, KEYS)}")
@@ -303,35 +305,7 @@ class _Description:
         self.reference = self._reference(content)
 
     def error(self, path: tuple[str, ...], message: str) -> TableError:
-        while path and path not in self._lines:
-            path = path[:-1]
-        return TableError(f"{self.where}{f', line {self._lines[path]}' if path else ''}: {message}")
-
-    def _parse(self, text: str) -> dict[str, Any]:
-        """Mappings, lists and strings: cells are compared as they are written."""
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
-            raise TableError(f"{self.where}: not valid YAML: {error}") from error
-        if not isinstance(node, yaml.MappingNode):
-            raise TableError(f"{self.where}: expected a mapping of keys to values, such as 'csv: table.csv'")
-
-        def plain(node: Any, path: tuple[str, ...]) -> Any:
-            if isinstance(node, yaml.ScalarNode):
-                return node.value
-            if isinstance(node, yaml.SequenceNode):
-                return [plain(item, path) for item in node.value]
-            mapping: dict[str, Any] = {}
-            for key_node, value_node in node.value:
-                key = str(key_node.value)
-                if key in mapping:
-                    raise TableError(f"{self.where}, line {key_node.start_mark.line + 1}: key {key!r} appears twice")
-                self._lines[(*path, key)] = key_node.start_mark.line + 1
-                mapping[key] = plain(value_node, (*path, key))
-            return mapping
-
-        content: dict[str, Any] = plain(node, ())
-        return content
+        return TableError(f"{self._document.place(path)}: {message}")
 
     def _text(self, content: Mapping[str, Any], *path: str) -> str:
         value = content[path[-1]]

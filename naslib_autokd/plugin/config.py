@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from naslib_autokd.tasks import did_you_mean
+from naslib_autokd.settings import did_you_mean, read_yaml, read_yaml_file
 
 REQUIRED = ("search_space", "dataset", "optimizer")
 
@@ -116,12 +114,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     Raises:
         ConfigError: If the file cannot be read, or a key is missing, unknown or of the wrong type.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--config-file {path} cannot be read: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from error
+    content = read_yaml_file(path, error=ConfigError, what="--config-file").values
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no configuration: expected keys such as search_space, dataset, optimizer")
     if len(overrides) % 2:
@@ -129,12 +122,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         section, dot, name = key.partition(".")
         if not dot:
-            content[section] = yaml.safe_load(value)
+            content[section] = read_yaml(value, key, error=ConfigError).values
         else:
             content.setdefault(section, {})
             if not isinstance(content[section], dict):
                 raise ConfigError(f"{section} must be a section with keys, so that {key} can be set")
-            content[section][name] = yaml.safe_load(value)
+            content[section][name] = read_yaml(value, key, error=ConfigError).values
     return check_config(content, str(path))
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy import stats
 
 from naslib_autokd.records import Trial, TrialStore, objective_value
@@ -31,6 +30,7 @@ from naslib_autokd.runners.statistics import (
     signed_rank_test,
     step_curve,
 )
+from naslib_autokd.settings import read_yaml_file
 
 Row = dict[str, Any]
 """A line of a table: column -> number, text, or None where a value is not known."""
@@ -1087,10 +1087,7 @@ def _finite(value: Any) -> float | None:
 def _yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml_file(path).values
     return content if isinstance(content, dict) else {}
 
 

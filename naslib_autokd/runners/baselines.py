@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from naslib_autokd.distillation.baselines import TITLES, BaselineObjective, LossSettings
@@ -29,6 +28,7 @@ from naslib_autokd.runners.limits import Handler, Outcome, attempt
 from naslib_autokd.runners.search import open_run
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
 from naslib_autokd.search_spaces.hnag import Candidate
+from naslib_autokd.settings import read_document
 from naslib_autokd.tasks import Task, get_task
 from naslib_autokd.teachers.zoo import build, known
 
@@ -390,9 +390,9 @@ def read_family(path: str | Path) -> Candidate:
         what = "has no result.json: the search is not finished" if path.is_dir() else "does not exist"
         raise ValueError(f"--family {path} {what}; give a run folder of a finished search, or a candidate's file")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_document(file).values
         if not isinstance(content, dict):
             raise ValueError("no mapping")
         return Candidate.from_dict(content.get("candidate", content))
-    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} holds no family of the random-graph space: {error}") from error

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.records import CandidateLike, Proposal, Trial
 from naslib_autokd.runners.limits import Handler, Limits, Outcome, Report, WorkerProcess, attempt, pickled
-from naslib_autokd.tasks import did_you_mean
+from naslib_autokd.settings import did_you_mean, read_yaml_file
 
 log = logging.getLogger(__name__)
 
@@ -686,37 +686,34 @@ def read_cluster(path: str | Path) -> ClusterConfig:
             or ``cores`` and ``memory`` are not given.
         ImportError: If dask-jobqueue is not installed.
     """
-    import yaml
+    document = read_yaml_file(path, error=ClusterConfigError, what="cluster file")
 
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ClusterConfigError(f"cluster file {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ClusterConfigError(f"cluster file {path} is no YAML: {error}") from error
+    def refused(message: str, *at: str) -> ClusterConfigError:
+        return ClusterConfigError(f"{document.place(at)}: {message}")
+
+    content = document.values
     if not isinstance(content, dict):
         raise ClusterConfigError(f"cluster file {path} must hold keys (kind, workers, options)")
     keys = ("kind", "workers", "options")
     for key in content:
         if key not in keys:
-            raise ClusterConfigError(f"{path}: unknown key {key!r}{did_you_mean(str(key), keys)}")
+            raise refused(f"unknown key {key!r}{did_you_mean(key, keys)}", str(key))
     kind = content.get("kind")
-    if kind not in CLUSTERS:
-        raise ClusterConfigError(f"{path}: unknown kind {kind!r}{did_you_mean(str(kind), CLUSTERS)}")
+    if not isinstance(kind, str) or kind not in CLUSTERS:
+        raise refused(f"unknown kind {kind!r}{did_you_mean(kind, CLUSTERS)}", "kind")
     workers = content.get("workers", 1)
-    if not isinstance(workers, int) or workers < 1:
-        raise ClusterConfigError(f"{path}: workers must be a whole number of at least 1, got {workers!r}")
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise refused(f"workers must be a whole number of at least 1, got {workers!r}", "workers")
     options = content.get("options") or {}
     if not isinstance(options, dict):
-        raise ClusterConfigError(f"{path}: options must hold dask-jobqueue's arguments, got {options!r}")
+        raise refused(f"options must hold dask-jobqueue's arguments, got {options!r}", "options")
     known = _job_options(kind)
     for option in options:
         if option not in known:
-            raise ClusterConfigError(f"{path}: unknown option {option!r} of {kind}{did_you_mean(str(option), known)}")
+            raise refused(f"unknown option {option!r} of {kind}{did_you_mean(option, known)}", "options", str(option))
     for required in ("cores", "memory"):
         if required not in options:
-            raise ClusterConfigError(f"{path}: options need {required} (of one job), for example cores: 4, memory: 8GB")
+            raise refused(f"options need {required} (of one job), for example cores: 4, memory: 8GB", "options")
     return ClusterConfig(kind, options, workers)
 
 

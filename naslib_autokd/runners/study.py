@@ -16,7 +16,7 @@ import yaml
 
 from naslib_autokd.evaluators.base import Benchmark
 from naslib_autokd.optimizers.base import OptimizerFactory
-from naslib_autokd.tasks import did_you_mean
+from naslib_autokd.settings import did_you_mean, read_yaml, read_yaml_file
 
 SPACE_KEYS = ("mode", "search_kd", "kd", "freeze")
 """What a method may change of the benchmark's space, see `ablation.variant`."""
@@ -177,25 +177,13 @@ class Study:
             StudyError: With the line of what is wrong.
         """
         if isinstance(source, str) and "\n" in source:
-            text, where = source, "study"
+            document = read_yaml(source, "study", error=StudyError)
         else:
-            text, where = Path(source).read_text(encoding="utf-8"), str(source)
-        lines: dict[tuple[str | int, ...], int] = {}
+            document = read_yaml_file(source, error=StudyError, what="study file")
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise StudyError(f"{where}: not valid YAML: {error}") from error
-        try:
-            if node is not None:
-                find_lines(node, (), lines)
-            return cls.from_dict(values)
+            return cls.from_dict(document.values)
         except StudyError as error:
-            path = error.path
-            while path and path not in lines:
-                path = path[:-1]
-            line = f", line {lines[path]}" if path else ""
-            raise StudyError(f"{where}{line}: {error}", error.path) from error
+            raise StudyError(f"{document.place(error.path)}: {error}", error.path) from error
 
     def resolved(self, benchmark: Benchmark) -> Study:
         """The study with all budgets in student-epochs of ``benchmark``.
@@ -264,22 +252,6 @@ def _check_keys(values: Any, known: Sequence[str], required: Sequence[str], what
     missing = [key for key in required if key not in values]
     if missing:
         raise StudyError(f"{what} lacks {', '.join(map(repr, missing))}")
-
-
-def find_lines(node: Any, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:
-    """Line of each key and list entry of a YAML document; a key that appears twice is refused."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*path, str(key.value))
-            again = inner in lines
-            lines[inner] = key.start_mark.line + 1
-            if again:
-                raise StudyError(f"key {key.value!r} appears twice", inner)
-            find_lines(value, inner, lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*path, index)] = value.start_mark.line + 1
-            find_lines(value, (*path, index), lines)
 
 
 def _name_of(factory: Any) -> str:

@@ -46,7 +46,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ({**MINIMAL, "search": 3}, "search must be a section with keys, got 3"),
         ({**MINIMAL, "seed": "zero"}, "seed must be of type int"),
         ("just text", "holds no configuration"),
-        ("a: [", "is no YAML"),
+        ("a: [", "line 1: not valid YAML"),
     ],
 )
 def test_a_wrong_configuration_is_refused(tmp_path: Path, content: Any, text: str) -> None:

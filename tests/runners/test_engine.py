@@ -339,7 +339,8 @@ def test_the_example_makes_a_slurm_script() -> None:
         ("kind: slurm\noptions: {cores: 1}", "options need memory"),
         ("kind: slurm\nworkers: none\noptions: {cores: 1, memory: 1GB}", "workers must be a whole number"),
         ("just words", "must hold keys"),
-        ("kind: [", "is no YAML"),
+        ("kind: [", "line 1: not valid YAML"),
+        ("kind: pbs\nworkers: true\noptions: {}", "line 2: workers must be a whole number"),
     ],
 )
 def test_cluster_files_are_checked(text: str, message: str, tmp_path: Path) -> None:

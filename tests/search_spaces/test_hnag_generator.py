@@ -293,7 +293,7 @@ def test_an_unknown_key_of_a_yaml_file_is_named_with_its_line() -> None:
         Generator.from_dict({"top": {"n_nodes": 3, "k": 2, "p": 0}, "bottom": {"n_nodes": 3, "k": 2, "p": 0}})
     with pytest.raises(ValueError, match=r"generator\.top: k must be smaller"):
         Generator.from_yaml(text.replace("k: 2", "k: 9", 1))
-    with pytest.raises(ValueError, match="not a YAML document"):
+    with pytest.raises(ValueError, match="line 1: not valid YAML"):
         Generator.from_yaml("top: [")
     with pytest.raises(ValueError, match="generator must be a mapping"):
         Generator.from_yaml("- 3")

@@ -43,6 +43,7 @@ from naslib_autokd.search_spaces.hnag.wiring import (
     Counts,
     Wiring,
 )
+from naslib_autokd.settings import Document, read_yaml
 
 __all__ = ["Distribution", "ErdosRenyi", "Generator", "WattsStrogatz"]
 
@@ -276,17 +277,15 @@ class Generator:
 
 def from_yaml(text: str, from_dict: Callable[[Mapping[str, Any]], Any]) -> Any:
     """``from_dict`` of a YAML document, with the line in the error if a key is unknown."""
+    return from_document(read_yaml(text, "family"), from_dict)
+
+
+def from_document(document: Document, from_dict: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """``from_dict`` of a document that was read, with the line in the error if a key is unknown."""
     try:
-        return from_dict(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ValueError(f"not a YAML document: {error}") from error
+        return from_dict(document.values)
     except UnknownKeyError as error:
-        node: Any = yaml.compose(text, yaml.SafeLoader)
-        line = 0
-        for name in error.path:
-            key, node = next((k, v) for k, v in node.value if k.value == name)
-            line = key.start_mark.line + 1
-        raise UnknownKeyError(f"line {line}: {error}", error.path) from None
+        raise UnknownKeyError(f"{document.place(error.path)}: {error}", error.path) from None
 
 
 def _stream(purpose: str, seed: int) -> random.Random:
