@@ -214,7 +214,7 @@ def _cached_teacher(data: TaskData, report: Callable[[str], None]) -> Teacher:
         teacher = train_teacher(data)
         check_teacher(teacher, data)
         write_checkpoint(teacher, path, data)
-        return teacher
+        return read_checkpoint(path, data)  # as every later run does: the memory format of weights changes the rounding
 
 
 def write_checkpoint(teacher: Teacher, path: str | Path, data: TaskData) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from naslib_autokd.distillation.training import limited_threads
 from naslib_autokd.files import cache_folder, write_whole
 from naslib_autokd.records import content_digest
 from naslib_autokd.teachers.teacher import Teacher
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,47 +39,59 @@ class SoftTargets:
         return cls(train.float().contiguous(), teacher.predict(data.val_images).float())
 
     @classmethod
-    def cached(cls, teacher: Teacher, data: TaskData, *, threads: int = 1) -> SoftTargets:
+    def cached(
+        cls, teacher: Teacher, data: TaskData, *, threads: int = 1, report: Callable[[str], None] = log.warning
+    ) -> SoftTargets:
         """As `of`, computed once on this machine and kept in `cache_folder` beside the teachers.
 
-        The file's name depends on the teacher's weights, the images, and all that changes the rounding. What is read
-        is checked against the teacher itself on one batch; a file that is damaged or wrong is computed again.
+        The file's name depends on the teacher's weights, the images, and all that changes the rounding. It states the
+        digest of its content: a file that is damaged or not of this name is computed again, and ``report`` told. What
+        was just written is read back, so that the first use and later ones are the same tensors, mapped from the file.
         """
         with limited_threads(threads):
             path = soft_targets_path(teacher, data, threads)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with filelock.FileLock(f"{path}.lock"):  # workers that start together: one computes, the others wait
-                    found = cls._read(path, teacher, data)
-                    if found is None:
-                        found = cls.of(teacher, data)
-                        tensors = {"train": found.train.cpu(), "val": found.val.cpu()}
-                        write_whole(path, to_safetensors(tensors))
-                    return found
+                    if path.exists():
+                        try:
+                            return cls._read(path, data)
+                        except (SafetensorError, ValueError) as error:
+                            report(f"the cached soft targets {path} are computed again: {error}")
+                    made = cls.of(teacher, data)
+                    tensors = {"train": made.train.cpu(), "val": made.val.cpu()}
+                    write_whole(path, to_safetensors(tensors, {"for": path.stem, "content": _digest(tensors)}))
+                    return cls._read(path, data)
             except OSError:  # no cache folder, or no room in it
                 return cls.of(teacher, data)
 
     @classmethod
-    def _read(cls, path: Path, teacher: Teacher, data: TaskData) -> SoftTargets | None:
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                train, val = (file.get_tensor(name).to(data.device) for name in ("train", "val"))
-        except SafetensorError:
-            return None
-        n, views = len(data.val_images), data.train_views
-        right = train.shape[:2] == views.shape[:2] and len(val) == n and bool(torch.isfinite(train).all())
-        now = teacher.predict(data.val_images[:250]).float()
-        right = right and val[:250].shape == now.shape and torch.allclose(val[:250], now, rtol=1e-3, atol=1e-3)
-        return cls(train, val) if right else None
+    def _read(cls, path: Path, data: TaskData) -> SoftTargets:
+        """Raises ValueError, or safetensors' error, if the file is not what `cached` wrote under this name."""
+        with safe_open(path, framework="pt") as file:
+            stated = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if stated.get("for") != path.stem:
+            raise ValueError(f"they were made for {stated.get('for', 'something that the file does not state')}")
+        if stated.get("content") != _digest(tensors):
+            raise ValueError("the content does not have the digest that the file states; it is damaged")
+        return cls(tensors["train"].to(data.device), tensors["val"].to(data.device))
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.numpy().data)
+    return content.hexdigest()
 
 
 def soft_targets_path(teacher: Teacher, data: TaskData, threads: int) -> Path:
     """Where `SoftTargets.cached` keeps the logits of this teacher for these images."""
     content = hashlib.sha256(str(teacher.network).encode())
     for name, tensor in sorted(teacher.network.state_dict().items()):
-        content.update(name.encode())
+        content.update(f"{name} {tensor.stride()}".encode())  # the memory format decides on the kernels, which round
         content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     content.update(data.val_images.cpu().contiguous().numpy().tobytes())
     recipe = {

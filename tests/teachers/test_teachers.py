@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from naslib_autokd.distillation.training import accuracy, seeded
+from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.files import cache_folder
+from naslib_autokd.search_spaces.hnag.parameters import KDSettings
 from naslib_autokd.teachers import check
 from naslib_autokd.teachers.check import check_teacher
 from naslib_autokd.teachers.load import cached_teacher_path, load_teacher, read_checkpoint, write_checkpoint
@@ -292,30 +295,114 @@ def test_a_malicious_pickle_is_not_executed(cluttered_data, tmp_path, zipped):
 # --- soft targets on disk -------------------------------------------------------------------------------------------
 
 
-def test_soft_targets_are_computed_once_a_machine_and_checked(tiny_data, cluttered_teacher, tmp_path, monkeypatch):
+def test_soft_targets_are_computed_once_a_machine(tiny_data, cluttered_teacher, tmp_path, monkeypatch):
     monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
     fresh = SoftTargets.of(cluttered_teacher, tiny_data)
-    first = SoftTargets.cached(cluttered_teacher, tiny_data)
+    first, said = SoftTargets.cached(cluttered_teacher, tiny_data), []
     path = soft_targets_path(cluttered_teacher, tiny_data, 1)
     assert path.exists()
-    calls = []
-    monkeypatch.setattr(SoftTargets, "of", classmethod(lambda cls, *a: calls.append(a) or fresh))
-    again = SoftTargets.cached(cluttered_teacher, tiny_data)
-    assert calls == []
+    monkeypatch.setattr(SoftTargets, "of", None)  # not called again
+    again = SoftTargets.cached(cluttered_teacher, tiny_data, report=said.append)
+    assert said == []
     for one in (first, again):
         assert torch.equal(one.train, fresh.train)
         assert torch.equal(one.val, fresh.val)
 
-    path.write_bytes(path.read_bytes()[:-100])  # torn
-    assert torch.equal(SoftTargets.cached(cluttered_teacher, tiny_data).val, fresh.val)
-    assert len(calls) == 1
-    save_file({"train": fresh.train, "val": fresh.val + 1.0}, path)  # of another teacher
-    assert torch.equal(SoftTargets.cached(cluttered_teacher, tiny_data).val, fresh.val)
-    assert len(calls) == 2
-
     other = Teacher(fresh_network(), tiny_data.mean, tiny_data.std)
     assert soft_targets_path(other, tiny_data, 1) != path
     assert soft_targets_path(cluttered_teacher, tiny_data, 2) != path
+
+
+def _flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 4
+    path.write_bytes(content)
+
+
+def _rewrite(change):
+    """The same file with other tensors below the metadata that it had."""
+
+    def damage(path):
+        with safe_open(path, "pt") as file:
+            tensors, metadata = {name: file.get_tensor(name).clone() for name in ("train", "val")}, file.metadata()
+        save_file(change(tensors), path, metadata)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_rewrite(lambda t: t | {"train": t["train"].flip(1).contiguous()}), "damaged"),
+        (_flip_a_bit, "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "computed again: "),
+        (_rewrite(lambda t: t | {"train": t["train"][:, 1:].contiguous()}), "damaged"),
+        (_rewrite(lambda t: t | {"train": t["train"].flatten(0, 1)}), "damaged"),
+        (_rewrite(lambda t: t | {"train": t["train"] * float("nan")}), "damaged"),
+        (_rewrite(lambda t: {"train": t["val"], "val": t["train"]}), "damaged"),
+        (lambda path: save_file({"train": torch.ones(2, 64, 10), "val": torch.ones(200, 10)}, path), "does not state"),
+        (lambda path: path.write_bytes(b""), "computed again: "),
+    ],
+    ids=["reversed", "one bit", "truncated", "fewer", "other shape", "nan", "exchanged", "no metadata", "empty"],
+)
+def test_damaged_soft_targets_are_computed_again(damage, said, tiny_data, cluttered_teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
+    SoftTargets.cached(cluttered_teacher, tiny_data)
+    path, lines = soft_targets_path(cluttered_teacher, tiny_data, 1), []
+    whole = path.read_bytes()
+    damage(path)
+    assert path.read_bytes() != whole
+    again = SoftTargets.cached(cluttered_teacher, tiny_data, report=lines.append)
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert str(path) in lines[0]
+    fresh = SoftTargets.of(cluttered_teacher, tiny_data)
+    replaced = SoftTargets.cached(cluttered_teacher, tiny_data, report=lines.append)
+    assert len(lines) == 1
+    for one in (again, replaced):
+        assert torch.equal(one.train, fresh.train)
+        assert torch.equal(one.val, fresh.val)
+
+
+def test_soft_targets_of_another_teacher_under_this_name_are_computed_again(
+    tiny_data, cluttered_teacher, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
+    other, lines = Teacher(fresh_network(), tiny_data.mean, tiny_data.std), []
+    SoftTargets.cached(other, tiny_data)
+    path = soft_targets_path(cluttered_teacher, tiny_data, 1)
+    soft_targets_path(other, tiny_data, 1).rename(path)
+    again = SoftTargets.cached(cluttered_teacher, tiny_data, report=lines.append)
+    assert "were made for cluttered-digits-" in lines[0]
+    assert torch.equal(again.train, SoftTargets.of(cluttered_teacher, tiny_data).train)
+
+
+@pytest.mark.parametrize("architecture", ["resnet-small", "zoo:mobilenet_v2"])
+def test_a_cold_and_a_warm_cache_give_the_same_run_bit_for_bit(
+    architecture, tiny_data, make_cnn, tmp_path, monkeypatch
+):
+    """The teacher, its soft targets, and a student trained with them; with both, one or neither file there before."""
+    monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
+    changes = {"teacher": architecture, "teacher_epochs": 1, "min_teacher_accuracy": 0.0}
+    data = replace(tiny_data, task=replace(tiny_data.task, **changes))
+    monkeypatch.setattr(check, "accuracy_floor", lambda *_: 0.0)
+
+    def run():
+        evaluator = KDEvaluator(data.task, data=data)
+        student, _ = evaluator.train_final(make_cnn, KDSettings(4.0, 0.9), seed=1, epochs=2)
+        tensors = {**evaluator.teacher.state_dict(), **student.state_dict()}
+        tensors |= {"train": evaluator.soft_targets.train, "val": evaluator.soft_targets.val}
+        test_images, _ = data.read_test()
+        return tensors | {"test": evaluator.teacher.predict(test_images)}
+
+    cold, warm = run(), run()
+    for file in (tmp_path / "soft-targets").glob("*.safetensors"):
+        file.unlink()
+    of_cached_teacher = run()
+    for name, tensor in cold.items():
+        for other in (warm[name], of_cached_teacher[name]):
+            assert torch.equal(tensor, other), name
+            assert tensor.stride() == other.stride(), name
 
 
 def test_without_a_cache_folder_soft_targets_are_still_computed(tiny_data, cluttered_teacher, tmp_path, monkeypatch):
