@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx
 import pytest
 
 import naslib_autokd
@@ -93,6 +94,42 @@ def test_every_module_has_a_layer() -> None:
 )
 def test_the_layer_check_can_fail(where: str, source: str) -> None:
     assert violations(PACKAGE / where, source)
+
+
+OLD_CIRCLES = [
+    {"commands._config", "commands._parser"},
+    {"plugin.graphs", "plugin.spaces", "plugin.tabular"},
+    {"search_spaces.hnag.execution", "search_spaces.hnag.student"},
+]
+"""Modules that still import each other; none may be added."""
+
+
+def module_imports(package: Path) -> networkx.DiGraph:
+    """Which module of the package imports which, anywhere in its text; names without the package's own."""
+    paths = {".".join(path.relative_to(package).with_suffix("").parts): path for path in package.rglob("*.py")}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    graph = networkx.DiGraph()
+    for name, path in paths.items():
+        found = {one.removeprefix("naslib_autokd.") for one in imported_modules(path.read_text(encoding="utf-8"))}
+        found &= set(paths)
+        # "from package import module" names the package, too
+        graph.add_edges_from((name, one) for one in found if not any(other.startswith(f"{one}.") for other in found))
+    return graph
+
+
+def circles(graph: networkx.DiGraph) -> list[set[str]]:
+    return sorted((part for part in networkx.strongly_connected_components(graph) if len(part) > 1), key=sorted)
+
+
+def test_no_two_modules_import_each_other() -> None:
+    assert circles(module_imports(PACKAGE)) == OLD_CIRCLES
+
+
+def test_the_check_of_circles_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "views.py").write_text("def f():\n    from naslib_autokd.data import images")
+    (tmp_path / "data" / "images.py").write_text("import naslib_autokd.data.views")
+    assert circles(module_imports(tmp_path)) == [{"data.images", "data.views"}]
 
 
 def loaded_packages(module: str) -> set[str]:
