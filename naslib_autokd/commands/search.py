@@ -120,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
         train_family,
     )
     from naslib_autokd.runners.session import StopSignals
+    from naslib_autokd.search_spaces import get_search_space
     from naslib_autokd.search_spaces.hnag import HNAGSpace
 
     check_counts(options, "finals", "max_failures", "workers")
@@ -139,9 +140,10 @@ def run(options: argparse.Namespace) -> int:
     objectives = check_objectives(options.objectives.split(","))
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
-    space = search_space(task, options.space)
+    space = get_search_space(task.preset if options.space is None else options.space)
     if len(objectives) > 1 and isinstance(space, HNAGSpace):
-        space = HNAGSpace(space.preset if space.name == "custom" else space.name, search_size=True)
+        space = space.replaced(search_size=True)
+    space = search_space(task, space, objective=options.objective, out=options.out)
     check_space(task, space)
     searched: dict[str, Any] = {"options": optimizer_options, "objectives": objectives}
     make_optimizer(task, options.optimizer, space=space, **searched, **budget)

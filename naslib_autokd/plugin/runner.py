@@ -270,7 +270,8 @@ def _table(config: dict[str, Any]) -> Any:
 def _search_space(config: dict[str, Any], api: Any) -> Any:
     from naslib_autokd.plugin.registration import SPACES
 
-    name, search_kd = config["search_space"], config["kd"]["search_kd"]
+    name, kd = config["search_space"], config["kd"]
+    search_kd = kd["search_kd"] and kd["objective"] != "ce"  # which does not read the KD settings
     if name in SPACES:
         from naslib_autokd.plugin.hnag import HNAGSearchSpace
 

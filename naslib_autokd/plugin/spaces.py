@@ -111,6 +111,10 @@ class NASLibSpace:
     def __repr__(self) -> str:
         return f"NASLibSpace({self.name!r}, search_kd={self.search_kd}, kd={self.kd})"
 
+    def without_kd(self) -> NASLibSpace:
+        """The space without temperature and kd_weight, for trainings on the labels alone; itself if it has none."""
+        return self if not self.search_kd else NASLibSpace(self.name, search_kd=False, kd=self.kd)
+
     def configuration_space(self) -> ConfigSpace.ConfigurationSpace:
         """A fresh ConfigSpace, the same every time (its random state too: seed 0). Every point is an architecture."""
         from ConfigSpace import ConfigurationSpace, Float

@@ -65,7 +65,7 @@ def hnag_space(described: Any) -> Any:
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in described["preset"].items()}
         try:
             preset = Preset(**fields)
-        except TypeError:
+        except (TypeError, ValueError):
             return None
     elif preset not in PRESETS:
         return None

@@ -116,8 +116,11 @@ def variant(space: Any, changes: Mapping[str, Any]) -> SearchSpaceLike:
             kd = KDSettings(space.kd.temperature, kd_weight=0.0)
         elif not isinstance(kd, KDSettings):
             kd = KDSettings.from_dict(kd)
-        preset = space.preset if space.name == "custom" else space.name
-        space = HNAGSpace(preset, search_kd=search_kd, kd=kd, mode=hnag.get("mode", space.mode))
+        if "kd" in hnag and space.name == "custom":  # what is said here stands above what its preset fixes
+            temperature, kd_weight = (kd.temperature,) * 2, (kd.kd_weight,) * 2
+            preset = replace(space.preset, temperature=temperature, kd_weight=kd_weight)
+            space = HNAGSpace(preset, mode=space.mode, search_size=space.search_size)
+        space = space.replaced(search_kd=search_kd, kd=kd, mode=hnag.get("mode", space.mode))
     if changes.get("freeze"):
         # of a table the rows that have these values: a point of it means its nearest row, which may have others
         frozen = getattr(space, "frozen", None)

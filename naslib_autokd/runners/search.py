@@ -38,7 +38,7 @@ from naslib_autokd.records import Ask, AskLog, CandidateLike, Proposal, Trial, T
 from naslib_autokd.runners.engine import Engine, InProcessEngine
 from naslib_autokd.runners.pareto import check_objectives, objective_table, pareto_front
 from naslib_autokd.runners.session import BUDGETS, Session, fraction_spent, log
-from naslib_autokd.search_spaces import get_search_space
+from naslib_autokd.search_spaces import get_search_space, without_kd
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 
 if TYPE_CHECKING:
@@ -128,14 +128,30 @@ def check_space(task: Task, space: SearchSpaceLike) -> None:
         check(task)
 
 
-def search_space(task: Task, space: str | SearchSpaceLike | None = None) -> SearchSpaceLike:
+def search_space(
+    task: Task,
+    space: str | SearchSpaceLike | None = None,
+    *,
+    objective: str = "kd",
+    out: str | Path | None = None,
+) -> SearchSpaceLike:
     """The space that a search on ``task`` uses: the one given, by name or as it is, or the task's preset.
+
+    Args:
+        objective: With "ce" the KD settings change nothing, and are no dimensions of the search...
+        out: ...but in a run folder that was begun with them.
 
     Raises:
         ValueError: If the name is unknown (with the nearest ones).
     """
     found: SearchSpaceLike = get_search_space(task.preset if space is None else space)
-    return found
+    if objective != "ce" or (out is not None and _stored_settings(out).get("space") == _described(found)):
+        return found
+    return without_kd(found)
+
+
+def _described(space: SearchSpaceLike) -> Any:
+    return space.describe() if hasattr(space, "describe") else space.name
 
 
 def run_settings(
@@ -158,7 +174,7 @@ def run_settings(
         "optimizer": optimizer,
         "options": dict(options or {}),
         **({} if len(objectives) == 1 else {"objectives": list(objectives)}),
-        "space": space.describe() if hasattr(space, "describe") else space.name,
+        "space": _described(space),
         "seed": seed,
         "start_with_default": start_with_default,
         **({} if evaluation is None else {"evaluation": dict(evaluation)}),
@@ -302,7 +318,8 @@ def search(
         scorer: Scores untrained students for an optimizer that wants it (``attach``, DisWOT), in this process, and
             knows the images whose splits are kept in ``out``; the evaluator by default, so of use with an engine of
             workers only.
-        space: What is searched, a name or an object; the task's preset with the KD settings by default.
+        space: What is searched, a name or an object; the task's preset with the KD settings by default. These are no
+            dimensions where students learn from the labels alone (``objective="ce"`` of the evaluator).
         n_trials: Stop after so many trials; families of which no student keeps the limits do not count.
         student_epochs: Stop before a trial would bring the epochs trained above this; running trials count in full.
         wall_s: Start no trial after so many seconds of work on this run, earlier sessions of it included.
@@ -335,7 +352,8 @@ def search(
         RuntimeError: If no trial succeeded at the full budget.
     """
     task = get_task(task)
-    space = search_space(task, space)
+    objective = str((evaluation or {}).get("objective") or getattr(scorer or evaluator, "objective", "kd"))
+    space = search_space(task, space, objective=objective, out=out)
     check_space(task, space)
     objectives = check_objectives(objectives)
     if (evaluator is None) == (engine is None):

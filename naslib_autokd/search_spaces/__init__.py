@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from naslib_autokd.tasks import did_you_mean
 
@@ -46,3 +46,16 @@ def get_search_space(space: Any, **options: Any) -> Any:
         return factory(**options)
     except TypeError as error:
         raise ValueError(f"search space {space!r}: {error}") from error
+
+
+@runtime_checkable
+class SearchesKD(Protocol):
+    """A space that may have the KD settings among its dimensions."""
+
+    def without_kd(self) -> Any:
+        """The space without them; itself if it has none."""
+
+
+def without_kd(space: Any) -> Any:
+    """``space`` without temperature and weight of the distillation, for students that learn from the labels alone."""
+    return space.without_kd() if isinstance(space, SearchesKD) else space

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from naslib_autokd.search_spaces import without_kd
 from naslib_autokd.tasks import did_you_mean
 
 if TYPE_CHECKING:
@@ -215,6 +216,12 @@ class FrozenSpace:
         return ForbiddenInClause(space[name], [v for v in self._domains[name] if clause.is_forbidden_value({name: v})])
 
     # --- a space like any other
+
+    def without_kd(self) -> FrozenSpace:
+        """The same values fixed in the space without its KD settings; itself if it has none (`SearchesKD`)."""
+        inner = without_kd(self.inner)
+        left = inner.configuration_space()
+        return self if inner is self.inner else FrozenSpace(inner, {k: v for k, v in self.fixed.items() if k in left})
 
     def describe(self) -> dict[str, Any]:
         """What tells this space from others, as JSON can hold it."""

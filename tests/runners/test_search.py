@@ -212,3 +212,18 @@ class DefaultIsBest(FormulaEvaluator):
 def test_what_the_default_family_showed_is_known_to_the_optimizer(optimizer: str) -> None:
     result = run(evaluator=DefaultIsBest(), optimizer=optimizer, n_trials=8)
     assert result.candidate.digest == result.trials[0].candidate_digest
+
+
+def test_a_search_on_labels_alone_has_no_kd_dimensions(tmp_path: Path) -> None:
+    class OnLabels(FormulaEvaluator):
+        objective = "ce"
+
+    found = run(tmp_path / "new", OnLabels(), optimizer="random_search", n_trials=6)
+    space = yaml.safe_load((tmp_path / "new" / "run.yaml").read_text())["space"]
+    assert space["search_kd"] is False
+    assert len({json.dumps(trial.candidate["kd"]) for trial in found.trials}) == 1
+    # a folder from before this rule was begun with them, and continues so
+    old = run(tmp_path / "old", optimizer="random_search", n_trials=4)
+    longer = run(tmp_path / "old", OnLabels(), optimizer="random_search", n_trials=6)
+    assert [trial.outcome() for trial in longer.trials[:4]] == [trial.outcome() for trial in old.trials]
+    assert len({json.dumps(trial.candidate["kd"]) for trial in longer.trials}) == 6

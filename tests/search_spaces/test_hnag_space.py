@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
 
+from naslib_autokd.runners.ablation import variant
+from naslib_autokd.search_spaces.frozen import FrozenSpace
 from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
-from naslib_autokd.search_spaces.hnag.parameters import PRESETS, Candidate, HNAGSpace, KDSettings
+from naslib_autokd.search_spaces.hnag.individual import WiringCandidate, mutate
+from naslib_autokd.search_spaces.hnag.parameters import PRESETS, Candidate, HNAGSpace, KDSettings, Preset
 from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, StudentSpec, channels_at, fit_width
 
 SPACES = [
@@ -263,3 +268,100 @@ def test_a_specification_survives_its_dictionary() -> None:
         StudentSpec(spec.wiring, (0, 1, 1), **CIFAR)
     with pytest.raises(ValueError, match="n_classes must be at least 2"):
         fit_width(spec.wiring, 30_000, in_channels=3, image_size=32, n_classes=1)
+
+
+# --- ranges of one value
+
+
+@pytest.mark.parametrize("mode", ["family", "individual"])
+def test_fixed_kd_settings_hold_in_every_candidate(mode: str) -> None:
+    both = HNAGSpace(Preset(temperature=(7, 7), kd_weight=(0.3, 0.3)), mode=mode)
+    one = HNAGSpace(Preset(temperature=(7, 7)), mode=mode, kd=KDSettings(2.0, 0.5))
+    frozen = FrozenSpace(one, {"kd_weight": 0.25})
+    assert not {"temperature", "kd_weight"} & set(both.configuration_space())
+    assert "kd_weight" in set(one.configuration_space())
+    for space in (both, one, frozen):
+        drawn = [space.sample(np.random.default_rng(seed)) for seed in range(5)]
+        for candidate in [space.default_candidate(), *drawn, *one.sample_many(3, 0)]:
+            assert candidate.kd.temperature == 7.0
+        assert all(space.candidate(space.values(candidate)) == candidate for candidate in drawn)
+    assert both.default_candidate().kd == both.kd == KDSettings(7.0, 0.3)
+    assert both.describe()["kd"] == {"temperature": 7.0, "kd_weight": 0.3}
+    assert frozen.default_candidate().kd == KDSettings(7.0, 0.25)
+    with pytest.raises(ValueError, match="is not in the space custom"):  # a warm start with other settings
+        one.values(replace(one.default_candidate(), kd=KDSettings(4.0, 0.5)))
+
+
+def test_kd_settings_that_are_not_searched_are_those_that_the_preset_fixes() -> None:
+    fixed = Preset(temperature=(7, 7))
+    assert HNAGSpace(fixed, search_kd=False).default_candidate().kd == KDSettings(7.0, 0.9)
+    with pytest.raises(ValueError, match="the preset fixes temperature at 7, but kd says 4: give one of them"):
+        HNAGSpace(fixed, search_kd=False, kd=KDSettings(kd_weight=0.5))
+    changed = variant(HNAGSpace(fixed), {"kd": {"temperature": 2.0, "kd_weight": 0.5}})
+    assert changed.default_candidate().kd == KDSettings(2.0, 0.5)  # a study says so in so many words
+    assert variant(HNAGSpace(fixed), {"search_kd": False}).default_candidate().kd.temperature == 7.0
+
+
+@pytest.mark.parametrize("mode", ["family", "individual"])
+def test_a_wiring_keeps_fixed_kd_settings_when_it_is_mutated(mode: str) -> None:
+    space, rng = HNAGSpace(Preset(temperature=(7, 7)), mode=mode), np.random.default_rng(0)
+    drawn = space.sample(rng)
+    wiring = WiringCandidate(drawn.sample_wiring(0), drawn.kd, drawn.generator)
+    for _ in range(20):
+        wiring = mutate(wiring, space, rng)
+        assert wiring.kd.temperature == 7.0
+
+
+@pytest.mark.parametrize("field", ["top_nodes", "mid_nodes", "bottom_nodes", "p", "channel_growth"])
+def test_every_range_of_one_value_is_a_constant(field: str) -> None:
+    value = {"p": 0.35, "channel_growth": 1.7}.get(field, 6)
+    space = HNAGSpace(Preset(**{field: (value, value)}, max_operations=60))
+    for candidate in space.sample_many(20, 0):
+        generator = candidate.generator
+        found = {
+            **{f"{level}_nodes": getattr(generator, level).n_nodes for level in ("top", "mid", "bottom")},
+            "p": generator.top.p if generator.top.n_nodes > 3 else 0.35,
+            "channel_growth": generator.channel_growth,
+        }
+        assert found[field] == value
+        assert generator.top.n_nodes * generator.bottom.n_nodes <= 60
+        assert space.candidate(space.values(candidate)) == candidate
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ({"temperature": (10, 1)}, "the range of temperature is reversed: 10 is larger than 1"),
+        ({"temperature": (0, 4)}, "the range of temperature must be greater than 0 and finite, got 0"),
+        ({"temperature": (-2, -1)}, "greater than 0"),
+        ({"temperature": (math.nan, 4)}, "greater than 0 and finite, got nan"),
+        ({"temperature": (1, math.inf)}, "and finite, got inf"),
+        ({"temperature": 7}, "the range of temperature is two numbers, the smallest and the largest value, got 7"),
+        ({"temperature": (1, 2, 3)}, "is two numbers"),
+        ({"temperature": ("1", "2")}, "must be a number, got '1'"),
+        ({"kd_weight": (0.5, 1.5)}, r"the range of kd_weight must be in \[0, 1\], got 1.5"),
+        ({"kd_weight": (-0.1, 0.5)}, r"in \[0, 1\], got -0.1"),
+        ({"kd_weight": (0.9, 0.1)}, "kd_weight is reversed"),
+        ({"p": (0.5, 1.1)}, "the range of p must be in"),
+        ({"channel_growth": (0.0, 2.0)}, "channel_growth must be greater than 0"),
+        ({"top_nodes": (0, 4)}, "the range of top_nodes must be in"),
+        ({"top_nodes": (3, 99)}, r"top_nodes must be in \[1, 64\], got 99"),
+        ({"bottom_nodes": (2.5, 4)}, "bottom_nodes must be an integer, got 2.5"),
+        ({"merges": ()}, "merges of a preset is a tuple of names"),
+        ({"operations": ("conv3x4",)}, "unknown operations 'conv3x4'; did you mean 'conv3x3'"),
+        ({"max_operations": 4}, "max_operations=4 leaves no family: the smallest has 9"),
+    ],
+)
+def test_impossible_ranges_are_refused_when_they_are_made(ranges: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Preset(**ranges)
+
+
+def test_a_space_for_labels_alone_has_no_kd_dimensions() -> None:
+    space = HNAGSpace("hnag-small", mode="individual", search_size=True)
+    left = space.without_kd()
+    assert set(space.configuration_space()) - set(left.configuration_space()) == {"temperature", "kd_weight"}
+    assert left.without_kd() is left
+    frozen = FrozenSpace(space, {"temperature": 2.0, "top_nodes": 4}).without_kd()
+    assert frozen.fixed == {"top_nodes": 4}
+    assert set(frozen.configuration_space()) < set(left.configuration_space())

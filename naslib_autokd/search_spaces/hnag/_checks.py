@@ -65,3 +65,14 @@ def check_real(value: Any, what: str, low: float, high: float, *, open_low: bool
             allowed = f"in {'(' if open_low else '['}{low:g}, {high:g}]"
         raise ValueError(f"{what} must be {allowed}, got {value}")
     return number
+
+
+def check_range(bounds: Any, what: str, low: float, high: float, *, open_low: bool = False) -> tuple[Any, Any]:
+    """``bounds`` if they are two numbers in ascending order (equal ones fix a value), each as `check_real` wants it."""
+    if isinstance(bounds, str) or not hasattr(bounds, "__len__") or len(bounds) != 2:
+        raise ValueError(f"the range of {what} is two numbers, the smallest and the largest value, got {bounds!r}")
+    for bound in bounds:
+        check_real(bound, f"the range of {what}", low, high, open_low=open_low)
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the range of {what} is reversed: {bounds[0]} is larger than {bounds[1]}")
+    return bounds[0], bounds[1]

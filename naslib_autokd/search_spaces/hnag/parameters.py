@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from naslib_autokd.records import content_digest
-from naslib_autokd.search_spaces.hnag._checks import check_integer, check_mapping, check_name, check_real
+from naslib_autokd.search_spaces.hnag._checks import check_integer, check_mapping, check_name, check_range, check_real
 from naslib_autokd.search_spaces.hnag.generator import Generator, from_yaml
-from naslib_autokd.search_spaces.hnag.graphs import ErdosRenyi, WattsStrogatz
-from naslib_autokd.search_spaces.hnag.wiring import MERGES, Wiring, fit_width
+from naslib_autokd.search_spaces.hnag.graphs import MAX_NODES, ErdosRenyi, WattsStrogatz
+from naslib_autokd.search_spaces.hnag.wiring import DOWNSAMPLINGS, MERGES, Wiring, fit_width
 
 if TYPE_CHECKING:
     import ConfigSpace
@@ -136,7 +136,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Preset:
-    """Ranges of one version of the space. A range of one value is fixed and no hyperparameter."""
+    """Ranges of one version of the space. A range of one value is fixed and no hyperparameter.
+
+    Raises:
+        ValueError: If a range is impossible (not two numbers, reversed, outside what its values may be), or a name
+            unknown.
+    """
 
     top_nodes: tuple[int, int] = (3, 10)
     mid_nodes: tuple[int, int] = (1, 10)
@@ -158,6 +163,36 @@ class Preset:
     kd_weight: tuple[float, float] = (0.0, 1.0)
     default: Mapping[str, Any] = field(default_factory=dict)
     """Values of the default family, where they are not those of `_DEFAULTS`."""
+
+    def __post_init__(self) -> None:
+        for name in ("top_nodes", "mid_nodes", "bottom_nodes"):
+            nodes = check_range(getattr(self, name), name, 1, MAX_NODES)
+            object.__setattr__(self, name, tuple(check_integer(bound, name, 1) for bound in nodes))
+        for name, low, high, open_low in (
+            ("p", 0.0, 1.0, False),
+            ("channel_growth", 0.0, math.inf, True),
+            ("stage_ratio", 0.0, math.inf, True),
+            ("temperature", 0.0, math.inf, True),
+            ("kd_weight", 0.0, 1.0, False),
+        ):
+            bounds = check_range(getattr(self, name), name, low, high, open_low=open_low)
+            object.__setattr__(self, name, tuple(map(float, bounds)))
+        for name, allowed in (("downsampling", DOWNSAMPLINGS), ("operations", OPERATION_MIXES), ("merges", MERGES)):
+            chosen = getattr(self, name)
+            if isinstance(chosen, str) or not chosen:
+                raise ValueError(f"{name} of a preset is a tuple of names, got {chosen!r}")
+            for one in chosen:
+                check_name(one, allowed, name)
+            object.__setattr__(self, name, tuple(chosen))
+        check_real(self.head_ratio, "head_ratio", 0.0, math.inf)
+        smallest = self.top_nodes[0] * self.bottom_nodes[0]
+        if self.max_operations is not None and check_integer(self.max_operations, "max_operations", 1) < smallest:
+            raise ValueError(f"max_operations={self.max_operations} leaves no family: the smallest has {smallest}")
+
+    def fixed_kd(self) -> dict[str, float]:
+        """The KD settings that are ranges of one value."""
+        ranges = {"temperature": self.temperature, "kd_weight": self.kd_weight}
+        return {name: low for name, (low, high) in ranges.items() if low == high}
 
 
 PRESETS = {
@@ -203,14 +238,16 @@ class HNAGSpace:
     Args:
         preset: A name in `PRESETS`, or a `Preset`.
         search_kd: Whether temperature and kd_weight are searched; otherwise ``kd`` holds for all.
-        kd: Fixed KD settings, and the defaults of searched ones.
+        kd: Fixed KD settings, and the defaults of searched ones. What the preset fixes (a range of one value) holds
+            in any case.
         mode: "family": a candidate is a generator. "individual": the wiring seed is one more dimension, and a
             candidate is one wiring.
         search_size: Whether the share of the parameter limit is searched too (0.1 to 1), for a search with several
             objectives; otherwise students take all of it.
 
     Raises:
-        ValueError: If the preset or the mode is unknown (names the nearest preset).
+        ValueError: If the preset or the mode is unknown (names the nearest preset), or ``kd`` is to hold for all and
+            contradicts what the preset fixes.
     """
 
     def __init__(
@@ -228,7 +265,25 @@ class HNAGSpace:
         self.name = preset if isinstance(preset, str) else "custom"
         self.preset = PRESETS[preset] if isinstance(preset, str) else preset
         self.search_kd, self.mode, self.search_size = search_kd, mode, search_size
-        self.kd = kd if kd is not None else KDSettings()
+        self.kd = self._with_fixed(kd)
+
+    def _with_fixed(self, kd: KDSettings | None) -> KDSettings:
+        fixed = self.preset.fixed_kd()
+        for name, value in fixed.items():
+            if kd is not None and not self.search_kd and getattr(kd, name) != value:
+                raise ValueError(
+                    f"the preset fixes {name} at {value:g}, but kd says {getattr(kd, name):g}: give one of them"
+                )
+        return replace(kd or KDSettings(), **fixed)
+
+    def replaced(self, **changes: Any) -> HNAGSpace:
+        """The space with other arguments than it was made with, such as ``search_size=True``."""
+        own = {"search_kd": self.search_kd, "kd": self.kd, "mode": self.mode, "search_size": self.search_size}
+        return HNAGSpace(self.preset if self.name == "custom" else self.name, **{**own, **changes})
+
+    def without_kd(self) -> HNAGSpace:
+        """The space without temperature and kd_weight, for trainings on the labels alone; itself if it has none."""
+        return self if not self.search_kd else self.replaced(search_kd=False)
 
     def __repr__(self) -> str:
         size = ", search_size=True" if self.search_size else ""
@@ -284,13 +339,10 @@ class HNAGSpace:
             top, bottom = preset.top_nodes, preset.bottom_nodes
             for n in range(bottom[0], bottom[1] + 1):
                 too_many = [m for m in range(top[0], top[1] + 1) if m * n > preset.max_operations]
-                if too_many:
-                    space.add(
-                        ForbiddenAndConjunction(
-                            ForbiddenEqualsClause(space["bottom_nodes"], n),
-                            ForbiddenInClause(space["top_nodes"], too_many),
-                        )
-                    )
+                clauses: list[Any] = [ForbiddenEqualsClause(space["bottom_nodes"], n)] if bottom[0] < bottom[1] else []
+                clauses += [ForbiddenInClause(space["top_nodes"], too_many)] if top[0] < top[1] and too_many else []
+                if too_many and clauses:  # fixed numbers of nodes are no hyperparameters
+                    space.add(ForbiddenAndConjunction(*clauses) if len(clauses) == 2 else clauses[0])
         add_float("first_stage_ratio", preset.stage_ratio, 1.0, log=True)
         add_float("last_stage_ratio", preset.stage_ratio, 1.0, log=True)
         add_float("channel_growth", preset.channel_growth, 1.0, log=True)
