@@ -132,6 +132,34 @@ def test_the_check_of_circles_can_fail(tmp_path: Path) -> None:
     assert circles(module_imports(tmp_path)) == [{"data.images", "data.views"}]
 
 
+READS_PICTURES = {"data/decoding.py", "data/prepare_picture.py"}
+"""The second is what exported students come with."""
+PICTURE_READERS = {"imread", "read_image", "decode_image", "decode_jpeg", "decode_png", "pil_loader", "default_loader"}
+
+
+def pictures_opened(source: str) -> list[str]:
+    """Calls in ``source`` that read a picture file: Pillow's ``Image.open``, and other libraries' functions."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [ast.unparse(call) for call in calls]
+    return [name for name in names if name.endswith("Image.open") or name.split(".")[-1] in PICTURE_READERS]
+
+
+def test_one_place_opens_pictures() -> None:
+    """Else training, teachers and what is shipped may see different numbers of the same file."""
+    found = {
+        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if pictures_opened(path.read_text("utf-8"))
+    }
+    assert found == READS_PICTURES
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from PIL import Image\nImage.open('x')", "PIL.Image.open(x)", "torchvision.io.read_image(x)", "imread(x)"],
+)
+def test_the_check_of_pictures_can_fail(source: str) -> None:
+    assert pictures_opened(source)
+
+
 def loaded_packages(module: str) -> set[str]:
     code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,8 +17,9 @@ def add(commands: Any) -> None:
         "export",
         help="write the kept student of a run as ONNX, torch.export or safetensors, with a model card",
         description="Write the student that a finished search keeps as a file that runs without this package, compare "
-        "its outputs with the trained module's, and put a model card beside it.",
-        epilog=epilog("naslib-autokd export runs/first --format onnx", keys="path, card, difference"),
+        "its outputs with the trained module's, and put beside it a model card and prepare_picture.py, which makes its "
+        "input of picture files as training did (needs Pillow and numpy alone).",
+        epilog=epilog("naslib-autokd export runs/first --format onnx", keys="path, card, preparation, difference"),
     )
     parser.add_argument(
         "run_folder", type=Path, metavar="RUN", help="run folder of a search, or a student's .safetensors"
@@ -35,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
 
     done = export(options.run_folder, options.format, options.out)
     if options.json:
-        print_json({"path": str(done.path), "card": str(done.card), "difference": done.difference})
+        files = {"path": str(done.path), "card": str(done.card), "preparation": str(done.preparation)}
+        print_json({**files, "difference": done.difference})
         return 0
     size = done.path.stat().st_size / 2**10
     print(f"{done.path}: {size:.0f} KiB", end="")
@@ -45,4 +47,5 @@ def run(options: argparse.Namespace) -> int:
         else f", outputs as the student's to {done.difference:.1e} of the largest logit"
     )
     print(f"{done.card}: model card")
+    print(f"{done.preparation}: makes its input of picture files, as training did")
     return 0

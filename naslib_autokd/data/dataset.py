@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from naslib_autokd.data.decoding import fit_image
 from naslib_autokd.data.images import Images, Loaded, Members, Split, TaskData
 from naslib_autokd.data.load import prepared
+from naslib_autokd.data.prepare_picture import GREY, prepare_image
 from naslib_autokd.data.splits import HELD_OUT_SHARES, first_stratified, hold_out, members_of, require_every_class
 from naslib_autokd.tasks import TASKS, TaskError, get_task
+
+log = logging.getLogger(__name__)
 
 
 def data_from_dataset(
@@ -98,18 +101,21 @@ class _DatasetReader:
             raise TaskError(f"{self.name}: {split} must be a map-style dataset with a length of at least 1")
         images: list[Images] = []
         labels: list[int] = []
+        guesses: list[str] = []
         for index in range(len(dataset)):
             where = f"{self.name}: item {index} of {split}"
             item = dataset[index]
             if not isinstance(item, tuple | list) or len(item) != 2:
                 raise TaskError(f"{where} must be (image, label), got {type(item).__name__}")
-            images.append(self._pixels(item[0], where))
+            images.append(self._pixels(item[0], where, guesses))
             labels.append(_label(item[1], where, n_classes))
+        if guesses:
+            log.warning("%s: %d pictures of %s are 16-bit grey: %s", self.name, len(guesses), split, guesses[0])
         return np.stack(images), np.asarray(labels, dtype=np.int64)
 
-    def _pixels(self, image: Any, where: str) -> Images:
+    def _pixels(self, image: Any, where: str, guesses: list[str]) -> Images:
         if hasattr(image, "getbands"):
-            picture, channels = image, 1 if image.mode in ("1", "L", "I;16") else 3
+            picture, channels = image, 1 if image.mode in GREY else 3
         else:
             array = _uint8(image, where)
             if array.ndim != 3 or array.shape[-1] not in (1, 3):
@@ -132,7 +138,10 @@ class _DatasetReader:
                 )
             self.size = picture.width
         self.channels = self.channels or channels
-        return fit_image(picture, self.size, self.channels)
+        try:
+            return prepare_image(picture, self.size, self.channels, guesses)
+        except (OSError, ValueError) as error:
+            raise TaskError(f"{where} cannot be read: {error}") from error
 
 
 def _uint8(image: Any, where: str) -> Images:

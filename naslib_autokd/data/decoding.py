@@ -1,32 +1,32 @@
-"""Image files as uint8 arrays of one size: decoded once, by a pool of threads, unreadable ones named.
+"""Picture files as uint8 arrays of one size: decoded once, by a pool of threads, unreadable ones named.
 
-Images of any size become squares: the shorter side is resized to the wanted size (bilinear, with antialiasing) and the
-centre is cut out. Pillow releases Python's lock while it decodes and resizes, so threads use all cores.
+`prepare_picture` says how one picture becomes numbers, and exported students come with it; only that file and this one
+open pictures. Pillow releases Python's lock while it decodes and resizes, so threads use all cores.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from naslib_autokd.data.prepare_picture import prepare_image
 from naslib_autokd.tasks import TaskError
 
 log = logging.getLogger(__name__)
 
-OVERSAMPLING = 2
-"""A JPEG is decoded at a fraction (1/2, 1/4, 1/8) of its size if that is at least so many times the wanted size: the
-result differs by about one grey level, and large photographs take a third of the time."""
 SHOWN = 10
 """Unreadable files that a message names."""
+BATCH = 64
+"""Files that a thread takes at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,38 @@ class Decoded:
 
 
 def read_images(
-    paths: Sequence[Path], size: int, channels: int, *, skip_unreadable: bool = False, threads: int | None = None
+    paths: Sequence[Path],
+    size: int,
+    channels: int,
+    *,
+    skip_unreadable: bool = False,
+    threads: int | None = None,
+    out: npt.NDArray[np.uint8] | None = None,
 ) -> Decoded:
     """The images of ``paths`` as uint8 ``(n, channels, size, size)``, grey (1 channel) or colour (3).
 
     Args:
         skip_unreadable: Leave unreadable files out and list them, instead of raising.
         threads: Files decoded at the same time; as many as there are cores by default. No effect on the result.
+        out: Where the images are written, such as a memory-mapped array; a new array by default. Readable ones come
+            first where unreadable ones are left out.
 
     Raises:
         TaskError: If a file cannot be read (names the first one), or none can.
     """
-    images = np.empty((len(paths), channels, size, size), dtype=np.uint8)
+    images = np.empty((len(paths), channels, size, size), dtype=np.uint8) if out is None else out
     wrong: dict[int, str] = {}
-    read = partial(_read_into, images, paths, wrong, not skip_unreadable)
+    guessed: dict[int, str] = {}
+    read = partial(_read_batch, images, paths, wrong, guessed, not skip_unreadable)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for _ in pool.map(read, range(len(paths)), chunksize=16):
+        for _ in pool.map(read, range(0, len(paths), BATCH)):
             pass
+    if guessed:
+        log.warning(
+            "%d of %d pictures are 16-bit grey without a stated range, for example %s: %s; state the bits in the files "
+            "(TIFF MaxSampleValue, PNG sBIT) or save them with 8 bits if that is wrong",
+            *(len(guessed), len(paths), paths[min(guessed)], guessed[min(guessed)]),
+        )
     if not wrong:
         return Decoded(images, np.arange(len(paths)), ())
     lines = [f"{paths[index]} is not a readable image: {wrong[index]}" for index in sorted(wrong)]
@@ -69,40 +84,37 @@ def read_images(
     shown = "; ".join(lines[:SHOWN]) + (f"; ... ({len(lines)} in all)" if len(lines) > SHOWN else "")
     log.warning("%d of %d images are left out: %s", len(lines), len(paths), shown)
     kept = np.asarray([index for index in range(len(paths)) if index not in wrong], dtype=np.int64)
-    return Decoded(images[kept], kept, tuple(lines))
+    for place, index in enumerate(kept):
+        if place != index:
+            images[place] = images[index]
+    return Decoded(images[: len(kept)], kept, tuple(lines))
 
 
-def _read_into(
-    images: npt.NDArray[np.uint8], paths: Sequence[Path], wrong: dict[int, str], stop: bool, index: int
+def _read_batch(
+    images: npt.NDArray[np.uint8],
+    paths: Sequence[Path],
+    wrong: dict[int, str],
+    guessed: dict[int, str],
+    stop: bool,
+    first: int,
 ) -> None:
-    if stop and wrong:
-        return
     from PIL import Image
 
     channels, size = images.shape[1:3]
-    try:
-        with Image.open(paths[index]) as image:
-            image.draft(None, (OVERSAMPLING * size, OVERSAMPLING * size))
-            images[index] = fit_image(image, size, channels)
-    # Pillow's plug-ins raise all of these for damaged files; a bomb is a file that claims to be absurdly large
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        wrong[index] = str(error) or type(error).__name__
+    for index in range(first, min(first + BATCH, len(paths))):
+        if stop and wrong:
+            return
+        guesses: list[str] = []
+        try:
+            with Image.open(paths[index]) as image:
+                images[index] = prepare_image(image, size, channels, guesses)
+        except DAMAGED as error:
+            wrong[index] = str(error) or type(error).__name__
+        except Image.DecompressionBombError as error:  # a file that claims to be absurdly large
+            wrong[index] = str(error)
+        if guesses:
+            guessed[index] = guesses[0]
 
 
-def fit_image(image: Any, size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """A Pillow image as ``(channels, size, size)``: shorter side resized to ``size``, the centre cut out.
-
-    Raises:
-        ValueError: For pixels of 32 bits, whose range nobody knows.
-    """
-    from PIL import Image, ImageOps
-
-    if image.mode.startswith("I;16"):  # convert() would clip 0..65535 at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(
-            f"its pixels are 32-bit numbers of unknown range (mode {image.mode}); save it with 8 or 16 bits"
-        )
-    mode = "L" if channels == 1 else "RGB"
-    fitted = ImageOps.fit(image.convert(mode), (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(fitted).reshape(size, size, channels).transpose(2, 0, 1)
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error)
+"""What Pillow's plug-ins raise for damaged files."""

@@ -2,7 +2,8 @@
 
 Exported networks take images as ``float32 (N, C, H, W)`` with values in [0, 1] (what torchvision's ``ToTensor``
 gives) and answer with logits ``(N, classes)``: the normalisation is inside, so that nobody can get it wrong. A file is
-called done only after its outputs were compared with the module's, at two batch sizes.
+called done only after its outputs were compared with the module's, at two batch sizes. Beside it lies
+`prepare_picture.py`, a copy of the file with which training reads its pictures.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from naslib_autokd._version import __version__
+from naslib_autokd.data import prepare_picture
+from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.runners.statistics import mean_interval
 from naslib_autokd.tasks import did_you_mean
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
+
+PREPARATION_FILE = "prepare_picture.py"
 
 TOLERANCE = 1e-4
 """Largest difference of a logit from the module's, relative to the largest logit (float32 kernels differ)."""
@@ -60,6 +65,8 @@ class Exported:
 
     path: Path
     card: Path
+    preparation: Path
+    """The file that makes the network's input of pictures."""
     difference: float
     """Largest difference of a logit from the module's, relative to the largest logit; 0 for safetensors."""
 
@@ -149,7 +156,7 @@ def kept_student(run: str | Path) -> Path:
 
 
 def export(run: str | Path, format: str = "onnx", out: str | Path | None = None) -> Exported:
-    """Write the kept student of a run, and a model card beside it.
+    """Write the kept student of a run; beside it a model card, and the file that prepares pictures for it.
 
     Args:
         run: Run folder of a search, or the ``.safetensors`` file of one student.
@@ -190,7 +197,9 @@ def export(run: str | Path, format: str = "onnx", out: str | Path | None = None)
         os.replace(new, path)
     card = path.with_name("model_card.md")
     card.write_text(model_card(described, folder, path, difference), encoding="utf-8")
-    return Exported(path, card, difference)
+    preparation = path.with_name(PREPARATION_FILE)
+    preparation.write_bytes(Path(prepare_picture.__file__).read_bytes())
+    return Exported(path, card, preparation, difference)
 
 
 def compare(network: torch.nn.Module, described: StudentFile, path: Path) -> float:
@@ -302,6 +311,7 @@ def _metadata(described: StudentFile) -> dict[str, Any]:
         "classes": list(described.classes),
         "input": ["batch", *described.input],
         "input_range": [0.0, 1.0],
+        "preparation": PREPARATION,
         "mean": list(described.mean),
         "std": list(described.std),
         "task": described.task,
@@ -348,6 +358,14 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         f"Input: float32 images `(batch, {', '.join(map(str, described.input))})`, with values in [0, 1] normalised by "
         f"mean {list(described.mean)} and standard deviation {list(described.std)}.",
         f"Output: logits `(batch, {len(described.classes)})`.",
+        "",
+        f"Pictures become such images by `{PREPARATION_FILE}`, which needs Pillow and numpy alone: "
+        f"`network_input(paths, size={described.input[1]}, channels={described.input[0]})`"
+        + (", minus mean, divided by the deviation." if exported.suffix == ".safetensors" else ".")
+        + " Training read its pictures in the same way. Another way (a plain resize to the input's size, say) costs "
+        "accuracy. In words:",
+        "",
+        *(f"- {name.replace('_', ' ')}: {text}" for name, text in PREPARATION.items()),
         "",
         f"Classes, in the order of the logits: {', '.join(f'`{name}`' for name in described.classes)}.",
         "",

@@ -354,13 +354,13 @@ def test_images_of_unequal_size_are_resized_by_the_shorter_side_and_cut(tmp_path
 
 
 def test_large_photographs_are_decoded_at_a_fraction_and_stay_the_same_to_two_grey_levels(tmp_path, monkeypatch):
-    from naslib_autokd.data import decoding
+    from naslib_autokd.data import prepare_picture
 
     rows, columns = np.mgrid[0:512, 0:512] / 512
     smooth = np.stack([rows, columns, (rows + columns) / 2], axis=-1) * 255
     Image.fromarray(smooth.astype(np.uint8)).save(tmp_path / "large.jpg", quality=95)
     quick = read_images([tmp_path / "large.jpg"], 32, 3).images
-    monkeypatch.setattr(decoding, "OVERSAMPLING", 10_000)
+    monkeypatch.setattr(prepare_picture, "OVERSAMPLING", 10_000)
     slow = read_images([tmp_path / "large.jpg"], 32, 3).images
     assert np.abs(quick.astype(int) - slow).max() <= 2
 
