@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from naslib_autokd._version import __version__
 from naslib_autokd.commands import MODULES
 from naslib_autokd.commands._options import INTERRUPTED, parse_size, task_from_options
-from naslib_autokd.commands._parser import Parser, epilog, leaves, settings_of, walk
+from naslib_autokd.commands._parser import Parser, epilog, leaves, settings_of, shortened, walk
 
 __all__ = ["INTERRUPTED", "build_parser", "exit_status", "main", "parse_size", "task_from_options"]
 
@@ -88,7 +88,7 @@ def error_text(error: Exception) -> str:
             FileExistsError: "is there already, and no folder; give another",
         }
         return f"{os.fsdecode(error.filename)} {hints.get(type(error), f'cannot be used: {error.strerror}')}"
-    return " ".join(str(error).split())
+    return shortened(str(error))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -144,7 +144,8 @@ def test_what_is_kept_repeats_the_command(name: str, tmp_path: Path) -> None:
     for index, action in enumerate(settings_of(parser)):
         if not action.option_strings or action.dest == "benchmark":  # excluded by --task
             continue
-        value = {int: str(index + 1), float: "0.5", None: f"text{index}", Path: f"folder/{index}"}.get(action.type)
+        kind = getattr(action.type, "kind", action.type)
+        value = {int: str(index + 4), float: "0.5", None: f"text{index}", Path: f"folder/{index}"}.get(kind)
         if action.nargs == 0:
             words.append(action.option_strings[0])
         elif isinstance(action, argparse._AppendAction):
@@ -160,6 +161,12 @@ def test_what_is_kept_repeats_the_command(name: str, tmp_path: Path) -> None:
     if "option" in first:
         assert parse_options(first.pop("option")) == parse_options(again.pop("option"))
     assert first == again
+
+
+def test_every_number_on_the_command_line_has_a_range() -> None:
+    for command in leaves(build_parser()):
+        for action in command._actions:
+            assert action.type not in (int, float), f"{command.prog} {action.dest}: give it a Number"
 
 
 def test_the_example_is_a_search_and_its_run_repeats_itself(

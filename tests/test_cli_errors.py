@@ -28,10 +28,32 @@ from naslib_autokd.commands import _options
         ("status", "missing RUN"),
         ("search --out x --trials five", "--trials must be a whole number, got 'five'"),
         ("search --out x --max-seconds 1h", "--max-seconds must be a number, got '1h'"),
+        ("search --out x --max-seconds inf", "--max-seconds must be at most 1000000000, got 'inf'"),
+        ("search --out x --student-epochs inf", "--student-epochs must be at most 1e+12, got 'inf'"),
+        ("search --out x --student-epochs nan", "--student-epochs must be a number, got 'nan'"),
+        ("search --out x --trials 0", "--trials must be at least 1, got '0'"),
+        ("search --out x --trials 1e3", "--trials must be a whole number, got '1e3'"),
+        ("search --out x --seed -1", "--seed must be at least 0, got '-1'"),
+        ("search --out x --workers 0", "--workers must be at least 1, got '0'"),
+        ("search --out x --finals 0", "--finals must be at least 1, got '0'"),
+        ("search --out x --max-failures 0", "--max-failures must be at least 1, got '0'"),
+        ("search --out x --max-macs 0", "--max-macs must be at least 1, got '0'"),
+        ("search --out x --trial-seconds 0", "--trial-seconds must be more than 0, got '0'"),
+        ("search --out x --target-accuracy 90", "--target-accuracy must be at most 1, got '90'"),
+        ("search --out=", "--out must be a text that is not empty and holds no NUL, got ''"),
+        ("sample --count 0", "--count must be at least 1, got '0'"),
+        ("teacher train --out x --lr inf", "--lr must be at most 1000000, got 'inf'"),
+        (
+            "teacher check --mean nan",
+            "--mean must be numbers with commas between, such as 0.485,0.456,0.406, got 'nan'",
+        ),
         ("evaluate --objective kdd", "unknown value of --objective 'kdd'; did you mean 'kd'"),
         ("export run --format tflite", "unknown value of --format 'tflite' (known: onnx, torch-export, safetensors)"),
         ("ablate levels --task a --benchmark b", "--benchmark: not allowed with argument --task"),
-        ("teacher check --mean a,b", "--mean: numbers with commas between, such as 0.485,0.456,0.406; got a,b"),
+        (
+            "teacher check --mean a,b",
+            "--mean must be numbers with commas between, such as 0.485,0.456,0.406, got 'a,b'",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line_with_the_nearest_name(
@@ -51,8 +73,9 @@ def test_negative_numbers_are_values_and_words_after_two_dashes_are_none_of_ours
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["search", "--max-seconds", "-3", "--out", "x"]) == 2
-    assert "wall_s must be a positive" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["search", "--max-seconds", "-3", "--out", "x"])
+    assert "--max-seconds must be more than 0, got '-3'" in capsys.readouterr().err
     assert main(["status", "--", "--trails"]) == 2
     assert "--trails is no folder" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from naslib_autokd.commands._parser import KINDS, name_of, settings_of
+from naslib_autokd.commands._parser import Number, check_text, name_of, settings_of
 
 FILE = "config.yaml"
 """In a run folder: what the run was asked for."""
@@ -98,7 +98,7 @@ def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         dest = actions[name].dest
         if dest in values:
             raise ConfigFileError(f"{where}: {name!r} appears twice")
-        if value is None:
+        if value is None or value == "":  # as `keep` wrote what was not given
             continue
         try:
             values[dest] = _value(actions[name], value)
@@ -131,16 +131,9 @@ def _value(action: argparse.Action, value: Any) -> Any:
         return [(str(name).replace("-", "_"), inner) for name, inner in value.items()]
     if isinstance(action, argparse._AppendAction):
         return [_text(each) for each in (value if isinstance(value, list) else [value])]
-    if action.type in KINDS:
-        number = int if action.type is int else (int, float)
-        if action.type is float and isinstance(value, str):  # YAML 1.1 takes 1e-3 for text
-            try:
-                return float(value)
-            except ValueError:
-                raise ValueError(KINDS[float]) from None
-        if isinstance(value, bool) or not isinstance(value, number):
-            raise ValueError(KINDS[action.type])
-        return action.type(value)
+    if isinstance(action.type, Number):
+        written = isinstance(value, str) and action.type.kind is float  # YAML 1.1 takes 1e-3 for text
+        return action.type(value if written or type(value) in (int, action.type.kind) else "no number")
     if isinstance(value, list) and action.type is not Path:
         value = ",".join(map(_text, value))
     text = _text(value)
@@ -152,7 +145,7 @@ def _value(action: argparse.Action, value: Any) -> Any:
 def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("text (in quotes)")
-    return str(value)
+    return check_text(str(value))
 
 
 def keep(options: argparse.Namespace, folder: Path) -> None:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from naslib_autokd.commands._parser import SEED, positive, whole
+
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import KDEvaluator
     from naslib_autokd.evaluators.student_limits import StudentLimits
@@ -47,18 +49,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "family: its YAML or JSON file, or the run folder of its search",
     },
     # budget
-    "--seed": {"type": int, "default": 0, "help": "everything random follows from it"},
-    "--seeds": {"type": int, "metavar": "N", "help": "number of paired seeds, from 0 on"},
-    "--student-epochs": {"type": float, "metavar": "N", "help": "epochs of student training that a search may spend"},
-    "--budget": {"type": int, "metavar": "EPOCHS", "help": "epochs of the training (default: a full training)"},
+    "--seed": {"type": SEED, "default": 0, "help": "everything random follows from it"},
+    "--seeds": {"type": whole(1, 10_000), "metavar": "N", "help": "number of paired seeds, from 0 on"},
+    "--student-epochs": {
+        "type": positive(1e12),
+        "metavar": "N",
+        "help": "epochs of student training that a search may spend",
+    },
+    "--budget": {"type": whole(), "metavar": "EPOCHS", "help": "epochs of the training (default: a full training)"},
     # where it runs
     "--device": {
         "default": "cpu",
         "help": "torch device; several, with commas between, are given to the workers in turn, and cuda stands for all "
         "GPUs",
     },
-    "--threads": {"type": int, "default": 1, "metavar": "N", "help": "CPU threads of one training"},
-    "--workers": {"type": int, "metavar": "N", "help": "processes that work at the same time"},
+    "--threads": {"type": whole(1, 1024), "default": 1, "metavar": "N", "help": "CPU threads of one training"},
+    "--workers": {"type": whole(1, 4096), "metavar": "N", "help": "processes that work at the same time"},
     # output
     "--out": {"type": Path, "metavar": "DIR", "help": "run folder; an existing one is continued"},
     "--json": {"action": "store_true", "help": "print the result as JSON on stdout, everything else on stderr"},
@@ -85,16 +91,21 @@ def add_limit_options(parser: argparse.ArgumentParser) -> None:
     """Hard limits of every student: it gets the largest width that keeps them, before it is trained."""
     group = parser.add_argument_group("limits of a student", "each gets the largest width that keeps them")
     add_max_params(group)
-    group.add_argument("--max-macs", type=int, metavar="N", help="multiply-adds per image")
+    group.add_argument("--max-macs", type=whole(1, 10**15), metavar="N", help="multiply-adds per image")
     group.add_argument("--max-memory", metavar="SIZE", help="live tensors of a training step, for example 64MB")
     group.add_argument("--max-inference-memory", metavar="SIZE", help="the same for one image in inference")
     group.add_argument(
-        "--max-latency-ms", type=float, metavar="MS", help="one image on the device of the trainings, in this process"
+        "--max-latency-ms",
+        type=positive(),
+        metavar="MS",
+        help="one image on the device of the trainings, in this process",
     )
 
 
 def add_max_params(group: Group) -> None:
-    group.add_argument("--max-params", type=int, metavar="N", help="parameters (default: the task's limit)")
+    group.add_argument(
+        "--max-params", type=whole(1, 10**12), metavar="N", help="parameters (default: the task's limit)"
+    )
 
 
 def add_worker_options(parser: argparse.ArgumentParser) -> None:
@@ -106,29 +117,17 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scheduler", metavar="ADDRESS", help="running Dask scheduler, for example tcp://host:8786")
     group.add_argument("--cluster", type=Path, metavar="FILE", help="SLURM, PBS, ...: YAML file with kind and options")
     group.add_argument(
-        "--trial-seconds", type=float, metavar="S", help="a trial that takes longer is killed, and a failure"
+        "--trial-seconds", type=positive(), metavar="S", help="a trial that takes longer is killed, and a failure"
     )
     group.add_argument("--trial-memory", metavar="SIZE", help="the same for its process's memory, for example 2GB")
     group.add_argument(
-        "--max-failures", type=int, default=10, metavar="N", help="failed trials in a row that end the work"
+        "--max-failures", type=whole(), default=10, metavar="N", help="failed trials in a row that end the work"
     )
 
 
 def print_json(content: Any) -> None:
     """One line of JSON on stdout; what JSON has no number for (nan, infinity) becomes null."""
     print(json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None)))
-
-
-def check_counts(options: argparse.Namespace, *names: str) -> None:
-    """Refuse what is given and less than 1.
-
-    Raises:
-        ValueError: Names the option.
-    """
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
 
 def task_from_options(options: argparse.Namespace) -> Task:
@@ -149,12 +148,19 @@ def parse_size(text: str, what: str = "size") -> int:
     """Bytes of ``2GB``, ``512 MiB`` or ``1.5e9``; the units are powers of 1024. ``what`` is named in the error.
 
     Raises:
-        ValueError: If it is no size.
+        ValueError: If it is no size, less than a byte, or more than any machine has.
     """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    match = re.fullmatch(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
     if match is None:
         raise ValueError(f"{what} must be a number with a unit, for example 2GB or 512MB, got {text!r}")
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+    size = float(match[1]) * 1024 ** " kmgt".index(match[2] or " ")
+    if not 1 <= size <= MAX_SIZE:
+        raise ValueError(f"{what} must be from 1 byte to {MAX_SIZE / 2**40:g} TB, got {text!r}")
+    return int(size)
+
+
+MAX_SIZE = 2.0**60
+"""Bytes; no machine has more."""
 
 
 def student_limits(options: argparse.Namespace) -> StudentLimits:

@@ -11,13 +11,66 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 WIDEST_HELP = 112
 """Columns; longer lines are hard to read."""
-KINDS = {int: "a whole number", float: "a number"}
 GENERAL = ("help", "config", "json", "debug")
 """Options of the commands themselves, the same for all."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """Type of the options that take a number: finite, and in the range that they allow.
+
+    Called with what was typed, or with the number of a configuration file; what is wrong is told as what it must be.
+    """
+
+    kind: type[int] | type[float]
+    low: float
+    high: float
+    above: bool = False
+    """Whether ``low`` itself is refused."""
+
+    def __call__(self, given: str | float) -> int | float:
+        try:
+            number = self.kind(given)
+            right = number == given or isinstance(given, str)
+        except (ValueError, OverflowError):  # no number; infinity as an int
+            right = False
+        if not right or number != number:
+            raise argparse.ArgumentTypeError("a whole number" if self.kind is int else "a number")
+        if number < self.low or (self.above and number == self.low):
+            raise argparse.ArgumentTypeError(f"{'more than' if self.above else 'at least'} {self.low:g}")
+        if number > self.high:
+            raise argparse.ArgumentTypeError(f"at most {self.high:.10g}")
+        return number
+
+
+def whole(low: int = 1, high: int = 10**9) -> Number:
+    """A whole number from ``low`` to ``high``."""
+    return Number(int, low, high)
+
+
+def positive(high: float = 1e9) -> Number:
+    """A number above 0, up to ``high``: 1e9 seconds are 30 years."""
+    return Number(float, 0.0, high, above=True)
+
+
+SEED = whole(0, 2**32 - 1)
+SHARE = Number(float, 0.0, 1.0)
+
+
+def check_text(text: str) -> str:
+    """What is typed or written as the value of an option.
+
+    Raises:
+        ArgumentTypeError: If it is empty, or no system call would take it.
+    """
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError("a text that is not empty and holds no NUL")
+    return text
 
 
 def epilog(*examples: str, keys: str = "", note: str = "") -> str:
@@ -85,7 +138,7 @@ class Parser(argparse.ArgumentParser):
         return options, extra
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument ", "", message)
+        message = shortened(re.sub(r"^argument ", "", message))
         message = message.replace(": expected one argument", " needs a value")
         message = message.replace("the following arguments are required: ", "missing ")
         if message == "missing COMMAND":
@@ -112,12 +165,11 @@ class Parser(argparse.ArgumentParser):
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
-            return super()._get_value(action, arg_string)
-        except argparse.ArgumentError:
-            if action.type not in KINDS:
-                raise
-            kind = KINDS[action.type]
-            self.error(f"{name_of(action)} must be {kind}, got {arg_string!r}")
+            if arg_string is not action.default:
+                check_text(arg_string)
+            return arg_string if action.type is None else action.type(arg_string)  # type: ignore[operator]
+        except argparse.ArgumentTypeError as error:
+            self.error(f"{name_of(action)} must be {error}, got {arg_string!r}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -126,6 +178,14 @@ class Parser(argparse.ArgumentParser):
 
         what = "command" if isinstance(action, argparse._SubParsersAction) else f"value of {name_of(action)}"
         self.error(f"unknown {what} {value!r}{did_you_mean(value, map(str, action.choices))}")
+
+
+def shortened(text: str, longest: int = 1000) -> str:
+    """An error in one line that a terminal can show, whatever was given: no control characters, no thousand columns."""
+    text = " ".join(
+        "".join(sign if sign.isprintable() or sign.isspace() else ascii(sign)[1:-1] for sign in text).split()
+    )
+    return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
 
 
 def name_of(action: argparse.Action) -> str:

@@ -14,14 +14,13 @@ from naslib_autokd.commands._options import (
     add_option,
     add_task_options,
     add_worker_options,
-    check_counts,
     check_places,
     print_json,
     read_candidate,
     task_from_options,
     trial_limits,
 )
-from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._parser import epilog, whole
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -76,7 +75,7 @@ def add(commands: Any) -> None:
     add_option(space, "--seed")
     sizes = build.add_argument_group("sizes", "default: the sizes of the benchmark that is shipped")
     for option, (_, text) in SIZES.items():
-        sizes.add_argument(f"--{option.replace('_', '-')}", type=int, metavar="N", help=text)
+        sizes.add_argument(f"--{option.replace('_', '-')}", type=whole(0), metavar="N", help=text)
     add_worker_options(build)
     add_option(build.add_argument_group("output"), "--out", required=True)
     build.set_defaults(run=run_build)
@@ -131,7 +130,7 @@ def add(commands: Any) -> None:
         epilog=epilog("naslib-autokd bench importance --out runs/importance", keys=JSON_KEYS["importance"]),
     )
     add_name(importance)
-    importance.add_argument("--samples", type=int, default=512, metavar="N", help="base samples")
+    importance.add_argument("--samples", type=whole(2, 2**20), default=512, metavar="N", help="base samples")
     add_option(importance, "--seed")
     importance.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report")
     add_option(importance, "--json")
@@ -145,7 +144,7 @@ def add(commands: Any) -> None:
         epilog=epilog("naslib-autokd bench verify --families 30 --seed 1 --out runs/verify", keys=JSON_KEYS["verify"]),
     )
     add_name(verify)
-    verify.add_argument("--families", "--generators", type=int, default=30, metavar="N", help="families to train")
+    verify.add_argument("--families", "--generators", type=whole(), default=30, metavar="N", help="families to train")
     add_option(verify, "--seed")
     add_worker_options(verify)
     output = verify.add_argument_group("output")
@@ -228,7 +227,6 @@ def recording_engine(options: argparse.Namespace, task: Task, stack: ExitStack) 
     from naslib_autokd.evaluators.recording import RecordingEvaluator
     from naslib_autokd.runners.engine import DaskEngine, InProcessEngine, LimitedEngine, read_cluster
 
-    check_counts(options, "workers", "max_failures")
     check_places(options)
     devices, limits = tuple(options.device.split(",")), trial_limits(options)
     factory = partial(RecordingEvaluator, task, threads=options.threads, teacher=options.teacher)
@@ -394,7 +392,6 @@ def run_verify(options: argparse.Namespace) -> int:
     from naslib_autokd.runners.bench import train_fresh
     from naslib_autokd.runners.session import StopSignals
 
-    check_counts(options, "families")
     benchmark = get_benchmark(options.benchmark)
     if not isinstance(benchmark, KDBenchmark):
         raise ValueError("a foreign table cannot be verified: nothing here can repeat its trainings")

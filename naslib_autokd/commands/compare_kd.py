@@ -15,11 +15,10 @@ from naslib_autokd.commands._options import (
     OPTIONS,
     add_option,
     add_task_options,
-    check_counts,
     print_json,
     task_from_options,
 )
-from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._parser import SHARE, epilog, positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,10 +64,10 @@ def add(commands: Any) -> None:
         default="",
         help="train the family with these losses too, for example fitnet,at (default: plain KD only)",
     )
-    what.add_argument("--temperature", type=float, default=4.0, metavar="T", help="of the Hinton term")
+    what.add_argument("--temperature", type=positive(1e6), default=4.0, metavar="T", help="of the Hinton term")
     what.add_argument(
         "--kd-weight",
-        type=float,
+        type=SHARE,
         default=0.9,
         metavar="W",
         help="share of the Hinton term, also beside the other losses; 0 leaves it out, as RepDistiller's tables do",
@@ -87,7 +86,6 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.reports.terminal import Live, console_for
     from naslib_autokd.runners.baselines import compare, read_family
 
-    check_counts(options, "seeds")
     keep = _config.keeper(options, options.out)
     with Live("compare-kd", step=0) as live:
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from naslib_autokd.commands._options import (
     add_max_params,
     add_option,
-    check_counts,
     print_json,
     read_candidate,
     task_from_options,
 )
-from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._parser import epilog, whole
 
 if TYPE_CHECKING:
     from naslib_autokd.search_spaces.hnag import StudentSpec
@@ -44,7 +43,7 @@ def add(commands: Any) -> None:
     add_option(space, "--candidate")
     add_option(space, "--preset")
     add_option(space, "--seed")
-    space.add_argument("--count", type=int, default=1, metavar="N", help="number of wirings")
+    space.add_argument("--count", type=whole(), default=1, metavar="N", help="number of wirings")
     space.add_argument(
         "--run",
         dest="trained",
@@ -69,7 +68,6 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.records import derive_seed
     from naslib_autokd.search_spaces.hnag import HNAGSpace, fit_width
 
-    check_counts(options, "count")
     if options.trained is not None:
         return _run_trained(options)
     if options.task is None:

@@ -15,7 +15,6 @@ from naslib_autokd.commands._options import (
     add_option,
     add_task_options,
     add_worker_options,
-    check_counts,
     check_places,
     engine_from_options,
     evaluator_from_options,
@@ -24,7 +23,7 @@ from naslib_autokd.commands._options import (
     student_limits,
     task_from_options,
 )
-from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._parser import Number, epilog, positive, whole
 
 if TYPE_CHECKING:
     from naslib_autokd.runners.search import SearchProgress
@@ -78,18 +77,21 @@ def add(commands: Any) -> None:
     budget = parser.add_argument_group("budget", "the first one that is reached ends the search")
     budget.add_argument(
         "--trials",
-        type=int,
+        type=whole(),
         metavar="N",
         help=f"number of trials (default: {DEFAULT_TRIALS} if no other budget is given)",
     )
     add_option(budget, "--student-epochs")
     budget.add_argument(
-        "--max-seconds", type=float, metavar="S", help="start no trial after so many seconds of work on this run"
+        "--max-seconds", type=positive(), metavar="S", help="start no trial after so many seconds of work on this run"
     )
     budget.add_argument(
-        "--target-accuracy", type=float, metavar="A", help="stop once a full training reaches it (0 to 1)"
+        "--target-accuracy",
+        type=Number(float, 0.0, 1.0, above=True),
+        metavar="A",
+        help="stop once a full training reaches it (0 to 1)",
     )
-    budget.add_argument("--finals", type=int, default=4, metavar="N", help="final students of the family")
+    budget.add_argument("--finals", type=whole(1, 10_000), default=4, metavar="N", help="final students of the family")
     add_option(budget, "--seed")
     add_limit_options(parser)
     add_worker_options(parser)
@@ -123,9 +125,6 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.search_spaces import get_search_space
     from naslib_autokd.search_spaces.hnag import HNAGSpace
 
-    check_counts(options, "finals", "max_failures", "workers")
-    if options.target_accuracy is not None and not 0 < options.target_accuracy <= 1:
-        raise ValueError(f"--target-accuracy must be from 0 to 1, got {options.target_accuracy:g}")
     check_places(options)
     task = task_from_options(options)
     if options.trials is None and options.student_epochs is None and options.max_seconds is None:

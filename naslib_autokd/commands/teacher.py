@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.commands._options import add_option, add_task_options, print_json
-from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._parser import epilog, positive, whole
 
 if TYPE_CHECKING:
     from naslib_autokd.data.images import TaskData
@@ -54,9 +55,9 @@ def add(commands: Any) -> None:
         help="[zoo:|torchvision:|timm:]name[@weights]; weights: pretrained, a published set or a file to start from "
         "(default: the task's)",
     )
-    training.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the task's)")
+    training.add_argument("--epochs", type=whole(), metavar="N", help="passes over the data (default: the task's)")
     training.add_argument(
-        "--lr", type=float, metavar="RATE", help="peak learning rate (default: 0.1, from weights 0.01)"
+        "--lr", type=positive(1e6), metavar="RATE", help="peak learning rate (default: 0.1, from weights 0.01)"
     )
     _add_input_size(training)
     _add_place(train)
@@ -103,7 +104,9 @@ def add(commands: Any) -> None:
 
 
 def _add_input_size(group: Any) -> None:
-    group.add_argument("--input-size", type=int, metavar="PIXELS", help="height and width that the network gets")
+    group.add_argument(
+        "--input-size", type=whole(4, 2**14), metavar="PIXELS", help="height and width that the network gets"
+    )
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -113,12 +116,14 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
+    """Of each channel one; a deviation of 0 is told with what the numbers are for."""
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"numbers with commas between, such as 0.485,0.456,0.406; got {text}"
-        ) from error
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError("numbers with commas between, such as 0.485,0.456,0.406")
+    return numbers
 
 
 def _task(options: argparse.Namespace) -> Task:
@@ -131,8 +136,6 @@ def _data(options: argparse.Namespace, task: Task) -> TaskData:
     from naslib_autokd.data.load import load_data
     from naslib_autokd.evaluators.kd import checked_device
 
-    if options.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {options.threads}")
     device = checked_device(options.device)
     return load_data(task).to(device)
 
@@ -150,12 +153,6 @@ def run_train(options: argparse.Namespace) -> int:
         raise ValueError(f"{out} is there already; give another --out, or --overwrite")
     if not out.parent.is_dir():
         raise ValueError(f"the folder {out.parent} of --out does not exist")
-    if options.epochs is not None and options.epochs < 1:
-        raise ValueError(f"--epochs must be at least 1, got {options.epochs}")
-    if options.lr is not None and not options.lr > 0:
-        raise ValueError(f"--lr must be positive, got {options.lr:g}")
-    if options.input_size is not None and options.input_size < 4:
-        raise ValueError(f"--input-size must be at least 4, got {options.input_size}")
     task = _task(options)
     name = parse_architecture(options.architecture or task.teacher)
     settings = teacher_training(name)
