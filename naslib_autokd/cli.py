@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from naslib_autokd._version import __version__
 from naslib_autokd.commands import MODULES
 from naslib_autokd.commands._options import INTERRUPTED, parse_size, task_from_options
-from naslib_autokd.commands._parser import Parser, epilog, leaves, settings_of, shortened, walk
+from naslib_autokd.commands._parser import Parser, epilog, leaves, shortened, walk
+from naslib_autokd.commands._types import settings_of
 
 __all__ = ["INTERRUPTED", "build_parser", "exit_status", "main", "parse_size", "task_from_options"]
 

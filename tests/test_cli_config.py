@@ -13,7 +13,8 @@ import yaml
 from naslib_autokd.cli import build_parser, main
 from naslib_autokd.commands import _config
 from naslib_autokd.commands._options import parse_options
-from naslib_autokd.commands._parser import leaves, settings_of
+from naslib_autokd.commands._parser import leaves
+from naslib_autokd.commands._types import settings_of
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "search.yaml"
 CONFIGURABLE = [

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from naslib_autokd.cli import build_parser, main
-from naslib_autokd.commands._parser import leaves, name_of, subcommands, walk
+from naslib_autokd.commands._parser import leaves, subcommands, walk
+from naslib_autokd.commands._types import name_of
 
 ROOT = Path(__file__).parents[1]
 PARSER = build_parser()

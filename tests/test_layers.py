@@ -97,7 +97,6 @@ def test_the_layer_check_can_fail(where: str, source: str) -> None:
 
 
 OLD_CIRCLES = [
-    {"commands._config", "commands._parser"},
     {"plugin.graphs", "plugin.spaces", "plugin.tabular"},
     {"search_spaces.hnag.execution", "search_spaces.hnag.student"},
 ]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from naslib_autokd.commands._parser import Number, check_text, name_of, settings_of
+from naslib_autokd.commands._types import Number, check_text, name_of, settings_of
 
 FILE = "config.yaml"
 """In a run folder: what the run was asked for."""

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naslib_autokd.commands._parser import SEED, positive, whole
+from naslib_autokd.commands._types import SEED, positive, whole
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import KDEvaluator

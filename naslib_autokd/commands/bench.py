@@ -20,7 +20,8 @@ from naslib_autokd.commands._options import (
     task_from_options,
     trial_limits,
 )
-from naslib_autokd.commands._parser import epilog, whole
+from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._types import whole
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

@@ -18,7 +18,8 @@ from naslib_autokd.commands._options import (
     print_json,
     task_from_options,
 )
-from naslib_autokd.commands._parser import SHARE, epilog, positive
+from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._types import SHARE, positive
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,8 @@ from naslib_autokd.commands._options import (
     read_candidate,
     task_from_options,
 )
-from naslib_autokd.commands._parser import epilog, whole
+from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._types import whole
 
 if TYPE_CHECKING:
     from naslib_autokd.search_spaces.hnag import StudentSpec

@@ -23,7 +23,8 @@ from naslib_autokd.commands._options import (
     student_limits,
     task_from_options,
 )
-from naslib_autokd.commands._parser import Number, epilog, positive, whole
+from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._types import Number, positive, whole
 
 if TYPE_CHECKING:
     from naslib_autokd.runners.search import SearchProgress

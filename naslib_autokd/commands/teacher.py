@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.commands._options import add_option, add_task_options, print_json
-from naslib_autokd.commands._parser import epilog, positive, whole
+from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._types import positive, whole
 
 if TYPE_CHECKING:
     from naslib_autokd.data.images import TaskData
