@@ -42,7 +42,7 @@ from naslib_autokd.teachers.networks import (
 )
 from naslib_autokd.teachers.teacher import PIXELS, Ensemble, Teacher
 from naslib_autokd.teachers.training import FINE_TUNING, TEACHER_BATCH, TEACHER_TRAINING, train_teacher
-from naslib_autokd.teachers.weights import load_strictly, read_state, stated_input
+from naslib_autokd.teachers.weights import WeightsFile, load_weights, read_weights, stated_classes, stated_input
 
 TeacherSource = str | Path | nn.Module | Callable[[], nn.Module] | Sequence[Any]
 
@@ -149,7 +149,7 @@ def _by_name(architecture: ArchitectureName, data: TaskData, report: Callable[[s
         )
     published = published_weights(architecture)
     network, _ = build_network(architecture, published.input.channels, n_classes)
-    load_strictly(network, published.state, f"published weights of {architecture.full}", architecture, task)
+    load_weights(network, WeightsFile.published(architecture, published.state), architecture, n_classes)
     info: dict[str, Any] = {"architecture": architecture.full}
     if set(published.classes) == set(data.classes):  # else they are named otherwise, and only accuracy can tell
         info["classes"] = list(published.classes)
@@ -245,25 +245,26 @@ def write_checkpoint(teacher: Teacher, path: str | Path, data: TaskData) -> None
 
 
 def read_checkpoint(path: str | Path, data: TaskData, architecture: ArchitectureName | None = None) -> Teacher:
-    """A network from a ``.safetensors`` file or a ``.pt`` state dict; strict, and never unpickled.
+    """A network with the weights of a file (`weights.read_weights`, `weights.load_weights`); nothing of it is run.
 
     Args:
+        path: ``FILE`` or ``FILE#KEY``.
         architecture: Else the one that the file states, else the task's. What a file does not state of classes is
             taken to be the task's; of normalisation and size, what was published for the architecture (torchvision,
             timm), else the task's.
 
     Raises:
-        TeacherError: If the file is missing, corrupt, holds anything but tensors, or does not fit the architecture.
+        TeacherError: If the file is missing, corrupt, of a kind that cannot be read safely, or does not fit.
     """
-    path, task = Path(path), data.task
-    file = read_state(path)
+    task = data.task
+    file = read_weights(path)
     stated = str(file.metadata.get("architecture", "")) or task.teacher
     try:
         name = architecture or parse_architecture(stated.partition("@")[0])
     except TeacherError as error:
         raise TeacherError(f"{path} holds a {stated!r}: {error}; say which one: ARCHITECTURE@{path}") from error
-    classes = file.metadata.get("classes")
-    if isinstance(classes, list) and len(classes) != task.n_classes:
+    classes = stated_classes(file.metadata)
+    if classes is not None and len(classes) != task.n_classes:
         raise TeacherError(
             f"{path} was trained for {len(classes)} classes ({few(classes)}), {task.name!r} has {task.n_classes} "
             f"({few(data.classes)}); give a teacher for these classes, or train one (naslib-autokd teacher train)"
@@ -272,9 +273,12 @@ def read_checkpoint(path: str | Path, data: TaskData, architecture: Architecture
     network, _ = build_network(name, given.channels, task.n_classes)
     if isinstance(network, SmallResNet):
         channels_last(network)
-    load_strictly(network, file.state, f"teacher checkpoint {path}", name, task)
-    known: dict[str, Any] = {key: file.metadata[key] for key in ("val_accuracy", "classes") if key in file.metadata}
-    info = {"architecture": name.full, **known}
-    if notes := [f"{path}: {note}" for note in (*file.notes, *notes)]:
+    fitted = load_weights(network, file, name, task.n_classes)
+    info: dict[str, Any] = {"architecture": name.full}
+    if "val_accuracy" in file.metadata:
+        info["val_accuracy"] = file.metadata["val_accuracy"]
+    if classes is not None:
+        info["classes"] = list(classes)
+    if notes := [f"{path}: {note}" for note in (*file.notes, *fitted, *notes)]:
         info["notes"] = notes
     return Teacher.of(network, given, task, info)

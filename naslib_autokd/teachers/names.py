@@ -66,6 +66,12 @@ def zoo_names() -> tuple[str, ...]:
     return tuple(ZOO)
 
 
+def zoo_aliases() -> dict[str, str]:
+    from naslib_autokd.teachers.zoo import REPDISTILLER_NAMES
+
+    return REPDISTILLER_NAMES
+
+
 def torchvision_names() -> tuple[str, ...]:
     models = torchvision_models()
     return tuple(models.list_models(module=models))
@@ -99,14 +105,14 @@ def parse_architecture(text: str) -> ArchitectureName:
     if colon:
         if source not in SOURCES:
             raise TeacherError(f"unknown source of networks {source!r}{did_you_mean(source, SOURCES)}")
-        found = _find(source, name)
+        found = _find(source, name, explicit=True)
         if found is None:
             raise TeacherError(f"{source} has no network {name!r}{nearest_name(name, _NAMES[source]())}")
         return ArchitectureName(source, found, weights)
     known: list[str] = []
     for source in SOURCES:
         try:
-            if (found := _find(source, full)) is not None:
+            if (found := _find(source, full, explicit=False)) is not None:
                 return ArchitectureName(source, found, weights)
             known += [name if source == "ours" else f"{source}:{name}" for name in _NAMES[source]()]
         except ImportError:  # a library that is not there knows no names
@@ -123,10 +129,14 @@ def nearest_name(name: str, known: Sequence[str]) -> str:
     return f"{hint} ({len(known)} are known; naslib-autokd teacher list shows them)"
 
 
-def _find(source: str, name: str) -> str | None:
-    """The name as the source writes it; timm's may have a tag (``resnet10t.c3_in1k``), the zoo's hyphens."""
+def _find(source: str, name: str, explicit: bool) -> str | None:
+    """The name as the source writes it; timm's may have a tag (``resnet10t.c3_in1k``), the zoo's hyphens.
+
+    ``explicit``: it came as ``source:name``.
+    """
     if source == "zoo":
         name = name.lower().replace("-", "_")
+        name = zoo_aliases().get(name, name) if explicit else name
     known = _NAMES[source]()
     return name if (name.partition(".")[0] if source == "timm" else name) in known else None
 
@@ -149,9 +159,15 @@ def timm_library() -> Any:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether ``text`` means a file: by its suffix, or because it is there."""
-    path = Path(text).expanduser()
+    """Whether ``text`` means a file (``FILE`` or ``FILE#KEY``): by its suffix, or because it is there."""
+    path = Path(split_key(text)[0]).expanduser()
     return path.suffix.lower() in (*SUFFIXES, *REFUSED) or path.is_file()
+
+
+def split_key(text: str) -> tuple[str, str]:
+    """File and key of ``FILE#KEY``; a file whose name has a # is a file."""
+    file, _, key = text.rpartition("#")
+    return (file, key) if file and not Path(text).expanduser().is_file() else (text, "")
 
 
 def with_weights(architecture: str, file: str) -> str:

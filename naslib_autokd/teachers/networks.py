@@ -28,6 +28,10 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey image (ITU-R 601-2, as Pillow has them)."""
 
 
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""Classifiers that are used in training only, in whose files they may or may not be: networks are built without."""
+
+
 @dataclass(frozen=True)
 class NetworkInput:
     """What a network takes: normalised float32 images."""
@@ -144,12 +148,17 @@ def build_network(architecture: ArchitectureName, in_channels: int, n_classes: i
         return build(name, in_channels, n_classes), in_channels
     try:
         if source == "torchvision":
-            options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}  # they warn without
+            options = {"init_weights": True, "aux_logits": False} if name in AUXILIARY else {}  # they warn without
             return torchvision_models().get_model(name, weights=None, num_classes=n_classes, **options), 3
         made = timm_library().create_model(name, pretrained=False, num_classes=n_classes, in_chans=in_channels)
         return made, in_channels
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise TeacherError(f"{architecture.full} cannot be built for {n_classes} classes: {error}") from error
+
+
+def is_auxiliary(architecture: ArchitectureName, tensor: str) -> bool:
+    """Whether a tensor belongs to a classifier that only the training uses (`AUXILIARY`)."""
+    return tensor.startswith(AUXILIARY.get(architecture.name, ()))
 
 
 def published_weights(architecture: ArchitectureName) -> Published:
@@ -165,7 +174,7 @@ def published_weights(architecture: ArchitectureName) -> Published:
 def published_input(architecture: ArchitectureName) -> NetworkInput | None:
     """The input of the published weights, which needs no download; None for networks of ours."""
     if architecture.source == "torchvision":
-        return _torchvision_input(_torchvision_set(architecture))
+        return _torchvision_input(_torchvision_set(architecture), architecture.name)
     return _timm_input(_timm_config(architecture)) if architecture.source == "timm" else None
 
 
@@ -197,9 +206,11 @@ def _torchvision_set(architecture: ArchitectureName) -> Any:
     return enum[wanted]
 
 
-def _torchvision_input(weights: Any) -> NetworkInput:
+def _torchvision_input(weights: Any, name: str) -> NetworkInput:
     preset = weights.transforms()
-    return NetworkInput(tuple(preset.mean), tuple(preset.std), 3, preset.crop_size[0])
+    # with their weights torchvision sets transform_input, which makes ImageNet's normalisation one to [-1, 1]
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if name in AUXILIARY else (tuple(preset.mean), tuple(preset.std))
+    return NetworkInput(mean, std, 3, preset.crop_size[0])
 
 
 def _torchvision_weights(architecture: ArchitectureName) -> Published:
@@ -212,7 +223,7 @@ def _torchvision_weights(architecture: ArchitectureName) -> Published:
     except Exception as error:  # URLError, HTTPError, time-outs, a wrong hash, a damaged file
         raise TeacherError(_unreachable(architecture, f"{weights.url} into {file}", error, str(file))) from error
     categories = tuple(weights.meta.get("categories", ()))
-    return Published(state, categories, _torchvision_input(weights))
+    return Published(state, categories, _torchvision_input(weights, architecture.name))
 
 
 def _timm_name(architecture: ArchitectureName) -> str:

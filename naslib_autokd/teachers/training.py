@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from naslib_autokd.teachers.networks import (
     published_weights,
 )
 from naslib_autokd.teachers.teacher import PIXELS, Teacher, is_plain, predict_batch
-from naslib_autokd.teachers.weights import load_strictly, read_state, stated_input
+from naslib_autokd.teachers.weights import WeightsFile, load_weights, read_weights, stated_input
 
 TEACHER_BATCH = 64
 
@@ -142,23 +141,13 @@ def _to_train(
             channels_last(network)
         return network, NetworkInput(data.mean, data.std, channels, input_size), []
     if is_file_name(name.weights):
-        file = read_state(Path(name.weights).expanduser())
-        state: Mapping[str, Tensor] = file.state
-        given, said = stated_input(file.metadata, name, data)
-        notes = [*file.notes, *said]
+        file = read_weights(name.weights)
+        given, notes = stated_input(file.metadata, name, data)
     else:
         published = published_weights(name)
-        state, given, notes = published.state, published.input, []
+        file, given, notes = WeightsFile.published(name, published.state), published.input, []
     if input_size is not None:
         given = replace(given, size=input_size)
-    network, channels = build_network(name, given.channels, task.n_classes)
-    own = network.state_dict()
-    anew = [key for key, value in own.items() if key in state and state[key].shape != value.shape]
-    if any(own[key].shape[0] != task.n_classes or own[key].shape[1:] != state[key].shape[1:] for key in anew):
-        raise TeacherError(
-            f"the weights {name.weights} are not those of {name.full}: {', '.join(anew[:5])} have other shapes"
-        )
-    if anew:
-        notes = [*notes, f"the classifier ({', '.join(anew)}) is made anew for {task.n_classes} classes"]
-    load_strictly(network, {**state, **{key: own[key] for key in anew}}, f"weights {name.weights}", name, task)
-    return network, given, notes
+    network, _ = build_network(name, given.channels, task.n_classes)
+    fitted = load_weights(network, file, name, task.n_classes, classes_may_differ=True)
+    return network, given, [*file.notes, *fitted, *notes]

@@ -94,6 +94,36 @@ def resnet(depth: int, width: float, in_channels: int, n_classes: int) -> Staged
     return StagedNetwork(stem, stages, nn.Identity(), channels[-1], n_classes)
 
 
+class _Bottleneck(nn.Module):
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        hidden = n_out // 4
+        self.residual = nn.Sequential(
+            *_conv_norm(n_in, hidden, 1),
+            *_conv_norm(hidden, hidden, 3, stride),
+            *_conv_norm(hidden, n_out, 1, relu=False),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or n_in != n_out:
+            self.shortcut = nn.Sequential(*_conv_norm(n_in, n_out, 1, stride, relu=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.residual(x) + self.shortcut(x))
+
+
+def resnet50(in_channels: int, n_classes: int) -> StagedNetwork:
+    """ResNet-50 with a 3x3 stem without stride and pooling, as the literature takes it for images of 32 pixels."""
+    stem = nn.Sequential(*_conv_norm(in_channels, 64, 3))
+    stages: list[nn.Module] = []
+    n_in = 64
+    for index, (n_blocks, n_out) in enumerate(((3, 256), (4, 512), (6, 1024), (3, 2048))):
+        stride = 2 if index else 1
+        blocks = [_Bottleneck(n_out if i else n_in, n_out, 1 if i else stride) for i in range(n_blocks)]
+        stages.append(nn.Sequential(*blocks))
+        n_in = n_out
+    return StagedNetwork(stem, stages, nn.Identity(), n_in, n_classes)
+
+
 class _WideBlock(nn.Module):
     """Pre-activation; where the channels change, the activated input goes into the shortcut too."""
 
@@ -290,12 +320,21 @@ ZOO: dict[str, Callable[[int, int], StagedNetwork]] = {
         f"wrn_{depth}_{width}": partial(wide_resnet, depth, width)
         for depth, width in ((16, 1), (16, 2), (40, 1), (40, 2))
     },
+    "resnet50_cifar": resnet50,
     **{f"vgg{depth}": partial(vgg, depth) for depth in VGG_LAYERS},
     "mobilenet_v2": partial(mobilenet_v2, 0.5),
     "shufflenet_v1": shufflenet_v1,
     "shufflenet_v2": shufflenet_v2,
 }
 """``ZOO[name](in_channels, n_classes)``. The halves (``x0.5``) are ours: for tasks with few parameters."""
+
+REPDISTILLER_NAMES = {
+    "resnet50": "resnet50_cifar",
+    "mobilenetv2": "mobilenet_v2",
+    "shufflev1": "shufflenet_v1",
+    "shufflev2": "shufflenet_v2",
+}
+"""How RepDistiller calls them, for ``zoo:NAME@FILE``; without a source, resnet50 is torchvision's."""
 
 
 def known(name: str) -> str:
