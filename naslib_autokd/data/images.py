@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from naslib_autokd.data.views import Views, as_tensor
 from naslib_autokd.tasks import Task
 
 Images = npt.NDArray[np.uint8]  # (n, channels, height, width)
@@ -34,8 +35,9 @@ class TaskData:
     """The images of a task. uint8 ``(n, channels, size, size)``; labels are int64 ``(n,)``."""
 
     task: Task
-    teacher_views: Tensor
-    """``(n_views, n_teacher, channels, size, size)``: what the teacher trains on; view 0 is the image itself."""
+    teacher_views: Views
+    """``(n_views, n_teacher, channels, size, size)``: what the teacher trains on; view 0 is the image itself. A tensor
+    of views that exist already may be given."""
     teacher_labels: Tensor
     val_images: Tensor
     val_labels: Tensor
@@ -53,18 +55,22 @@ class TaskData:
     """A line for each training or validation image that could not be read and was left out."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.teacher_views, Tensor):
+            self.teacher_views = Views.given(self.teacher_views)
         self._test: tuple[Tensor, Tensor] | None = None
+        self._digest: str | None = None
         self._offset, self._scale = _affine(self.mean, self.std, self.device)  # a copy per batch would wait for a GPU
 
     @property
-    def train_views(self) -> Tensor:
+    def train_views(self) -> Views:
         """``(n_views, n_train, channels, size, size)``: what students train on, the first of the teacher's."""
         return self.teacher_views[:, : self.task.n_train]
 
     @property
     def train_images(self) -> Tensor:
         """View 0 of `train_views`."""
-        return self.train_views[0]
+        images: Tensor = self.train_views[0]
+        return images
 
     @property
     def train_labels(self) -> Tensor:
@@ -107,11 +113,15 @@ class TaskData:
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits of the training images, views and labels: part of the key of cached teachers."""
-        content = hashlib.sha256()
-        for tensor in (self.teacher_views, self.teacher_labels):
-            content.update(str(tuple(tensor.shape)).encode())
-            content.update(tensor.cpu().contiguous().numpy().tobytes())
-        return content.hexdigest()[:12]
+        if self._digest is None:
+            content = hashlib.sha256(str(self.teacher_views.shape).encode())
+            for batch in self.teacher_views.batches(1024):
+                content.update(batch.cpu().contiguous().numpy().data)
+            labels = self.teacher_labels.cpu().contiguous()
+            content.update(str(tuple(labels.shape)).encode())
+            content.update(labels.numpy().data)
+            self._digest = content.hexdigest()[:12]
+        return self._digest
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -157,7 +167,7 @@ def moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def as_tensors(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(split[0]).to(device), torch.from_numpy(split[1]).to(device)
+    return as_tensor(split[0]).to(device), torch.from_numpy(split[1]).to(device)
 
 
 def resize_nearest(images: Images, size: int) -> Images:

@@ -36,11 +36,10 @@ def prepared(task: Task, loaded: Loaded, device: torch.device | str) -> TaskData
         raise TaskError(f"{task.name}: n_train={n_train}, but there are only {n_teacher} training images")
     task = get_task(task, n_train=n_train, n_teacher=n_teacher, n_val=len(val[1]))
     mean, std = moments(teacher[0])  # of all the teacher's: n_train must not change a teacher
-    views = draw_views(teacher[0], task)
     val_images, val_labels = as_tensors(val, torch.device(device))
     return TaskData(
         task=task,
-        teacher_views=torch.from_numpy(views).to(device),
+        teacher_views=draw_views(teacher[0], task).to(torch.device(device)),
         teacher_labels=torch.from_numpy(teacher[1]).to(device),
         val_images=val_images,
         val_labels=val_labels,

@@ -244,12 +244,12 @@ class TeacherFeatures:
     def __init__(self, teacher: Teacher, data: TaskData, keep: Sequence[int], max_bytes: int = CACHE_BYTES) -> None:
         self.teacher, self.data, self.keep = teacher, data, tuple(keep)
         n_views, n = data.train_views.shape[:2]
-        one = self._compute(data.train_views[0, :1])
+        one = self._compute(data.train_views[[0], [0]])
         self.n_bytes = 4 * n_views * n * sum(x.numel() for x in (*one.maps, one.pooled, one.logits))
         self._kept: Features | None = None
         if self.n_bytes <= max_bytes:
             batch_size = predict_batch(teacher.network, data.task.image_size)
-            parts = [self._compute(part) for part in data.train_views.flatten(0, 1).split(batch_size)]
+            parts = [self._compute(part) for part in data.train_views.batches(batch_size)]
             self._kept = Features(
                 tuple(
                     torch.cat(maps).unflatten(0, (n_views, n)) for maps in zip(*(p.maps for p in parts), strict=True)
@@ -301,7 +301,7 @@ class BaselineObjective:
         self.term: Term | None = None
         if settings.loss not in TERMS:
             return
-        image = data.train_views[0, :1]
+        image = data.train_views[[0], [0]]
         student, taught = _probe(model, data.normalise(image)), _probe(teacher, image)
         n_pairs = min(len(student.maps), len(taught.maps))  # counted from the last stage, where both are small
         first_student, first_teacher = len(student.maps) - n_pairs, len(taught.maps) - n_pairs

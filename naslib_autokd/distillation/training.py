@@ -194,7 +194,7 @@ def train(
     first = None if start is None else torch.tensor(start.first_loss, device=device)
     status, message, train_accuracy = "success", "", None
     n_shown, n_steps = steps_per_epoch * batch_size, schedule_epochs * steps_per_epoch
-    per_chunk = batch_size * max(1, CHUNK_PIXELS // (batch_size * views[0, 0].numel()))
+    per_chunk = batch_size * max(1, CHUNK_PIXELS // (batch_size * math.prod(views.shape[2:])))
     for epoch in range(done, epochs):
         model.train()
         order = torch.randperm(n, generator=rng)[:n_shown]

@@ -104,7 +104,7 @@ def task_from_custom_dataset(dataset: Any, config: Any = None, **overrides: Any)
 
     return TaskData(
         task=task,
-        teacher_views=torch.from_numpy(draw_views(images[rest], task)),
+        teacher_views=draw_views(images[rest], task),
         teacher_labels=torch.from_numpy(labels[rest]),
         val_images=torch.from_numpy(images[held]),
         val_labels=torch.from_numpy(labels[held]),

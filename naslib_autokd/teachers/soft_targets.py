@@ -18,7 +18,7 @@ from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import limited_threads
 from naslib_autokd.files import cache_folder, write_whole
 from naslib_autokd.records import content_digest
-from naslib_autokd.teachers.teacher import Teacher
+from naslib_autokd.teachers.teacher import Teacher, predict_batch
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class SoftTargets:
     @classmethod
     def of(cls, teacher: Teacher, data: TaskData) -> SoftTargets:
         views = data.train_views
-        train = teacher.predict(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        batch_size = predict_batch(teacher.network, data.task.image_size)
+        train = torch.cat([teacher(part) for part in views.batches(batch_size)]).unflatten(0, views.shape[:2])
         return cls(train.float().contiguous(), teacher.predict(data.val_images).float())
 
     @classmethod

@@ -106,7 +106,7 @@ def test_every_split_has_the_promised_size_and_all_classes_in_proportion(clutter
     task = cluttered_data.task
     assert cluttered_data.train_views.shape == (task.n_views, 1500, 1, 12, 12)
     assert cluttered_data.teacher_views.shape == (task.n_views, 6000, 1, 12, 12)
-    assert cluttered_data.train_views.dtype == torch.uint8
+    assert cluttered_data.train_images.dtype == torch.uint8
     assert len(cluttered_data.val_images) == 3000
     _, labels = digits_module._digits()
     share = np.bincount(labels) / 1797
@@ -162,7 +162,7 @@ def test_every_part_of_a_stratified_order_has_the_classes_in_proportion(seed):
 def test_shifted_views_are_shifts_and_the_first_is_the_image():
     task = get_task("digits", n_views=4, max_shift=1)
     images = np.random.RandomState(0).randint(0, 256, size=(200, 1, 8, 8)).astype(np.uint8)
-    views = draw_views(images, task)
+    views = draw_views(images, task).drawn.numpy()
     np.testing.assert_array_equal(views[0], images)
     padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
     shifts = np.stack([padded[:, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)])
@@ -171,13 +171,13 @@ def test_shifted_views_are_shifts_and_the_first_is_the_image():
         np.testing.assert_array_equal(matches.sum(axis=0), 1)  # every sample has its own shift
         assert matches[4].sum() == 0  # not the image itself once more
         assert stats.chisquare(np.delete(matches.sum(axis=1), 4)).pvalue > FALSE_ALARM_RATE
-    np.testing.assert_array_equal(views, draw_views(images, task))
+    np.testing.assert_array_equal(views, draw_views(images, task).drawn)
 
 
 def test_crops_are_mirrored_half_of_the_time():
     task = get_task("cifar10", n_views=3, image_size=8, max_shift=0)
     images = np.random.RandomState(0).randint(0, 256, size=(400, 3, 8, 8)).astype(np.uint8)
-    for view in draw_views(images, task)[1:]:
+    for view in draw_views(images, task).drawn.numpy()[1:]:
         plain = (view == images).all(axis=(1, 2, 3))
         mirrored = (view == images[..., ::-1]).all(axis=(1, 2, 3))
         np.testing.assert_array_equal(plain ^ mirrored, True)

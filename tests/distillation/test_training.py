@@ -177,10 +177,10 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(tiny_data, mak
 
 
 def test_training_touches_no_global_random_state_and_no_data(tiny_data, make_cnn):
-    state, views = torch.get_rng_state(), tiny_data.teacher_views.clone()
+    state, views = torch.get_rng_state(), tiny_data.teacher_views.drawn.clone()
     train(new_cnn(make_cnn), tiny_data, None, kd=None, epochs=1, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(tiny_data.teacher_views, views)
+    assert torch.equal(tiny_data.teacher_views.drawn, views)
 
 
 def test_kd_weight_0_trains_exactly_like_cross_entropy(tiny_data, make_cnn):
@@ -209,7 +209,7 @@ def test_each_image_is_shown_once_per_epoch_in_its_next_view(tiny_data):
     recorder = Recorder()
     train(recorder, tiny_data, None, kd=None, epochs=2, seed=0)
     assert [len(batch) for batch in recorder.batches] == [32] * 4
-    views = tiny_data.normalise(tiny_data.train_views.flatten(0, 1))
+    views = tiny_data.normalise(tiny_data.train_views.drawn.flatten(0, 1))
     shown = []
     for epoch in (0, 1):
         images = torch.cat(recorder.batches[2 * epoch : 2 * epoch + 2])
@@ -228,7 +228,7 @@ def test_soft_targets_follow_sample_and_view(tiny_data):
     class Oracle(Recorder):
         def forward(self, images):
             super().forward(images)
-            views = tiny_data.normalise(tiny_data.train_views.flatten(0, 1)).flatten(1)
+            views = tiny_data.normalise(tiny_data.train_views.drawn.flatten(0, 1)).flatten(1)
             row = torch.cdist(images.flatten(1), views).argmin(dim=1)
             return self.bias * 0 + 100.0 * nn.functional.one_hot(row % 10, 10)
 

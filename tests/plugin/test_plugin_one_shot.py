@@ -234,7 +234,7 @@ def test_an_operation_that_is_clearly_the_best_wins(optimizer: str, monkeypatch:
     monkeypatch.setattr(networks.NetworkSize, "graph", noisy)
     monkeypatch.setattr(one_shot, "architecture_of", lambda *_: (0,) * 6)  # it does not know the name of noise
     given = evaluator(192)
-    given.data.teacher_views[:, given.data.teacher_labels == 1] += 60
+    given.data.teacher_views.drawn[:, given.data.teacher_labels == 1] += 60
     gdas = optimizer == "gdas"  # sees one operation of an edge at a time
     found = method(optimizer, step_cost=1.0).search(given, 10 if gdas else 6, seed=0)
     alphas = torch.tensor(found.history[-1].alphas).mean(dim=0)

@@ -67,7 +67,7 @@ def test_the_cache_key_depends_on_what_the_training_depends_on(tiny_data):
         assert cached_teacher_path(replace(tiny_data, task=replace(tiny_data.task, **change))) != path
     for change in ({"max_params": 9_000}, {"batch_size": 16}):  # what only students see
         assert cached_teacher_path(replace(tiny_data, task=replace(tiny_data.task, **change))) == path
-    changed = tiny_data.teacher_views.clone()
+    changed = tiny_data.teacher_views.drawn.clone()
     changed[0, 0, 0, 0, 0] ^= 1
     assert cached_teacher_path(replace(tiny_data, teacher_views=changed)) != path
 
