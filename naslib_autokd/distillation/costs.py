@@ -6,11 +6,13 @@ import copy
 import statistics
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
@@ -27,14 +29,27 @@ def count_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Multiply-adds (counted once) of one image ``(channels, height, width)``: convolutions and matrix products.
 
     Counted with the formulas of torch's flop counter (two per multiply-add) while one blank image runs in eval mode:
-    on the meta device nothing would be computed, but its kernels import torch._dynamo, which takes longer.
+    on the meta device nothing would be computed, but its kernels import torch._dynamo, which takes longer. Attention
+    runs as its single matrix products: torch's formulas know none of the fused kernels of a CPU.
     """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    with _Flops() as counter, torch.no_grad():
+    with _no_fused_layers(), sdpa_kernel(SDPBackend.MATH), _Flops() as counter, torch.no_grad():
         model(torch.zeros(1, *image_shape, device=device))
     model.train(was_training)
     return counter.total // 2
+
+
+@contextmanager
+def _no_fused_layers() -> Iterator[None]:
+    """In eval mode `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` are one operation each on a CPU, in which
+    nothing is seen; here they run as they do in training."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class _Mode(TorchDispatchMode):
@@ -103,7 +118,8 @@ def train_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size
     Counted: every storage once from the operation that makes it until it is freed, so parameters, buffers, gradients,
     momentum, activations kept for backward and temporaries between operations. Not counted: work space inside an
     operation, the data set, the allocator's slack. Measured on a copy of the model by a real step on zeros (a few
-    tens of milliseconds), because the number depends on the order in which tensors are freed.
+    tens of milliseconds), because the number depends on the order in which tensors are freed. On the meta device there
+    is no fused attention, so a weight for each pair of tokens is kept: an upper bound.
     """
     device = next(model.parameters()).device
     twin = copy.deepcopy(model).train()
@@ -124,7 +140,7 @@ def inference_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_
     """Peak of live tensor bytes during a forward pass in eval mode, counted as in `train_memory` (weights included)."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    with _LiveBytes() as memory:
+    with _no_fused_layers(), _LiveBytes() as memory:
         for tensor in (*model.parameters(), *model.buffers()):
             memory.watch(tensor)
         model(torch.zeros(batch_size, *image_shape, device=device))
