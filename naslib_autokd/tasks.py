@@ -10,7 +10,6 @@ Examples:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from naslib_autokd.settings import did_you_mean as did_you_mean
 from naslib_autokd.settings import read_yaml, read_yaml_file
 
 AUGMENTATIONS = ("none", "shift", "crop-flip")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class TaskError(ValueError):
@@ -37,7 +35,7 @@ class Task:
     dataset: str
     """One of `TASKS`: which loader reads the images."""
     n_classes: int
-    """0 for ``imagefolder`` until `resolve` has counted the folders."""
+    """0 for ``imagefolder`` until ``data.load.resolve`` has counted the folders."""
     in_channels: int
     image_size: int
     """Height and width in pixels."""
@@ -163,31 +161,6 @@ class Task:
             return cls.from_dict(values)
         except TaskError as error:
             raise TaskError(f"{where}: {error}") from error
-
-    def resolve(self) -> Task:
-        """Check that the images are there, and fill in the classes of an image folder. Cheap: reads no image.
-
-        Raises:
-            TaskError: If the data folder is missing or empty or a class has no images; says what to put where.
-        """
-        if self.dataset == "imagefolder":
-            classes = image_folder_classes(self.require_data_dir("one subfolder per class"))
-            if self.n_classes not in (0, len(classes)):
-                raise TaskError(
-                    f"{self.data_dir} has {len(classes)} classes, but the task says n_classes={self.n_classes}"
-                )
-            return replace(self, n_classes=len(classes))
-        if self.dataset in CIFAR_FOLDERS and not self.download:
-            folder, first = CIFAR_FOLDERS[self.dataset]
-            root = self.require_data_dir(f"{folder}, of {CIFAR_SOURCE}")
-            if not (root / folder / first).is_file():
-                raise TaskError(
-                    f"{self.dataset} not found: {root / folder / first} does not exist. Extract the archive of "
-                    f"{CIFAR_SOURCE} into {root}, or set 'download: true' in the task's file"
-                )
-        if self.dataset in FILES_OF:
-            self.dataset_folder()
-        return self
 
     def dataset_folder(self) -> Path:
         """The folder that holds the files of ``mit67`` or ``flowers102`` (`FILES_OF`): ``data_dir`` or one in it.
@@ -403,51 +376,3 @@ def get_task(task: str | Task, **overrides: Any) -> Task:
         if key not in _TYPES:
             raise TaskError(f"unknown field of a task {key!r}{did_you_mean(key, _TYPES)}")
     return replace(task, **{key: _typed(key, value) for key, value in overrides.items()})
-
-
-def image_folder_splits(root: Path) -> dict[str, Path]:
-    """``{"train": ..., "val": ..., "test": ...}`` of a folder, or ``{"all": root}`` if it has no ``train/``.
-
-    With ``train/`` and only one of ``val/`` (``valid/``) and ``test/``, that one is the test split, and validation is
-    taken from ``train/``, as is usual with ImageNet.
-    """
-    if not (root / "train").is_dir():
-        return {"all": root}
-    splits = {"train": root / "train"}
-    held_out = [root / name for name in ("val", "valid", "test") if (root / name).is_dir()]
-    if len(held_out) > 1:
-        splits["val"] = held_out[0]
-    if held_out:
-        splits["test"] = held_out[-1]
-    return splits
-
-
-def image_folder_classes(root: Path) -> tuple[str, ...]:
-    """Names of the class folders, sorted.
-
-    Raises:
-        TaskError: If there are fewer than two, a class is empty, or the splits have different classes.
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    for split, folder in image_folder_splits(root).items():
-        classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
-        if len(classes) < 2:
-            raise TaskError(f"{folder} needs one subfolder of images per class, at least two; found {len(classes)}")
-        for name in classes:
-            if next(iter_images(folder / name), None) is None:
-                suffixes = ", ".join(IMAGE_SUFFIXES)
-                raise TaskError(
-                    f"class folder {folder / name} has no images ({suffixes}); add some, or remove the folder"
-                )
-        found[split] = classes
-    first = next(iter(found))
-    for split, classes in found.items():
-        if classes != found[first]:
-            odd = sorted(set(classes) ^ set(found[first]))
-            raise TaskError(f"{root}: {first}/ and {split}/ have different classes: {', '.join(odd)}")
-    return found[first]
-
-
-def iter_images(folder: Path) -> Iterator[Path]:
-    """Images below ``folder``, in no particular order."""
-    return (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())

@@ -7,6 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
+from naslib_autokd.data.load import resolve
 from naslib_autokd.tasks import TASKS, Task, TaskError, get_task
 
 
@@ -82,26 +83,26 @@ def test_digest_ignores_where_the_data_lie_and_nothing_else():
 
 def test_missing_data_is_an_error_that_says_what_to_put_where(tmp_path):
     with pytest.raises(TaskError, match=r"needs data_dir .*cifar-10-batches-py, of https://www.cs.toronto.edu"):
-        get_task("cifar10").resolve()
+        resolve(get_task("cifar10"))
     with pytest.raises(TaskError, match="does not exist"):
-        get_task("cifar10", data_dir=str(tmp_path / "nowhere")).resolve()
+        resolve(get_task("cifar10", data_dir=str(tmp_path / "nowhere")))
     with pytest.raises(TaskError, match=r"cifar-100-python.train does not exist.*download: true"):
-        get_task("cifar100", data_dir=str(tmp_path)).resolve()
+        resolve(get_task("cifar100", data_dir=str(tmp_path)))
 
 
 def test_image_folder_must_have_two_classes_and_none_empty(tmp_path):
     task = get_task("imagefolder", data_dir=str(tmp_path))
     with pytest.raises(TaskError, match="found 0"):
-        task.resolve()
+        resolve(task)
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
     with pytest.raises(TaskError, match=r"class folder .*cat has no images"):
-        task.resolve()
+        resolve(task)
     for name in ("cat", "dog"):
         Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
-    assert task.resolve().n_classes == 2
+    assert resolve(task).n_classes == 2
     with pytest.raises(TaskError, match="has 2 classes, but the task says n_classes=3"):
-        get_task(task, n_classes=3).resolve()
+        resolve(get_task(task, n_classes=3))
 
 
 def test_image_folder_splits_must_have_the_same_classes(tmp_path):
@@ -109,7 +110,7 @@ def test_image_folder_splits_must_have_the_same_classes(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         Image.new("L", (4, 4)).save(tmp_path / folder / "a.png")
     with pytest.raises(TaskError, match="train/ and test/ have different classes: cow, dog"):
-        get_task("imagefolder", data_dir=str(tmp_path)).resolve()
+        resolve(get_task("imagefolder", data_dir=str(tmp_path)))
 
 
 def test_tasks_do_not_import_torch():
@@ -143,6 +144,6 @@ def test_large_images_come_with_the_large_stem(name, tmp_path):
 
     assert get_task(name).image_size >= LARGE_IMAGE
     with pytest.raises(TaskError, match=r"needs data_dir \(--data-dir\): the folder with .*http"):
-        get_task(name).resolve()
+        resolve(get_task(name))
     with pytest.raises(TaskError, match=rf"{name} not found: .* has no .*\. Get .* from http.* and put them into"):
-        get_task(name, data_dir=str(tmp_path)).resolve()
+        resolve(get_task(name, data_dir=str(tmp_path)))

@@ -75,7 +75,9 @@ def run(options: argparse.Namespace) -> int:
         options.task = "cluttered-digits" if options.preset in (None, "hnag-small") else "cifar10"
     task = task_from_options(options)
     if task.n_classes == 0:
-        task = task.resolve()
+        from naslib_autokd.data.load import resolve
+
+        task = resolve(task)
     rng = np.random.default_rng(options.seed)
     space = HNAGSpace(task.preset)
     family = None if options.candidate is None else read_candidate(options.candidate)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +118,53 @@ def _read_batch(
 
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error)
 """What Pillow's plug-ins raise for damaged files."""
+
+
+PICTURE_SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
+    ".webp", ".gif", ".jp2", ".j2k", ".jpx", ".jpf", ".avif", ".tga",
+)  # fmt: skip
+"""Files with these are pictures, if Pillow has their format; of others the content says it."""
+OTHER_SUFFIXES = (
+    ".txt", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html", ".py", ".ipynb", ".npy", ".npz",
+    ".mat", ".pkl", ".db", ".zip", ".gz",
+)  # fmt: skip
+"""Files with these are no pictures."""
+CANNOT_READ = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC pictures, which Pillow reads with pip install pillow-heif alone"),
+    **dict.fromkeys(
+        (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+        "camera raw, of which Pillow shows a preview: convert them",
+    ),
+    **dict.fromkeys((".jxl", ".svg", ".eps", ".wmf", ".emf"), "pictures that Pillow cannot read: convert them"),
+}
+NOT_READ_HERE = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+"""Formats that Pillow only recognises, or leaves to other programs."""
+
+
+def why_no_picture(path: str | Path) -> str:
+    """Why a file of an image folder is left out; empty for a picture, which may turn out to be damaged."""
+    from PIL import Image
+
+    suffix = os.path.splitext(path)[1].lower()
+    formats = _formats_of_suffixes()
+    if formats.get(suffix) and suffix in PICTURE_SUFFIXES:
+        return ""
+    if suffix in CANNOT_READ and formats.get(suffix) in (None, *NOT_READ_HERE):
+        return CANNOT_READ[suffix]
+    if suffix in OTHER_SUFFIXES:
+        return "no pictures"
+    # formats without a magic number would accept anything
+    magic = [name for name, (_, accept) in Image.OPEN.items() if accept and name not in NOT_READ_HERE]
+    try:
+        with Image.open(path, formats=magic):
+            return ""
+    except (*DAMAGED, Image.DecompressionBombError):
+        return "pictures that Pillow cannot read: convert them" if suffix == ".avif" else "no pictures"
+
+
+@cache
+def _formats_of_suffixes() -> dict[str, str]:
+    from PIL import Image
+
+    return Image.registered_extensions()

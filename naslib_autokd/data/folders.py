@@ -1,7 +1,8 @@
-"""Image folders: one subfolder per class."""
+"""Image folders: one subfolder per class; `layout` says which folder is what."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,30 +10,35 @@ import numpy as np
 
 from naslib_autokd.data.decoding import Decoded, read_images
 from naslib_autokd.data.images import Indices, Labels, Loaded, Members, Split
+from naslib_autokd.data.layout import Layout, read_layout
 from naslib_autokd.data.splits import HELD_OUT_SHARES, first_stratified, hold_out, require_every_class
-from naslib_autokd.tasks import Task, TaskError, image_folder_classes, image_folder_splits, iter_images
+from naslib_autokd.tasks import Task
+
+log = logging.getLogger(__name__)
 
 
 def load_image_folder(task: Task) -> Loaded:
-    root = task.require_data_dir("one subfolder per class")
-    folders, classes = image_folder_splits(root), image_folder_classes(root)
-    if "all" in folders:
-        files = ImageFiles.listed(root, folders["all"], classes)
-        everything = np.arange(len(files.labels))
-        # Which images are test images is decided on file names; their pixels are read by the final evaluation.
-        n_test = task.n_test or max(1, round(len(everything) * HELD_OUT_SHARES["test"]))
-        rest, held = hold_out(files.labels, everything, n_test, task, "test")
-        train, test = files.part(rest), files.part(held)
-    else:
-        train = ImageFiles.listed(root, folders["train"], classes)
-        if "test" not in folders:
-            raise TaskError(
-                f"{root} has train/ but neither val/ nor test/: nothing is held out for the final test; "
-                "add test/, or put the class folders of train/ directly into the folder, which is then split"
-            )
-        test = ImageFiles.listed(root, folders["test"], classes)
-    val = ImageFiles.listed(root, folders["val"], classes) if "val" in folders else None
-    return load_files(task, train, val, test, classes)
+    layout = layout_of(task)
+    for line in layout.lines_left_out():
+        log.warning("%s: %s", layout.root, line)
+    return load_files(task, *split_files(task, layout), layout.classes)
+
+
+def layout_of(task: Task) -> Layout:
+    """What lies in the folder of a task ``imagefolder``."""
+    return read_layout(task.require_data_dir("one subfolder per class"))
+
+
+def split_files(task: Task, layout: Layout) -> tuple[ImageFiles, ImageFiles | None, ImageFiles]:
+    """Files for training, validation (None: to be taken from those for training) and test."""
+    files = {split: ImageFiles.of(layout, split) for split in layout.files}
+    if "all" not in files:
+        return files["train"], files.get("val"), files["test"]
+    labels = files["all"].labels
+    # Which images are test images is decided on file names; their pixels are read by the final evaluation.
+    n_test = task.n_test or max(1, round(len(labels) * HELD_OUT_SHARES["test"]))
+    rest, held = hold_out(labels, np.arange(len(labels)), n_test, task, "test")
+    return files["all"].part(rest), None, files["all"].part(held)
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,10 @@ class ImageFiles:
     labels: Labels
 
     @classmethod
-    def listed(cls, root: Path, folder: Path, classes: tuple[str, ...]) -> ImageFiles:
-        found = [sorted(iter_images(folder / name)) for name in classes]
-        names = tuple(path.relative_to(root).as_posix() for paths in found for path in paths)
-        return cls(root, names, np.repeat(np.arange(len(classes)), [len(paths) for paths in found]))
+    def of(cls, layout: Layout, split: str) -> ImageFiles:
+        files = layout.files[split]
+        names = tuple(name for one in files for name in one)
+        return cls(layout.root, names, np.repeat(np.arange(len(files)), [len(one) for one in files]))
 
     def part(self, indices: Indices) -> ImageFiles:
         return ImageFiles(self.root, tuple(self.names[index] for index in indices), self.labels[indices])

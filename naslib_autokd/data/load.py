@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from naslib_autokd.data.cifar import load_cifar
 from naslib_autokd.data.digits import load_cluttered_digits, load_digits
-from naslib_autokd.data.folders import load_image_folder
+from naslib_autokd.data.folders import layout_of, load_image_folder
 from naslib_autokd.data.images import Loaded, TaskData, as_tensors, moments
 from naslib_autokd.data.lists import load_flowers102, load_mit67
 from naslib_autokd.data.views import draw_views
-from naslib_autokd.tasks import Task, TaskError, get_task
+from naslib_autokd.tasks import CIFAR_FOLDERS, CIFAR_SOURCE, FILES_OF, Task, TaskError, get_task
 
 
 def load_data(task: Task | str, device: torch.device | str = "cpu") -> TaskData:
@@ -22,8 +23,32 @@ def load_data(task: Task | str, device: torch.device | str = "cpu") -> TaskData:
         TaskError: If the data folder is missing, damaged, or a class is empty, or the task wants more images than
             there are.
     """
-    task = get_task(task).resolve()
+    task = resolve(get_task(task))
     return prepared(task, LOADERS[task.dataset](task), device)
+
+
+def resolve(task: Task) -> Task:
+    """Check that the images are there, and fill in the classes of an image folder. Cheap: decodes no image.
+
+    Raises:
+        TaskError: If the data folder is missing or empty or a class has no images; says what to put where.
+    """
+    if task.dataset == "imagefolder":
+        n_classes = len(layout_of(task).classes)
+        if task.n_classes not in (0, n_classes):
+            raise TaskError(f"{task.data_dir} has {n_classes} classes, but the task says n_classes={task.n_classes}")
+        return replace(task, n_classes=n_classes)
+    if task.dataset in CIFAR_FOLDERS and not task.download:
+        folder, first = CIFAR_FOLDERS[task.dataset]
+        root = task.require_data_dir(f"{folder}, of {CIFAR_SOURCE}")
+        if not (root / folder / first).is_file():
+            raise TaskError(
+                f"{task.dataset} not found: {root / folder / first} does not exist. Extract the archive of "
+                f"{CIFAR_SOURCE} into {root}, or set 'download: true' in the task's file"
+            )
+    if task.dataset in FILES_OF:
+        task.dataset_folder()
+    return task
 
 
 def prepared(task: Task, loaded: Loaded, device: torch.device | str) -> TaskData:

@@ -307,7 +307,9 @@ class HNAGSearchSpace(Graph):
 
     @property
     def num_classes(self) -> int:
-        return self.task.n_classes or self.task.resolve().n_classes
+        from naslib_autokd.data.load import resolve
+
+        return self.task.n_classes or resolve(self.task).n_classes
 
     def student_spec(self, seed: int = 0) -> StudentSpec:
         """The student that an evaluation with this seed builds: its wiring, with the width fitted to the task."""

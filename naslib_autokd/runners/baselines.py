@@ -271,7 +271,9 @@ def check(task: str | Task, students: Sequence[str], losses: Sequence[str], seed
         LossSettings.parse(text)
     for student in students:
         known(student)
-    task.resolve()
+    from naslib_autokd.data.load import resolve
+
+    resolve(task)
 
 
 def read_trainings(path: str | Path) -> list[Training]:
