@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from naslib_autokd.data.decoding import Decoded, read_images
+from naslib_autokd.data.cache import stored_images
 from naslib_autokd.data.images import Indices, Labels, Loaded, Members, Split
 from naslib_autokd.data.layout import Layout, read_layout
 from naslib_autokd.data.splits import HELD_OUT_SHARES, first_stratified, hold_out, require_every_class
@@ -60,7 +60,7 @@ class ImageFiles:
 
     def read(self, task: Task) -> tuple[Split, Members, tuple[str, ...]]:
         """Images and labels, names and complaints; without the unreadable files, if the task says so."""
-        decoded: Decoded = read_images(
+        decoded = stored_images(
             [self.root / name for name in self.names],
             task.image_size,
             task.in_channels,

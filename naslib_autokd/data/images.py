@@ -115,8 +115,8 @@ class TaskData:
         """Twelve hexadecimal digits of the training images, views and labels: part of the key of cached teachers."""
         if self._digest is None:
             content = hashlib.sha256(str(self.teacher_views.shape).encode())
-            for batch in self.teacher_views.batches(1024):
-                content.update(batch.cpu().contiguous().numpy().data)
+            for part in self.teacher_views.content():
+                content.update(part)
             labels = self.teacher_labels.cpu().contiguous()
             content.update(str(tuple(labels.shape)).encode())
             content.update(labels.numpy().data)

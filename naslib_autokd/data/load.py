@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from naslib_autokd.data.cache import shared
 from naslib_autokd.data.cifar import load_cifar
 from naslib_autokd.data.digits import load_cluttered_digits, load_digits
 from naslib_autokd.data.folders import layout_of, load_image_folder
@@ -52,7 +53,8 @@ def resolve(task: Task) -> Task:
 
 
 def prepared(task: Task, loaded: Loaded, device: torch.device | str) -> TaskData:
-    teacher, val, classes = loaded.train, loaded.val, loaded.classes
+    classes = loaded.classes
+    teacher, val = ((shared(images), labels) for images, labels in (loaded.train, loaded.val))
     if len(classes) != task.n_classes:
         raise TaskError(f"{task.name}: the data have {len(classes)} classes, the task says {task.n_classes}")
     n_teacher = len(teacher[1])
