@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 CHECKED = (
-    "task, architecture, usable, problem, notes, classes, classes_stated, mean, std, input, n_val, accuracy_floor, "
+    "task, architecture, usable, problem, notes, classes, classes_stated, mean, std, input, crop, "
+    "interpolation, preparation, n_val, accuracy_floor, "
     "stated_val_accuracy, val_accuracy, class_accuracy, n_params, macs, inference_memory_bytes, train_memory_bytes, "
     "batch_size"
 )
@@ -86,6 +87,10 @@ def add(commands: Any) -> None:
     stated.add_argument("--mean", type=_numbers, metavar="M,M,M", help="what it was trained with, of pixels in [0, 1]")
     stated.add_argument("--std", type=_numbers, metavar="S,S,S", help="the same: standard deviation")
     _add_input_size(stated)
+    stated.add_argument(
+        "--crop", type=float, metavar="SHARE", help="of a picture's side that it gets (0.875: its centre)"
+    )
+    stated.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="how pictures are resized for it")
     _add_place(check)
     output = check.add_argument_group("output")
     output.add_argument(
@@ -206,6 +211,7 @@ def run_check(options: argparse.Namespace) -> int:
     if options.out is not None and options.out.suffix != ".safetensors":
         raise ValueError(f"--out must be a .safetensors file, got {options.out}")
     stated = {"mean": options.mean, "std": options.std, "size": options.input_size}
+    stated |= {"crop": options.crop, "interpolation": options.interpolation}
     stated = {key: value for key, value in stated.items() if value is not None}
     data = _data(options, _task(options))
 
@@ -226,7 +232,7 @@ def _restated(teacher: Teacher, stated: dict[str, Any], data: TaskData) -> Teach
     from naslib_autokd.teachers.teacher import Teacher
 
     if len(teacher.members) > 1:
-        raise ValueError("--mean, --std and --input-size are those of one network; check the ensemble's one by one")
+        raise ValueError("--mean, --std and the like are those of one network; check the ensemble's one by one")
     given = replace(teacher.input_for(data.task), **stated)
     return Teacher.of(teacher.members[0], given, data.task, teacher.info).to(data.device)
 
@@ -253,6 +259,9 @@ def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:
         "mean": list(given.mean),
         "std": list(given.std),
         "input": [given.channels, given.size, given.size],
+        "crop": given.crop,
+        "interpolation": given.interpolation,
+        "preparation": given.preparation(task.image_size),
         "n_val": len(data.val_labels),
         "accuracy_floor": accuracy_floor(task),
         "stated_val_accuracy": teacher.info.get("val_accuracy"),
@@ -260,7 +269,8 @@ def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:
         "n_params": count_params(teacher.network),
     }
     if len(teacher.members) > 1:
-        found |= {"mean": None, "std": None, "input": None, "n_members": len(teacher.members)}
+        nothing = dict.fromkeys(("mean", "std", "input", "crop", "interpolation", "preparation"))
+        found |= {**nothing, "n_members": len(teacher.members)}
     try:
         check_teacher(teacher, data, thorough=True)
     except TeacherError as error:
@@ -297,6 +307,8 @@ def _tell(found: dict[str, Any], options: argparse.Namespace, kept: str | None) 
         mean, std = (", ".join(f"{value:.4g}" for value in found[key]) for key in ("mean", "std"))
         channels, size, _ = found["input"]
         lines.append(("input", f"{channels}x{size}x{size}, mean {mean}, standard deviation {std}"))
+        if found["preparation"]:
+            lines.append(("pictures", found["preparation"]))
     classes = found["classes"]
     names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
     stated = "as the teacher states them" if found["classes_stated"] else "taken to be the task's order"

@@ -40,6 +40,7 @@ from naslib_autokd.files import write_whole
 from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_digest, derive_seed
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 from naslib_autokd.teachers.load import TeacherSource, load_teacher
+from naslib_autokd.teachers.networks import InputAdapter
 from naslib_autokd.teachers.soft_targets import SoftTargets
 from naslib_autokd.teachers.teacher import Teacher
 
@@ -376,9 +377,12 @@ class KDEvaluator:
 
     def _training_key(self) -> str:
         """Digest of everything that a training depends on besides family, seed and budget."""
-        weights = {name: tensor.cpu().contiguous() for name, tensor in self.teacher.network.state_dict().items()}
+        network = self.teacher.network
+        weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+        inputs = [repr(module.input) for module in network.modules() if isinstance(module, InputAdapter)]
         return content_digest(
             {
+                **({"teacher_inputs": inputs} if inputs else {}),
                 "task": self.task.digest,
                 "data": self.data.digest,
                 "teacher": hashlib.sha256(to_safetensors(weights)).hexdigest(),

@@ -163,8 +163,8 @@ def _other_inputs(teacher: Teacher, data: TaskData, images: Tensor) -> list[tupl
     for name, mean, std in scales:
         if len(mean) in (1, given.channels):
             others.append((name, remedy, Teacher.of(network, replace(given, mean=mean, std=std), task), images))
-    if given.size not in (None, task.image_size):
-        unresized = Teacher.of(network, replace(given, size=None), task)
+    if given.size not in (None, task.image_size) or given.crop < 1:
+        unresized = Teacher.of(network, replace(given, size=None, crop=1.0), task)
         advice = f"images resized to {given.size} pixels; state the size that it was trained with (--input-size)"
         others.append((f"images of {task.image_size} pixels, as they are,", advice, unresized, images))
     if task.in_channels == 3:

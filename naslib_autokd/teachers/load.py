@@ -31,6 +31,7 @@ from naslib_autokd.teachers.names import (
     few,
     is_file_name,
     parse_architecture,
+    split_teachers,
 )
 from naslib_autokd.teachers.networks import (
     InputAdapter,
@@ -84,8 +85,42 @@ def load_teacher(
 
 
 def as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], None] | None = None) -> Teacher:
-    """`load_teacher`'s forms of a user's teacher, unchecked (the members of an ensemble are checked one by one)."""
-    report = report or (lambda _: None)
+    """`load_teacher`'s forms of a user's teacher, unchecked (the members of an ensemble are checked one by one).
+
+    Where it states its classes, its answers come in the task's order.
+    """
+    return in_order_of_task(_as_teacher(teacher, data, report or (lambda _: None)), data)
+
+
+def in_order_of_task(teacher: Teacher, data: TaskData) -> Teacher:
+    """The teacher whose answers are in the order of the task's classes, by the names that it states.
+
+    Raises:
+        TeacherError: If it names other classes; says which.
+    """
+    own = teacher.info.get("classes")
+    if own is None or tuple(own) == data.classes or len(own) != len(data.classes):  # the count is `check_teacher`'s
+        return teacher
+    own = [str(name) for name in own]
+    if unknown := [name for name in own if name not in data.classes]:
+        missing = [name for name in data.classes if name not in own]
+        raise TeacherError(
+            f"the teacher's classes are not those of {data.task.name!r}: it alone has {few(unknown)}, the task alone "
+            f"has {few(missing)}; rename the folders (or the teacher's classes) so that they are the same"
+        )
+    order = tuple(own.index(name) for name in data.classes)
+    moved = [
+        f"{name} is its output {place}"
+        for index, (name, place) in enumerate(zip(data.classes, order, strict=True))
+        if index != place
+    ]
+    note = f"its classes come in another order than the task's; its outputs were reordered by name: {few(moved)}"
+    info = {**teacher.info, "classes": list(data.classes), "notes": [*_notes(teacher), note]}
+    given = replace(teacher.input_for(data.task), order=order)
+    return Teacher.of(teacher.members[0], given, data.task, info)
+
+
+def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], None]) -> Teacher:
     if isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, nn.Module):
@@ -96,8 +131,8 @@ def as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], N
         return as_teacher(teacher(), data)
     text = str(teacher).strip()
     path = Path(text).expanduser()
-    if "," in text and not path.is_file():
-        return as_teacher([part for part in text.split(",") if part.strip()], data, report)
+    if len(several := split_teachers(text)) > 1:
+        return as_teacher(several, data, report)
     before, at, weights = text.partition("@")
     if path.is_file() or (is_file_name(text) and (not at or "/" in before)):
         return read_checkpoint(path, data)
@@ -227,12 +262,15 @@ def write_checkpoint(teacher: Teacher, path: str | Path, data: TaskData) -> None
         raise TeacherError("an ensemble is not one file: save its members, and give them with commas between")
     path = Path(path)
     given = teacher.input_for(data.task)
+    order = given.order or tuple(range(len(data.classes)))
     metadata = {
         **{key: value for key, value in teacher.info.items() if key != "notes"},
-        "classes": list(data.classes),
+        "classes": [name for _, name in sorted(zip(order, data.classes, strict=True))],
         "mean": list(given.mean),
         "std": list(given.std),
         "input": [given.channels, given.size, given.size],
+        **({} if given.crop == 1 else {"crop": given.crop}),
+        **({} if given.interpolation == "bilinear" else {"interpolation": given.interpolation}),
         "task": data.task.name,
         "task_digest": data.task.digest,
         "data_digest": data.digest,

@@ -171,8 +171,27 @@ def split_key(text: str) -> tuple[str, str]:
 
 
 def with_weights(architecture: str, file: str) -> str:
-    """``architecture@file``, the teacher that reads ``file`` as ``architecture``."""
-    return str(replace(parse_architecture(architecture), weights=file))
+    """``architecture@file``, the teacher that reads ``file`` as ``architecture``; of several files each."""
+    name = parse_architecture(architecture)
+    return ",".join(str(replace(name, weights=one)) for one in split_teachers(file))
+
+
+def split_teachers(text: str) -> list[str]:
+    """The teachers in ``A,B,...``; a comma in the name of a file that exists separates nothing."""
+    parts, found = text.split(","), []
+    while parts:
+        joined = (",".join(parts[:count]) for count in range(len(parts), 0, -1))
+        taken = next((one for one in joined if "," not in one or _exists(one)), parts[0])
+        parts = parts[taken.count(",") + 1 :]
+        if taken.strip():
+            found.append(taken.strip())
+    return found
+
+
+def _exists(text: str) -> bool:
+    """Whether ``FILE``, ``FILE#KEY`` or either after ``NAME@`` is a file that exists."""
+    candidates = (split_key(one.strip()) for one in (text, text.partition("@")[2]))
+    return any(file and "," not in key and Path(file).expanduser().is_file() for file, key in candidates)
 
 
 def known_names() -> dict[str, tuple[str, ...] | str]:

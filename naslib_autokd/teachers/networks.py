@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """What a network takes: normalised float32 images."""
+    """What a network takes, normalised float32 images, and in which order it answers."""
 
     mean: tuple[float, ...]
     """Per channel, of pixels in [0, 1]."""
@@ -42,6 +43,12 @@ class NetworkInput:
     channels: int
     size: int | None
     """Height and width; None: whatever the task has."""
+    crop: float = 1.0
+    """Share of the picture's side that is shown, in (0, 1]: the centre of the picture resized to `resized_to`."""
+    interpolation: str = "bilinear"
+    """One of `INTERPOLATIONS`, antialiased."""
+    order: tuple[int, ...] = ()
+    """Which of its outputs is the task's first class, second class, ...; empty: they come in the task's order."""
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -49,6 +56,27 @@ class NetworkInput:
                 raise TeacherError(f"{name} has {len(values)} values, the network {self.channels} channels")
         if not all(value > 0 for value in self.std):
             raise TeacherError(f"std must be positive, got {self.std}")
+        if not 0 < self.crop <= 1:
+            raise TeacherError(f"the crop share must be above 0 and at most 1, got {self.crop:g}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise TeacherError(f"the interpolation must be {' or '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
+
+    def resized_to(self, image_size: int) -> int:
+        """Side to which pictures are resized before their centre is cut out, in timm's rounding."""
+        return math.floor((self.size or image_size) / self.crop + 1e-6)
+
+    def preparation(self, image_size: int) -> str:
+        """How pictures of ``image_size`` pixels become the network's, in words; empty if they stay as they are."""
+        size, resized = self.size or image_size, self.resized_to(image_size)
+        parts = []
+        if resized != image_size:
+            parts.append(f"resized from {image_size} to {resized} pixels ({self.interpolation})")
+        if resized != size:
+            parts.append(f"the central {size} ({self.crop:.1%} of the side) cut out")
+        return ", ".join(parts)
+
+
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
@@ -108,8 +136,9 @@ class SmallResNet(nn.Module):
 class InputAdapter(nn.Module):
     """A network behind the input it was made for: takes pixels in [0, 1] of any size, grey or colour.
 
-    Grey becomes colour by repetition, colour grey by `LUMA`; the size is changed bilinearly, with antialiasing; then
-    the network's own normalisation.
+    Grey becomes colour by repetition, colour grey by `LUMA`; pictures are resized, with antialiasing, and their centre
+    is cut out, as torchvision and timm do it with a square picture; then the network's own normalisation. Its outputs
+    are brought into the task's order.
     """
 
     def __init__(self, network: nn.Module, given: NetworkInput) -> None:
@@ -128,9 +157,16 @@ class InputAdapter(nn.Module):
                 pixels = (pixels * torch.tensor(LUMA, device=pixels.device).view(-1, 1, 1)).sum(dim=1, keepdim=True)
             else:
                 pixels = pixels.expand(-1, wanted.channels, -1, -1)
-        if wanted.size is not None and pixels.shape[-1] != wanted.size:
-            pixels = F.interpolate(pixels, size=(wanted.size, wanted.size), mode="bilinear", antialias=True)
-        return self.network(normalise(pixels * 255, wanted.mean, wanted.std))
+        size, resized = wanted.size or pixels.shape[-1], wanted.resized_to(pixels.shape[-1])
+        if pixels.shape[-1] != resized:
+            pixels = F.interpolate(pixels, size=(resized, resized), mode=wanted.interpolation, antialias=True)
+            if wanted.interpolation == "bicubic":
+                pixels = pixels.clamp(0, 1)  # it overshoots at edges; pictures cannot
+        if resized != size:
+            start = round((resized - size) / 2)
+            pixels = pixels[..., start : start + size, start : start + size]
+        logits = self.network(normalise(pixels * 255, wanted.mean, wanted.std))
+        return logits[:, list(wanted.order)] if wanted.order else logits
 
 
 def build_network(architecture: ArchitectureName, in_channels: int, n_classes: int) -> tuple[nn.Module, int]:
@@ -210,7 +246,8 @@ def _torchvision_input(weights: Any, name: str) -> NetworkInput:
     preset = weights.transforms()
     # with their weights torchvision sets transform_input, which makes ImageNet's normalisation one to [-1, 1]
     mean, std = ((0.5,) * 3, (0.5,) * 3) if name in AUXILIARY else (tuple(preset.mean), tuple(preset.std))
-    return NetworkInput(mean, std, 3, preset.crop_size[0])
+    size, resized = preset.crop_size[0], preset.resize_size[0]
+    return NetworkInput(mean, std, 3, size, size / resized, preset.interpolation.value)
 
 
 def _torchvision_weights(architecture: ArchitectureName) -> Published:
@@ -243,7 +280,8 @@ def _timm_config(architecture: ArchitectureName) -> Mapping[str, Any]:
 
 def _timm_input(config: Mapping[str, Any]) -> NetworkInput:
     channels, size, _ = config["input_size"]
-    return NetworkInput(tuple(config["mean"]), tuple(config["std"]), channels, size)
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    return NetworkInput(mean, std, channels, size, config["crop_pct"], config["interpolation"])
 
 
 def _timm_weights(architecture: ArchitectureName) -> Published:

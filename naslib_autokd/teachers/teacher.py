@@ -82,8 +82,9 @@ def predict_batch(network: nn.Module, image_size: int) -> int:
 
 
 def is_plain(given: NetworkInput, task: Task) -> bool:
-    """Whether the task's images need no more than normalisation."""
-    return given.channels == task.in_channels and given.size in (None, task.image_size)
+    """Whether the task's images need no more than normalisation, and the answer no reordering."""
+    as_it_is = given.channels == task.in_channels and given.size in (None, task.image_size) and given.crop == 1
+    return as_it_is and not given.order
 
 
 class Ensemble(nn.ModuleList):

@@ -146,8 +146,7 @@ def _to_train(
     else:
         published = published_weights(name)
         file, given, notes = WeightsFile.published(name, published.state), published.input, []
-    if input_size is not None:
-        given = replace(given, size=input_size)
+    given = replace(given, crop=1.0, size=input_size or given.size)  # trained on the whole picture, as students are
     network, _ = build_network(name, given.channels, task.n_classes)
     fitted = load_weights(network, file, name, task.n_classes, classes_may_differ=True)
     return network, given, [*file.notes, *fitted, *notes]

@@ -8,7 +8,7 @@ import re
 import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -471,22 +471,29 @@ def _class_names(value: Any, key: str) -> tuple[str, ...]:
 
 
 def stated_input(metadata: Mapping[str, Any], name: ArchitectureName, data: TaskData) -> tuple[NetworkInput, list[str]]:
-    """The input that a file states (``mean``, ``std``, ``input``), or what is taken for granted, and that said."""
+    """The input that a file states, or what is taken for granted, and that said.
+
+    Metadata ``mean``, ``std``, ``input`` (channels and size), ``crop``, ``interpolation``: see `NetworkInput`.
+    """
     task = data.task
-    default = published_input(name)
-    notes = []
-    if default is None:
-        default = NetworkInput(data.mean, data.std, task.in_channels, None)
-    elif "mean" not in metadata:
-        notes.append(
-            f"it does not state its input: taken to be as published for {name.full}: mean "
-            f"{shown_numbers(default.mean)}, standard deviation {shown_numbers(default.std)}, "
-            f"{default.size or task.image_size} pixels"
-        )
+    published = published_input(name)
+    default = published or NetworkInput(data.mean, data.std, task.in_channels, None)
+    if "mean" in metadata or "input" in metadata:  # a file that states these and no crop was made without one
+        default = replace(default, crop=1.0, interpolation="bilinear")
     shape = metadata.get("input", [default.channels, default.size])
     try:
         mean, std = (tuple(float(v) for v in metadata.get(key, getattr(default, key))) for key in ("mean", "std"))
         size = None if shape[1] is None else int(shape[1])
-        return NetworkInput(mean, std, int(shape[0]), size), notes
+        crop = float(metadata.get("crop", default.crop))
+        interpolation = str(metadata.get("interpolation", default.interpolation))
+        given = NetworkInput(mean, std, int(shape[0]), size, crop, interpolation)
     except (TypeError, ValueError, IndexError) as error:
-        raise TeacherError(f"the file's metadata mean, std or input cannot be read: {error}") from error
+        raise TeacherError(f"the file's metadata mean, std, input or crop cannot be read: {error}") from error
+    if "mean" in metadata:
+        return given, []
+    source = f"as published for {name.full}" if published else "the task's"
+    prepared = given.preparation(task.image_size)
+    return given, [
+        f"it does not state its input: taken to be {source}: mean {shown_numbers(mean)}, standard deviation "
+        f"{shown_numbers(std)}, {size or task.image_size} pixels" + (f", {prepared}" if prepared else "")
+    ]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -22,7 +23,9 @@ from naslib_autokd.teachers.names import (
     TeacherError,
     known_names,
     parse_architecture,
+    split_teachers,
     timm_library,
+    torchvision_models,
     with_weights,
 )
 from naslib_autokd.teachers.networks import (
@@ -188,6 +191,90 @@ def test_the_input_that_a_checkpoint_states_is_used(colours, tmp_path):
     torch.testing.assert_close(again(images), network((grey - 0.4) / 0.3), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_b1", "vit_b_16", "regnet_y_16gf", "swin_t"])
+@pytest.mark.parametrize("picture_size", [224, 180])
+def test_a_square_picture_is_prepared_as_torchvision_does_it_within_rounding(name, picture_size):
+    """Pillow rounds to grey levels after each of its two passes; we do not round."""
+    architecture = parse_architecture(f"torchvision:{name}@pretrained")
+    models, given = torchvision_models(), published_input(architecture)
+    rng = np.random.RandomState(0)
+    coarse = Image.fromarray(rng.randint(256, size=(24, 24, 3), dtype=np.uint8))
+    picture = coarse.resize((picture_size, picture_size), Image.Resampling.BICUBIC)
+    theirs = models.get_model_weights(name)["DEFAULT"].transforms()(picture)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
+    ours = InputAdapter(nn.Identity(), given)(pixels)[0]
+    assert ours.shape == theirs.shape
+    grey_levels = (ours - theirs).abs() * torch.tensor(given.std).view(3, 1, 1) * 255
+    assert grey_levels.max() < 1.6
+    assert grey_levels.mean() < 0.5
+
+
+def test_the_centre_of_the_picture_is_what_a_network_with_a_crop_share_sees(colours):
+    given = NetworkInput((0.0,), (1.0,), 3, 8, crop=0.5)
+    pixels = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(InputAdapter(nn.Identity(), given)(pixels), pixels[:, :, 4:12, 4:12])
+    assert given.preparation(16) == "the central 8 (50.0% of the side) cut out"
+    assert given.preparation(32) == "resized from 32 to 16 pixels (bilinear), the central 8 (50.0% of the side) cut out"
+    assert NetworkInput((0.0,), (1.0,), 3, 16).preparation(16) == ""
+    assert NetworkInput((0.5,), (0.5,), 3, 176, crop=0.875).resized_to(32) == 201  # timm rounds down
+    with pytest.raises(TeacherError, match="crop share must be above 0 and at most 1, got 0"):
+        NetworkInput((0.0,), (1.0,), 3, 8, crop=0.0)
+    with pytest.raises(TeacherError, match="interpolation must be bilinear or bicubic, got 'lanczos'"):
+        NetworkInput((0.0,), (1.0,), 3, 8, interpolation="lanczos")
+
+
+def test_what_is_stated_of_crop_and_interpolation_is_kept_in_files(colours, tmp_path):
+    with seeded(0):
+        network, _ = build_network(parse_architecture("resnet-small"), 3, 6)
+    given = NetworkInput((0.4,), (0.3,), 3, 24, crop=0.75, interpolation="bicubic")
+    teacher = Teacher.of(network, given, colours.task, {"architecture": "resnet-small"})
+    write_checkpoint(teacher, tmp_path / "t.safetensors", colours)
+    again = read_checkpoint(tmp_path / "t.safetensors", colours)
+    assert again.input_for(colours.task) == given
+    torch.testing.assert_close(again(colours.val_images[:5]), teacher(colours.val_images[:5]), rtol=1e-4, atol=1e-4)
+
+
+# --- the order of the classes ---------------------------------------------------------------------------------------
+
+
+def test_classes_in_another_order_are_brought_into_the_tasks_exactly_and_this_is_told(colours, tmp_path):
+    own = ("fir", "ash", "elm", "bay", "dun", "cob")
+    order = [colours.classes.index(name) for name in own]
+    network = NearestColour(colours.mean, colours.std, COLOURS[order])
+    teacher = Teacher(network, colours.mean, colours.std, {"architecture": "mine", "classes": own})
+    said: list[str] = []
+    loaded = load_teacher(colours, teacher, report=said.append)
+    images = colours.val_images[:9]
+    there = [own.index(name) for name in colours.classes]
+    in_its_order = Teacher(InputAdapter(network, replace(loaded.input_for(colours.task), order=())), (0.0,), (1.0,))
+    assert torch.equal(loaded(images), in_its_order(images)[:, there])
+    torch.testing.assert_close(loaded(images), teacher(images)[:, there], rtol=1e-4, atol=1e-4)
+    assert "its outputs were reordered by name: ash is its output 1, bay is its output 3" in said[0]
+    assert check_teacher(loaded, colours) > 0.97
+    again = load_teacher(colours, [loaded, teacher])  # also in an ensemble, and not twice
+    torch.testing.assert_close(again(images), loaded(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_reordered_teacher_is_saved_with_its_own_order(colours, tmp_path):
+    with seeded(0):
+        network, _ = build_network(parse_architecture("resnet-small"), 3, 6)
+    own = list(reversed(colours.classes))
+    save_file(network.state_dict(), tmp_path / "a.safetensors", {"class_names": ",".join(own)})
+    first = as_teacher(f"resnet-small@{tmp_path / 'a.safetensors'}", colours)
+    images = colours.val_images[:5]
+    torch.testing.assert_close(first(images), network.eval()(colours.normalise(images)).flip(1))
+    write_checkpoint(first, tmp_path / "b.safetensors", colours)
+    second = as_teacher(tmp_path / "b.safetensors", colours)
+    torch.testing.assert_close(second(images), first(images))
+
+
+def test_other_classes_are_refused_by_name(colours):
+    own = ["ash", "bay", "cob", "dun", "oak", "yew"]
+    teacher = Teacher(NearestColour(colours.mean, colours.std), colours.mean, colours.std, {"classes": own})
+    with pytest.raises(TeacherError, match=r"it alone has oak, yew, the task alone has elm, fir; rename the folders"):
+        load_teacher(colours, teacher)
+
+
 # --- ensembles ------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +297,26 @@ def test_a_bad_member_of_an_ensemble_is_named(colours, tmp_path):
         torch.save(network.state_dict(), tmp_path / f"{name}.pt")
     with pytest.raises(TeacherError, match=r"a\.pt in the ensemble: .*untrained"):
         load_teacher(colours, f"resnet-small@{tmp_path / 'a.pt'}, resnet-small@{tmp_path / 'b.pt'}")
+
+
+def test_a_comma_in_the_name_of_a_file_separates_nothing(colours, tmp_path):
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    with seeded(0):
+        network, _ = build_network(parse_architecture("resnet-small"), 3, 6)
+    one, other = folder / "x,y.pt", folder / "z.pt"
+    torch.save(network.state_dict(), one)
+    torch.save({"net": network.state_dict()}, other)
+    assert split_teachers(f"{one}") == [str(one)]
+    assert split_teachers(f"resnet-small@{one}, {other}#net,resnet-medium") == [
+        f"resnet-small@{one}",
+        f"{other}#net",
+        "resnet-medium",
+    ]
+    assert split_teachers("a.pt,b.pt,") == ["a.pt", "b.pt"]
+    assert with_weights("resnet-small", f"{one},{other}") == f"resnet-small@{one},resnet-small@{other}"
+    read = as_teacher(f"resnet-small@{one}", colours)
+    torch.testing.assert_close(read(colours.val_images[:3]), network.eval()(colours.normalise(colours.val_images[:3])))
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -282,7 +389,7 @@ def test_published_weights_are_read_from_the_cache_with_their_input(hub, weights
     name = parse_architecture(f"torchvision:{SMALLEST}@pretrained")
     found = published_weights(name)
     assert all(torch.equal(found.state[key], value) for key, value in weights_of_squeezenet.items())
-    assert found.input == published_input(name) == NetworkInput(*IMAGENET, channels=3, size=224)
+    assert found.input == published_input(name) == NetworkInput(*IMAGENET, channels=3, size=224, crop=0.875)
     assert (len(found.classes), found.classes[0]) == (1000, "tench")
     with pytest.raises(TeacherError, match=r"published for 1000 classes, 'colours' has 6: train it on the task first"):
         load_teacher(colours, f"torchvision:{SMALLEST}")
@@ -339,7 +446,7 @@ def test_timm_networks_are_built_and_their_input_known(colours, monkeypatch):
     except ImportError as error:
         pytest.skip(str(error).splitlines()[0])
     name = parse_architecture("timm:resnet10t")
-    assert published_input(name) == NetworkInput(*IMAGENET, channels=3, size=176)
+    assert published_input(name) == NetworkInput(*IMAGENET, 3, 176, crop=0.875, interpolation="bicubic")
     network, channels = build_network(name, 1, 6)
     assert channels == 1
     assert network.eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 6)
@@ -412,7 +519,11 @@ def test_a_file_is_read_as_the_architecture_that_is_given_or_that_it_states(colo
     read = as_teacher(f"resnet8x0.5@{tmp_path / 'm.pth'}", colours)
     images = colours.val_images[:5]
     torch.testing.assert_close(read(images), network.eval()(colours.normalise(images)))
-    assert len(read.info["notes"]) == 2
+    assert [note.partition(": ")[2][:15] for note in read.info["notes"]] == [
+        "the state dict ",
+        "the prefix 'mod",
+        "it does not sta",
+    ]
     stated = {"architecture": "zoo:resnet8x0.5", "mean": "[0.5, 0.5, 0.5]", "std": "[0.25, 0.25, 0.25]"}
     save_file(network.state_dict(), tmp_path / "m.safetensors", stated)  # the name as plain text, not as JSON
     read = as_teacher(tmp_path / "m.safetensors", colours)
@@ -431,8 +542,9 @@ def test_a_torchvision_file_that_states_no_input_gets_the_published_one_and_this
         network, _ = build_network(parse_architecture(f"torchvision:{SMALLEST}"), 3, 6)
     torch.save(network.state_dict(), tmp_path / "s.pth")
     read = as_teacher(f"torchvision:{SMALLEST}@{tmp_path / 's.pth'}", colours)
-    assert read.input_for(colours.task) == NetworkInput(*IMAGENET, channels=3, size=224)
+    assert read.input_for(colours.task) == NetworkInput(*IMAGENET, channels=3, size=224, crop=0.875)
     assert "taken to be as published for torchvision:squeezenet1_1: mean 0.485" in read.info["notes"][0]
+    assert "resized from 16 to 256 pixels (bilinear), the central 224 (87.5% of the side)" in read.info["notes"][0]
 
 
 def test_factories_are_found_in_the_working_directory(colours, tmp_path, monkeypatch):
