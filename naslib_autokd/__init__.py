@@ -32,7 +32,7 @@ _HOMES = {
     "unregister": "naslib_autokd.plugin.registration",
     "load_student": "naslib_autokd.runners.export",
     "search": "naslib_autokd.runners.search",
-    "train_family": "naslib_autokd.runners.search",
+    "train_family": "naslib_autokd.runners.finals",
     "Task": "naslib_autokd.tasks",
     "get_task": "naslib_autokd.tasks",
 }

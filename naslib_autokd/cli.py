@@ -10,8 +10,11 @@ import argparse
 import errno
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from naslib_autokd._version import __version__
 from naslib_autokd.commands import MODULES
@@ -45,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options) or 0)
-    except KeyboardInterrupt:
-        print("interrupted; what finished is saved, the same command continues", file=sys.stderr)
+        with terminate_as_interrupt():
+            return int(options.run(options) or 0)
+    except KeyboardInterrupt as error:
+        print(f"interrupted; {error or 'what finished is saved, the same command continues'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) has gone: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,6 +61,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"naslib-autokd: error: {error_text(error)}", file=sys.stderr)
         return exit_status(error)
+
+
+@contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, so that every command leaves in order; commands that finish what runs first ask for it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def exit_status(error: Exception) -> int:

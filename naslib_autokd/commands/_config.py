@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from naslib_autokd.commands._types import Number, check_text, name_of, settings_of
+from naslib_autokd.files import write_whole
 
 FILE = "config.yaml"
 """In a run folder: what the run was asked for."""
@@ -164,9 +164,7 @@ def keep(options: argparse.Namespace, folder: Path) -> None:
         content[_key(action)] = _plain(action, value)
     text = f"# what this run was asked for; repeat it: naslib-autokd {command} --config {folder / FILE} --out OTHER\n"
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{FILE}.tmp"
-    temporary.write_text(text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(temporary, folder / FILE)
+    write_whole(folder / FILE, (text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode())
 
 
 def keeper(options: argparse.Namespace, folder: Path) -> Callable[[], None]:

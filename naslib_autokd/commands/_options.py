@@ -269,17 +269,18 @@ def read_candidate(path: Path) -> Candidate:
         ValueError: If there is none.
     """
     from naslib_autokd.records import TrialStore
+    from naslib_autokd.runners.run_folder import RESULT, TRIALS
     from naslib_autokd.search_spaces.hnag import Candidate
     from naslib_autokd.search_spaces.hnag.generator import from_document
     from naslib_autokd.settings import read_document
 
     try:
-        if path.is_dir() and not (path / "result.json").is_file():
-            best = TrialStore(path / "trials.jsonl").incumbent() if (path / "trials.jsonl").is_file() else None
+        if path.is_dir() and not (path / RESULT).is_file():
+            best = TrialStore(path / TRIALS).incumbent() if (path / TRIALS).is_file() else None
             if best is None:
                 raise ValueError("a run folder has result.json, or trials.jsonl with a full training")
             return Candidate.from_dict(best.candidate)
-        document = read_document(path / "result.json" if path.is_dir() else path)
+        document = read_document(path / RESULT if path.is_dir() else path)
         content = document.values
         if isinstance(content, dict) and "candidate" in content:
             return Candidate.from_dict(content["candidate"])

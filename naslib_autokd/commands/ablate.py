@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,13 +99,18 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     from naslib_autokd.reports.ablation import print_study, summary, write_study_report
     from naslib_autokd.reports.terminal import Live, console_for, say
     from naslib_autokd.runners.ablation import run_study
+    from naslib_autokd.runners.run_folder import RunFolder
+    from naslib_autokd.runners.session import StopSignals
 
     if options.out is None:
         options.out = Path("runs/ablations") / f"{study.name}-{Path(str(study.benchmark)).stem}"
     out: Path = options.out
     methods = None if options.methods is None else [name.strip() for name in options.methods.split(",")]
     keep = _config.keeper(options, out)
-    with Live("study") as live:
+    with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder.own(out))
+        stop = stack.enter_context(StopSignals("the running searches are"))
+        live = stack.enter_context(Live("study"))
 
         def progress(state: StudyProgress) -> None:
             keep()
@@ -112,9 +118,9 @@ def _run(study: Study, options: argparse.Namespace) -> int:
                 live.say(f"{state.method}, seed {state.seed}: {state.error}")
             live.show(state.done / state.of, f"{state.done} of {state.of} runs", state.left_s)
 
-        result = run_study(study, out, workers=options.workers, methods=methods, progress=progress)
-    keep()
-    files = write_study_report(result, out)
+        result = run_study(study, folder, workers=options.workers, methods=methods, stop=stop, progress=progress)
+        keep()
+        files = write_study_report(result, out)
     console = console_for(stderr=options.json)
     if options.json:
         problems = {"failures": [f"{f.method}, seed {f.seed}: {f.error}" for f in result.failures]}

@@ -176,6 +176,7 @@ def run_build(options: argparse.Namespace) -> int:
 
     from naslib_autokd.reports.terminal import Live
     from naslib_autokd.runners.bench import build
+    from naslib_autokd.runners.run_folder import RunFolder
     from naslib_autokd.runners.session import StopSignals
     from naslib_autokd.search_spaces.hnag import HNAGSpace
 
@@ -184,6 +185,7 @@ def run_build(options: argparse.Namespace) -> int:
     space.check(task)
     print(f"{plan.student_epochs(task):,.0f} student-epochs in all", file=sys.stderr)
     with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder.own(options.out))
         engine = recording_engine(options, task, stack)
         live = stack.enter_context(Live("build"))
         stop = stack.enter_context(StopSignals())
@@ -197,7 +199,7 @@ def run_build(options: argparse.Namespace) -> int:
             task,
             space,
             engine,
-            options.out,
+            folder,
             plan,
             stop=stop,
             max_failures=options.max_failures,
@@ -257,21 +259,20 @@ def run_fit(options: argparse.Namespace) -> int:
     from naslib_autokd.evaluators.benchmark import fit_files
     from naslib_autokd.records import TrialStore
     from naslib_autokd.runners.bench import stage_of
+    from naslib_autokd.runners.run_folder import TASK, TRIALS, read_settings
     from naslib_autokd.search_spaces.hnag import HNAGSpace
-    from naslib_autokd.settings import read_yaml_file
     from naslib_autokd.tasks import get_task
 
-    run_file = options.folder / "run.yaml"
-    run = read_yaml_file(run_file).values if run_file.is_file() else None
-    if not isinstance(run, dict) or "benchmark" not in run:
+    run = read_settings(options.folder)
+    if not isinstance(run.get("benchmark"), dict) or "name" not in run["benchmark"] or "seed" not in run:
         raise ValueError(f"{options.folder} is not the folder of a build (naslib-autokd bench build)")
     if options.out.suffix != ".npz":
         raise ValueError(f"--out must end in .npz, got {options.out}")
-    trials = list(TrialStore(options.folder / "trials.jsonl"))
+    trials = list(TrialStore(options.folder / TRIALS))
     sheet = fit_files(
         trials,
         [stage_of(trial) for trial in trials],
-        get_task(str(options.folder / "task.yaml")),
+        get_task(str(options.folder / TASK)),
         HNAGSpace(run["benchmark"]["name"]),
         options.out,
         seed=run["seed"],
@@ -391,12 +392,14 @@ def run_verify(options: argparse.Namespace) -> int:
     from naslib_autokd.evaluators.benchmark import KDBenchmark, agreement, get_benchmark
     from naslib_autokd.reports.terminal import Live
     from naslib_autokd.runners.bench import train_fresh
+    from naslib_autokd.runners.run_folder import RunFolder
     from naslib_autokd.runners.session import StopSignals
 
     benchmark = get_benchmark(options.benchmark)
     if not isinstance(benchmark, KDBenchmark):
         raise ValueError("a foreign table cannot be verified: nothing here can repeat its trainings")
     with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder.own(options.out))
         engine = recording_engine(options, benchmark.task, stack)
         live = stack.enter_context(Live("verify"))
         stop = stack.enter_context(StopSignals())
@@ -410,7 +413,7 @@ def run_verify(options: argparse.Namespace) -> int:
             benchmark.task,
             benchmark.table_space,
             engine,
-            options.out,
+            folder,
             options.families,
             options.seed,
             stop=stop,

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from naslib_autokd.commands._options import (
 )
 from naslib_autokd.commands._parser import epilog
 from naslib_autokd.commands._types import SHARE, positive
+from naslib_autokd.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,9 +88,14 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from naslib_autokd.reports.terminal import Live, console_for
     from naslib_autokd.runners.baselines import compare, read_family
+    from naslib_autokd.runners.run_folder import RunFolder
+    from naslib_autokd.runners.session import StopSignals
 
     keep = _config.keeper(options, options.out)
-    with Live("compare-kd", step=0) as live:
+    with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder.own(options.out))
+        stop = stack.enter_context(StopSignals("the running trainings are"))
+        live = stack.enter_context(Live("compare-kd", step=0))
 
         def progress(done: int, of: int, text: str) -> None:
             if done:
@@ -100,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
             options.student or ["resnet8"],
             [loss for loss in options.losses.split(",") if loss.strip()],
             seeds=range(options.seeds),
-            out=options.out,
+            out=folder,
             workers=options.workers,
             teacher=options.teacher,
             family=None if options.family is None else read_family(options.family),
@@ -108,10 +115,11 @@ def run(options: argparse.Namespace) -> int:
             temperature=options.temperature,
             kd_weight=options.kd_weight,
             device=options.device,
+            stop=stop,
             progress=progress,
         )
-    keep()
-    write_summary(comparison, options.out)
+        keep()
+        write_summary(comparison, options.out)
     if options.json:
         print_json(summary(comparison))
     else:
@@ -134,8 +142,8 @@ def summary(comparison: BaselineComparison) -> dict[str, Any]:
 
 def write_summary(comparison: BaselineComparison, out: Path) -> None:
     """``summary.json`` and ``table.txt``, beside the ``results.jsonl`` that they are made of."""
-    (out / "summary.json").write_text(json.dumps(summary(comparison), indent=1), encoding="utf-8")
-    (out / "table.txt").write_text(report(comparison) + "\n", encoding="utf-8")
+    write_whole(out / "summary.json", json.dumps(summary(comparison), indent=1).encode())
+    write_whole(out / "table.txt", (report(comparison) + "\n").encode())
 
 
 # --- the report -----------------------------------------------------------------------------------------------------

@@ -111,17 +111,10 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.reports.search import LiveSearch, TensorBoardLog, search_report
     from naslib_autokd.reports.terminal import console_for, print_table, say
     from naslib_autokd.runners.engine import DaskEngine
+    from naslib_autokd.runners.finals import train_family
     from naslib_autokd.runners.pareto import check_objectives
-    from naslib_autokd.runners.search import (
-        budget_change,
-        check_run,
-        check_space,
-        make_optimizer,
-        run_settings,
-        search,
-        search_space,
-        train_family,
-    )
+    from naslib_autokd.runners.run_folder import RESULT, RUN, RunFolder, budget_change, check_run
+    from naslib_autokd.runners.search import check_space, make_optimizer, run_settings, search, search_space
     from naslib_autokd.runners.session import StopSignals
     from naslib_autokd.search_spaces import get_search_space
     from naslib_autokd.search_spaces.hnag import HNAGSpace
@@ -158,6 +151,7 @@ def run(options: argparse.Namespace) -> int:
     if change := budget_change(options.out, settings):
         say(remarks, change)
     with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder.own(options.out))
         board = stack.enter_context(TensorBoardLog(options.out / "tensorboard")) if options.tensorboard else None
         # also with workers: what is wrong with data or teacher is told, and the teacher trained, before they start
         evaluator = evaluator_from_options(options, task)
@@ -170,8 +164,8 @@ def run(options: argparse.Namespace) -> int:
             stack.callback(engine.close)
         live = LiveSearch(remarks, budget)
         keep = _config.keeper(options, options.out)
-        if not (options.out / "run.yaml").exists():
-            keep()  # a new run; of one that is there, another process may be at work
+        if not (options.out / RUN).exists():
+            keep()
 
         def progress(state: SearchProgress) -> None:
             keep()
@@ -179,7 +173,8 @@ def run(options: argparse.Namespace) -> int:
             if board is not None:
                 board.update(state)
 
-        with StopSignals() as stop, live:
+        stop = stack.enter_context(StopSignals())
+        with live:
             result = search(
                 task,
                 options.optimizer,
@@ -189,7 +184,7 @@ def run(options: argparse.Namespace) -> int:
                 space=space,
                 **budget,
                 seed=options.seed,
-                out=options.out,
+                out=folder,
                 **searched,
                 max_failures=options.max_failures,
                 evaluation=evaluation,
@@ -203,13 +198,14 @@ def run(options: argparse.Namespace) -> int:
             result.candidate,
             n_students=options.finals,
             seed=options.seed,
-            out=options.out,
+            out=folder,
             engine=engine if isinstance(engine, DaskEngine) else None,
+            stop=stop,
         )
-    report = search_report(result, finals, evaluator.teacher_row())
-    (options.out / "result.json").write_text(json.dumps(report.data, indent=1), encoding="utf-8")
-    if result.front:
-        write_front(result.front, result.trials, options.out)
+        report = search_report(result, finals, evaluator.teacher_row())
+        folder.write(RESULT, json.dumps(report.data, indent=1))
+        if result.front:
+            write_front(result.front, result.trials, options.out)
     if options.json:
         print_json(report.data)
         return 0

@@ -12,8 +12,8 @@ from naslib_autokd.commands._parser import epilog
 
 KEYS = (
     "folder, state, n_trials, failures, in_flight, best_val_accuracy, best_candidate, student_epochs, budget, "
-    "fraction, elapsed_s, expected_s, stop_reason, message, one object a search; of a study or a compare-kd: folder, "
-    "command, n_runs, n_failures"
+    "fraction, elapsed_s, expected_s, finals, finals_of, stop_reason, message, one object a search; of a study or a "
+    "compare-kd: folder, command, n_runs, n_failures"
 )
 
 
@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from naslib_autokd.runners.run_folder import STATUS, TRIALS
     from naslib_autokd.runners.session import read_status
 
     folder: Path = options.folder
@@ -41,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
         print_json(counted) if options.json else print(_line(counted))
         return 0
     folders = [folder]
-    if not (folder / "trials.jsonl").exists():  # a comparison: one search a job
-        folders = sorted(path.parent for path in folder.glob("*/seed-*/status.json")) or folders
+    if not (folder / TRIALS).exists():  # a comparison: one search a job
+        folders = sorted(path.parent for path in folder.glob(f"*/seed-*/{STATUS}")) or folders
     for each in folders:
         status = read_status(each)
         if options.json:
@@ -54,13 +55,23 @@ def run(options: argparse.Namespace) -> int:
 
 def _finished(folder: Path) -> dict[str, Any] | None:
     """Of a study (``ablate``) or a ``compare-kd``, which keep no signs of life: how many runs are on disk."""
-    for command, name in (("ablate", "runs.jsonl"), ("compare-kd", "results.jsonl")):
+    from naslib_autokd.runners.run_folder import STUDY_RUNS, TRAININGS
+
+    for command, name in (("ablate", STUDY_RUNS), ("compare-kd", TRAININGS)):
         if not (folder / name).is_file():
             continue
-        with open(folder / name, encoding="utf-8") as lines:
-            runs = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be half written
-        last = {(run.get("method"), run.get("student"), run.get("loss"), run["seed"]): run for run in runs}
-        failed = sum("error" in run for run in last.values())
+        last: dict[Any, dict[str, Any]] = {}
+        with open(folder / name, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):  # it is half written
+                    break
+                try:
+                    found = json.loads(line)
+                    last[found.get("method"), found.get("student"), found.get("loss"), found["seed"]] = found
+                except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+                    where = f"{folder / name}, line {number}"
+                    raise ValueError(f"{where}: not a run of {command}; delete the line") from error
+        failed = sum("error" in found for found in last.values())
         return {"folder": str(folder), "command": command, "n_runs": len(last) - failed, "n_failures": failed}
     return None
 

@@ -8,8 +8,8 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -35,6 +35,8 @@ from naslib_autokd.distillation.training import (
 from naslib_autokd.evaluators.base import Score
 from naslib_autokd.evaluators.checkpoints import CheckpointFolder
 from naslib_autokd.evaluators.judgement import judgement
+from naslib_autokd.evaluators.results import FinalResult as FinalResult
+from naslib_autokd.evaluators.results import same_bytes
 from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
 from naslib_autokd.files import write_whole
 from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_digest, derive_seed
@@ -70,46 +72,6 @@ class SpecLike(Protocol):
     def macs(self) -> int: ...
     @property
     def depth(self) -> int | None: ...
-
-
-@dataclass(frozen=True)
-class FinalResult:
-    """A network after its final training (or the teacher): one row of a result table."""
-
-    name: str
-    seed: int
-    status: str
-    """``success`` or ``diverged``; accuracies of a diverged training are 0."""
-    message: str
-    epochs: float
-    val_accuracy: float
-    teacher_agreement: float
-    """On the validation split."""
-    n_params: int
-    macs: int
-    train_memory_bytes: int
-    """See `costs.train_memory`, at the task's batch size."""
-    seconds: float
-    """Of training."""
-    temperature: float | None = None
-    """None if trained without a teacher."""
-    kd_weight: float | None = None
-    curve: tuple[float, ...] = ()
-    test_accuracy: float | None = None
-    """None until `KDEvaluator.judge`."""
-    test_agreement: float | None = None
-    test_counts: dict[str, Any] = field(default_factory=dict)
-    """What the student and the teacher did on the test split (`judgement.judgement`); empty until `judge`."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FinalResult:
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"final result has unknown fields {', '.join(unknown)}: written by another version")
-        return cls(**{**values, "curve": tuple(values.get("curve", ()))})
 
 
 class KDEvaluator:
@@ -522,7 +484,7 @@ class KDEvaluator:
         write_whole(path, self.student_file(model, result))
 
     def student_file(self, model: nn.Module, result: FinalResult) -> bytes:
-        """Weights as safetensors, with spec, normalisation, classes and result as metadata."""
+        """Weights as safetensors, with spec, normalisation, classes, result and its digest as metadata."""
         spec = getattr(model, "spec", None)
         metadata = {
             "spec": None if spec is None else spec.to_dict(),
@@ -533,9 +495,10 @@ class KDEvaluator:
             "task": self.task.name,
             "task_digest": self.task.digest,
             "result": result.to_dict(),
+            "record": content_digest(result.to_dict()),
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        return to_safetensors(state, {key: json.dumps(value) for key, value in metadata.items()})
+        return same_bytes(to_safetensors(state, {key: json.dumps(value) for key, value in metadata.items()}))
 
 
 def checked_device(device: str | torch.device) -> torch.device:

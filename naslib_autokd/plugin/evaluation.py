@@ -8,7 +8,6 @@ per (architecture, epochs), answers everything else from its record, and is its 
 from __future__ import annotations
 
 import inspect
-import json
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,11 +21,13 @@ from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.costs import latency_s
 from naslib_autokd.distillation.training import accuracy, limited_threads, predict, train
 from naslib_autokd.evaluators.base import Evaluator
-from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
+from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.loaders import task_data
 from naslib_autokd.records import CandidateLike, Proposal, Trial, TrialStore, derive_seed
-from naslib_autokd.runners.search import FinalStudents, ReplayError, open_run, train_family
+from naslib_autokd.runners.finals import FinalStudents, read_finals, train_family
+from naslib_autokd.runners.run_folder import TRIALS, open_run
+from naslib_autokd.runners.search import ReplayError
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 
 NASLIB = load_naslib()
@@ -220,7 +221,7 @@ class KDDatasetAPI:
         host = {"host": "naslib", "naslib": NASLIB.commit, "objective": self.objective}
         content = host | {"seed": self.seed, "budget_epochs": self.budget_epochs} | dict(settings or {})
         self.out = open_run(out, self.task, content)
-        self.store = TrialStore(self.out / "trials.jsonl")
+        self.store = TrialStore(self.out / TRIALS)
         self._index_from(0)
 
     def lock(self) -> None:
@@ -466,11 +467,8 @@ class KDDatasetAPI:
         path = self.out / f"finals-{self.task.name}-{candidate.digest}.jsonl"
         if not path.exists():
             return None
-        rows = [FinalResult.from_dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        if len(rows) < self.n_finals:
-            return None
-        rows = rows[: self.n_finals]
-        return FinalStudents(tuple(rows), max(range(len(rows)), key=lambda index: rows[index].val_accuracy))
+        rows = [record.result for record in read_finals(path)]
+        return None if len(rows) < self.n_finals else FinalStudents.of(rows[: self.n_finals])
 
 
 class FinalAPI:

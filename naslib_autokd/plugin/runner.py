@@ -30,9 +30,11 @@ from typing import Any
 
 import yaml
 
+from naslib_autokd.files import write_whole
 from naslib_autokd.optimizers.base import OPTIMIZERS, nearest
 from naslib_autokd.plugin.config import ConfigError, load_config, save_folder
 from naslib_autokd.plugin.loader import load_naslib
+from naslib_autokd.runners.run_folder import RESULT
 from naslib_autokd.tasks import TASKS, get_task
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -96,7 +98,7 @@ def run(config: dict[str, Any], progress: Callable[[str], None] = lambda _: None
         "students": result.students,
         "n_trainings": result.n_trainings,
     }
-    (folder / "result.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / RESULT, (json.dumps(content, indent=1) + "\n").encode())
     return result
 
 
@@ -167,7 +169,8 @@ def _run_one_shot(config: dict[str, Any], folder: Path, progress: Callable[[str]
 
     from naslib_autokd.plugin.one_shot import NASLibOneShot
     from naslib_autokd.records import content_digest, derive_seed
-    from naslib_autokd.runners.search import open_run, train_finals
+    from naslib_autokd.runners.finals import train_finals
+    from naslib_autokd.runners.run_folder import open_run
 
     search, kd = config["search"], config["kd"]
     names = (

@@ -14,6 +14,7 @@ from naslib_autokd.plugin.evaluation import FinalAPI, KDDatasetAPI
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.loaders import Batch, data_loaders, is_task_of_ours
 from naslib_autokd.records import Trial
+from naslib_autokd.runners.run_folder import TRIALS
 
 load_naslib()
 
@@ -150,7 +151,7 @@ class KDTrainer(Trainer):
     def _bring_back(self, api: KDDatasetAPI) -> None:
         if self._searched:
             return
-        recorded = len(api.store) > 0 or os.path.exists(os.path.join(self.config.save, "trials.jsonl"))
+        recorded = len(api.store) > 0 or os.path.exists(os.path.join(self.config.save, TRIALS))
         if self.optimizer.using_step_function or not recorded:
             raise RuntimeError(
                 "there is no final architecture: call search() first"

@@ -39,6 +39,7 @@ from naslib_autokd.reports.importance import (
     permutation_figure,
 )
 from naslib_autokd.reports.run_data import Row, RunData
+from naslib_autokd.runners.run_folder import TRIALS
 from naslib_autokd.runners.statistics import mean_interval
 from naslib_autokd.tasks import did_you_mean
 
@@ -255,7 +256,7 @@ def _front(run: RunData, folder: FigureFolder) -> None:
         return
     _table(folder, "front", rows)
     names = ["error", *(name for name in rows[0] if name in UNITS and name != "error")]
-    store = run.folder / "trials.jsonl"
+    store = run.folder / TRIALS
     over_time = box_over_time(list(TrialStore(store)), names) if store.is_file() else []
     if over_time:
         folder.table("hypervolume", ["student_epochs", "share_of_the_box_of_all_full_trainings"], over_time)

@@ -19,8 +19,22 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.records import Trial, TrialStore, objective_value
+from naslib_autokd.runners.finals import best_final, read_finals, student_path
 from naslib_autokd.runners.pareto import pareto_front
+from naslib_autokd.runners.run_folder import (
+    COMPARISON,
+    RESULT,
+    STATUS,
+    STUDY,
+    STUDY_RUNS,
+    TASK,
+    TRIALS,
+    read_settings,
+    read_task,
+    read_yaml,
+)
 from naslib_autokd.runners.session import read_status
 from naslib_autokd.runners.statistics import (
     bootstrap_band,
@@ -30,7 +44,6 @@ from naslib_autokd.runners.statistics import (
     signed_rank_test,
     step_curve,
 )
-from naslib_autokd.settings import read_yaml_file
 
 Row = dict[str, Any]
 """A line of a table: column -> number, text, or None where a value is not known."""
@@ -143,12 +156,12 @@ def read_run(folder: str | Path, *, analyse: bool = True) -> RunData:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give the folder of a run (--out of search, ablate, a comparison)")
-    settings = _yaml(folder / "run.yaml")
-    if (folder / "study.yaml").is_file():
+    settings = read_settings(folder)
+    if (folder / STUDY).is_file():
         return _read_study(folder, settings)
-    if "methods" in settings or (folder / "comparison.json").is_file():
+    if "methods" in settings or (folder / COMPARISON).is_file():
         return _read_comparison(folder, settings, analyse)
-    if settings or any((folder / name).exists() for name in ("trials.jsonl", "status.json", "task.yaml")):
+    if settings or any((folder / name).exists() for name in (TRIALS, STATUS, TASK)):
         return _read_search(folder, settings, analyse)
     if any(folder.iterdir()):
         raise ValueError(
@@ -176,12 +189,12 @@ def _empty(folder: Path) -> RunData:
 
 
 def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunData:
-    task = _yaml(folder / "task.yaml")
+    task = read_task(folder)
     environment = settings.pop("environment", {})
     status = read_status(folder)
-    trials = list(TrialStore(folder / "trials.jsonl"))
-    finals = _json_lines(folder / "finals.jsonl")
-    result = _json(folder / "result.json")
+    trials = list(TrialStore(folder / TRIALS))
+    finals = _finals(folder)
+    result = _json(folder / RESULT)
     label = str(settings.get("optimizer", "search"))
     seed = settings.get("seed")
     tables: dict[str, list[Row]] = {}
@@ -198,7 +211,7 @@ def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunDa
         tables["front"] = _front_rows(trials, objectives, result)
     else:
         missing["front"] = "The search minimised the error alone, so there is no Pareto front."
-    kept = max(range(len(finals)), key=lambda i: finals[i].get("val_accuracy", 0.0)) if finals else None
+    kept = _kept(finals) if finals else None
     counts = [] if kept is None else [finals[kept].get("test_counts") or {}]
     _add_counts(tables, missing, {label: counts}, bool(finals))
     tables["budget_agreement"] = [
@@ -210,7 +223,7 @@ def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunDa
     unfinished = status.state != "finished" or not finals
     students: tuple[dict[str, Any], ...] = ()
     if kept is not None:
-        path = folder / "students" / f"student-{kept}.safetensors"
+        path = student_path(folder, finals[kept]["index"])
         candidate = None if incumbent is None else incumbent[1]
         students = ({"method": label, "seed": seed, "path": path, "candidate": candidate},)
     _say_missing(tables, missing, trials, finals)
@@ -235,7 +248,7 @@ def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunDa
 
 
 def _state(state: str, trials: Sequence[Trial], folder: Path) -> str:
-    return "empty" if not trials and not (folder / "status.json").exists() else state
+    return "empty" if not trials and not (folder / STATUS).exists() else state
 
 
 def _search_problem(status: Any, n_trials: int, n_finals: int) -> str:
@@ -324,15 +337,22 @@ _FINAL_COLUMNS = ("status", "val_accuracy", "test_accuracy", "test_agreement", "
 
 
 def _final_rows(finals: Sequence[Mapping[str, Any]], method: str, seed: Any) -> list[Row]:
-    best = max((final.get("val_accuracy", 0.0) for final in finals), default=None)
+    kept = _kept(finals) if finals else None
     rows: list[Row] = []
-    kept = False
-    for index, final in enumerate(finals):
-        is_best = not kept and final.get("val_accuracy", 0.0) == best
-        kept |= is_best
+    for position, final in enumerate(finals):
         values = {name: final.get(name) for name in (*_FINAL_COLUMNS, "train_memory_bytes", "seconds")}
-        rows.append({"method": method, "seed": seed, "index": index, "kept": is_best, **values})
+        rows.append({"method": method, "seed": seed, "index": final["index"], "kept": position == kept, **values})
     return rows
+
+
+def _finals(folder: Path) -> list[dict[str, Any]]:
+    """The final students' results, by ``index``."""
+    return [{**record.result.to_dict(), "index": record.index} for record in read_finals(folder)]
+
+
+def _kept(finals: Sequence[Mapping[str, Any]]) -> int:
+    """Place of the student that the run keeps."""
+    return best_final([FinalResult.from_dict({k: v for k, v in final.items() if k != "index"}) for final in finals])
 
 
 def _incumbent(trials: Sequence[Trial], result: Mapping[str, Any]) -> tuple[str, dict[str, Any], str] | None:
@@ -669,8 +689,8 @@ def _task_option(task: Mapping[str, Any]) -> str:
     try:
         shipped = get_task(str(task.get("name")))
     except (TaskError, OSError, ValueError):
-        return "task.yaml"
-    return shipped.name if json.loads(json.dumps(shipped.to_dict())) == dict(task) else "task.yaml"
+        return TASK
+    return shipped.name if json.loads(json.dumps(shipped.to_dict())) == dict(task) else TASK
 
 
 # ---- a comparison --------------------------------------------------------------------------------------------------
@@ -680,9 +700,9 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
     from naslib_autokd.reports.comparison import what_it_shows
     from naslib_autokd.runners.comparison import Comparison, JobResult, Method, method_rows
 
-    task = _yaml(folder / "task.yaml")
+    task = read_task(folder)
     environment = settings.pop("environment", {})
-    stored = _json(folder / "comparison.json")
+    stored = _json(folder / COMPARISON)
     methods = [Method(**method) for method in settings.get("methods", [])]
     labels = {method.slug: method.label for method in methods}
     jobs: list[JobResult] = []
@@ -703,16 +723,16 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
         ),
     ):
         label, seed = labels.get(path.parent.name, path.parent.name), int(path.name.removeprefix("seed-"))
-        trials = list(TrialStore(path / "trials.jsonl"))
+        trials = list(TrialStore(path / TRIALS))
         all_trials += [(label, seed, trial) for trial in trials]
         tables["trials"] += _trial_rows(trials, label, seed)
-        space = _yaml(path / "run.yaml").get("space", space)
-        finals = _json_lines(path / "finals.jsonl")
+        space = read_settings(path).get("space", space)
+        finals = _finals(path)
         rows = _final_rows(finals, label, seed)
         tables["finals"] += rows
-        result = _json(path / "result.json")
+        result = _json(path / RESULT)
         if not result:
-            if (path / "status.json").exists() and read_status(path).state == "running":
+            if (path / STATUS).exists() and read_status(path).state == "running":
                 running = True
             error = path / "error.txt"
             if error.is_file() and (text := error.read_text(encoding="utf-8").strip()):
@@ -725,14 +745,14 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
             continue
         job = JobResult.from_dict(result)
         jobs.append(job)
-        kept = next(row["index"] for row in rows if row["kept"]) if rows else None
+        kept = _kept(finals) if finals else None
         if kept is not None:
             counts.setdefault(label, []).append(finals[kept].get("test_counts") or {})
             students.append(
                 {
                     "method": label,
                     "seed": seed,
-                    "path": path / "students" / f"student-{kept}.safetensors",
+                    "path": student_path(path, finals[kept]["index"]),
                     "candidate": job.details.get("candidate"),
                     "folder": path,
                     "val_accuracy": max(job.val_accuracies),
@@ -806,9 +826,8 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
             "wall_s": stored.get("wall_s"),
         }
         if best is not None:
-            finals = _json_lines(best["folder"] / "finals.jsonl")
-            index = int(best["path"].stem.removeprefix("student-"))
-            answer["student"] = _student_answer(finals[index], teacher, task)
+            finals = _finals(best["folder"])
+            answer["student"] = _student_answer(finals[_kept(finals)], teacher, task)
             answer["student_method"], answer["student_seed"] = best["method"], best["seed"]
     export_command = ""
     if best is not None and not best["one_shot"]:
@@ -954,9 +973,9 @@ def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
     from naslib_autokd.runners.ablation import JobFailure, StudyResult, read_runs
     from naslib_autokd.runners.study import Study
 
-    settings = _yaml(folder / "study.yaml")
+    settings = read_yaml(folder / STUDY)
     study = Study.from_dict(settings)
-    path = folder / "runs.jsonl"
+    path = folder / STUDY_RUNS
     found = read_runs(path) if path.is_file() else {}
     lines = _json_lines(path)
     failed = {
@@ -1084,21 +1103,15 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    content = read_yaml_file(path).values
-    return content if isinstance(content, dict) else {}
-
-
 def _json(path: Path) -> dict[str, Any]:
     """A file that is written whole; empty if it is not there."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"{path} is not valid JSON ({reason}); the command that wrote it makes it anew") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -1106,7 +1119,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file that may still be written."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode("utf-8", errors="replace")
     lines: list[dict[str, Any]] = []
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:

@@ -31,9 +31,11 @@ import yaml
 
 from naslib_autokd.evaluators.base import Benchmark
 from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, SearchSpaceLike, get_optimizer
-from naslib_autokd.records import Proposal, StoreLockedError, derive_seed, environment
+from naslib_autokd.records import Proposal, derive_seed, environment
 from naslib_autokd.runners.limits import Handler, Outcome, WorkerProcess, attempt, pickled
+from naslib_autokd.runners.run_folder import RUN, STUDY, STUDY_RUNS, RunFolder, append_line, cut_torn_line, read_yaml
 from naslib_autokd.runners.search import TooManyFailures, check_options
+from naslib_autokd.runners.session import SearchInterrupted
 from naslib_autokd.runners.study import Study, StudyError, StudyMethod, get_study
 
 GRID_POINTS = 80
@@ -394,11 +396,12 @@ def buildable(study: Study, benchmark: Benchmark) -> tuple[Study, tuple[str, ...
 
 def run_study(
     study: str | Path | Study,
-    out: str | Path | None = None,
+    out: str | Path | RunFolder | None = None,
     *,
     workers: int = 2,
     seeds: int | None = None,
     methods: Sequence[str] | None = None,
+    stop: Callable[[], bool] | None = None,
     progress: Callable[[StudyProgress], None] | None = None,
 ) -> StudyResult:
     """Run every (method, seed) of a study that ``out`` does not hold yet.
@@ -408,15 +411,18 @@ def run_study(
 
     Args:
         study: Name of a shipped one, a YAML file, or a `Study`.
-        out: Folder; an existing one is continued. None: nothing is written.
+        out: Folder, held until the study ends; an existing one is continued. None: nothing is written.
         workers: Processes, of one thread each; 0: in this process.
         seeds: Another number of seeds than the study's.
         methods: Labels or optimizers; only these are run.
+        stop: Asked before each job; once true those that run are finished and saved.
         progress: Called after each job.
 
     Raises:
         StudyError: For a study that cannot be run, before any work.
         StudyFolderError: If ``out`` holds another study, with the differences.
+        StoreLockedError: If another process writes ``out``.
+        SearchInterrupted: After ``stop``.
         RuntimeError: If every job failed.
     """
     study = get_study(study)
@@ -428,10 +434,10 @@ def run_study(
     whole = study.resolved(benchmark)
     chosen, left_out = buildable(whole if methods is None else whole.only(methods), benchmark)
     with ExitStack() as stack:
-        runs = _Runs(None if out is None else Path(out))
-        if out is not None:
-            stack.enter_context(runs)
-            _open_folder(Path(out), whole, benchmark)
+        folder = None if out is None else stack.enter_context(RunFolder.own(out))
+        runs = _Runs(None if folder is None else folder.path)
+        if folder is not None:
+            _open_folder(folder, whole, benchmark)
         jobs = [(method, seed) for method in chosen.methods for seed in range(chosen.seeds)]
         wanted = {(method.label, seed) for method, seed in jobs}
         done = {key: run for key, run in runs.found.items() if key in wanted}
@@ -439,7 +445,7 @@ def run_study(
         failures: dict[tuple[str, int], JobFailure] = {}
         if waiting:
             schedule = _Schedule(waiting, done.values(), max(1, workers))
-            for method, seed, outcome in _run_jobs(schedule, chosen, workers):
+            for method, seed, outcome in _run_jobs(schedule, chosen, workers, stop or (lambda: False)):
                 key = (method.label, seed)
                 if outcome.status == "success":
                     done[key] = outcome.value
@@ -452,6 +458,8 @@ def run_study(
                     n_done = len(done) + len(failures)
                     error = "" if outcome.status == "success" else outcome.message
                     progress(StudyProgress(method.label, seed, n_done, len(jobs), schedule.left_s(), error))
+        if stop is not None and stop() and len(done) + len(failures) < len(jobs):
+            raise SearchInterrupted(f"stopped after {len(done)} of {len(jobs)} runs; the same command continues")
     if not done:
         reasons = sorted({failure.error for failure in failures.values()})
         raise RuntimeError(f"all {len(jobs)} runs of the study failed: {'; '.join(reasons[:3])}")
@@ -506,14 +514,16 @@ class _Schedule:
         return sum(work) / self.workers
 
 
-def _run_jobs(schedule: _Schedule, study: Study, workers: int) -> Iterator[tuple[StudyMethod, int, Outcome]]:
-    """Results as they come."""
+def _run_jobs(
+    schedule: _Schedule, study: Study, workers: int, stop: Callable[[], bool]
+) -> Iterator[tuple[StudyMethod, int, Outcome]]:
+    """Results as they come; no job is started after ``stop``."""
     if workers == 0:
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(limits=1):
             handler = partial(_run_job, get_benchmark(study.benchmark), study)
-            while schedule:
+            while schedule and not stop():
                 method, seed = schedule.next()
                 yield method, seed, attempt(handler, (method, seed), lambda _: None)
         return
@@ -534,8 +544,8 @@ def _run_jobs(schedule: _Schedule, study: Study, workers: int) -> Iterator[tuple
     # threads that watch one process each; they outlive their processes, which end with the thread that started them
     with ThreadPoolExecutor(len(processes)) as pool:
         try:
-            while schedule or running:
-                while schedule and len(running) < len(processes):
+            while running or (schedule and not stop()):
+                while schedule and len(running) < len(processes) and not stop():
                     method, seed = schedule.next()
                     running[pool.submit(work, (method.label, seed))] = (method, seed)
                 for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
@@ -577,38 +587,17 @@ class _Runs:
     """``runs.jsonl``: a line for each job that ended, on disk when `append` returns. In memory without a folder."""
 
     def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / STUDY_RUNS
         self.found: dict[tuple[str, int], SimulatedRun] = {}
-        self._path = None if folder is None else folder / "runs.jsonl"
-
-    def __enter__(self) -> _Runs:
-        import filelock
-
-        assert self._path is not None
-        if self._path.parent.exists() and not self._path.parent.is_dir():
-            raise StudyFolderError(f"--out {self._path.parent} is a file; give a folder")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(f"{self._path}.lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise StoreLockedError(f"{self._path} is being written by another process; wait for it") from error
-        if self._path.exists():
+        if self._path is not None and self._path.exists():
+            cut_torn_line(self._path)  # that job is run again
             self.found = read_runs(self._path)
-            content = self._path.read_bytes()
-            os.truncate(self._path, content.rfind(b"\n") + 1)  # a torn last line: that job is run again
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
     def append(self, record: SimulatedRun | JobFailure) -> None:
-        if self._path is None:
-            return
-        line = record.to_json() if isinstance(record, SimulatedRun) else json.dumps(asdict(record))
-        with open(self._path, "ab") as file:
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if self._path is not None:
+            append_line(
+                self._path, record.to_json() if isinstance(record, SimulatedRun) else json.dumps(asdict(record))
+            )
 
 
 def read_runs(path: Path) -> dict[tuple[str, int], SimulatedRun]:
@@ -624,11 +613,20 @@ def read_runs(path: Path) -> dict[tuple[str, int], SimulatedRun]:
                 break
             try:
                 values = json.loads(line)
-                if "error" not in values:
-                    run = SimulatedRun.from_dict(values)
-                    found[run.method, run.seed] = run
-            except (ValueError, TypeError, KeyError) as error:
-                raise StudyFolderError(f"{path}, line {number}: not a run of a study ({error})") from error
+                if not isinstance(values, dict):
+                    raise ValueError("no JSON object")
+                if "error" in values:
+                    continue
+                run = SimulatedRun.from_dict(values)
+                if (run.method, run.seed) in found:
+                    raise ValueError("it stands there twice")
+                found[run.method, run.seed] = run
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise StudyFolderError(
+                    f"{path}, line {number}: not a run of a study ({reason}); delete the line, and the same command "
+                    "runs this again"
+                ) from error
     return found
 
 
@@ -636,7 +634,7 @@ FREE_TO_CHANGE = ("title", "question", "reference", "seeds", "methods")
 """Keys of a study that may differ from the folder's; methods with the same label may not."""
 
 
-def _open_folder(folder: Path, study: Study, benchmark: Benchmark) -> None:
+def _open_folder(out: RunFolder, study: Study, benchmark: Benchmark) -> None:
     """Write ``study.yaml`` and ``run.yaml``, or check that those of an earlier session fit.
 
     Raises:
@@ -648,10 +646,17 @@ def _open_folder(folder: Path, study: Study, benchmark: Benchmark) -> None:
         "best_test_error": float(benchmark.best_test_error),  # another one after another fit
     }
     asked = yaml.safe_load(study.to_yaml())
-    path, about_path = folder / "study.yaml", folder / "run.yaml"
+    folder = out.path
+    path, about_path = folder / STUDY, folder / RUN
     if path.exists():
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-        known = {method["label"]: method for method in stored["methods"]}
+        stored = read_yaml(path)
+        try:
+            known = {method["label"]: method for method in stored["methods"]}
+            seeds_there = int(stored["seeds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StudyFolderError(
+                f"{path} describes no study (methods with labels, seeds); put back what was there or give another --out"
+            ) from error
         differences = [
             f"{key}: {stored.get(key)!r} there, {asked.get(key)!r} asked for"
             for key in sorted({*stored, *asked} - set(FREE_TO_CHANGE))
@@ -665,7 +670,7 @@ def _open_folder(folder: Path, study: Study, benchmark: Benchmark) -> None:
                 if there.get(key) != method.get(key)
             ]
         if about_path.exists():
-            about_there = yaml.safe_load(about_path.read_text(encoding="utf-8"))["benchmark"]
+            about_there = read_yaml(about_path).get("benchmark")
             if about_there != about:
                 differences.append(f"the benchmark: {about_there} there, {about} now")
         if differences:
@@ -674,13 +679,7 @@ def _open_folder(folder: Path, study: Study, benchmark: Benchmark) -> None:
             )
         kept = {method["label"]: method for method in asked["methods"]}
         asked["methods"] = list({**known, **kept}.values())
-        asked["seeds"] = max(asked["seeds"], stored["seeds"])
-    _write(path, asked)
+        asked["seeds"] = max(asked["seeds"], seeds_there)
+    out.write(STUDY, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
     if not about_path.exists():
-        _write(about_path, {"benchmark": about, "environment": environment()})
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(temporary, path)
+        out.write(RUN, yaml.safe_dump({"benchmark": about, "environment": environment()}, sort_keys=False))

@@ -8,8 +8,9 @@ trained again, and a comparison can be made longer (more seeds, losses, students
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,16 @@ from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
 from naslib_autokd.records import derive_seed
 from naslib_autokd.runners.engine import DaskPool, pick_device
 from naslib_autokd.runners.limits import Handler, Outcome, attempt
-from naslib_autokd.runners.search import open_run
+from naslib_autokd.runners.run_folder import (
+    RESULT,
+    TRAININGS,
+    RunFolder,
+    RunFolderError,
+    append_line,
+    cut_torn_line,
+    open_run,
+)
+from naslib_autokd.runners.session import SearchInterrupted
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
 from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.settings import read_document
@@ -33,6 +43,9 @@ from naslib_autokd.tasks import Task, get_task
 from naslib_autokd.teachers.zoo import build, known
 
 FAMILY = "searched family"
+
+Job = tuple[str, str, int]
+"""``(student, loss, seed)``."""
 
 
 class BaselineEvaluator(KDEvaluator):
@@ -79,6 +92,10 @@ class Training:
     result: FinalResult
 
     @property
+    def job(self) -> Job:
+        return self.student, self.loss, self.seed
+
+    @property
     def test_accuracy(self) -> float:
         assert self.result.test_accuracy is not None
         return self.result.test_accuracy
@@ -88,7 +105,18 @@ class Training:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Training:
-        return cls(values["student"], values["loss"], values["seed"], FinalResult.from_dict(values["result"]))
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError, KeyError, TypeError: If it is no finished training.
+        """
+        student, loss, seed = values["student"], values["loss"], values["seed"]
+        result = FinalResult.from_dict(values["result"])
+        if not (isinstance(student, str) and isinstance(loss, str) and type(seed) is int):
+            raise ValueError("student and loss must be text, and seed a whole number")
+        if result.test_accuracy is None:
+            raise ValueError("the training was not judged: test_accuracy is missing")
+        return cls(student, loss, seed, result)
 
 
 @dataclass(frozen=True)
@@ -154,7 +182,7 @@ def compare(
     losses: Sequence[str],
     *,
     seeds: Sequence[int],
-    out: str | Path,
+    out: str | Path | RunFolder,
     workers: int = 2,
     teacher: str | None = None,
     family: Candidate | None = None,
@@ -162,6 +190,7 @@ def compare(
     temperature: float = 4.0,
     kd_weight: float = 0.9,
     device: str = "cpu",
+    stop: Callable[[], bool] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> BaselineComparison:
     """Train every student with every loss and every seed, and the family with its own plain KD and ``family_losses``.
@@ -169,7 +198,7 @@ def compare(
     Args:
         students: Names of the zoo.
         losses: Names of `TITLES`, or ``name=weight``. Plain KD is the reference of the differences.
-        out: Run folder.
+        out: Run folder, held until the comparison ends.
         workers: Trainings at the same time, one thread each; 1 trains in this process.
         teacher: Another teacher than the task's.
         family: Of a search; its students are drawn and trained as a search's final students are.
@@ -177,10 +206,13 @@ def compare(
             temperature and the weight that were searched with the family.
         temperature, kd_weight: Of the Hinton term of all hand-designed students.
         device: Torch device; several, with commas between, are given to the workers in turn.
+        stop: Asked before each training; once true those that run are finished and saved.
         progress: Called with (trainings done, of, text).
 
     Raises:
         ValueError: For settings that cannot work, before any work; for a folder that holds another comparison.
+        StoreLockedError: If another process writes ``out``.
+        SearchInterrupted: After ``stop``.
     """
     task = get_task(task)
     check(task, students, losses, seeds, workers)
@@ -196,49 +228,48 @@ def compare(
         of_family = {"kd": None, **{each.key: each for each in given if each.key != "kd"}}
     elif family_losses:
         raise ValueError("family_losses need a family")
-    folder = open_run(
-        out,
-        task,
-        {
-            "baselines": {"temperature": temperature, "kd_weight": kd_weight},
-            "family": None if family is None else family.to_dict(),
-            "evaluation": {"objective": "kd", "teacher": teacher},
-        },
-    )
-    store = folder / "results.jsonl"
-    done = {(t.student, t.loss, t.seed): t for t in read_trainings(store)}
     jobs = [(student, loss, seed) for seed in seeds for student in students for loss in settings]
     jobs += [(FAMILY, loss, seed) for seed in seeds for loss in of_family]
     jobs.sort(key=lambda job: (seeds.index(job[2]), job[0] != FAMILY))
-    evaluator = BaselineEvaluator(
-        task, device=device.split(",")[0], teacher=teacher, report=_reporter(progress, len(jobs))
-    )
-    waiting = [job for job in jobs if job not in done]
-    failures: list[tuple[str, str, int, str]] = []
-    recipe = {"task": task.to_dict(), "device": device, "teacher": teacher}
-    messages = {}
-    for student, loss, seed in waiting:
-        chosen = of_family[loss] if student == FAMILY else settings[loss]
-        messages[student, loss, seed] = {
-            "student": student,
-            "settings": None if chosen is None else asdict(chosen),
-            "family": family.to_dict() if family is not None and student == FAMILY else None,
-            "seed": seed,
-        }
-    with _outcomes(evaluator, recipe, messages, workers) as outcomes, open(store, "a", encoding="utf-8") as lines:
-        for job, outcome in outcomes:
-            if outcome.status == "success":
-                done[job] = Training(*job, FinalResult.from_dict(outcome.value))
-                lines.write(json.dumps(done[job].to_dict()) + "\n")
-                lines.flush()
-                os.fsync(lines.fileno())
-                text = f"test {100 * done[job].test_accuracy:.1f}"
-            else:
-                failures.append((*job, outcome.message))
-                text = f"failed: {outcome.message}"
-            if progress is not None:
+    about = {
+        "baselines": {"temperature": temperature, "kd_weight": kd_weight},
+        "family": None if family is None else family.to_dict(),
+        "evaluation": {"objective": "kd", "teacher": teacher},
+    }
+    with RunFolder.own(out) as folder:
+        open_run(folder, task, about)
+        store = folder.path / TRAININGS
+        cut_torn_line(store)
+        done = {training.job: training for training in read_trainings(store)}
+        evaluator = BaselineEvaluator(
+            task, device=device.split(",")[0], teacher=teacher, report=_reporter(progress, len(jobs))
+        )
+        failures: list[tuple[str, str, int, str]] = []
+        recipe = {"task": task.to_dict(), "device": device, "teacher": teacher}
+        messages: dict[Job, dict[str, Any]] = {}
+        for student, loss, seed in (job for job in jobs if job not in done):
+            chosen = of_family[loss] if student == FAMILY else settings[loss]
+            messages[student, loss, seed] = {
+                "student": student,
+                "settings": None if chosen is None else asdict(chosen),
+                "family": family.to_dict() if family is not None and student == FAMILY else None,
+                "seed": seed,
+            }
+        with _outcomes(evaluator, recipe, messages, workers, stop or (lambda: False)) as outcomes:
+            for job, outcome in outcomes:
+                if outcome.status == "success":
+                    done[job] = Training(*job, FinalResult.from_dict(outcome.value))
+                    append_line(store, json.dumps(done[job].to_dict()))
+                    text = f"test {100 * done[job].test_accuracy:.1f}"
+                else:
+                    failures.append((*job, outcome.message))
+                    text = f"failed: {outcome.message}"
                 n_done = sum(job in done for job in jobs) + len(failures)
-                progress(n_done, len(jobs), f"{job[0]}, {job[1]}, seed {job[2]}: {text}")
+                if progress is not None:
+                    progress(n_done, len(jobs), f"{job[0]}, {job[1]}, seed {job[2]}: {text}")
+        n_done = sum(job in done for job in jobs)
+        if stop is not None and stop() and n_done + len(failures) < len(jobs):
+            raise SearchInterrupted(f"stopped after {n_done} of {len(jobs)} trainings; the same command continues")
     trainings = tuple(done[job] for job in jobs if job in done)
     return BaselineComparison(
         task=task.name,
@@ -277,42 +308,59 @@ def check(task: str | Task, students: Sequence[str], losses: Sequence[str], seed
 
 
 def read_trainings(path: str | Path) -> list[Training]:
-    """The complete lines of ``results.jsonl``; a torn last line is cut off the file."""
+    """The complete lines of ``results.jsonl``; an unfinished last line is passed over.
+
+    Raises:
+        RunFolderError: If a line is no training, or stands there twice (names the line).
+    """
     path = Path(path)
     if not path.exists():
         return []
-    content = path.read_text(encoding="utf-8")
-    complete = content[: content.rfind("\n") + 1]
-    if complete != content:
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(complete, encoding="utf-8")
-        os.replace(temporary, path)
-    return [Training.from_dict(json.loads(line)) for line in complete.splitlines()]
+    content = path.read_bytes()
+    found: dict[Job, Training] = {}
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            training = Training.from_dict(json.loads(line))
+            if training.job in found:
+                raise ValueError("this training stands there twice")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunFolderError(
+                f"{path}, line {number}: {reason}; delete the line, and the same command trains this again"
+            ) from error
+        found[training.job] = training
+    return list(found.values())
 
 
 def _reporter(progress: Callable[[int, int, str], None] | None, n_jobs: int) -> Callable[[str], None] | None:
     return None if progress is None else lambda text: progress(0, n_jobs, text)
 
 
-Job = tuple[str, str, int]
-
-
 @contextmanager
 def _outcomes(
-    evaluator: BaselineEvaluator, recipe: Mapping[str, Any], messages: Mapping[Job, dict[str, Any]], workers: int
+    evaluator: BaselineEvaluator,
+    recipe: Mapping[str, Any],
+    messages: Mapping[Job, dict[str, Any]],
+    workers: int,
+    stop: Callable[[], bool],
 ) -> Iterator[Iterator[tuple[Job, Outcome]]]:
-    """The jobs' outcomes as they come; workers are ended with the block."""
+    """The jobs' outcomes as they come, none started after ``stop``; workers are ended with the block."""
     if workers == 1 or len(messages) < 2:
         handle = partial(train_one, evaluator)
-        yield ((job, attempt(lambda m, _: handle(m), message, lambda _: None)) for job, message in messages.items())
+        here = itertools.takewhile(lambda _: not stop(), messages.items())
+        yield ((job, attempt(lambda m, _: handle(m), message, lambda _: None)) for job, message in here)
         return
     with DaskPool(partial(job_handler, dict(recipe)), workers=min(workers, len(messages))) as pool:
 
         def results() -> Iterator[tuple[Job, Outcome]]:
-            for job, message in messages.items():
-                pool.submit(job, message)
-            while (finished := pool.next_finished()) is not None:
-                yield finished
+            waiting, running = deque(messages.items()), 0
+            while running or (waiting and not stop()):
+                while waiting and running < pool.n_slots and not stop():
+                    pool.submit(*waiting.popleft())
+                    running += 1
+                if running and (finished := pool.next_finished(1.0)) is not None:
+                    running -= 1
+                    yield finished
 
         yield results()
 
@@ -387,7 +435,7 @@ def read_family(path: str | Path) -> Candidate:
         ValueError: If there is none; says what was expected.
     """
     path = Path(path)
-    file = path / "result.json" if path.is_dir() else path
+    file = path / RESULT if path.is_dir() else path
     if not file.is_file():
         what = "has no result.json: the search is not finished" if path.is_dir() else "does not exist"
         raise ValueError(f"--family {path} {what}; give a run folder of a finished search, or a candidate's file")

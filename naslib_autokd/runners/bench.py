@@ -25,7 +25,8 @@ import numpy as np
 
 from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed
 from naslib_autokd.runners.engine import Engine
-from naslib_autokd.runners.search import RunFolderError, TooManyFailures, open_run
+from naslib_autokd.runners.run_folder import TRIALS, RunFolder, RunFolderError, open_run
+from naslib_autokd.runners.search import TooManyFailures
 from naslib_autokd.search_spaces.hnag.parameters import MAX_WIRING_SEED, Candidate, HNAGSpace
 from naslib_autokd.tasks import Task
 
@@ -237,7 +238,7 @@ def build(
     task: Task,
     space: HNAGSpace,
     engine: Engine,
-    out: str | Path,
+    out: str | Path | RunFolder,
     plan: BuildPlan | None = None,
     *,
     stop: Callable[[], bool] | None = None,
@@ -264,8 +265,8 @@ def build(
     plan = plan or BuildPlan()
     design = Design(task, space, plan)
     settings = {"benchmark": space.describe(), "budgets": list(design.budgets), "seed": plan.seed}
-    folder = open_run(out, task, settings)
-    with TrialStore(folder / "trials.jsonl") as store:
+    with RunFolder.own(out) as owned, TrialStore(owned.path / TRIALS) as store:
+        folder = open_run(owned, task, settings)
         store.lock()
         done = {trial.number: trial for trial in store}
         epochs_of, epochs_done = plan.student_epochs(task), 0.0
@@ -337,7 +338,7 @@ def train_fresh(
     task: Task,
     space: HNAGSpace,
     engine: Engine,
-    out: str | Path,
+    out: str | Path | RunFolder,
     n_families: int,
     seed: int,
     *,
@@ -360,8 +361,8 @@ def train_fresh(
         Proposal(family, task.max_budget_epochs, derive_seed(seed, FRESH_SEED, number), number)
         for number, family in enumerate(families)
     ]
-    folder = open_run(out, task, {"fresh": space.describe(), "seed": seed})
-    with TrialStore(folder / "trials.jsonl") as store:
+    with RunFolder.own(out) as owned, TrialStore(owned.path / TRIALS) as store:
+        folder = open_run(owned, task, {"fresh": space.describe(), "seed": seed})
         store.lock()
         done = {trial.number: trial for trial in store}
         _check_same(folder, FRESH_SEED, proposals, done)

@@ -13,7 +13,7 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,17 +23,10 @@ from typing import TYPE_CHECKING, Any
 from naslib_autokd.optimizers.base import get_one_shot_method
 from naslib_autokd.records import content_digest, derive_seed, environment
 from naslib_autokd.runners.engine import DaskPool, LimitedEngine, pick_device
+from naslib_autokd.runners.finals import FinalStudents, train_family, train_finals
 from naslib_autokd.runners.limits import Handler, Limits
-from naslib_autokd.runners.search import (
-    FinalStudents,
-    SearchProgress,
-    check_space,
-    open_run,
-    search,
-    search_space,
-    train_family,
-    train_finals,
-)
+from naslib_autokd.runners.run_folder import COMPARISON, RESULT, RunFolder, open_run
+from naslib_autokd.runners.search import SearchProgress, check_space, search, search_space
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
 from naslib_autokd.tasks import Task, get_task
 
@@ -151,7 +144,7 @@ def compare(
     *,
     seeds: Sequence[int],
     budget: float,
-    out: str | Path,
+    out: str | Path | RunFolder,
     n_finals: int = 3,
     workers: int = 2,
     device: str = "cpu",
@@ -169,7 +162,7 @@ def compare(
         seeds: Shared by all methods: seed k of one is paired with seed k of the others.
         budget: Student-epochs that each search may spend. A one-shot method's supernet epoch is charged by its cost
             relative to a student's.
-        out: Run folder.
+        out: Run folder, held until the comparison ends; each job holds its own folder in it.
         n_finals: Students that are trained in full and judged after each search.
         workers: Jobs at the same time on this machine, one thread each.
         device: Torch device of all trainings; several, with commas between, are given to the workers in turn.
@@ -181,6 +174,7 @@ def compare(
 
     Raises:
         ValueError: For settings that cannot work, before any work.
+        StoreLockedError: If another process writes ``out``.
     """
     task = get_task(task)
     if not seeds:
@@ -203,26 +197,25 @@ def compare(
         "teacher": teacher,
     }
     settings = json.loads(json.dumps(settings))  # as YAML will give it back
-    folder = open_run(out, task, settings)
-    teacher_row = _prepare(task, device.split(",")[0], teacher, progress)
-    jobs = [(method, seed) for seed in seeds for method in methods]
-    places = {"scheduler": scheduler, "cluster": cluster}
-    if scheduler is None and cluster is None:
-        places["workers"] = min(workers, len(jobs))
-    results, failures = _run_jobs(jobs, task, settings, folder, progress, limits, places)
-    comparison = Comparison(
-        task=task.name,
-        seeds=tuple(seeds),
-        budget=float(budget),
-        jobs=tuple(results),
-        failures=tuple(failures),
-        teacher=teacher_row,
-        rows=tuple(method_rows(results, methods)),
-        wall_s=time.perf_counter() - started,
-    )
-    (folder / "comparison.json").write_text(
-        json.dumps({**asdict(comparison), "environment": environment()}, indent=1), encoding="utf-8"
-    )
+    with RunFolder.own(out) as folder:
+        open_run(folder, task, settings)
+        teacher_row = _prepare(task, device.split(",")[0], teacher, progress)
+        jobs = [(method, seed) for seed in seeds for method in methods]
+        places = {"scheduler": scheduler, "cluster": cluster}
+        if scheduler is None and cluster is None:
+            places["workers"] = min(workers, len(jobs))
+        results, failures = _run_jobs(jobs, task, settings, folder.path, progress, limits, places)
+        comparison = Comparison(
+            task=task.name,
+            seeds=tuple(seeds),
+            budget=float(budget),
+            jobs=tuple(results),
+            failures=tuple(failures),
+            teacher=teacher_row,
+            rows=tuple(method_rows(results, methods)),
+            wall_s=time.perf_counter() - started,
+        )
+        folder.write(COMPARISON, json.dumps({**asdict(comparison), "environment": environment()}, indent=1))
     return comparison
 
 
@@ -319,13 +312,24 @@ def run_job(
     limits: Limits | None = None,
 ) -> dict[str, Any]:
     """One (method, seed) in this process; the finished result is read from ``out`` if it is there."""
-    folder = Path(out)
-    path = folder / "result.json"
-    if path.exists():
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return stored
-    folder.mkdir(parents=True, exist_ok=True)
     spec = Method(**method)
+    with RunFolder.own(out) as folder:
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # else it is made of its parts again
+            stored: dict[str, Any] = json.loads((folder.path / RESULT).read_text(encoding="utf-8"))
+            JobResult.from_dict(stored)
+            return stored
+        return _run_job(spec, seed, Task.from_dict(task), settings, folder, report_message, limits)
+
+
+def _run_job(
+    spec: Method,
+    seed: int,
+    task: Task,
+    settings: Mapping[str, Any],
+    folder: RunFolder,
+    report_message: Callable[[Any], None],
+    limits: Limits | None,
+) -> dict[str, Any]:
 
     def report(fraction: float, text: str) -> None:
         report_message({"method": spec.label, "seed": seed, "fraction": fraction, "text": text})
@@ -333,15 +337,13 @@ def run_job(
     report(0.0, "starting")
     try:
         if spec.kind == "search":
-            result = _run_search(spec, seed, Task.from_dict(task), settings, folder, report, limits)
+            result = _run_search(spec, seed, task, settings, folder, report, limits)
         else:
-            result = _run_one_shot(spec, seed, Task.from_dict(task), settings, folder, report)
+            result = _run_one_shot(spec, seed, task, settings, folder, report)
     except Exception:
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        folder.write("error.txt", traceback.format_exc())
         raise
-    temporary = path.with_name("result.json.tmp")
-    temporary.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    folder.write(RESULT, json.dumps(asdict(result), indent=1))
     return asdict(result)
 
 
@@ -375,7 +377,7 @@ def _run_search(
     seed: int,
     task: Task,
     settings: Mapping[str, Any],
-    folder: Path,
+    folder: RunFolder,
     report: Report,
     limits: Limits | None,
 ) -> JobResult:
@@ -432,7 +434,7 @@ def _run_search(
 
 
 def _run_one_shot(
-    method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: Path, report: Report
+    method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: RunFolder, report: Report
 ) -> JobResult:
     evaluator = _evaluator_factory(method, task, settings)()
     one_shot = get_one_shot_method(method.optimizer)(objective=method.objective, **method.options)
@@ -444,7 +446,7 @@ def _run_one_shot(
         progress=lambda fraction, text: report(SEARCH_SHARE * fraction, text),
     )
     search_cpu_s = time.process_time() - before
-    (folder / "search.json").write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
+    folder.write("search.json", json.dumps(found.to_dict(), indent=1))
     report(SEARCH_SHARE, "final trainings")
     seeds = [derive_seed(seed, "final", index) for index in range(settings["n_finals"])]
     students = [(partial(found.build, derive_seed(s, "weights")), s) for s in seeds]

@@ -576,23 +576,26 @@ class DaskEngine:
         return _answer(self._proposals.pop(number), outcome)
 
     def final_students(
-        self, candidate: CandidateLike, seeds: Mapping[int, int], label: str
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Train final students (index -> seed) of a family side by side; ``(index, {"result", "file"})`` as they end.
+        self, candidate: CandidateLike, seeds: Mapping[int, int], label: str, stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Train final students (index -> seed) of a family side by side; each one's outcome as it ends.
 
-        Raises:
-            EngineError: If one fails.
+        The value of a success is ``{"result", "file"}``. After ``stop`` none is started, and those that run are
+        finished.
         """
-        for index, seed in seeds.items():
-            job = {"candidate_type": type(candidate), "candidate": candidate.to_dict(), "seed": seed, "label": label}
-            self._pool.submit(index, job)
-        for _ in seeds:
-            finished = self._pool.next_finished()
-            assert finished is not None
-            index, outcome = finished
-            if outcome.status != "success":
-                raise EngineError(f"final student {index} was not trained ({outcome.status}): {outcome.message}")
-            yield index, outcome.value
+        waiting, running = deque(seeds.items()), 0
+        while running or (waiting and not stop()):
+            while waiting and running < self.n_slots and not stop():
+                index, seed = waiting.popleft()
+                job = {"candidate_type": type(candidate), "candidate": candidate.to_dict()}
+                self._pool.submit(index, {**job, "seed": seed, "label": label})
+                running += 1
+            finished = self._pool.next_finished(1.0) if running else None
+            if finished is not None:
+                running -= 1
+                yield finished
+            elif not running:
+                time.sleep(0.2)  # no worker has joined yet
 
     def close(self) -> None:
         self._pool.close()

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-import tempfile
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from naslib_autokd._version import __version__
 from naslib_autokd.data import prepare_picture
 from naslib_autokd.data.prepare_picture import PREPARATION
+from naslib_autokd.files import write_whole
+from naslib_autokd.runners.finals import kept_final
+from naslib_autokd.runners.run_folder import FINALS, RESULT, TRIALS, RunFolder, read_settings, remove_leftovers
 from naslib_autokd.runners.statistics import mean_interval
 from naslib_autokd.tasks import did_you_mean
 
@@ -131,14 +133,13 @@ def kept_student(run: str | Path) -> Path:
     """File of the student that a run keeps: the best of its final students by validation accuracy.
 
     Raises:
-        ExportError: If the run has no final students (yet).
+        ExportError: If the run has no final students (yet), or the kept one's file is lost, damaged or another's.
     """
     folder = Path(run)
     if folder.is_file():
         return folder
-    lines = folder / "finals.jsonl"
-    if not lines.is_file():
-        unfinished = (folder / "trials.jsonl").is_file()
+    if not (folder / FINALS).is_file():
+        unfinished = (folder / TRIALS).is_file()
         raise ExportError(
             f"{folder} has no final students"
             + (
@@ -147,12 +148,12 @@ def kept_student(run: str | Path) -> Path:
                 else "; give the run folder of a finished search, or a student's .safetensors file"
             )
         )
-    text = lines.read_text(encoding="utf-8")
-    finals = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    if not finals:
+    kept = kept_final(folder)
+    if kept is None:
         raise ExportError(f"{folder} has no finished final student yet; run the same search command again")
-    best = max(range(len(finals)), key=lambda index: finals[index]["val_accuracy"])
-    return folder / "students" / f"student-{best}.safetensors"
+    if problem := kept.problem():
+        raise ExportError(f"{problem}; run the same search command again, which trains this student anew")
+    return kept.path
 
 
 def export(run: str | Path, format: str = "onnx", out: str | Path | None = None) -> Exported:
@@ -165,8 +166,9 @@ def export(run: str | Path, format: str = "onnx", out: str | Path | None = None)
         out: File to write; default ``RUN/export/student.onnx`` and so on. The card is ``model_card.md`` beside it.
 
     Raises:
-        ExportError: Before any work, if there is no such student or a package is missing; at the end, if the exported
-            network's outputs differ from the student's (nothing is written then).
+        ExportError: Before any work, if there is no such student, it was never trained or diverged, or a package is
+            missing; at the end, if the exported network's outputs differ from the student's (nothing is written then).
+        StoreLockedError: If the file goes into the run folder, which another process writes.
     """
     import torch
 
@@ -179,10 +181,14 @@ def export(run: str | Path, format: str = "onnx", out: str | Path | None = None)
     path = Path(out) if out is not None else folder / "export" / f"student{FORMATS[format]}"
     if path.suffix != FORMATS[format]:
         raise ExportError(f"--out {path} must end in {FORMATS[format]} for the format {format}")
-    network = with_normalisation(load_student(described.path), described)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch, torch.no_grad():
-        new = Path(scratch) / path.name
+    student = load_student(described.path)
+    refuse_untrained(student, described)
+    network = with_normalisation(student, described)
+    with ExitStack() as stack:
+        if out is None and Path(run).is_dir():
+            stack.enter_context(RunFolder.own(run))
+        stack.enter_context(torch.no_grad())
+        new = stack.enter_context(_scratch(path)) / path.name
         difference = 0.0
         if format == "safetensors":
             new.write_bytes(described.path.read_bytes())
@@ -194,12 +200,39 @@ def export(run: str | Path, format: str = "onnx", out: str | Path | None = None)
                     f"the exported network differs from the student by {difference:.2g} of the largest logit (allowed "
                     f"{TOLERANCE:g}); nothing was written"
                 )
-        os.replace(new, path)
-    card = path.with_name("model_card.md")
-    card.write_text(model_card(described, folder, path, difference), encoding="utf-8")
-    preparation = path.with_name(PREPARATION_FILE)
-    preparation.write_bytes(Path(prepare_picture.__file__).read_bytes())
+        write_whole(path, new.read_bytes())
+        card = path.with_name("model_card.md")
+        write_whole(card, model_card(described, folder, path, difference).encode())
+        preparation = path.with_name(PREPARATION_FILE)
+        write_whole(preparation, Path(prepare_picture.__file__).read_bytes())
     return Exported(path, card, preparation, difference)
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` for what the exporters write, gone afterwards; those of killed exports go too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    folder = path.with_name(f"{path.name}.scratch.{os.getpid()}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_untrained(student: torch.nn.Module, described: StudentFile) -> None:
+    """Raise ExportError if the student diverged or was never trained, or has a weight that is no finite number."""
+    status, epochs = described.result.get("status"), described.result.get("epochs")
+    if status == "diverged" or not epochs:
+        what = "diverged in its training" if status == "diverged" else "was never trained"
+        raise ExportError(f"{described.path}: the student {what}, so there is nothing to ship; search or train again")
+    broken = [name for name, tensor in student.state_dict().items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ExportError(
+            f"{described.path}: {len(broken)} tensors of the student hold NaN or infinity "
+            f"({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}), so nothing can be shipped; train it again"
+        )
 
 
 def compare(network: torch.nn.Module, described: StudentFile, path: Path) -> float:
@@ -214,7 +247,10 @@ def compare(network: torch.nn.Module, described: StudentFile, path: Path) -> flo
         expected, got = network(images), run(images)
         if got.shape != expected.shape:
             return float("inf")
-        worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))
+        difference = float((got - expected).abs().max() / expected.abs().max())
+        if not math.isfinite(difference):  # max() would pass over NaN
+            return float("inf")
+        worst = max(worst, difference)
     return worst
 
 
@@ -337,8 +373,8 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
     """What a user of the file has to know, as Markdown: what it does, how good it is, how to run and to remake it."""
     from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
-    run, result = _yaml(folder / "run.yaml"), described.result
-    report = json.loads((folder / "result.json").read_text("utf-8")) if (folder / "result.json").is_file() else {}
+    run, result = read_settings(folder), described.result
+    report = _report(folder / RESULT)
     teacher = report.get("teacher", {})
     finals = report.get("finals", [])
     environment: Mapping[str, Any] = run.get("environment", {})
@@ -468,8 +504,10 @@ def _row(name: str, result: Mapping[str, Any]) -> str:
     )
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _report(path: Path) -> dict[str, Any]:
+    """What ``result.json`` says; empty if it is not there or cannot be read, for the card can do without."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and isinstance(content.get("candidate"), dict) else {}

@@ -1,4 +1,4 @@
-"""The search loop and what follows it: ask, evaluate, record, tell; then the final students of the incumbent family.
+"""The search loop: ask, evaluate, record, tell. Its folder is `run_folder`'s, the final students are `finals`'.
 
 A run is a folder: ``task.yaml``, ``run.yaml`` (what was asked for, seed, versions, hardware), ``trials.jsonl``, and
 after the search ``finals.jsonl`` and ``students/`` (checkpoints of the final students). Everything shown is computed
@@ -9,19 +9,15 @@ propose them again, and nothing that is on disk is trained twice.
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import math
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-import yaml
+from typing import Any, cast
 
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.optimizers.base import (
@@ -34,20 +30,27 @@ from naslib_autokd.optimizers.base import (
     get_optimizer,
     replay,
 )
-from naslib_autokd.records import Ask, AskLog, CandidateLike, Proposal, Trial, TrialStore, derive_seed, environment
+from naslib_autokd.records import Ask, AskLog, CandidateLike, Proposal, Trial, TrialStore, derive_seed
 from naslib_autokd.runners.engine import Engine, InProcessEngine
+from naslib_autokd.runners.finals import FinalStudents as FinalStudents
+from naslib_autokd.runners.finals import train_family as train_family
+from naslib_autokd.runners.finals import train_finals as train_finals
 from naslib_autokd.runners.pareto import check_objectives, objective_table, pareto_front
-from naslib_autokd.runners.session import BUDGETS, Session, fraction_spent, log
+from naslib_autokd.runners.run_folder import (
+    ASKS,
+    BUDGETS,
+    TRIALS,
+    RunFolder,
+    check_run,
+    log,
+    open_run,
+    read_settings,
+)
+from naslib_autokd.runners.run_folder import RunFolderError as RunFolderError
+from naslib_autokd.runners.run_folder import budget_change as budget_change
+from naslib_autokd.runners.session import SearchInterrupted, Session, fraction_spent
 from naslib_autokd.search_spaces import get_search_space, without_kd
 from naslib_autokd.tasks import Task, did_you_mean, get_task
-
-if TYPE_CHECKING:
-    from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
-    from naslib_autokd.runners.engine import DaskEngine
-
-
-class RunFolderError(ValueError):
-    """The run folder belongs to another run (task, space, optimizer or seed)."""
 
 
 class ReplayError(RuntimeError):
@@ -67,10 +70,6 @@ REFUSALS_PER_FAILURE = 10
 def is_refusal(trial: Trial) -> bool:
     """Whether a trial ended before any training because no student of its family keeps the limits."""
     return trial.status == "error" and trial.message.partition(":")[0] in REFUSALS
-
-
-class SearchInterrupted(KeyboardInterrupt):
-    """The search was asked to stop and has finished and saved its running trials."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def search_space(
         ValueError: If the name is unknown (with the nearest ones).
     """
     found: SearchSpaceLike = get_search_space(task.preset if space is None else space)
-    if objective != "ce" or (out is not None and _stored_settings(out).get("space") == _described(found)):
+    if objective != "ce" or (out is not None and read_settings(out).get("space") == _described(found)):
         return found
     return without_kd(found)
 
@@ -186,100 +185,18 @@ def run_settings(
     }
 
 
-def check_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> None:
-    """Check, without writing, that ``out`` is new or belongs to this task and these settings.
-
-    The budget may differ: a run can be made longer (`budget_change` tells).
-
-    Raises:
-        RunFolderError: With the differences, if the folder holds another run.
-    """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"--out {folder} is a file; give a folder")
-    for name, content in (("task.yaml", task.to_dict()), ("run.yaml", dict(settings))):
-        path = folder / name
-        if not path.exists():
-            continue
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-        stored = stored if isinstance(stored, dict) else {}
-        differences = [
-            text
-            for key in sorted({*stored, *content} - {"environment", "planned_epochs", *BUDGETS})
-            if not (key == "evaluation" and None in (stored.get(key), content.get(key)))
-            for text in _differences(key, stored.get(key), content.get(key))
-        ]
-        if differences:
-            raise RunFolderError(
-                f"{folder} belongs to another run ({name} differs: {'; '.join(differences)}); "
-                "give another --out, or the settings of that run"
-            )
-
-
-def _differences(name: str, there: Any, asked: Any) -> list[str]:
-    """In words, of mappings only the keys that differ."""
-    if isinstance(there, Mapping) and isinstance(asked, Mapping):
-        keys = sorted({*there, *asked}, key=str)
-        return [text for key in keys for text in _differences(f"{name}.{key}", there.get(key), asked.get(key))]
-    return [] if there == asked else [f"{name}: {there!r} there, {asked!r} asked for"]
-
-
-def open_run(out: str | Path, task: Task, settings: Mapping[str, Any]) -> Path:
-    """Create the run folder, or check that an existing one belongs to this task and these settings (`check_run`).
-
-    Raises:
-        RunFolderError: With the differences, if the folder holds another run.
-    """
-    check_run(out, task, settings)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "task.yaml").exists():
-        _write_atomically(folder / "task.yaml", task.to_yaml())
-    if not (folder / "run.yaml").exists():
-        content = {**settings, "environment": environment()}
-        _write_atomically(folder / "run.yaml", yaml.safe_dump(content, sort_keys=False))
-    elif change := budget_change(folder, settings):
-        log.info("%s", change)
-        content = _stored_settings(folder) | {name: settings[name] for name in BUDGETS if name in settings}
-        _write_atomically(folder / "run.yaml", yaml.safe_dump(content, sort_keys=False))
-    return folder
-
-
-def _stored_settings(folder: str | Path) -> dict[str, Any]:
-    path = Path(folder) / "run.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
-    return content if isinstance(content, dict) else {}
-
-
-def budget_change(out: str | Path, settings: Mapping[str, Any]) -> str:
-    """How the budget differs from that of the run in ``out``, in words; empty if it does not, or the run is new."""
-    stored = _stored_settings(out)
-    changes = [
-        f"{name} {stored.get(name)} -> {settings[name]}"
-        for name in BUDGETS
-        if stored and name in settings and stored.get(name) != settings[name]
-    ]
-    return f"the budget of {out} is changed: {', '.join(changes)}" if changes else ""
-
-
 def planned_epochs(out: str | Path, task: Task, planned: float | None) -> float | None:
     """Student-epochs that the run in ``out`` was planned for, ``planned`` if it is new.
 
     The optimizer chooses its ladder by them, so a run that is made longer keeps them: it could not be replayed else.
     """
-    stored = _stored_settings(out)
+    stored = read_settings(out)
     if not stored:
         return planned
     if "planned_epochs" in stored:
         return None if stored["planned_epochs"] is None else float(stored["planned_epochs"])
     budget = {name: stored.get(name) for name in BUDGETS}
     return check_budget(task, **budget) if any(value is not None for value in budget.values()) else planned
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def search(
@@ -295,7 +212,7 @@ def search(
     wall_s: float | None = None,
     target_cost: float | None = None,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | Path | RunFolder | None = None,
     options: Mapping[str, Any] | None = None,
     objectives: Sequence[str] = ("error",),
     start_with_default: bool = True,
@@ -326,7 +243,8 @@ def search(
         target_cost: Stop once a full training has a cost (``1 - val_accuracy``) of this or less. One of the other
             three budgets is required; with several, whichever is first.
         seed: Everything random follows from it.
-        out: Run folder; nothing is written if None. An existing one is continued: trials that ran when it stopped
+        out: Run folder, held until the search ends (or by the caller: `run_folder.RunFolder.own`); nothing is
+            written if None. An existing one is continued: trials that ran when it stopped
             are run again first, and nothing else is. Its budget may be changed, nothing else.
         options: Keyword arguments of the optimizer.
         objectives: What is minimised (`records.OBJECTIVES`): the error, alone or with others. An optimizer that knows
@@ -345,6 +263,7 @@ def search(
     Raises:
         ValueError: Before any work, for settings that cannot work.
         RunFolderError: If ``out`` holds another run.
+        StoreLockedError: If another process writes ``out``.
         TaskError: If the images of the task have changed since the run in ``out`` began.
         ReplayError: If the stored trials of ``out`` cannot be reproduced.
         TooManyFailures: After ``max_failures`` failed trials in a row.
@@ -353,7 +272,7 @@ def search(
     """
     task = get_task(task)
     objective = str((evaluation or {}).get("objective") or getattr(scorer or evaluator, "objective", "kd"))
-    space = search_space(task, space, objective=objective, out=out)
+    space = search_space(task, space, objective=objective, out=None if out is None else _path(out))
     check_space(task, space)
     objectives = check_objectives(objectives)
     if (evaluator is None) == (engine is None):
@@ -386,7 +305,7 @@ def search(
             evaluation=evaluation,
         )
         check_run(out, task, settings)
-        planned = planned_epochs(out, task, planned)
+        planned = planned_epochs(_path(out), task, planned)
     chosen = (
         cast(Optimizer, optimizer)
         if given
@@ -407,15 +326,16 @@ def search(
         if scorer is None:
             raise ValueError(f"optimizer {name!r} scores students in this process; with an engine give a scorer too")
         chosen.attach(scorer)
-    folder = None if out is None else Path(out)
     with ExitStack() as stack:
-        store = stack.enter_context(TrialStore(None if folder is None else folder / "trials.jsonl"))
-        asks = stack.enter_context(AskLog(None if folder is None else folder / "asks.jsonl"))
-        store.lock()  # before anything is written there
+        owned = None if out is None else stack.enter_context(RunFolder.own(out))
+        folder = None if owned is None else owned.path
+        store = stack.enter_context(TrialStore(None if folder is None else folder / TRIALS))
+        asks = stack.enter_context(AskLog(None if folder is None else folder / ASKS))
+        store.lock()
         asks.lock()
         session = stack.enter_context(Session(folder, budget))
-        if folder is not None:
-            open_run(folder, task, settings)
+        if owned is not None and folder is not None:
+            open_run(owned, task, settings)
             data = getattr(scorer or evaluator, "data", None)
             if data is not None:
                 from naslib_autokd.data.splits import save_splits
@@ -426,6 +346,10 @@ def search(
         run.resume(seed, start_with_default)
         session.update(stop_reason=(reason := run.run()))
         return run.result(reason)
+
+
+def _path(out: str | Path | RunFolder) -> Path:
+    return out.path if isinstance(out, RunFolder) else Path(out)
 
 
 def _name(optimizer: object) -> str:
@@ -793,130 +717,3 @@ def _agreement(optimizer: Optimizer) -> list[dict[str, Any]]:
         if math.isnan(pair["kendall_tau"]):
             pair["kendall_tau"] = None
     return pairs
-
-
-@dataclass(frozen=True)
-class FinalStudents:
-    """Several students of one family (or of one cell), trained in full and judged once each."""
-
-    results: tuple[FinalResult, ...]
-    kept: int
-    """Index of the student with the best validation accuracy: the one that is shipped."""
-
-    @property
-    def test_accuracies(self) -> list[float]:
-        return [result.test_accuracy for result in self.results if result.test_accuracy is not None]
-
-    @property
-    def best(self) -> FinalResult:
-        return self.results[self.kept]
-
-
-def train_family(
-    evaluator: KDEvaluator,
-    candidate: Any,
-    *,
-    n_students: int,
-    seed: int,
-    out: str | Path | None = None,
-    engine: DaskEngine | None = None,
-) -> FinalStudents:
-    """Draw ``n_students`` students from a family, train them in full, judge each once on the test split.
-
-    Args:
-        candidate: The family, `SearchResult.candidate`.
-        seed: Draws wirings and weights; the search's own is fine, the streams differ.
-        out: Run folder: finished students are kept there (``finals.jsonl``, ``students/``) and not trained again.
-        engine: Trains them side by side on its workers; else they are trained here, one after the other.
-
-    Returns:
-        The students' results, and which one is kept: the best by validation accuracy.
-    """
-    label = f"{evaluator.task.name}/{candidate.digest}"
-    seeds = [derive_seed(seed, "final", index) for index in range(n_students)]
-    if engine is not None:
-        finals = _Finals(label, n_students, out)
-        early: dict[int, dict[str, Any]] = {}
-        missing = {index: seeds[index] for index in range(len(finals.done), n_students)}
-        for index, made in engine.final_students(candidate, missing, label):
-            early[index] = made
-            while (next_one := early.pop(len(finals.done), None)) is not None:  # the file keeps them in order
-                finals.add(next_one["result"], next_one["file"])
-        return finals.result()
-
-    def builder(final_seed: int) -> Callable[[], Any]:
-        spec = evaluator.student_spec(candidate, final_seed)
-        return lambda: evaluator.build_student(spec, final_seed)
-
-    students = [(builder(final_seed), final_seed) for final_seed in seeds]
-    return train_finals(evaluator, students, kd=candidate.kd, label=label, out=out)
-
-
-def train_finals(
-    evaluator: KDEvaluator,
-    students: Sequence[tuple[Callable[[], Any], int]],
-    *,
-    kd: Any,
-    label: str,
-    out: str | Path | None = None,
-) -> FinalStudents:
-    """The common final protocol: train each ``(build, seed)`` in full, keep the best by validation, test once.
-
-    With ``out`` each finished student is on disk (``finals.jsonl``, ``students/``) before the next one starts, and
-    those that are there are not trained again.
-    """
-    finals = _Finals(label, len(students), out)
-    for build, seed in students[len(finals.done) :]:
-        model, result = evaluator.train_final(build, kd, seed, name=label)
-        result = evaluator.judge(model, result)
-        finals.add(result.to_dict(), evaluator.student_file(model, result) if out is not None else b"")
-    return finals.result()
-
-
-class _Finals:
-    """The final students of one family so far, on disk as well with ``out``."""
-
-    def __init__(self, label: str, n_students: int, out: str | Path | None) -> None:
-        from naslib_autokd.evaluators.kd import FinalResult
-
-        if n_students < 1:
-            raise ValueError("at least one final student is needed, got none")
-        self._type, self._n_students = FinalResult, n_students
-        self._path = None if out is None else Path(out) / "finals.jsonl"
-        self.done: list[FinalResult] = []
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self.done = _read_finals(self._path, FinalResult, label)
-
-    def add(self, result: Mapping[str, Any], file: bytes) -> None:
-        if self._path is not None:
-            from naslib_autokd.files import write_whole
-
-            student = self._path.parent / "students" / f"student-{len(self.done)}.safetensors"
-            student.parent.mkdir(exist_ok=True)
-            write_whole(student, file)
-            with open(self._path, "a", encoding="utf-8") as lines:
-                lines.write(json.dumps(dict(result)) + "\n")
-                lines.flush()
-                os.fsync(lines.fileno())
-        self.done.append(self._type.from_dict(result))
-
-    def result(self) -> FinalStudents:
-        done = self.done[: self._n_students]
-        return FinalStudents(tuple(done), max(range(len(done)), key=lambda index: done[index].val_accuracy))
-
-
-def _read_finals(path: Path, result_type: type[FinalResult], label: str) -> list[FinalResult]:
-    """Complete lines of ``finals.jsonl`` that belong to ``label``; a torn last line is cut off."""
-    if not path.exists():
-        return []
-    content = path.read_text(encoding="utf-8")
-    complete = content[: content.rfind("\n") + 1]
-    if complete != content:
-        _write_atomically(path, complete)
-    results = [result_type.from_dict(json.loads(line)) for line in complete.splitlines()]
-    if any(result.name != label for result in results):
-        # the search went on (a larger budget) and chose another family: the old finals are kept beside the new ones
-        os.replace(path, path.with_name(f"finals-{results[0].name.replace('/', '-')}.jsonl"))
-        return []
-    return results

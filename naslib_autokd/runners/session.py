@@ -1,8 +1,8 @@
 """What a search shows to other shells while it runs, and how it is stopped from outside.
 
 A running search keeps two files in its run folder: ``search.log`` (what happened, one line each) and ``status.json``
-(the process, its running trials, a sign of life every few seconds). Neither is needed to continue the run:
-`read_status` takes everything else from ``trials.jsonl``.
+(the process, its running trials or final students, a sign of life every few seconds). Neither is needed to continue
+the run, whatever they hold: `read_status` takes everything else from the records.
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from naslib_autokd.records import TrialStore
+from naslib_autokd.runners.run_folder import BUDGETS, FINALS, LOG, RUN, STATUS, TRIALS, log
 
 HEARTBEAT_S = 5.0
 """Between two signs of life of a running search."""
 SILENT_S = 60.0
 """A search on another machine without a sign of life for so long is taken for dead."""
 
-BUDGETS = ("n_trials", "student_epochs", "wall_s", "target_cost")
-
-log = logging.getLogger("naslib_autokd.search")
 log.addHandler(logging.NullHandler())
 
 
@@ -42,6 +40,10 @@ def fraction_spent(budget: Mapping[str, Any], *, n_trials: int, student_epochs: 
     return min(1.0, max(shares, default=0.0))
 
 
+class SearchInterrupted(KeyboardInterrupt):
+    """The search was asked to stop and has finished and saved what ran."""
+
+
 class Session:
     """One process working on a run folder; without a folder it only keeps the time.
 
@@ -49,8 +51,8 @@ class Session:
     end. A disk that is full is the store's affair: what fails here is passed over.
     """
 
-    def __init__(self, folder: Path | None, budget: Mapping[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, budget: Mapping[str, Any], *, counts: bool = True) -> None:
+        self.folder, self._counts = folder, counts
         self._started = time.monotonic()
         self._before = 0.0
         self._lock = threading.Lock()
@@ -67,17 +69,25 @@ class Session:
         }
         self._handler: logging.Handler | None = None
 
+    @classmethod
+    def of_finals(cls, folder: Path | None) -> Session:
+        """The training of final students: after a search, whose budget and seconds stay as they are."""
+        said = {} if folder is None else read_said(folder)
+        session = cls(folder, said["budget"] if said else {}, counts=False)
+        session._state.update({key: said[key] for key in ("stop_reason", "extra_student_epochs") if key in said})
+        return session
+
     @property
     def elapsed_s(self) -> float:
-        """Seconds that processes worked on this run, earlier ones included."""
-        return self._before + time.monotonic() - self._started
+        """Seconds that processes worked on the search of this run, earlier ones included."""
+        return self._before + (time.monotonic() - self._started if self._counts else 0.0)
 
     def __enter__(self) -> Session:
         if self.folder is None:
             return self
-        self._before = float(_read_json(self.folder / "status.json").get("elapsed_s", 0.0))
+        self._before = read_said(self.folder)["elapsed_s"]
         with contextlib.suppress(OSError):
-            self._handler = _QuietFileHandler(self.folder / "search.log", encoding="utf-8")
+            self._handler = _QuietFileHandler(self.folder / LOG, encoding="utf-8")
             self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             log.addHandler(self._handler)
             log.setLevel(logging.INFO)
@@ -114,8 +124,8 @@ class Session:
         if self.folder is None:
             return
         with self._lock, contextlib.suppress(OSError):
-            path = self.folder / "status.json"
-            temporary = path.with_name("status.json.tmp")
+            path = self.folder / STATUS
+            temporary = path.with_name(f"{STATUS}.{os.getpid()}.tmp")
             temporary.write_text(json.dumps({**self._state, "elapsed_s": self.elapsed_s}), encoding="utf-8")
             os.replace(temporary, path)
 
@@ -125,21 +135,55 @@ class _QuietFileHandler(logging.FileHandler):
         """A log that cannot be written must not end a search."""
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_said(folder: Path) -> dict[str, Any]:
+    """What ``status.json`` says; values that no session writes are passed over, for nothing depends on the file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = {}
+    said = content if isinstance(content, dict) else {}
+    budget = said.get("budget")
+    finals = said.get("finals")
+    return {
+        "state": said.get("state") if said.get("state") in STATES else "stopped",
+        "pid": said.get("pid") if isinstance(said.get("pid"), int) else 0,
+        "host": said.get("host"),
+        "budget": {
+            name: value
+            for name, value in (budget.items() if isinstance(budget, dict) else ())
+            if name in BUDGETS and (value is None or _is_number(value))
+        },
+        "in_flight": [
+            {key: each[key] for key in ("number", "budget_epochs", "since")}
+            for each in (said["in_flight"] if isinstance(said.get("in_flight"), list) else ())
+            if isinstance(each, dict) and all(_is_number(each.get(k), -1) for k in ("number", "budget_epochs", "since"))
+        ],
+        "finals": finals if isinstance(finals, dict) and all(_is_number(finals.get(k)) for k in ("done", "of")) else {},
+        **{key: said[key] if isinstance(said.get(key), str) else "" for key in ("stop_reason", "message")},
+        **{
+            key: float(said[key]) if _is_number(said.get(key)) else 0.0 for key in ("elapsed_s", "extra_student_epochs")
+        },
+    }
+
+
+STATES = ("running", "finished", "interrupted", "failed", "stopped")
+
+
+def _is_number(value: Any, least: float = 0.0) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= 1e15
 
 
 class StopSignals:
-    """Ctrl-C (SIGINT) and SIGTERM: the first asks to finish the running trials, the second stops at once.
+    """Ctrl-C (SIGINT) and SIGTERM: the first asks to finish what runs, the second stops at once.
 
     ``with StopSignals() as stop: search(..., stop=stop)``. Outside the main thread signals are left alone.
+
+    Args:
+        running: What is finished and saved, for the message.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, running: str = "the running trials are") -> None:
+        self._running = running
         self._count = 0
         self._before: dict[int, Any] = {}
 
@@ -164,7 +208,7 @@ class StopSignals:
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         # os.write: print is not safe inside a handler
-        text = f"\n{name}: the running trials are finished and saved; once more stops at once\n"
+        text = f"\n{name}: {self._running} finished and saved; once more stops at once\n"
         with contextlib.suppress(OSError):
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
 
@@ -190,6 +234,10 @@ class RunStatus:
     elapsed_s: float
     expected_s: float | None
     """Until the end, while it runs and enough is known."""
+    finals: int
+    """Final students that are trained."""
+    finals_of: int | None
+    """Of so many; None before their training has begun."""
     stop_reason: str
     message: str
 
@@ -214,6 +262,8 @@ class RunStatus:
                 f"{t['number']} ({t['budget_epochs']} epochs, {duration(now - t['since'])})" for t in self.in_flight
             )
             lines.append(f"  running: {running}")
+        if self.finals_of:
+            lines.append(f"  {self.finals} of {self.finals_of} final students trained")
         end = f", about {duration(self.expected_s)} to go" if self.expected_s is not None else ""
         lines.append(f"  {100 * self.fraction:.0f}% of the budget after {duration(self.elapsed_s)}{end}")
         return lines
@@ -226,48 +276,53 @@ def read_status(folder: str | Path) -> RunStatus:
         ValueError: If ``folder`` holds no run.
     """
     folder = Path(folder)
-    if not any((folder / name).exists() for name in ("run.yaml", "trials.jsonl", "status.json")):
-        raise ValueError(f"{folder} holds no run (neither run.yaml nor trials.jsonl)")
-    said = _read_json(folder / "status.json")
-    store = TrialStore(folder / "trials.jsonl")
-    state = str(said.get("state", "stopped"))
+    if not any((folder / name).exists() for name in (RUN, TRIALS, STATUS)):
+        raise ValueError(f"{folder} holds no run (neither {RUN} nor {TRIALS})")
+    said = read_said(folder)
+    store = TrialStore(folder / TRIALS)
+    state = said["state"]
     if state == "running" and not _alive(folder, said):
         state = "stopped"
     best = store.incumbent()
-    elapsed = float(said.get("elapsed_s", 0.0))
-    budget = dict(said.get("budget", {}))
-    spent = store.student_epochs + float(said.get("extra_student_epochs", 0.0))
+    elapsed, budget = said["elapsed_s"], said["budget"]
+    spent = store.student_epochs + said["extra_student_epochs"]
     fraction = fraction_spent(budget, n_trials=len(store), student_epochs=spent, wall_s=elapsed)
     running = state == "running"
+    finals = (folder / FINALS).read_bytes().count(b"\n") if (folder / FINALS).is_file() else 0
+    of = said["finals"].get("of")
     return RunStatus(
         folder=str(folder),
         state=state,
         n_trials=len(store),
         failures=dict(Counter(trial.status for trial in store if not trial.succeeded)),
-        in_flight=tuple(said.get("in_flight", [])) if running else (),
+        in_flight=tuple(said["in_flight"]) if running else (),
         best_val_accuracy=None if best is None else best.val_accuracy,
         best_candidate="" if best is None else best.candidate_digest,
         student_epochs=spent,
         budget=budget,
         fraction=fraction,
         elapsed_s=elapsed,
-        expected_s=elapsed * (1 - fraction) / fraction if running and fraction else None,
-        stop_reason=str(said.get("stop_reason", "")),
-        message=str(said.get("message", "")),
+        expected_s=elapsed * (1 - fraction) / fraction if running and fraction and not of else None,
+        finals=finals,
+        finals_of=int(of) if of else None,
+        stop_reason=said["stop_reason"],
+        message=said["message"],
     )
 
 
 def _alive(folder: Path, said: Mapping[str, Any]) -> bool:
     if said.get("host") == socket.gethostname():
         try:
-            os.kill(int(said.get("pid", 0)), 0)
+            if said["pid"] <= 0:
+                return False
+            os.kill(said["pid"], 0)
         except PermissionError:
             return True
-        except (OSError, ValueError):
+        except (OSError, OverflowError):
             return False
         # the number may belong to another process by now, which does not write here
     try:
-        return time.time() - (folder / "status.json").stat().st_mtime < SILENT_S
+        return time.time() - (folder / STATUS).stat().st_mtime < SILENT_S
     except OSError:
         return False
 

@@ -16,7 +16,7 @@ from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.records import derive_seed
 from naslib_autokd.runners import export as module
 from naslib_autokd.runners.export import ExportError, export, kept_student, read_student
-from naslib_autokd.runners.search import train_family
+from naslib_autokd.runners.finals import read_finals, train_family
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported_student.py"
@@ -37,7 +37,7 @@ def run(evaluator, tmp_path_factory):
 
 def test_the_file_gives_back_the_student_that_was_trained(run, evaluator):
     described = read_student(kept_student(run))
-    finals = [json.loads(line) for line in (run / "finals.jsonl").read_text().splitlines()]
+    finals = [json.loads(json.dumps(record.result.to_dict())) for record in read_finals(run)]
     assert described.result == max(finals, key=lambda final: final["val_accuracy"])
     student = load_student(described.path)
     with torch.no_grad():
@@ -153,3 +153,37 @@ def test_the_card_repeats_limits_objectives_and_teacher():
         "--objectives error,macs --teacher t.safetensors --max-memory 48444211 --max-latency-ms 2 --out RUN"
     )
     assert "--objective ce" in module._command({**run, "evaluation": {"objective": "ce", "limits": None}})
+
+
+@pytest.mark.parametrize(
+    ("result", "value", "message"),
+    [
+        ({"status": "diverged"}, 0.0, "diverged in its training"),
+        ({"epochs": 0.0}, 0.0, "was never trained"),
+        ({}, float("nan"), "hold NaN or infinity"),
+        ({}, float("inf"), "hold NaN or infinity"),
+    ],
+)
+def test_a_student_without_usable_weights_is_never_shipped(run, tmp_path, result, value, message):
+    from safetensors.torch import load_file, save_file
+
+    kept = kept_student(run)
+    state = {name: tensor + value if tensor.is_floating_point() else tensor for name, tensor in load_file(kept).items()}
+    described = read_student(kept)
+    fields = ("spec", "classes", "mean", "std", "input", "task")
+    about = {name: getattr(described, name) for name in fields} | {"result": {**described.result, **result}}
+    save_file(state, tmp_path / "s.safetensors", {key: json.dumps(text) for key, text in about.items()})
+    for format in ("torch-export", "safetensors"):
+        with pytest.raises(ExportError, match=message):
+            export(tmp_path / "s.safetensors", format)
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("file_gives", [float("nan"), float("inf")])
+def test_outputs_that_are_no_numbers_are_no_agreement(run, monkeypatch, file_gives):
+    described = read_student(kept_student(run))
+    monkeypatch.setattr(
+        module, "_torch_export_runner", lambda path: lambda images: torch.full((len(images), 3), file_gives)
+    )
+    for network in (lambda images: torch.ones(len(images), 3), lambda images: torch.full((len(images), 3), file_gives)):
+        assert module.compare(network, described, Path("x.pt2")) == float("inf")

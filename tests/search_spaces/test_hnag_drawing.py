@@ -6,7 +6,9 @@ import json
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
 
 from naslib_autokd.cli import main
+from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.reports import wirings
 from naslib_autokd.reports.wirings import (
     COLOURS,
@@ -204,14 +207,14 @@ def test_wrong_numbers_of_weights_and_foreign_edges_are_refused() -> None:
         svg(spec, merge_weights={Edge("mid", 0, None, 99, 100): 0.5})
 
 
-def save_student(spec: StudentSpec, path: Path) -> Path:
+def save_student(spec: StudentSpec, path: Path, result: dict[str, Any] | None = None) -> Path:
     """The file of a student whose merge weights are drawn with seed 0."""
     student = Student(spec)
     assert student.merge_weights is not None
     with torch.no_grad():
         student.merge_weights.normal_(generator=torch.Generator().manual_seed(0))
     about = {"spec": spec.to_dict(), "classes": ["a"], "mean": [0], "std": [1], "input": [3, 16, 16]}
-    metadata = {key: json.dumps(value) for key, value in {**about, "task": "t", "result": {}}.items()}
+    metadata = {key: json.dumps(value) for key, value in {**about, "task": "t", "result": result or {}}.items()}
     path.parent.mkdir(exist_ok=True)
     save_file(dict(student.state_dict()), path, metadata)
     return path
@@ -221,8 +224,11 @@ def test_the_kept_student_of_a_run_is_read_with_its_weights(tmp_path: Path) -> N
     spec = student_of(MIXED.sample_wiring(5))
     folder = tmp_path / "students"
     expected = torch.empty(spec.wiring.counts.merge_weights).normal_(generator=torch.Generator().manual_seed(0))
-    save_student(spec, folder / "student-1.safetensors")
-    (tmp_path / "finals.jsonl").write_text('{"val_accuracy": 0.5}\n{"val_accuracy": 0.75}\n', encoding="utf-8")
+    result = FinalResult("family", 1, "success", "", 9.0, 0.75, 0.5, 1, 1, 1, 1.0)
+    save_student(spec, folder / "student-1.safetensors", result.to_dict())
+    worse = replace(result, val_accuracy=0.5)
+    lines = "".join(json.dumps(each.to_dict()) + "\n" for each in (worse, result))
+    (tmp_path / "finals.jsonl").write_text(lines, encoding="utf-8")
     for where in (tmp_path, folder / "student-1.safetensors"):
         read, weights = read_trained(where)
         assert read == spec

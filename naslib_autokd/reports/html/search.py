@@ -33,6 +33,7 @@ from naslib_autokd.reports.html._page import (
     why,
 )
 from naslib_autokd.reports.run_data import LEAST_ANALYSED, Row, RunData
+from naslib_autokd.runners.run_folder import TASK
 
 MOST_POINTS = 3000
 """Single points that a chart draws; of more, those of the best trials and others with equal distances."""
@@ -754,7 +755,7 @@ def reproduce(builder: Page, run: RunData, prefix: str) -> str:
     if run.command:
         told = "in Python" if run.command.startswith("from ") else "in a shell"
         parts.append(f"<p class='lead'>The same run again, {told}:</p>" + command(run.command))
-        if "task.yaml" in run.command:
+        if TASK in run.command:
             parts.append("<p class='lead'>task.yaml is the file in the run folder.</p>")
     else:
         parts.append(missing("run.yaml is not there, so the command is not known."))

@@ -1,0 +1,333 @@
+"""The folder of a run: how its files are called, what they say of the run, and the one process that writes them.
+
+A command that writes holds the folder for as long as it may write, from the first trial to the last final student
+(`RunFolder.own`); another one is told who that is. Reading takes no lock. Files appear whole or not at all, and lines
+are appended and synced, so a kill or a power cut leaves the old or the new state; what it leaves behind besides is
+removed by the next owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from naslib_autokd.files import sync_folder, write_whole
+from naslib_autokd.records import StoreLockedError, environment
+from naslib_autokd.settings import SettingsError, read_yaml_file
+from naslib_autokd.tasks import Task
+
+TASK, RUN, TRIALS, ASKS = "task.yaml", "run.yaml", "trials.jsonl", "asks.jsonl"
+FINALS, STUDENTS, RESULT = "finals.jsonl", "students", "result.json"
+STATUS, LOG, LOCK = "status.json", "search.log", "run.lock"
+COMPARISON, TRAININGS, STUDY, STUDY_RUNS = "comparison.json", "results.jsonl", "study.yaml", "runs.jsonl"
+EXPORT = "export"
+
+BUDGETS = ("n_trials", "student_epochs", "wall_s", "target_cost")
+"""Settings that may change between the sessions of a run."""
+
+log = logging.getLogger("naslib_autokd.search")
+
+
+class RunFolderError(ValueError):
+    """The run folder belongs to another run (task, space, optimizer or seed), or says nothing that can be used."""
+
+
+class RunFolder:
+    """A run folder that this process holds (`own`), or reads."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.owned = False
+
+    @classmethod
+    @contextmanager
+    def own(cls, out: str | Path | RunFolder) -> Iterator[RunFolder]:
+        """Hold the folder (made if it is missing) inside the block; a `RunFolder` that is held already is given back.
+
+        What killed commands left in it is removed.
+
+        Raises:
+            RunFolderError: If ``out`` is a file.
+            StoreLockedError: If another process, or another search of this one, holds it: says who.
+        """
+        if isinstance(out, RunFolder) and out.owned:
+            yield out
+            return
+        import filelock
+
+        folder = cls(out.path if isinstance(out, RunFolder) else out)
+        folder.refuse_files()
+        new = not folder.path.exists()
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder.path / LOCK, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise StoreLockedError(folder.in_use()) from error
+        try:
+            (folder.path / LOCK).write_text(json.dumps(_this_process()), encoding="utf-8")
+            remove_leftovers(folder.path)
+            folder.owned = True
+            yield folder
+        finally:
+            folder.owned = False
+            with contextlib.suppress(OSError):
+                os.truncate(folder.path / LOCK, 0)
+                if new and [path.name for path in folder.path.iterdir()] == [LOCK]:  # refused before any work
+                    (folder.path / LOCK).unlink()
+                    folder.path.rmdir()
+            lock.release()
+
+    def refuse_files(self) -> None:
+        """Raise RunFolderError if there is a file in the folder's place."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"--out {self.path} is a file; give a folder")
+
+    def refuse_if_in_use(self) -> None:
+        """Raise StoreLockedError if another process holds the folder now; takes and writes nothing."""
+        import filelock
+
+        if self.owned or not (self.path / LOCK).exists():
+            return
+        try:
+            filelock.FileLock(self.path / LOCK, thread_local=False).acquire(timeout=0).lock.release()
+        except filelock.Timeout as error:
+            raise StoreLockedError(self.in_use()) from error
+        except OSError:  # may not be written by us: whoever tries to will be told
+            return
+
+    def in_use(self) -> str:
+        """Who holds the folder, in words."""
+        try:
+            who = json.loads((self.path / LOCK).read_text(encoding="utf-8"))
+            since = time.strftime("%d %b %H:%M", time.localtime(who["since"]))
+            text = f": {who['command']}, process {who['pid']} on {who['host']}, since {since}"
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            text = ""
+        return f"{self.path} is being written by another process{text}; wait for it or use another run folder"
+
+    def write(self, name: str, content: str) -> Path:
+        """Write a file of the folder, whole or not at all."""
+        path = self.path / name
+        write_whole(path, content.encode())
+        return path
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, on disk when this returns."""
+    new = not path.exists()
+    with open(path, "ab") as file:
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        sync_folder(path.parent)
+
+
+def cut_torn_line(path: Path) -> None:
+    """Take an unfinished last line, which a kill leaves, off a file of lines."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
+
+
+def _this_process() -> dict[str, Any]:
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]]) if sys.argv and sys.argv[0] else "python"
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "command": command}
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders (``*.tmp``) of processes that are gone."""
+    for where in (folder, folder / STUDENTS, folder / EXPORT, folder / "checkpoints"):
+        for path in where.glob("*.tmp"):
+            writer = re.search(r"\.(\d+)\.tmp$", path.name)
+            if writer is not None and _is_alive(int(writer[1])):
+                continue
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return pid != os.getpid()  # a number that is ours again belonged to a process before
+
+
+# --- what it says of the run ----------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a file of a run folder; empty if there is no such file.
+
+    Raises:
+        RunFolderError: If it is empty, no YAML, or no mapping of names to plain values: says what to do.
+    """
+    advice = "put back what was there, or give another folder"
+    if not path.exists():
+        return {}
+    try:
+        content = read_yaml_file(path).values
+    except SettingsError as error:
+        raise RunFolderError(f"{error}; {advice}") from error
+    if content is None:
+        raise RunFolderError(
+            f"{path} is empty (a copy that was cut off, a full disk?); delete it, and the same command writes it anew"
+        )
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise RunFolderError(f"{path} holds no mapping of names to values; {advice}")
+    return content
+
+
+_SETTINGS: dict[str, tuple[type, ...]] = {
+    "optimizer": (str,),
+    "options": (dict,),
+    "objectives": (list,),
+    "space": (str, dict),
+    "seed": (int,),
+    "start_with_default": (bool,),
+    "evaluation": (dict,),
+    "n_trials": (int,),
+    "student_epochs": (int, float),
+    "wall_s": (int, float),
+    "target_cost": (int, float),
+    "planned_epochs": (int, float),
+    "environment": (dict,),
+    "methods": (list,),
+}
+"""Types of what ``run.yaml`` may hold; what is not here may be anything."""
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """What ``run.yaml`` says; empty if there is none.
+
+    Raises:
+        RunFolderError: If it cannot be read, or a value has a type or range that no run has.
+    """
+    path = Path(folder) / RUN
+    content = read_yaml(path)
+    for name, types in _SETTINGS.items():
+        value = content.get(name)
+        if value is None:
+            continue
+        good = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        if good and name in (*BUDGETS, "planned_epochs"):
+            good = math.isfinite(value) and value >= 0
+        if not good:
+            raise RunFolderError(
+                f"{path}: {name} cannot be {str(value)[:60]!r}; put back what was there, or give another folder"
+            )
+    return content
+
+
+def read_task(folder: str | Path) -> dict[str, Any]:
+    """What ``task.yaml`` says; empty if there is none.
+
+    Raises:
+        RunFolderError: If it cannot be read or describes no task.
+    """
+    path = Path(folder) / TASK
+    content = read_yaml(path)
+    if content:
+        try:
+            Task.from_dict(content)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise RunFolderError(f"{path}: {error}; put back what was there, or give another folder") from error
+    return content
+
+
+def check_run(out: str | Path | RunFolder, task: Task, settings: Mapping[str, Any]) -> None:
+    """Check, without writing, that ``out`` is new or belongs to this task and these settings.
+
+    The budget may differ: a run can be made longer (`budget_change` tells).
+
+    Raises:
+        RunFolderError: With the differences, if the folder holds another run.
+        StoreLockedError: If another process holds it.
+    """
+    folder = out if isinstance(out, RunFolder) else RunFolder(out)
+    folder.refuse_files()
+    folder.refuse_if_in_use()
+    for name, stored, content in (
+        (TASK, read_yaml(folder.path / TASK), task.to_dict()),
+        (RUN, read_settings(folder.path), dict(settings)),
+    ):
+        if not stored:
+            continue
+        differences = [
+            text
+            for key in sorted({*stored, *content} - {"environment", "planned_epochs", *BUDGETS})
+            if not (key == "evaluation" and None in (stored.get(key), content.get(key)))
+            for text in _differences(key, stored.get(key), content.get(key))
+        ]
+        if differences:
+            raise RunFolderError(
+                f"{folder.path} belongs to another run ({name} differs: {'; '.join(differences)}); "
+                "give another --out, or the settings of that run"
+            )
+
+
+def _differences(name: str, there: Any, asked: Any) -> list[str]:
+    """In words, of mappings only the keys that differ."""
+    if isinstance(there, Mapping) and isinstance(asked, Mapping):
+        keys = sorted({*there, *asked}, key=str)
+        return [text for key in keys for text in _differences(f"{name}.{key}", there.get(key), asked.get(key))]
+    return [] if there == asked else [f"{name}: {there!r} there, {asked!r} asked for"]
+
+
+def open_run(out: str | Path | RunFolder, task: Task, settings: Mapping[str, Any]) -> Path:
+    """Create the run folder, or check that an existing one belongs to this task and these settings (`check_run`).
+
+    Raises:
+        RunFolderError: With the differences, if the folder holds another run.
+        StoreLockedError: If another process holds it and there is something to write.
+    """
+    path = out.path if isinstance(out, RunFolder) else Path(out)
+    check_run(out, task, settings)
+    change = budget_change(path, settings)
+    if (path / TASK).exists() and (path / RUN).exists() and not change:
+        return path
+    with RunFolder.own(out) as folder:
+        if not (path / TASK).exists():
+            folder.write(TASK, task.to_yaml())
+        stored = read_settings(path)
+        if change:
+            log.info("%s", change)
+        content = (
+            stored | {name: settings[name] for name in BUDGETS if name in settings}
+            if stored
+            else {**settings, "environment": environment()}
+        )
+        if content != stored:
+            folder.write(RUN, yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def budget_change(out: str | Path, settings: Mapping[str, Any]) -> str:
+    """How the budget differs from that of the run in ``out``, in words; empty if it does not, or the run is new."""
+    stored = read_settings(out)
+    changes = [
+        f"{name} {stored.get(name)} -> {settings[name]}"
+        for name in BUDGETS
+        if stored and name in settings and stored.get(name) != settings[name]
+    ]
+    return f"the budget of {out} is changed: {', '.join(changes)}" if changes else ""
