@@ -51,6 +51,7 @@ def bash_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("search --out mi", {""}),  # a folder, no file
         ("completion z", {"zsh"}),
         ("teacher check --teacher resnet-s", {"resnet-small"}),
+        ("data ch", {"check"}),
         ("search --config mi", {"mine.yaml"}),
     ],
 )

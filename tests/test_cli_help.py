@@ -33,7 +33,9 @@ OTHER_MEANING = {
 
 def test_the_commands_are_those_that_we_know() -> None:
     single = {"search", "status", "report", "export", "sample", "evaluate", "ablate", "compare-kd", "doctor"}
-    assert {*single, "completion", "bench build", "bench query", "teacher train", "teacher check"} <= set(COMMANDS)
+    assert {*single, "completion", "bench build", "bench query", "teacher train", "teacher check", "data check"} <= set(
+        COMMANDS
+    )
     assert set(WITHOUT_JSON) <= set(COMMANDS)
 
 

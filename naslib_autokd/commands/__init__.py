@@ -14,6 +14,7 @@ MODULES: tuple[str, ...] = (
     "bench",
     "compare_kd",
     "teacher",
+    "data",
     "doctor",
     "completion",
 )

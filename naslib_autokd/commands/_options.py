@@ -144,6 +144,15 @@ def task_from_options(options: argparse.Namespace) -> Task:
     return get_task(options.task, **overrides)
 
 
+def tell_of_images(task: Task) -> None:
+    """On stderr, before any work: what the folder of a task ``imagefolder`` holds and what is left out."""
+    if task.dataset == "imagefolder":
+        from naslib_autokd.data.check import summary
+
+        for line in summary(task):
+            print(line, file=sys.stderr)
+
+
 def parse_size(text: str, what: str = "size") -> int:
     """Bytes of ``2GB``, ``512 MiB`` or ``1.5e9``; the units are powers of 1024. ``what`` is named in the error.
 

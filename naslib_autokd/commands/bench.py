@@ -18,6 +18,7 @@ from naslib_autokd.commands._options import (
     print_json,
     read_candidate,
     task_from_options,
+    tell_of_images,
     trial_limits,
 )
 from naslib_autokd.commands._parser import epilog
@@ -183,6 +184,7 @@ def run_build(options: argparse.Namespace) -> int:
     task = task_from_options(options)
     plan, space = plan_from_options(options), HNAGSpace(task.preset)
     space.check(task)
+    tell_of_images(task)
     print(f"{plan.student_epochs(task):,.0f} student-epochs in all", file=sys.stderr)
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.own(options.out))

@@ -18,6 +18,7 @@ from naslib_autokd.commands._options import (
     add_task_options,
     print_json,
     task_from_options,
+    tell_of_images,
 )
 from naslib_autokd.commands._parser import epilog
 from naslib_autokd.commands._types import SHARE, positive
@@ -91,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.runners.run_folder import RunFolder
     from naslib_autokd.runners.session import StopSignals
 
+    task = task_from_options(options)
+    tell_of_images(task)
     keep = _config.keeper(options, options.out)
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.own(options.out))
@@ -103,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
             live.show(done / of, f"[{done}/{of}] {text}")
 
         comparison = compare(
-            task_from_options(options),
+            task,
             options.student or ["resnet8"],
             [loss for loss in options.losses.split(",") if loss.strip()],
             seeds=range(options.seeds),

@@ -11,6 +11,7 @@ from naslib_autokd.commands._options import (
     evaluator_from_options,
     read_candidate,
     task_from_options,
+    tell_of_images,
 )
 from naslib_autokd.commands._parser import epilog
 
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--budget must be from 1 to the task's maximum of {task.max_budget_epochs} epochs, got {budget}"
         )
+    tell_of_images(task)
     proposal = Proposal(candidate, budget, derive_seed(options.seed, "trial", 0), 0)
     trial = evaluator_from_options(options, task).evaluate(proposal)
     if options.json:

@@ -22,6 +22,7 @@ from naslib_autokd.commands._options import (
     print_json,
     student_limits,
     task_from_options,
+    tell_of_images,
 )
 from naslib_autokd.commands._parser import epilog
 from naslib_autokd.commands._types import Number, positive, whole
@@ -140,6 +141,7 @@ def run(options: argparse.Namespace) -> int:
     check_space(task, space)
     searched: dict[str, Any] = {"options": optimizer_options, "objectives": objectives}
     make_optimizer(task, options.optimizer, space=space, **searched, **budget)
+    tell_of_images(task)
     evaluation: dict[str, Any] = {"objective": options.objective, "teacher": options.teacher}
     if limits:
         evaluation["limits"] = asdict(limits)

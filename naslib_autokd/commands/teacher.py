@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naslib_autokd.commands._options import add_option, add_task_options, print_json
+from naslib_autokd.commands._options import add_option, add_task_options, print_json, tell_of_images
 from naslib_autokd.commands._parser import epilog
 from naslib_autokd.commands._types import positive, whole
 
@@ -143,6 +143,7 @@ def _data(options: argparse.Namespace, task: Task) -> TaskData:
     from naslib_autokd.evaluators.kd import checked_device
 
     device = checked_device(options.device)
+    tell_of_images(task)
     return load_data(task).to(device)
 
 

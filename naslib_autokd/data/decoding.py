@@ -6,6 +6,8 @@ open pictures. Pillow releases Python's lock while it decodes and resizes, so th
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 import os
 import struct
@@ -127,6 +129,48 @@ def seconds_a_picture(paths: Sequence[Path], size: int, channels: int, sample: i
 
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error)
 """What Pillow's plug-ins raise for damaged files."""
+
+
+FINGERPRINT = 64
+"""Height and width at which the pixels of two files are compared."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a picture file holds, or why it cannot be read."""
+
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    """Width and height as stored, before it is turned upright."""
+    content: str = ""
+    """Digest of the file."""
+    pixels: str = ""
+    """Digest of the prepared picture, of `FINGERPRINT` pixels in colour."""
+    guess: str = ""
+    """What had to be guessed of its grey levels."""
+    problem: str = ""
+
+
+def look_at(path: Path) -> Look:
+    """Read one picture file for what there is to know of it."""
+    from PIL import Image
+
+    guesses: list[str] = []
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size  # before a JPEG is decoded at a fraction
+            pixels = prepare_image(image, FINGERPRINT, 3, guesses)
+            return Look(
+                image.format or "", width, height, _digest(content), _digest(pixels.tobytes()), "".join(guesses)
+            )
+    except (*DAMAGED, Image.DecompressionBombError) as error:
+        return Look(problem=str(error).replace(" <_io.BytesIO object", " object") or type(error).__name__)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 PICTURE_SUFFIXES = (

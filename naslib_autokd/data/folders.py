@@ -73,7 +73,26 @@ class ImageFiles:
 def load_files(
     task: Task, train: ImageFiles, val: ImageFiles | None, test: ImageFiles, classes: tuple[str, ...]
 ) -> Loaded:
-    """Splits are decided on names and labels; ``val`` is taken from ``train`` if it is None."""
+    """Read the images of `decided` splits; those of the test when they are asked for."""
+    train, val, test = decided(task, train, val, test)
+    train_split, train_names, train_skipped = train.read(task)
+    val_split, val_names, val_skipped = val.read(task)
+    if not task.n_teacher or train_skipped:
+        require_every_class(task, train_split[1], classes)
+    members = {"train": train_names, "val": val_names, "test": test.names}
+    return Loaded(train_split, val_split, lambda: test.read(task)[0], classes, members, (*train_skipped, *val_skipped))
+
+
+def decided(
+    task: Task, train: ImageFiles, val: ImageFiles | None, test: ImageFiles
+) -> tuple[ImageFiles, ImageFiles, ImageFiles]:
+    """The files for training, validation (taken from those for training if it is None) and test.
+
+    Decided on names and labels alone.
+
+    Raises:
+        TaskError: If the task wants more images than there are.
+    """
     everything = np.arange(len(train.labels))
     if val is None:
         n_val = task.n_val or max(1, round(len(everything) * HELD_OUT_SHARES["val"]))
@@ -83,9 +102,4 @@ def load_files(
         val = val.part(first_stratified(val.labels, np.arange(len(val.labels)), task.n_val, task, "val"))
     train = train.part(first_stratified(train.labels, everything, task.n_teacher, task, "train"))
     test = test.part(first_stratified(test.labels, np.arange(len(test.labels)), task.n_test, task, "test"))
-    train_split, train_names, train_skipped = train.read(task)
-    val_split, val_names, val_skipped = val.read(task)
-    if not task.n_teacher or train_skipped:
-        require_every_class(task, train_split[1], classes)
-    members = {"train": train_names, "val": val_names, "test": test.names}
-    return Loaded(train_split, val_split, lambda: test.read(task)[0], classes, members, (*train_skipped, *val_skipped))
+    return train, val, test

@@ -147,6 +147,7 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd search --task cluttered-digits --objectives error,macs --trials 12 --finals 1 "
     "--out runs/front": HERE,
     # teachers, data and students
+    "naslib-autokd data check --task photos.yaml": HERE,
     "naslib-autokd teacher train --task photos.yaml --architecture resnet-small --epochs 6 "
     "--out teacher.safetensors": HERE,
     "naslib-autokd teacher check --task photos.yaml --teacher teacher.safetensors": HERE,
@@ -428,6 +429,8 @@ def is_run(page: Path) -> bool:
 
 
 def check_teachers(said: str, folder: Path) -> None:
+    assert "these images can be used" in said
+    assert "classes        3: ash 40, bay 40, cob 40" in said
     assert said.count("this teacher can be used for 'photos'") == 3
     assert "61 11 ('dark', 'grey', 'light')" in said
     assert "torch.Size([14, 3]) 2" in said
