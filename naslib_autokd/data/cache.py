@@ -65,7 +65,7 @@ def stored_images(paths: Sequence[Path], size: int, channels: int, *, skip_unrea
             *(f"{len(paths):,}", size, size, gigabytes(math.prod(shape)), where, _duration(seconds)),
         )
 
-    return _stored(key, shape, decode, announce)
+    return stored(key, shape, decode, announce)
 
 
 def shared(images: Images) -> Images:
@@ -82,7 +82,7 @@ def shared(images: Images) -> Images:
         out[:] = images
         return Decoded(out, np.arange(len(images)), ())
 
-    return _stored(key.hexdigest()[:12], images.shape, copy, lambda where: None).images
+    return stored(key.hexdigest()[:12], images.shape, copy, lambda where: None).images
 
 
 def content_of(images: Images) -> str | None:
@@ -92,9 +92,10 @@ def content_of(images: Images) -> str | None:
     return None if about is None else str(about["sha256"])
 
 
-def _stored(
+def stored(
     key: str, shape: tuple[int, ...], fill: Callable[[Images | None], Decoded], announce: Callable[[str], None]
 ) -> Decoded:
+    """The store ``key``; ``fill`` makes it in the mapped array it is given, or in memory (None) as a last resort."""
     path = cache_folder() / "pictures" / f"{key}.u8"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -191,7 +191,7 @@ def fill(out):
 task = get_task("cifar10", n_views=2, image_size=96, max_shift=8)
 list(views.draw_views(np.zeros((64, 3, 96, 96), np.uint8), task).batches(32))
 before = own()
-images = cache._stored("many", (3000, 3, 96, 96), fill, lambda where: None).images
+images = cache.stored("many", (3000, 3, 96, 96), fill, lambda where: None).images
 drawn = views.draw_views(images, task)
 assert drawn.drawn is None
 total = sum(int(batch.sum()) for batch in drawn.batches(32))
