@@ -76,6 +76,11 @@ class Task:
     """Let torchvision fetch CIFAR into ``data_dir`` if it is not there."""
     skip_unreadable: bool = False
     """Leave out image files that cannot be read, counted and listed, instead of stopping at the first."""
+    unlabelled_dir: str | None = None
+    """Folder of pictures without labels, on which students learn from the teacher's answers alone."""
+    n_unlabelled: int = 0
+    """How many of them (0: all); without ``unlabelled_dir``, how many of the teacher's images beyond ``n_train``
+    students see without their labels (0: none)."""
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
@@ -102,13 +107,19 @@ class Task:
             raise TaskError(f"augmentation 'shift' needs max_shift of at least 1, got {self.max_shift}")
         if self.n_teacher and self.n_train > self.n_teacher:
             raise TaskError(f"students see {self.n_train} of the teacher's {self.n_teacher} images; raise n_teacher")
+        if self.unlabelled_dir is None and self.n_teacher and self.n_train + self.n_unlabelled > self.n_teacher:
+            raise TaskError(
+                f"n_unlabelled={self.n_unlabelled} of the teacher's images beyond n_train={self.n_train}, but it has "
+                f"{self.n_teacher}; raise n_teacher, lower n_train or name a folder in unlabelled_dir"
+            )
         if not 0 <= self.min_teacher_accuracy <= 1:
             raise TaskError(f"min_teacher_accuracy is a fraction in [0, 1], got {self.min_teacher_accuracy}")
 
     @property
     def digest(self) -> str:
         """Hash of everything that decides results; where the data lie and how they are fetched does not count."""
-        return content_digest({k: v for k, v in self.to_dict().items() if k not in ("data_dir", "download")})
+        values = {k: v for k, v in self.to_dict().items() if k not in ("data_dir", "download")}
+        return content_digest(values | ({"unlabelled_dir": "given"} if self.unlabelled_dir else {}))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but those of `LATER_FIELDS` at their default: what older versions wrote stays the same task."""
@@ -199,6 +210,7 @@ POSITIVE_FIELDS = {
     "n_teacher": 0,
     "n_val": 0,
     "n_test": 0,
+    "n_unlabelled": 0,
     "min_channels": 1,
     "width_multiple": 1,
     "batch_size": 2,
@@ -222,7 +234,7 @@ FILES_OF = {
 }
 """Where large-image datasets are published, a folder inside ``data_dir`` that may hold them, and what must be there."""
 DATASETS = ("cluttered-digits", "digits", "cifar10", "cifar100", "mit67", "flowers102", "imagefolder")
-LATER_FIELDS = {"skip_unreadable": False, "width_multiple": 1}
+LATER_FIELDS = {"skip_unreadable": False, "width_multiple": 1, "unlabelled_dir": None, "n_unlabelled": 0}
 """Fields that tasks did not have from the start, with the value that means what was done before."""
 
 _TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(Task)}

@@ -32,6 +32,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     # task
     "--task": {"default": "cluttered-digits", "help": "what is learned: the name of a task, or your YAML file"},
     "--data-dir": {"type": Path, "metavar": "DIR", "help": "folder of the images, for tasks that are not embedded"},
+    "--unlabelled": {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "folder of pictures without labels, on which students learn from the teacher's answers alone",
+    },
     "--teacher": {
         "help": "instead of the task's: name of a network ('teacher list' shows them), file (.safetensors, .pt), "
         "NAME@FILE, module:function, or several with commas between",
@@ -137,6 +142,8 @@ def task_from_options(options: argparse.Namespace) -> Task:
     overrides: dict[str, Any] = {}
     if getattr(options, "data_dir", None) is not None:
         overrides["data_dir"] = str(options.data_dir)
+    if getattr(options, "unlabelled", None) is not None:
+        overrides["unlabelled_dir"] = str(options.unlabelled)
     if getattr(options, "preset", None) is not None:
         overrides["preset"] = options.preset
     if getattr(options, "max_params", None) is not None:

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
             keys="a trial record: status, cost, val_accuracy, n_params, macs, candidate, ... (as in trials.jsonl)",
         ),
     )
-    add_task_options(parser, "--teacher", "--objective")
+    add_task_options(parser, "--unlabelled", "--teacher", "--objective")
     space = parser.add_argument_group("family")
     add_option(space, "--candidate")
     add_option(space, "--preset")

@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
             keys=KEYS,
         ),
     )
-    add_task_options(parser, "--teacher", "--objective")
+    add_task_options(parser, "--unlabelled", "--teacher", "--objective")
     space = parser.add_argument_group("search space")
     add_option(space, "--preset")
     space.add_argument("--space", help="another space, for example nasbench201 (with NASLib), instead of families")

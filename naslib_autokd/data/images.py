@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,8 @@ class TaskData:
     dataset keeps its test images in files of their own)."""
     skipped: tuple[str, ...] = ()
     """A line for each training or validation image that could not be read and was left out."""
+    unlabelled_views: Views | None = None
+    """Likewise of the pictures of ``unlabelled_dir``, ``n_unlabelled`` of them."""
 
     def __post_init__(self) -> None:
         if isinstance(self.teacher_views, Tensor):
@@ -75,6 +78,23 @@ class TaskData:
     @property
     def train_labels(self) -> Tensor:
         return self.teacher_labels[: self.task.n_train]
+
+    @property
+    def student_views(self) -> Views:
+        """`train_views` and, after them, those of the ``n_unlabelled`` pictures without labels."""
+        if self.unlabelled_views is not None:
+            return self.train_views.joined(self.unlabelled_views)
+        return self.teacher_views[:, : self.n_shown]
+
+    @property
+    def student_labels(self) -> Tensor:
+        """Of `student_views`; -1 where there is none."""
+        return torch.cat([self.train_labels, self.train_labels.new_full((self.task.n_unlabelled,), -1)])
+
+    @property
+    def n_shown(self) -> int:
+        """Images of an epoch of a student, with and without labels."""
+        return self.task.n_train + self.task.n_unlabelled
 
     @property
     def device(self) -> torch.device:
@@ -108,20 +128,31 @@ class TaskData:
             make_test=self.make_test,
             members=self.members,
             skipped=self.skipped,
+            unlabelled_views=None if self.unlabelled_views is None else self.unlabelled_views.to(device),
         )
 
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits of the training images, views and labels: part of the key of cached teachers."""
         if self._digest is None:
-            content = hashlib.sha256(str(self.teacher_views.shape).encode())
-            for part in self.teacher_views.content():
-                content.update(part)
+            content = _digest_of(self.teacher_views)
             labels = self.teacher_labels.cpu().contiguous()
             content.update(str(tuple(labels.shape)).encode())
             content.update(labels.numpy().data)
             self._digest = content.hexdigest()[:12]
         return self._digest
+
+    @property
+    def unlabelled_digest(self) -> str:
+        """The same of the pictures of ``unlabelled_dir``; empty without one."""
+        return "" if self.unlabelled_views is None else _digest_of(self.unlabelled_views).hexdigest()[:12]
+
+
+def _digest_of(views: Views) -> Any:
+    content = hashlib.sha256(str(views.shape).encode())
+    for part in views.content():
+        content.update(part)
+    return content
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -82,6 +82,12 @@ def read_layout(root: Path) -> Layout:
     return layout
 
 
+def pictures_below(root: Path) -> tuple[list[str], list[str]]:
+    """Names of all pictures in a folder and below, sorted, and `Layout.lines_left_out`."""
+    layout = Layout(root)
+    return sorted(_Folder(layout, "").walk()), layout.lines_left_out()
+
+
 def role_of(name: str) -> str | None:
     """``train``, ``val`` or ``test`` if a folder is named as people name these splits, in any case and spelling."""
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())

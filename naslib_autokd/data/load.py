@@ -13,6 +13,7 @@ from naslib_autokd.data.digits import load_cluttered_digits, load_digits
 from naslib_autokd.data.folders import layout_of, load_image_folder
 from naslib_autokd.data.images import Loaded, TaskData, as_tensors, moments
 from naslib_autokd.data.lists import load_flowers102, load_mit67
+from naslib_autokd.data.unlabelled import read_unlabelled
 from naslib_autokd.data.views import draw_views
 from naslib_autokd.tasks import CIFAR_FOLDERS, CIFAR_SOURCE, FILES_OF, Task, TaskError, get_task
 
@@ -62,6 +63,12 @@ def prepared(task: Task, loaded: Loaded, device: torch.device | str) -> TaskData
     if n_train > n_teacher:
         raise TaskError(f"{task.name}: n_train={n_train}, but there are only {n_teacher} training images")
     task = get_task(task, n_train=n_train, n_teacher=n_teacher, n_val=len(val[1]))
+    members, skipped, unlabelled = loaded.members, loaded.skipped, None
+    if task.unlabelled_dir is not None:
+        found = read_unlabelled(task, loaded)
+        unlabelled = draw_views(found.images, task, "views of unlabelled")
+        members, skipped = {**members, "unlabelled": found.names}, (*skipped, *found.skipped)
+        task = get_task(task, n_unlabelled=len(found.names))
     mean, std = moments(teacher[0])  # of all the teacher's: n_train must not change a teacher
     val_images, val_labels = as_tensors(val, torch.device(device))
     return TaskData(
@@ -74,8 +81,9 @@ def prepared(task: Task, loaded: Loaded, device: torch.device | str) -> TaskData
         mean=mean,
         std=std,
         make_test=loaded.make_test,
-        members=loaded.members,
-        skipped=loaded.skipped,
+        members=members,
+        skipped=skipped,
+        unlabelled_views=None if unlabelled is None else unlabelled.to(torch.device(device)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,3 +43,24 @@ def distillation_loss(
     if kd_weight == 1:
         return soft
     return (1 - kd_weight) * F.cross_entropy(student_logits, labels) + kd_weight * soft
+
+
+def partly_labelled_loss(
+    student_logits: Tensor,  # (batch, classes)
+    teacher_logits: Tensor,  # (batch, classes), without gradient
+    labels: Tensor,  # (batch,), int64; -1: unknown
+    *,
+    temperature: float,
+    kd_weight: float,
+) -> Tensor:  # ()
+    """`distillation_loss` where a sample has a label; where it has none, that with ``kd_weight=1``; the mean of both.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2 ("the transfer set could consist entirely of unlabeled
+    data"). Departure: labelled and unlabelled samples are mixed in a batch.
+    """
+    student_log_p = F.log_softmax(student_logits / temperature, dim=1)
+    teacher_log_p = F.log_softmax(teacher_logits / temperature, dim=1)
+    divergence = F.kl_div(student_log_p, teacher_log_p, reduction="none", log_target=True).sum(dim=1)
+    hard = F.cross_entropy(student_logits, labels, ignore_index=-1, reduction="none")  # 0 where there is no label
+    weight = torch.where(labels < 0, 1.0, kd_weight)
+    return ((1 - weight) * hard + weight * temperature**2 * divergence).mean()

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.cuda_graphs import Step, capture
-from naslib_autokd.distillation.losses import distillation_loss
+from naslib_autokd.distillation.losses import distillation_loss, partly_labelled_loss
 
 PREDICT_PIXELS = 2**17
 """Pixels of one batch of predictions: 910 images of 12x12, 128 of 32x32. On one thread that many gave most images per
@@ -101,7 +101,7 @@ class TrainingResult:
     curve: tuple[float, ...]
     """Mean loss of each epoch, in nats; finite values only."""
     train_accuracy: float | None
-    """Share of the last epoch's training images that were named correctly in passing."""
+    """Share of the last epoch's labelled images that were named correctly in passing."""
     seconds: float
     precision: str = "float32"
     """``float32`` or ``bfloat16``: what the forward passes ran in."""
@@ -126,7 +126,7 @@ class Checkpoint:
 def train(
     model: nn.Module,
     data: TaskData,
-    teacher_logits: Tensor | None,  # (n_views, n_train, classes)
+    teacher_logits: Tensor | None,  # (n_views, n_train + n_unlabelled, classes)
     *,
     kd: KDLike | None,
     epochs: int,
@@ -141,6 +141,9 @@ def train(
 ) -> TrainingResult:
     """Train ``model`` in place on the students' images; plain cross-entropy without ``teacher_logits`` or ``kd``.
 
+    Where the task has pictures without labels, an epoch passes over them too; on them the loss is the divergence from
+    the teacher alone. Trainings that cannot learn from them (plain cross-entropy, an ``objective``) see labelled images
+    in their place, so that an epoch takes as many steps.
     The device is waited for once per epoch, at its end.
 
     Args:
@@ -167,13 +170,15 @@ def train(
         )
     if start is not None and start.seed != seed:
         raise ValueError(f"the training to continue has seed {start.seed}, got seed={seed}")
-    views, labels, device = data.train_views, data.train_labels, data.device
+    soft = teacher_logits if kd is not None and objective is None else None
+    views, labels = (data.train_views, data.train_labels) if soft is None else (data.student_views, data.student_labels)
+    n_labelled, device = len(data.train_labels), data.device
     if settings.cuda_graph and (device.type != "cuda" or objective is not None):
         where = f"the data are on {device}" if device.type != "cuda" else "objectives of their own are not captured"
         raise ValueError(f"cuda_graph=True needs a CUDA device and the KD loss or cross-entropy; {where}")
     if settings.precision != "float32" and (objective is not None or settings.cuda_graph):
         raise ValueError(f"precision={settings.precision!r} goes with the KD loss or cross-entropy, without cuda_graph")
-    n_views, n = views.shape[:2]
+    n_views, n = len(views), data.n_shown
     batch_size = min(data.task.batch_size, n)
     steps_per_epoch = n // batch_size
     rng = torch.Generator().manual_seed(seed)
@@ -186,9 +191,10 @@ def train(
     if start is not None:
         model.load_state_dict(start.model)
         torch_optimizer.load_velocity(start.velocity)
-    soft = teacher_logits if kd is not None and objective is None else None
-
-    step = TrainingStep(model, torch_optimizer, kd, objective, settings.precision == "bfloat16")
+    step = TrainingStep(
+        *(model, torch_optimizer, kd, objective, settings.precision == "bfloat16"),
+        partly_labelled=soft is not None and n > n_labelled,
+    )
     run: Step | None = None
     started, curve = time.perf_counter(), list[float]()
     first = None if start is None else torch.tensor(start.first_loss, device=device)
@@ -199,13 +205,16 @@ def train(
         model.train()
         order = torch.randperm(n, generator=rng)[:n_shown]
         shown = ((first_view[order] + epoch) % n_views).to(device)
+        if soft is None:
+            order %= n_labelled
+        n_answers = int((order < n_labelled).sum())
         order = order.to(device)
-        hard, targets = labels[order], None if soft is None else soft[shown, order]
+        hard = labels[order]
         outputs: list[tuple[Tensor, Tensor]] = []
         for begin in range(0, n_shown, per_chunk):
             part = slice(begin, begin + per_chunk)
             columns = [data.normalise(views[shown[part], order[part]]), hard[part], shown[part], order[part]]
-            columns += [] if targets is None else [targets[part]]
+            columns += [] if soft is None else [soft[shown[part], order[part]]]
             in_batches = (column.split(batch_size) for column in columns)
             for images, now_hard, view, index, *now_soft in zip(*in_batches, strict=True):
                 at = epoch * steps_per_epoch + len(outputs)
@@ -226,7 +235,7 @@ def train(
             epochs = epoch + 1
             break
         curve.append(mean_loss)
-        train_accuracy = correct / (steps_per_epoch * batch_size)
+        train_accuracy = correct / max(1, n_answers)
         if progress is not None:
             progress(epoch + 1, mean_loss)
         if mean_loss > settings.divergence_factor * first_loss:
@@ -255,6 +264,8 @@ class TrainingStep:
     kd: KDLike | None
     objective: Objective | None
     bfloat16: bool = False
+    partly_labelled: bool = False
+    """Some labels are -1."""
 
     def __call__(
         self,
@@ -279,7 +290,8 @@ class TrainingStep:
             if targets is None or (kd := self.kd) is None:
                 loss = F.cross_entropy(logits, labels)
             else:
-                loss = distillation_loss(logits, targets, labels, temperature=kd.temperature, kd_weight=kd.kd_weight)
+                loss_of = partly_labelled_loss if self.partly_labelled else distillation_loss
+                loss = loss_of(logits, targets, labels, temperature=kd.temperature, kd_weight=kd.kd_weight)
         loss.backward()
         self.optimizer.step(lr)
         return logits.detach(), loss.detach()
@@ -295,7 +307,9 @@ def faster_precision(step: TrainingStep, batch: tuple[Any, ...], repeats: int = 
     seconds = {}
     for bfloat16 in (False, True):
         model = copy.deepcopy(step.model).train()
-        own = TrainingStep(model, NesterovSGD(model.parameters(), step.optimizer.settings), step.kd, None, bfloat16)
+        own = replace(
+            step, model=model, optimizer=NesterovSGD(model.parameters(), step.optimizer.settings), bfloat16=bfloat16
+        )
         taken = []
         for _ in range(1 + repeats):
             started = time.perf_counter()

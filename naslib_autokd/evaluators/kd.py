@@ -345,6 +345,7 @@ class KDEvaluator:
         return content_digest(
             {
                 **({"teacher_inputs": inputs} if inputs else {}),
+                **({"unlabelled": self.data.unlabelled_digest} if self.task.unlabelled_dir else {}),
                 "task": self.task.digest,
                 "data": self.data.digest,
                 "teacher": hashlib.sha256(to_safetensors(weights)).hexdigest(),
@@ -365,7 +366,7 @@ class KDEvaluator:
         """
         with limited_threads(self.threads):
             images, teacher = self.images_to_score()
-            cost = SCORE_COST * len(images) / self.task.n_train
+            cost = SCORE_COST * len(images) / self.data.n_shown
             try:
                 student = self.build_student(self.student_spec(candidate, seed), seed).to(self.device).train()
                 return Score(compare(teacher, last_features(student, images)).value, cost)

@@ -491,7 +491,7 @@ class DARTS:
         start = time.perf_counter()
         data, task = evaluator.data, evaluator.data.task
         batch_size = min(task.batch_size, data.train_labels.shape[0] // 2)
-        student_steps = max(1, data.train_labels.shape[0] // task.batch_size)
+        student_steps = max(1, data.n_shown // task.batch_size)
         step_cost = self.search_step_cost(task)
         n_steps = int(budget_student_epochs * student_steps / step_cost)
         if n_steps < 1:

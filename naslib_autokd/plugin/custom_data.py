@@ -90,6 +90,8 @@ def task_from_custom_dataset(dataset: Any, config: Any = None, **overrides: Any)
             "n_test": len(test_set),
         },
     )
+    if task.unlabelled_dir is not None:
+        raise TaskError(f"{name}: unlabelled_dir goes with image files, which the transform of {name} does not read")
     rest = rest[:n_teacher]
     mean, std = scale.moments(images[rest])
 

@@ -287,7 +287,7 @@ class NASLibOneShot:
         data = evaluator.data
         task, n = data.task, data.train_labels.shape[0]
         batch_size = min(task.batch_size, n // 2)
-        student_steps = max(1, n // task.batch_size)
+        student_steps = max(1, data.n_shown // task.batch_size)
         step_cost = self.search_step_cost(task)
         n_steps = int(budget_student_epochs * student_steps / step_cost)
         if n_steps < 1:

@@ -197,7 +197,7 @@ def _run_one_shot(config: dict[str, Any], folder: Path, progress: Callable[[str]
         n = len(evaluator.data.train_labels)
         batch = min(task.batch_size, n // 2)
         steps = search["epochs"] * max(1, (n // 2) // batch)
-        budget = (steps + 0.5) * method.search_step_cost(task) / max(1, n // task.batch_size)
+        budget = (steps + 0.5) * method.search_step_cost(task) / max(1, evaluator.data.n_shown // task.batch_size)
     found = method.search(
         evaluator, budget, config["seed"], lambda share, text: progress(f"{100 * share:.0f}% of the search, {text}")
     )

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import torch
@@ -28,13 +29,13 @@ class SoftTargets:
     """A teacher's logits, computed once and read by every student."""
 
     train: Tensor
-    """``(n_views, n_train, classes)``, float32."""
+    """``(n_views, n_train + n_unlabelled, classes)``, float32, of `TaskData.student_views`."""
     val: Tensor
     """``(n_val, classes)``, float32."""
 
     @classmethod
     def of(cls, teacher: Teacher, data: TaskData) -> SoftTargets:
-        views = data.train_views
+        views = data.student_views
         batch_size = predict_batch(teacher.network, data.task.image_size)
         train = torch.cat([teacher(part) for part in views.batches(batch_size)]).unflatten(0, views.shape[:2])
         return cls(train.float().contiguous(), teacher.predict(data.val_images).float())
@@ -95,11 +96,13 @@ def soft_targets_path(teacher: Teacher, data: TaskData, threads: int) -> Path:
         content.update(f"{name} {tensor.stride()}".encode())  # the memory format decides on the kernels, which round
         content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     content.update(data.val_images.cpu().contiguous().numpy().tobytes())
-    recipe = {
+    recipe: dict[str, Any] = {
         "teacher_and_val": content.hexdigest(),
         "data": data.digest,
-        "n_train": data.task.n_train,
+        "n_train": data.n_shown,
         "moments": [teacher.mean, teacher.std],
         "rounding": [str(torch.__version__), data.device.type, threads],
     }
+    if data.unlabelled_views is not None:
+        recipe["unlabelled"] = [data.task.n_train, data.unlabelled_digest]
     return cache_folder() / "soft-targets" / f"{data.task.name}-{content_digest(recipe)}.safetensors"

@@ -75,7 +75,7 @@ def train_teacher(
         plain = is_plain(given, task)
         model = (network if plain else InputAdapter(network, given)).to(data.device)
         mean, std = (given.mean, given.std) if plain else PIXELS
-        sizes = replace(task, n_train=task.n_teacher, batch_size=TEACHER_BATCH)
+        sizes = replace(task, n_train=task.n_teacher, n_unlabelled=0, batch_size=TEACHER_BATCH)
         all_images = replace(data, task=sizes, mean=mean, std=std)
         _check_forward(model, all_images, name)
         info: dict[str, Any] = {"architecture": name.full, "classes": list(data.classes), "notes": notes}
