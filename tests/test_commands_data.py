@@ -44,6 +44,8 @@ def test_a_clean_folder_has_nothing_to_tell(photos):
     assert (found["shorter_side"], found["longest_shape"]) == ([30, 30, 30], pytest.approx(4 / 3))
     assert (found["formats"], found["majority_share"]) == ({"PNG": 40}, 0.5)
     assert found["array_bytes"] == 40 * 3 * 32 * 32
+    assert found["disk_free_bytes"] > 0
+    assert 0 < found["decode_seconds"] < 60
     assert not any(found["duplicates"].values())
     assert found["left_out"] == {}
     assert found["warnings"] == ["40 images are smaller than the task's 32 pixels and are enlarged"]
@@ -144,7 +146,17 @@ def test_every_command_that_reads_a_folder_says_in_short_what_it_holds(photos, t
     task = ["--task", "imagefolder", "--data-dir", str(photos)]
     nowhere = str(tmp_path / "no.safetensors")
     for words in (
-        ["search", "--teacher", nowhere, "--trials", "1", "--preset", "hnag-small", "--out", str(tmp_path / "run")],
+        [
+            "search",
+            "--teacher",
+            nowhere,
+            "--trials",
+            "1",
+            "--optimizer",
+            "random_search",
+            "--out",
+            str(tmp_path / "run"),
+        ],
         ["evaluate", "--teacher", nowhere],
         ["compare-kd", "--teacher", nowhere, "--seeds", "1", "--out", str(tmp_path / "kd")],
         ["teacher", "check", "--teacher", nowhere],

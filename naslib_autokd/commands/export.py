@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.runners.export import export
 
     done = export(options.run_folder, options.format, options.out)
+    if done.warning:
+        print(f"beware: {done.warning}", file=sys.stderr)
     if options.json:
         files = {"path": str(done.path), "card": str(done.card), "preparation": str(done.preparation)}
         print_json({**files, "difference": done.difference})

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from naslib_autokd.data.decoding import Look, look_at
-from naslib_autokd.data.folders import ImageFiles, decided, layout_of, split_files
+from naslib_autokd.data.decoding import Look, look_at, seconds_a_picture
+from naslib_autokd.data.folders import TOLD, ImageFiles, decided, layout_of, split_files
 from naslib_autokd.data.layout import BY_TOOLS, Layout
 from naslib_autokd.data.load import resolve
+from naslib_autokd.files import cache_folder
 from naslib_autokd.tasks import Task, TaskError
 
 FEW = 10
@@ -28,6 +31,8 @@ Splits = dict[str, ImageFiles]
 def summary(task: Task) -> list[str]:
     """Lines on the folder of a task ``imagefolder``: classes, counts, splits, what is left out. Decodes nothing.
 
+    What they say is not logged again when the folder is loaded.
+
     Raises:
         TaskError: As `layout.read_layout`, or if the task wants more images than there are.
     """
@@ -38,7 +43,9 @@ def summary(task: Task) -> list[str]:
     total = sum(map(sum, counts.values()))
     first = f"{layout.root}: {len(layout.classes)} classes, {total:,} images ({parts}; {_drawn(layout)})"
     warnings = _uneven(counts) + _too_few(counts)
-    return [first, *(f"{layout.root}: {line}" for line in (*layout.notes, *layout.lines_left_out(), *warnings))]
+    left_out = [f"{layout.root}: {line}" for line in layout.lines_left_out()]
+    TOLD.update(left_out)
+    return [first, *left_out, *(f"{layout.root}: {line}" for line in (*layout.notes, *warnings))]
 
 
 def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -69,6 +76,9 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
     unreadable = [f"{name}: {look.problem}" for name, look in looks.items() if look.problem]
     counts = _counts(layout, splits)
     same = _duplicates(names, readable)
+    paths = [layout.root / name for name in readable]
+    each = seconds_a_picture(paths, task.image_size, task.in_channels) if paths else 0.0
+    size, free = len(names) * task.in_channels * task.image_size**2, shutil.disk_usage(_existing(cache_folder())).free
     shorter = sorted(min(look.width, look.height) for look in readable.values())
     shapes = [max(look.width, look.height) / min(look.width, look.height) for look in readable.values()]
     small = sum(side < task.image_size for side in shorter)
@@ -76,6 +86,8 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
     warnings = _uneven(counts) + _too_few(counts)
     if small:
         warnings.append(f"{small:,} images are smaller than the task's {task.image_size} pixels and are enlarged")
+    if size > free:
+        warnings.append(f"decoded they need {size / 1e9:.1f} GB, and {cache_folder()} has {free / 1e9:.1f} GB free")
     if guesses:
         warnings.append(f"{len(guesses):,} images are 16-bit grey without a stated range, such as {guesses[0]}")
     problem = None
@@ -100,7 +112,9 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
         "unreadable": unreadable,
         "duplicates": same,
         "majority_share": max(map(sum, counts.values())) / len(names),
-        "array_bytes": len(names) * task.in_channels * task.image_size**2,
+        "array_bytes": size,
+        "decode_seconds": each * len(paths) / (os.cpu_count() or 1),
+        "disk_free_bytes": free,
         "notes": layout.notes,
         "warnings": warnings,
         "usable": problem is None,
@@ -125,7 +139,8 @@ def lines_of(found: dict[str, Any]) -> list[tuple[str, str]]:
         shape = f"up to {found['longest_shape']:.1f} times as long"
         lines.append(("sizes", f"shorter side {low} to {high} pixels, median {middle:g}; the longer {shape}"))
     lines.append(("formats", ", ".join(f"{name} {n:,}" for name, n in found["formats"].items()) or "none"))
-    lines.append(("as arrays", f"{found['array_bytes'] / 1e6:,.1f} MB"))
+    size, free = (f"{found[name] / 1e6:,.1f} MB" for name in ("array_bytes", "disk_free_bytes"))
+    lines.append(("decoded", f"once, in about {found['decode_seconds']:,.0f} s, to {size} in the cache ({free} free)"))
     lines += [("note", text) for text in found["notes"]]
     lines += [
         ("left out", f"{len(names):,} ({why}): {_some(names)}")
@@ -147,6 +162,11 @@ _DUPLICATES = {
     "in_two_classes": "stand in more than one class",
     "within_a_split": "stand twice in one split",
 }
+
+
+def _existing(folder: Path) -> Path:
+    """``folder``, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def _splits(task: Task, layout: Layout) -> Splits:

@@ -16,11 +16,16 @@ from naslib_autokd.tasks import Task
 
 log = logging.getLogger(__name__)
 
+TOLD: set[str] = set()
+"""Lines on what is left out that this process has said, to say them once."""
+
 
 def load_image_folder(task: Task) -> Loaded:
     layout = layout_of(task)
     for line in layout.lines_left_out():
-        log.warning("%s: %s", layout.root, line)
+        if (told := f"{layout.root}: {line}") not in TOLD:
+            log.warning("%s", told)
+            TOLD.add(told)
     return load_files(task, *split_files(task, layout), layout.classes)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from naslib_autokd.data.images import TaskData, normalise
 from naslib_autokd.data.load import load_data
+from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, latency_s, train_memory
 from naslib_autokd.distillation.diswot import SCORE_BATCH, SCORE_COST, LastFeatures, compare, last_features
 from naslib_autokd.distillation.training import (
@@ -493,6 +494,7 @@ class KDEvaluator:
             "mean": list(self.data.mean),
             "std": list(self.data.std),
             "input": list(self.image_shape),
+            "preparation": PREPARATION,
             "task": self.task.name,
             "task_digest": self.task.digest,
             "result": result.to_dict(),

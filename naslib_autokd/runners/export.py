@@ -59,6 +59,22 @@ class StudentFile:
     task: str
     result: dict[str, Any]
     """Of its final training (`evaluators.kd.FinalResult`)."""
+    preparation: dict[str, str] | None = None
+    """How training prepared its pictures; older files do not state it."""
+
+    @property
+    def warning(self) -> str:
+        """What the file that prepares pictures does otherwise than the training of this student; empty if nothing."""
+        if self.preparation == PREPARATION:
+            return ""
+        if self.preparation is None:
+            return (
+                "this student was trained by a version without a stated preparation: it did not turn pictures by EXIF, "
+                f"dropped transparency and kept the upper 8 of 16 bits; {PREPARATION_FILE} differs on such pictures"
+            )
+        then, now = self.preparation, PREPARATION
+        odd = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+        return f"this student was trained by a version that prepared pictures in another way: {', '.join(odd)}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,8 @@ class Exported:
     """The file that makes the network's input of pictures."""
     difference: float
     """Largest difference of a logit from the module's, relative to the largest logit; 0 for safetensors."""
+    warning: str = ""
+    """What the preparation does otherwise than this student's training."""
 
 
 def read_student(path: str | Path) -> StudentFile:
@@ -106,6 +124,7 @@ def read_student(path: str | Path) -> StudentFile:
         input=(channels, height, width),
         task=values["task"],
         result=values["result"],
+        preparation=values.get("preparation"),
     )
 
 
@@ -205,7 +224,7 @@ def export(run: str | Path, format: str = "onnx", out: str | Path | None = None)
         write_whole(card, model_card(described, folder, path, difference).encode())
         preparation = path.with_name(PREPARATION_FILE)
         write_whole(preparation, Path(prepare_picture.__file__).read_bytes())
-    return Exported(path, card, preparation, difference)
+    return Exported(path, card, preparation, difference, described.warning)
 
 
 @contextmanager
@@ -403,6 +422,7 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         "",
         *(f"- {name.replace('_', ' ')}: {text}" for name, text in PREPARATION.items()),
         "",
+        *([f"Beware: {described.warning}.", ""] if described.warning else []),
         f"Classes, in the order of the logits: {', '.join(f'`{name}`' for name in described.classes)}.",
         "",
         "## Results",

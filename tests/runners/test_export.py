@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from naslib_autokd import cli, load_student
+from naslib_autokd.data import prepare_picture
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.records import derive_seed
 from naslib_autokd.runners import export as module
@@ -91,6 +92,30 @@ def test_the_card_says_what_it_is_and_how_good(run, tmp_path):
     ):
         assert text in card
     assert done.path.read_bytes() == described.path.read_bytes()
+
+
+def test_a_student_of_an_older_version_is_exported_with_a_warning(run, tmp_path, capsys):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    kept = kept_student(run)
+    assert export(run, "safetensors", tmp_path / "new.safetensors").warning == ""
+    with safe_open(kept, framework="pt") as file:
+        metadata = file.metadata()
+    del metadata["preparation"]
+    save_file(load_file(kept), tmp_path / "old.safetensors", metadata)
+    words = [
+        "export",
+        str(tmp_path / "old.safetensors"),
+        "--format",
+        "safetensors",
+        "--out",
+        str(tmp_path / "x.safetensors"),
+    ]
+    assert cli.main(words) == 0
+    assert "beware: this student was trained by a version without" in capsys.readouterr().err
+    assert "Beware: this student" in (tmp_path / "model_card.md").read_text()
+    assert (tmp_path / "prepare_picture.py").read_bytes() == Path(prepare_picture.__file__).read_bytes()
 
 
 def test_an_export_that_differs_is_refused_and_nothing_is_written(run, tmp_path, monkeypatch):
