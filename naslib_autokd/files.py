@@ -1,41 +1,179 @@
-"""Files that appear whole or not at all, and the folder of the caches."""
+"""Files that appear whole or not at all, locks that cannot be waited for without end, and the folder of the caches."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
+import logging
 import os
+import re
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all, also after a power cut."""
+log = logging.getLogger(__name__)
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file that appears whole or not at all, also if the power fails.
+
+    Links that somebody else laid in its place are replaced, never followed. ``mode``: who may read and write it, less
+    what the process's mask forbids.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        with open(temporary, "wb") as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
+        with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder outlast a power cut, as far as its file system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # may be written, not read
+    """Have the names in a folder on the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def file_name(text: str) -> str:
+    """``text`` as a part of a file's name: no folder, no hidden file, at most 80 signs.
+
+    Examples:
+        >>> file_name("cluttered-digits"), file_name("../../etc/x y")
+        ('cluttered-digits', 'etc_x_y')
+    """
+    return re.sub(r"[^\w.-]+", "_", text).strip("._")[:80] or "_"
+
+
+def no_room(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+# --- locks ----------------------------------------------------------------------------------------------------------
+
+SIGN_OF_LIFE_S = 5.0
+"""Between two signs of life of a lock's owner: it touches the lock's file."""
+SILENT_S = 60.0
+"""An owner without one for so long stands still; who waits goes on without the lock."""
+
+
+def _nobody_asks() -> None:
+    pass
+
+
+waiting: Callable[[], None] = _nobody_asks
+"""Called for each sign of life of the owner of a lock that is waited for; workers replace it, to give their own."""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold the lock of a file in a cache (``path.lock``), so that one process makes it and the others wait.
+
+    Where there can be no lock (a folder that is read-only or another user's) or its owner stands still, the body runs
+    without (the value is False): files are written whole, so two processes that make the same lose time, nothing else.
+    """
+    place = Path(f"{path}.lock")
+    lock = filelock.FileLock(place)
+    if not _acquired(lock, place):
+        yield False
         return
+    end = threading.Event()
+
+    def live() -> None:
+        while not end.wait(SIGN_OF_LIFE_S):
+            with contextlib.suppress(OSError):
+                os.utime(place)
+
+    threading.Thread(target=live, daemon=True).start()
     try:
-        os.fsync(descriptor)
-    except OSError:  # a file system that syncs no folders
-        return
+        yield True
     finally:
-        os.close(descriptor)
+        end.set()
+        lock.release()
+
+
+def _acquired(lock: filelock.BaseFileLock, place: Path) -> bool:
+    seen, since = -1, time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return True
+        except filelock.Timeout:
+            pass
+        except OSError as error:
+            log.debug("no lock %s: %s", place, error)
+            return False
+        with contextlib.suppress(OSError):
+            if (now := place.stat().st_mtime_ns) != seen:
+                seen, since = now, time.monotonic()
+                waiting()
+        if time.monotonic() - since > SILENT_S:
+            log.warning("%s: its owner has given no sign of life for %.0f s; going on without it", place, SILENT_S)
+            return False
+        time.sleep(0.1)
+
+
+# --- caches ---------------------------------------------------------------------------------------------------------
 
 
 def cache_folder() -> Path:
-    """``$NASLIB_AUTOKD_CACHE``, else ``naslib_autokd`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """``$NASLIB_AUTOKD_CACHE``, else ``naslib_autokd`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    For a user without a home (containers) a private folder of the machine's temporary one; that is said once.
+    """
     if own := os.environ.get("NASLIB_AUTOKD_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "naslib_autokd"
+        return _expanded(own)
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "naslib_autokd"
+
+
+def _expanded(place: str) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return _homeless()
+
+
+@functools.cache
+def _homeless() -> Path:
+    folder = private_folder()
+    log.warning("no home directory: teachers and compiled kernels are kept in %s (set NASLIB_AUTOKD_CACHE)", folder)
+    return folder
+
+
+def private_folder() -> Path:
+    """A folder of this user alone in the machine's temporary one; the same for all of the user's processes.
+
+    Another user may have laid a file, link or folder in its place: then one of this process alone.
+    """
+    folder = Path(tempfile.gettempdir()) / f"naslib_autokd-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="naslib_autokd-"))
+
+
+def ours_alone(path: Path) -> bool:
+    """Whether only this user, or the machine's owner, can have written a file or folder: it may be run."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return status.st_uid in (os.getuid(), 0) and not status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode)

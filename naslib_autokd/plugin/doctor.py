@@ -42,7 +42,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at this installation; imports torch and torchvision, but not NASLib."""
-    return [*_packages(), *_torch(), *_naslib(), *_datasets(), *_benchmarks(), *_teachers()]
+    return [*_packages(), *_torch(), *_kernels(), *_naslib(), *_datasets(), *_benchmarks(), *_teachers()]
 
 
 def report(findings: list[Finding]) -> dict[str, Any]:
@@ -109,6 +109,18 @@ def _torch() -> Iterator[Finding]:
     else:
         reason = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
         yield Finding("GPU", OPTIONAL, f"{reason}; everything runs on the CPU ({os.cpu_count()} cores)")
+
+
+def _kernels() -> Iterator[Finding]:
+    try:
+        from naslib_autokd.search_spaces.hnag.execution import path_of_students
+    except ImportError:  # said above
+        return
+    compiled, detail = path_of_students()
+    if compiled:
+        yield Finding("compiled kernels", OK, detail)
+    else:
+        yield Finding("compiled kernels", OPTIONAL, detail)
 
 
 def _naslib() -> Iterator[Finding]:

@@ -15,6 +15,9 @@ import hashlib
 import logging
 import os
 import queue
+import shutil
+import sys
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -352,6 +355,7 @@ class DaskPool:
         self._slots = (0.0, 0)
         self._bases: dict[str, int] = {}
         self._cluster: Any = None
+        self._scratch: str | None = None
         self._local = scheduler is None and cluster is None
         self._fixed = (workers or 1) if self._local else None
         self._connect(scheduler, cluster, workers)
@@ -362,15 +366,16 @@ class DaskPool:
         import dask
         from distributed import Client, LocalCluster
 
-        logging.getLogger("distributed").setLevel(logging.ERROR)
-        local: dict[str, Any] = {"distributed.scheduler.http.routes": []} if self._local else {}
-        with dask.config.set({**SCHEDULER_SETTINGS, **local}):
-            if scheduler is not None:
-                try:
-                    self._client = Client(scheduler, timeout=10, set_as_default=False)
-                except (OSError, ValueError) as error:
-                    raise ValueError(f"no Dask scheduler answers at {scheduler!r} ({error})") from error
-                return
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what happens is told by the outcomes
+        if scheduler is not None:
+            self._client = connected(scheduler)
+            return
+        # Dask's own, /tmp/dask-scratch-space, is the same folder for all users, and it imports from there
+        self._scratch = tempfile.mkdtemp(prefix="naslib_autokd-dask-")
+        settings: dict[str, Any] = {**SCHEDULER_SETTINGS, "temporary-directory": self._scratch}
+        if self._local:
+            settings |= {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+        with dask.config.set(settings):
             if self._local:
                 # threads that watch one process each: all that local workers need
                 self._cluster = LocalCluster(
@@ -378,15 +383,19 @@ class DaskPool:
                     threads_per_worker=self._fixed,
                     processes=False,
                     protocol="inproc",
+                    host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",  # None takes port 8787 on all interfaces
+                    worker_dashboard_address="127.0.0.1:0",  # None takes a port on all interfaces
+                    local_directory=self._scratch,
                     memory_limit=0,
-                    silence_logs=logging.ERROR,
+                    silence_logs=logging.CRITICAL,
                 )
             elif isinstance(cluster, ClusterConfig):
                 self._cluster = cluster.start(workers)
             else:
                 self._cluster = cluster
             self._client = Client(self._cluster, set_as_default=False)
+        sys.path[:] = [place for place in sys.path if not place.startswith(self._scratch)]
 
     @property
     def n_slots(self) -> int:
@@ -443,6 +452,8 @@ class DaskPool:
             except queue.Empty:
                 if self._client.status not in ("running", "connecting", "newly-created"):
                     raise EngineError(f"the connection to the Dask scheduler is lost ({self._client.status})") from None
+                if not self._futures and (refusal := refused_by_queue(self._cluster)):
+                    raise EngineError(refusal) from None
                 if deadline is not None and time.monotonic() >= deadline:
                     return None
         del self._futures[name]
@@ -484,12 +495,36 @@ class DaskPool:
             with contextlib.suppress(Exception):
                 self._cluster.close(timeout=5)
         self._cluster = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> DaskPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def connected(scheduler: str) -> Any:
+    """A client of a running scheduler; the certificates of a ``tls://`` one are those of Dask's configuration.
+
+    Raises:
+        ValueError: If none answers, or the certificates are missing or wrong; says how they are given.
+    """
+    from distributed import Client
+
+    try:
+        return Client(scheduler, timeout=10, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
+        reason = str(error).partition("\n")[0]
+        hint = f"; {TLS_HINT}" if scheduler.startswith("tls://") else ""
+        raise ValueError(f"no Dask scheduler answers at {scheduler!r} ({reason}){hint}") from error
+
+
+TLS_HINT = (
+    "certificates are read from DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ..__TLS__CLIENT__CERT and ..__TLS__CLIENT__KEY, "
+    "or Dask's configuration files"
+)
 
 
 def worker_bases(threads: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
@@ -669,16 +704,48 @@ class ClusterConfig:
     """Dask workers that are asked for (a job of the queue holds ``processes`` of them)."""
 
     def cluster(self) -> Any:
-        """The dask-jobqueue cluster, without any job yet (its ``job_script()`` shows what would be submitted)."""
+        """The dask-jobqueue cluster, without any job yet (its ``job_script()`` shows what would be submitted).
+
+        Its dashboard is for this machine alone, unless ``scheduler_options`` say more.
+        """
         import dask_jobqueue
 
-        return getattr(dask_jobqueue, CLUSTERS[self.kind])(**self.options)
+        kind = getattr(dask_jobqueue, CLUSTERS[self.kind])
+        shown = {"dashboard_address": "127.0.0.1:0", **(self.options.get("scheduler_options") or {})}
+        return kind(**{"job_cls": _watched(kind.job_cls), **self.options, "scheduler_options": shown})
 
     def start(self, workers: int | None = None) -> Any:
         """The cluster with its jobs submitted; they join when the queue lets them run."""
         cluster = self.cluster()
         cluster.scale(workers or self.workers)
         return cluster
+
+
+def _watched(job_class: Any) -> Any:
+    """dask-jobqueue's class of jobs, which keeps a refusal of the queue: Dask waits for the workers all the same."""
+    from distributed.deploy.spec import ProcessInterface
+
+    class Job(job_class):
+        refusal = ""
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except Exception as error:  # whatever the queue's command ended with
+                self.refusal = str(error) or type(error).__name__
+                await ProcessInterface.start(self)  # to Dask it runs, else it reports the error in its own ten lines
+
+    return Job
+
+
+def refused_by_queue(cluster: Any) -> str:
+    """What the queue said if it has refused all jobs; empty as long as it has accepted one, or has not answered."""
+    refusals = [getattr(job, "refusal", "") for job in list(getattr(cluster, "workers", {}).values())]
+    if not refusals or not all(refusals):
+        return ""
+    command, _, said = refusals[0].rpartition("stderr:\n")  # as dask-jobqueue reports a command that failed
+    text = " ".join((said.strip() or command).split())
+    return f"the queue refused all {len(refusals)} jobs: {text}; mend the options of the cluster file, or the queue"
 
 
 def read_cluster(path: str | Path) -> ClusterConfig:

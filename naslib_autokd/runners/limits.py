@@ -13,6 +13,7 @@ import ctypes
 import faulthandler
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -21,13 +22,17 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from naslib_autokd import files
+
 POLL_S = 0.1
 """How often time and memory are looked at."""
+STILL_S = 30.0
+"""Shortest time without any work after which a worker that loads is taken to stand still."""
 
 Report = Callable[[Any], None]
 Handler = Callable[[Any, Report], Any]
@@ -47,7 +52,8 @@ class Limits:
     """
 
     seconds: float | None = None
-    """Wall-clock seconds of one trial; loading data and teacher does not count."""
+    """Wall-clock seconds of one trial; loading data and teacher does not count, but may not stand still for as long (30
+    s at least): neither compute nor read anything."""
     memory_bytes: int | None = None
     """Resident memory of the trial's process (CPU), with everything in it: Python and torch alone take 0.3 GiB."""
 
@@ -102,10 +108,10 @@ class WorkerProcess:
         Raises:
             WorkerStartError: If the child cannot load what it needs.
         """
-        if not self._begin(job):  # it died between two jobs: this one is not to blame
+        if not self._begin(job):  # it died, or stood still, between two jobs: this one is not to blame
             self._end()
             if not self._begin(job):
-                raise WorkerStartError("a new worker died before it took its first job")
+                raise WorkerStartError("a new worker died or stood still before it took its first job")
         started = time.perf_counter()
         deadline = None if self.limits.seconds is None else time.monotonic() + self.limits.seconds
         answer = self._receive(deadline, report or (lambda _: None))
@@ -124,7 +130,7 @@ class WorkerProcess:
             self._connection.send(job)
         except OSError:
             return False
-        return not isinstance(self._receive(None, lambda _: None), Outcome)
+        return not isinstance(self._receive(None, lambda _: None, self._still()), Outcome)
 
     def close(self) -> None:
         """Kill the child. May be called from another thread: the job that runs then ends as a failure."""
@@ -138,7 +144,8 @@ class WorkerProcess:
                 raise WorkerStartError("the worker is closed")
             ours, theirs = socket.socketpair()
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
-            code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import child; child({theirs.fileno()})"
+            path = import_path(sys.path)
+            code = f"import sys; sys.path[:] = {path!r}; from {__name__} import child; child({theirs.fileno()})"
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 pass_fds=(theirs.fileno(),),
@@ -149,17 +156,27 @@ class WorkerProcess:
             theirs.close()
             self._connection = Connection(ours.detach())
             self._connection.send_bytes(self.recipe)
-        answer = self._receive(None, lambda _: None)
+        answer = self._receive(None, lambda _: None, self._still())
         if isinstance(answer, Outcome):
             self._end()
             details = f": {answer.details.strip().splitlines()[-1]}" if answer.details.strip() else ""
+            if answer.status == "timeout":
+                raise WorkerStartError(f"a worker cannot start: {answer.message}")
             raise WorkerStartError(f"a worker ended before its first trial: {answer.message}{details}")
         if answer[0] != "ready":
             self._end()
             raise WorkerStartError(f"a worker cannot start: {answer[1]}")
 
-    def _receive(self, deadline: float | None, report: Report) -> tuple[Any, ...] | Outcome:
-        """The child's answer, or the outcome if it died or was killed for a limit."""
+    def _still(self) -> Stillness | None:
+        """What watches the child while no trial runs in it; nothing without a limit of time."""
+        if self.limits.seconds is None or self._process is None:
+            return None
+        return Stillness(self._process.pid, max(self.limits.seconds, STILL_S))
+
+    def _receive(
+        self, deadline: float | None, report: Report, still: Stillness | None = None
+    ) -> tuple[Any, ...] | Outcome:
+        """The child's answer, or the outcome if it died or was killed for a limit, or for standing ``still``."""
         connection, process = self._connection, self._process
         assert connection is not None
         assert process is not None
@@ -168,8 +185,12 @@ class WorkerProcess:
             try:
                 if connection.poll(wait):
                     answer = connection.recv()
-                    if answer[0] != "report":
+                    if answer[0] == "waits" and still is not None:
+                        still.begin()
+                    if answer[0] not in ("report", "waits"):
                         return answer
+                    if answer[0] == "waits":
+                        continue
                     report(answer[1])
                     continue
             except (EOFError, OSError):
@@ -178,10 +199,20 @@ class WorkerProcess:
                 return Outcome(None, "error", f"the worker's answer cannot be read: {type(error).__name__}: {error}")
             if deadline is not None and time.monotonic() >= deadline:
                 return Outcome(None, "timeout", f"killed after {self.limits.seconds:g} s, the limit of one trial")
+            if still is not None and still.too_long():
+                where = self._last_line(process)
+                return Outcome(None, "timeout", f"it stood still for {still.seconds:g} s while it loaded{where}")
             limit = self.limits.memory_bytes
             if limit is not None and (used := resident_bytes(process.pid)) > limit:
                 message = f"killed at {used / 2**20:.0f} MiB of resident memory, the limit is {limit / 2**20:.0f} MiB"
                 return Outcome(None, "out_of_memory", message)
+
+    def _last_line(self, process: subprocess.Popen[bytes]) -> str:
+        """Where the child stands, in words; the child is ended for that."""
+        with contextlib.suppress(OSError):
+            process.send_signal(signal.SIGABRT)  # its faulthandler writes the stack
+        frames = re.findall(r'File "(.+)", line (\d+) in (\S+)', self._death(process).details)
+        return " (in {2}, {0}, line {1})".format(*frames[0]) if frames else ""
 
     def _death(self, process: subprocess.Popen[bytes]) -> Outcome:
         try:
@@ -206,6 +237,73 @@ class WorkerProcess:
                     with contextlib.suppress(OSError):
                         resource.close()
             self._process = self._connection = self._output = None
+
+
+class Stillness:
+    """Whether a process, with its children, has done nothing for so long: no processor time, nothing read or written.
+
+    A process that loads, compiles or trains its teacher works; one that waits for a lock or a server does not.
+    """
+
+    def __init__(self, pid: int, seconds: float) -> None:
+        self.pid, self.seconds = pid, seconds
+        self._work = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self._work, self._since = work_of(self.pid), time.monotonic()
+
+    def too_long(self) -> bool:
+        now = time.monotonic()
+        if now - self._since < 1.0:
+            return False
+        work = work_of(self.pid)
+        if work - self._work > IDLE_SHARE * (now - self._since):
+            self._work, self._since = work, now
+            return False
+        return now - self._since > self.seconds
+
+
+IDLE_SHARE = 0.02
+"""Processor seconds in a second, below which a process only waits: polling a lock takes less, reading takes more."""
+READ_BYTES_S = 2**28
+"""Bytes that count as one second of work."""
+
+
+def work_of(pid: int) -> float:
+    """Processor seconds of a process and its children, and what they read and wrote in `READ_BYTES_S`; 0 if gone."""
+    import psutil
+
+    work = 0.0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                work += times.user + times.system
+                if hasattr(one, "io_counters"):  # not on macOS
+                    io = one.io_counters()
+                    work += (getattr(io, "read_chars", 0) + getattr(io, "write_chars", 0)) / READ_BYTES_S
+    return work
+
+
+def import_path(path: Sequence[str]) -> list[str]:
+    """Where children import from: ``path`` without scratch folders of Dask that another user may write to.
+
+    Dask puts the folder of its files first, in ``/tmp`` the same for all users of a machine.
+    """
+
+    def ours(place: str) -> bool:
+        if "dask-scratch-space" not in place:
+            return True
+        try:
+            status = os.stat(place)
+        except OSError:
+            return False
+        return status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+    return [place for place in path if ours(place)]
 
 
 def pickled(make_handler: Callable[[], Handler]) -> bytes:
@@ -256,6 +354,7 @@ def child(descriptor: int) -> None:
     faulthandler.enable()
     keep_freed_memory()
     connection = Connection(descriptor)
+    files.waiting = lambda: connection.send(("waits",))
     try:
         handler = pickle.loads(connection.recv_bytes())()
     except Exception as error:

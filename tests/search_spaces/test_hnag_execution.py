@@ -325,6 +325,52 @@ def test_without_a_compiler_or_switched_off_the_steps_run(
     execution._kernels.cache_clear()
 
 
+def test_a_damaged_library_is_compiled_again_and_never_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(execution, "FLAGS", ("-O0", "-shared", "-fPIC"))
+    folder = tmp_path / "kernels"
+    library = execution.compiled("float", folder)
+    whole = library.read_bytes()
+    assert execution.compiled("float", folder) == library
+    flipped = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
+    for damaged in (b"", whole[:5000], flipped):  # a truncated one, when loaded, is a bus error
+        library.write_bytes(damaged)
+        assert execution.compiled("float", folder) == library
+        assert library.read_bytes() == whole
+    assert execution.Kernels(library).lanes >= 1
+    assert [path.name for path in folder.iterdir()] == [library.name], "nothing is left behind"
+
+
+def test_code_that_another_user_can_have_written_is_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(execution, "FLAGS", ("-O0", "-shared", "-fPIC"))
+    folder = tmp_path / "kernels"
+    library = execution.compiled("float", folder)
+    content = library.read_bytes()
+    library.chmod(0o666)
+    assert execution.compiled("float", folder).stat().st_mode & 0o777 == 0o600, "it was compiled again"
+    library.unlink()
+    (tmp_path / "theirs.so").write_bytes(content)
+    library.symlink_to(tmp_path / "theirs.so")
+    assert not execution.compiled("float", folder).is_symlink()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(PermissionError, match="no code is loaded from it"):
+        execution.compiled("float", tmp_path / "link")
+
+
+def test_doctor_says_which_path_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, words = execution.path_of_students()
+    assert compiled == (execution.kernels(torch.float32) is not None)
+    assert "images in a vector" in words or not compiled
+    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
+    execution._kernels.cache_clear()
+    assert execution.path_of_students() == (
+        False,
+        "students run on torch's operations, which is slower: no C compiler: neither cc, gcc nor clang",
+    )
+    execution._kernels.cache_clear()
+    monkeypatch.setenv("NASLIB_AUTOKD_KERNELS", "0")
+    assert execution.path_of_students()[1].startswith("NASLIB_AUTOKD_KERNELS=0")
+
+
 @pytest.mark.slow
 def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     code = (

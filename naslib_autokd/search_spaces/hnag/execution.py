@@ -32,6 +32,7 @@ and edge): 0.1 to 0.3 of the time at 0.1M parameters, 0.15 to 0.5 at 0.5M, with 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -54,7 +55,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from naslib_autokd.files import cache_folder
+from naslib_autokd.files import cache_folder, ours_alone, private_folder, write_whole
 from naslib_autokd.search_spaces.hnag.student import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
@@ -508,6 +509,7 @@ class Kernels:
     """The compiled kernels of one data type."""
 
     def __init__(self, library: Path) -> None:
+        self.library = library
         loaded = ctypes.CDLL(str(library))
         loaded.lanes.restype = ctypes.c_int64
         loaded.run_program.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
@@ -524,27 +526,47 @@ FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 
+SWITCH = "NASLIB_AUTOKD_KERNELS"
+
+
 def kernels(dtype: torch.dtype) -> Kernels | None:
     """The compiled kernels, or None: switched off (``NASLIB_AUTOKD_KERNELS=0``), no compiler, or another data type."""
-    if dtype not in REALS or os.environ.get("NASLIB_AUTOKD_KERNELS") == "0":
+    if dtype not in REALS or os.environ.get(SWITCH) == "0":
         return None
-    return _kernels(REALS[dtype])
+    found = _kernels(REALS[dtype])
+    return found if isinstance(found, Kernels) else None
+
+
+def path_of_students() -> tuple[bool, str]:
+    """Whether the compiled kernels run here, and in words: with which flags and from where, or why not."""
+    if os.environ.get(SWITCH) == "0":
+        return False, f"{SWITCH}=0: students run on torch's operations"
+    found = _kernels(REALS[torch.float32])
+    if not isinstance(found, Kernels):
+        return False, f"students run on torch's operations, which is slower: {found}"
+    return True, f"{' '.join(FLAGS)}, {found.lanes} images in a vector, {found.library}"
 
 
 @functools.cache
-def _kernels(real: str) -> Kernels | None:
-    try:
-        return Kernels(compiled(real, cache_folder() / "kernels"))
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.debug("students run on torch's operations: the kernels could not be compiled (%s)", error)
-        return None
+def _kernels(real: str) -> Kernels | str:
+    """The kernels, or why there are none. In a cache that is not this user's alone they are kept elsewhere."""
+    reasons = []
+    for place in (cache_folder, private_folder):
+        try:
+            return Kernels(compiled(real, place() / "kernels"))
+        except (OSError, subprocess.SubprocessError) as error:
+            reasons.append(str(error))
+    logger.debug("students run on torch's operations: the kernels could not be compiled (%s)", reasons[0])
+    return reasons[0]
 
 
 def compiled(real: str, folder: Path) -> Path:
     """Path of the compiled library in ``folder``, which is filled at the first call; safe with many processes.
 
+    Its name has the digest of its content: one that is damaged is compiled again, not loaded.
+
     Raises:
-        OSError: If there is no compiler, or the folder cannot be written.
+        OSError: If there is no compiler, the folder cannot be written, or another user can write into it.
         subprocess.SubprocessError: If the compiler fails, or takes over two minutes.
     """
     source = Path(__file__).with_suffix(".c")
@@ -555,12 +577,19 @@ def compiled(real: str, folder: Path) -> Path:
     key = hashlib.sha256(
         b"\0".join([source.read_bytes(), " ".join(flags).encode(), compiler.encode(), _processor().encode()])
     ).hexdigest()[:16]
-    library = folder / f"execution-{key}.so"
-    if library.is_file():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not ours_alone(folder):
+        with contextlib.suppress(OSError):  # made when nobody asked
+            folder.chmod(0o700)
+        if not ours_alone(folder):
+            raise PermissionError(f"{folder} can be written by other users: no code is loaded from it")
+    for library in sorted(folder.glob(f"execution-{key}-*.so")):
+        with contextlib.suppress(OSError):
+            if ours_alone(library) and library.stem.endswith(f"-{_digest(library.read_bytes())}"):
+                return library
+            library.unlink()
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        made = Path(own) / library.name
+        made = Path(own) / "execution.so"
         for openmp in (["-fopenmp"], []):  # without it on one thread
             command = [compiler, *flags, *openmp, str(source), "-lm", "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -568,8 +597,14 @@ def compiled(real: str, folder: Path) -> Path:
                 break
         else:
             raise subprocess.SubprocessError(done.stderr[-500:])
-        os.replace(made, library)
+        content = made.read_bytes()
+    library = folder / f"execution-{key}-{_digest(content)}.so"
+    write_whole(library, content, mode=0o600)
     return library
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _processor() -> str:
