@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from naslib_autokd.commands import _config
 from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
+from naslib_autokd.files import file_name
 
 if TYPE_CHECKING:
     from naslib_autokd.runners.ablation import StudyProgress
@@ -103,7 +104,7 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     from naslib_autokd.runners.session import StopSignals
 
     if options.out is None:
-        options.out = Path("runs/ablations") / f"{study.name}-{Path(str(study.benchmark)).stem}"
+        options.out = Path("runs/ablations") / file_name(f"{study.name}-{Path(str(study.benchmark)).stem}")
     out: Path = options.out
     methods = None if options.methods is None else [name.strip() for name in options.methods.split(",")]
     keep = _config.keeper(options, out)

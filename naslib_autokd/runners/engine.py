@@ -383,7 +383,6 @@ class DaskPool:
                     threads_per_worker=self._fixed,
                     processes=False,
                     protocol="inproc",
-                    host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",  # None takes port 8787 on all interfaces
                     worker_dashboard_address="127.0.0.1:0",  # None takes a port on all interfaces
                     local_directory=self._scratch,

@@ -211,8 +211,9 @@ class WorkerProcess:
         """Where the child stands, in words; the child is ended for that."""
         with contextlib.suppress(OSError):
             process.send_signal(signal.SIGABRT)  # its faulthandler writes the stack
-        frames = re.findall(r'File "(.+)", line (\d+) in (\S+)', self._death(process).details)
-        return " (in {2}, {0}, line {1})".format(*frames[0]) if frames else ""
+        *_, main = self._death(process).details.split("hread 0x")  # its main thread comes last
+        frame = re.search(r'File "(.+)", line (\d+) in (\S+)', main)
+        return " (in {2}, {0}, line {1})".format(*frame.groups()) if frame else ""
 
     def _death(self, process: subprocess.Popen[bytes]) -> Outcome:
         try:

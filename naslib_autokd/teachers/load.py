@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -12,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import nn
@@ -20,7 +20,7 @@ from torch import nn
 from naslib_autokd._version import __version__
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import limited_threads
-from naslib_autokd.files import cache_folder, write_whole
+from naslib_autokd.files import cache_folder, file_name, locked, write_whole
 from naslib_autokd.records import content_digest
 from naslib_autokd.teachers.check import check_teacher
 from naslib_autokd.teachers.names import (
@@ -233,13 +233,14 @@ def cached_teacher_path(data: TaskData) -> Path:
         "seed": task.split_seed,
         "mean": data.mean,
     }
-    return cache_folder() / "teachers" / f"{task.name}-{content_digest(recipe)}.safetensors"
+    return cache_folder() / "teachers" / f"{file_name(task.name)}-{content_digest(recipe)}.safetensors"
 
 
 def _cached_teacher(data: TaskData, report: Callable[[str], None]) -> Teacher:
     path = cached_teacher_path(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):  # workers that start together: one trains, the others wait
+    with contextlib.suppress(OSError):  # said when it is written
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):  # workers that start together: one trains, the others wait
         if path.exists():
             try:
                 return read_checkpoint(path, data)
@@ -248,8 +249,15 @@ def _cached_teacher(data: TaskData, report: Callable[[str], None]) -> Teacher:
         report(f"training the teacher of {data.task.name!r} (once; kept in {path})")
         teacher = train_teacher(data)
         check_teacher(teacher, data)
-        write_checkpoint(teacher, path, data)
-        return read_checkpoint(path, data)  # as every later run does: the memory format of weights changes the rounding
+        try:
+            write_checkpoint(teacher, path, data)
+            return read_checkpoint(path, data)  # as later runs do: the memory format of weights changes the rounding
+        except OSError as error:
+            report(
+                f"the trained teacher cannot be kept in {path} ({error.strerror}): this process goes on with it from "
+                "memory, others train it again; free room there, or set NASLIB_AUTOKD_CACHE to a folder of yours"
+            )
+            return teacher
 
 
 def write_checkpoint(teacher: Teacher, path: str | Path, data: TaskData) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import limited_threads
-from naslib_autokd.files import cache_folder, write_whole
+from naslib_autokd.files import cache_folder, file_name, locked, write_whole
 from naslib_autokd.records import content_digest
 from naslib_autokd.teachers.teacher import Teacher, predict_batch
 
@@ -54,7 +53,7 @@ class SoftTargets:
             path = soft_targets_path(teacher, data, threads)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with filelock.FileLock(f"{path}.lock"):  # workers that start together: one computes, the others wait
+                with locked(path):  # workers that start together: one computes, the others wait
                     if path.exists():
                         try:
                             return cls._read(path, data)
@@ -105,4 +104,4 @@ def soft_targets_path(teacher: Teacher, data: TaskData, threads: int) -> Path:
     }
     if data.unlabelled_views is not None:
         recipe["unlabelled"] = [data.task.n_train, data.unlabelled_digest]
-    return cache_folder() / "soft-targets" / f"{data.task.name}-{content_digest(recipe)}.safetensors"
+    return cache_folder() / "soft-targets" / f"{file_name(data.task.name)}-{content_digest(recipe)}.safetensors"

@@ -89,6 +89,7 @@ NASLIB_SEARCH = (
 WORKERS = "tests/test_cli.py::test_workers_find_what_one_worker_finds_and_their_limits_hold"
 DEVICES = "tests/runners/test_engine.py::test_each_worker_has_its_device"
 DASK = "tests/runners/test_engine.py::test_a_dask_worker_that_disappears_costs_its_own_trial_only"
+TLS = "tests/runners/test_hosts.py::test_a_tls_scheduler_is_used_with_certificates_and_refused_without"
 SLURM = "tests/runners/test_engine.py::test_the_example_makes_a_slurm_script"
 KD_VARIANTS = "tests/runners/test_baselines.py::test_example_tests_the_claim"
 TEACHER_CLAIM = "tests/test_examples_claims.py"
@@ -129,6 +130,8 @@ COMMANDS: dict[str, str] = {
     "dask scheduler": USER,
     "dask worker tcp://host:8786 --nthreads 1 --nworkers 4": USER,
     "naslib-autokd search ... --scheduler tcp://host:8786 --out runs/cluster": DASK,
+    "dask scheduler --protocol tls": USER,
+    "naslib-autokd search ... --scheduler tls://host:8786 --out runs/cluster": TLS,
     "naslib-autokd search ... --cluster examples/cluster-slurm.yaml --out runs/slurm": SLURM,
     "naslib-autokd search --config search.yaml --out runs/configured": HERE,
     "naslib-autokd search --config search.yaml --trials 12 --out runs/configured": HERE,
