@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: As argparse: after ``--help`` and ``--version``, and with 2 for words that are no command line.
     """
+    for stream in (sys.stdout, sys.stderr):  # of a sign that it cannot encode its number, not an error
+        if getattr(stream, "errors", None) == "strict" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,8 +117,6 @@ def test_errors_of_the_system_say_what_to_do(error: Exception, text: str) -> Non
 def test_a_package_that_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["completion", "bash"]) == 2
     assert "pip install shtab" in capsys.readouterr().err
@@ -134,6 +135,21 @@ def test_the_folder_of_another_command_is_told_apart(tmp_path: Path, capsys: pyt
     (tmp_path / "runs.jsonl").write_text("\n".join([*lines, '{"method": "b", "seed": 0, "error": "lost"}', '{"met']))
     assert main(["status", str(tmp_path)]) == 0
     assert "2 runs of ablate are on disk, 1 failed" in capsys.readouterr().out
+
+
+def test_a_stream_that_cannot_encode_a_sign_shows_its_number(tmp_path: Path) -> None:
+    (tmp_path / "kä\u2192").mkdir()
+    (tmp_path / "kä\u2192" / "runs.jsonl").write_text('{"method": "a", "seed": 1}\n')
+    for words, stream in ((["status", "kä\u2192"], "stdout"), (["status", "nö"], "stderr")):
+        done = subprocess.run(
+            [sys.executable, "-m", "naslib_autokd.cli", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert done.returncode == (0 if stream == "stdout" else 2)
+        assert ("k\\xe4\\u2192" if stream == "stdout" else "n\\xf6") in getattr(done, stream)
 
 
 def test_json_has_null_for_what_json_has_no_number_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from naslib_autokd.escaping import csv_cell
 from naslib_autokd.reports.terminal import console_for, print_table, say
 from naslib_autokd.runners.comparison import Comparison, JobProgress, Method
 from naslib_autokd.runners.statistics import mean_interval
@@ -139,7 +140,7 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
         for job in comparison.jobs:
             mean = sum(job.test_accuracies) / len(job.test_accuracies)
             values = {**job.__dict__, "mean_test_accuracy": mean}
-            writer.writerow([values[column] for column in columns])
+            writer.writerow([csv_cell(values[column]) for column in columns])
 
 
 def anytime_figure(comparison: Comparison, path: str | Path) -> None:

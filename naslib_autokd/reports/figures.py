@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from naslib_autokd.escaping import csv_cell
 from naslib_autokd.reports.comparison import COLOURS
 
 if TYPE_CHECKING:
@@ -595,11 +596,11 @@ def _levels(groups: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
-    """Plain CSV; nan and None are empty cells."""
+    """Plain CSV; nan and None are empty cells, and no text is a formula (`escaping.csv_cell`)."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([["" if _is_missing(value) else value for value in row] for row in rows])
+        writer.writerow(map(csv_cell, columns))
+        writer.writerows([["" if _is_missing(value) else csv_cell(value) for value in row] for row in rows])
     return path
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from naslib_autokd._version import __version__
 from naslib_autokd.data import prepare_picture
 from naslib_autokd.data.prepare_picture import PREPARATION
+from naslib_autokd.escaping import code, markdown
 from naslib_autokd.files import write_whole
 from naslib_autokd.runners.finals import kept_final
 from naslib_autokd.runners.run_folder import FINALS, RESULT, TRIALS, RunFolder, read_settings, remove_leftovers
@@ -398,7 +399,7 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
     finals = report.get("finals", [])
     environment: Mapping[str, Any] = run.get("environment", {})
     lines = [
-        f"# Student for {described.task}",
+        f"# Student for {markdown(described.task)}",
         "",
         f"A student of {result['n_params']:,} parameters and {result['macs'] / 1e6:.2f} million multiply-adds per "
         "image, found by searching for a family of students that learn well from a teacher (AutoKD, arXiv 2111.03555) "
@@ -406,10 +407,10 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         "",
         "## Use",
         "",
-        f"File: `{exported.name}`. Input: float32 images `(batch, {', '.join(map(str, described.input))})` with values "
-        "in [0, 1]; the normalisation is inside."
+        f"File: {code(exported.name)}. Input: float32 images `(batch, {', '.join(map(str, described.input))})` with "
+        "values in [0, 1]; the normalisation is inside."
         if exported.suffix != ".safetensors"
-        else f"File: `{exported.name}`: weights and description; `naslib_autokd.load_student` builds the network. "
+        else f"File: {code(exported.name)}: weights and description; `naslib_autokd.load_student` builds the network. "
         f"Input: float32 images `(batch, {', '.join(map(str, described.input))})`, with values in [0, 1] normalised by "
         f"mean {list(described.mean)} and standard deviation {list(described.std)}.",
         f"Output: logits `(batch, {len(described.classes)})`.",
@@ -422,8 +423,8 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         "",
         *(f"- {name.replace('_', ' ')}: {text}" for name, text in PREPARATION.items()),
         "",
-        *([f"Beware: {described.warning}.", ""] if described.warning else []),
-        f"Classes, in the order of the logits: {', '.join(f'`{name}`' for name in described.classes)}.",
+        *([f"Beware: {markdown(described.warning)}.", ""] if described.warning else []),
+        f"Classes, in the order of the logits: {', '.join(map(code, described.classes))}.",
         "",
         "## Results",
         "",
@@ -464,18 +465,19 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         "## How it was made",
         "",
         f"- Distillation: {kd}; {result['epochs']:g} epochs, seed {result['seed']}.",
-        f"- Family: `{json.dumps(report['candidate']) if report else result['name']}`",
+        f"- Family: {code(json.dumps(report['candidate']) if report else result['name'])}",
         f"- Wiring {StudentSpec.from_dict(described.spec).wiring.digest}, stage channels {described.spec['channels']}: "
-        f"in full in the metadata of `students/{described.path.name}`.",
+        f"in full in the metadata of {code(f'students/{described.path.name}')}.",
     ]
     if run:
         lines.append(
-            f"- Search: optimizer {run.get('optimizer')}, seed {run.get('seed')}, {report.get('n_trials', '?')} "
-            f"trials, {report.get('student_epochs', '?')} student-epochs. Again: `{_command(run)}` with the run "
+            f"- Search: optimizer {markdown(run.get('optimizer'))}, seed {markdown(run.get('seed'))}, "
+            f"{markdown(report.get('n_trials', '?'))} trials, {markdown(report.get('student_epochs', '?'))} "
+            f"student-epochs. Again: {code(_command(run))} with the run "
             "folder's `task.yaml`."
         )
         versions = ", ".join(f"{name} {value}" for name, value in environment.items() if isinstance(value, str))
-        lines.append(f"- Environment: {versions}.")
+        lines.append(f"- Environment: {markdown(versions)}.")
     lines += [
         "",
         "## Limits",
