@@ -16,14 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import psutil
 
 from naslib_autokd.data import prepare_picture
 from naslib_autokd.data.decoding import Decoded, read_images, seconds_a_picture
-from naslib_autokd.files import cache_folder, write_whole
+from naslib_autokd.files import cache_folder, locked, write_whole
 from naslib_autokd.records import content_digest
 from naslib_autokd.tasks import TaskError
 
@@ -99,7 +98,7 @@ def stored(
     path = cache_folder() / "pictures" / f"{key}.u8"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock"):  # workers that start together: one decodes, the others wait
+        with locked(path):  # workers that start together: one decodes, the others wait
             found = _open(path)
             if found is None:
                 require_room(math.prod(shape), path.parent)
