@@ -14,12 +14,13 @@ import hashlib
 import heapq
 import itertools
 import json
+import marshal
 import math
 import os
 import platform
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import reduce
 from operator import add
@@ -35,7 +36,14 @@ STATUSES = ("success", "diverged", "out_of_memory", "timeout", "error")
 FAILURE_COST = 1.0
 """Cost of a trial that failed: the worst possible validation error, finite (smac-safe)."""
 
+_CHUNK_BYTES = 2**16
+"""Of a file of records, parsed at once."""
+_MAX_PARTS = 5_000
+"""Of records (`_RecordFile._shared`), remembered."""
+
 _Record = TypeVar("_Record", "Trial", "Ask")
+
+_INFINITY = math.inf
 
 TIMING_FIELDS = ("sample_s", "build_s", "train_s", "evaluate_s")
 
@@ -81,7 +89,7 @@ class Proposal:
             raise ValueError(f"budget_epochs must be at least 1, got {self.budget_epochs}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One evaluation of (candidate, seed, budget), successful or not: one line of ``trials.jsonl``.
 
@@ -129,12 +137,24 @@ class Trial:
     """Anything else that JSON can hold (device, versions, rung)."""
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES:
-            raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}")
-        if not math.isfinite(self.cost):
-            raise ValueError(f"cost must be finite, got {self.cost}; a failed trial costs {FAILURE_COST}")
-        object.__setattr__(self, "curve", tuple(self.curve))
-        object.__setattr__(self, "channels", tuple(self.channels))
+        if not (self.status in STATUSES and 0 <= self.cost <= 1 and self.budget_epochs >= 1):  # false for NaN, too
+            raise ValueError(
+                f"status must be one of {', '.join(STATUSES)}, cost in [0, 1] (of a failure {FAILURE_COST}) and "
+                f"budget_epochs at least 1, got {self.status!r}, {self.cost} and {self.budget_epochs}"
+            )
+        for share in (self.val_accuracy, self.train_accuracy, self.teacher_agreement):
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"accuracies and agreement must be in [0, 1], got {share}")
+        for amount in (self.student_epochs, self.sample_s, self.build_s, self.train_s, self.evaluate_s):
+            if not 0 <= amount < _INFINITY:
+                raise ValueError(f"epochs and seconds must be finite and not negative, got {amount}")
+        for count in (self.n_params, self.budget_used, self.macs, self.depth, self.train_memory_bytes):
+            if count is not None and not 0 <= count < _INFINITY:
+                raise ValueError(f"sizes and costs must be finite and not negative, got {count}")
+        if type(self.curve) is not tuple:
+            object.__setattr__(self, "curve", tuple(self.curve))
+        if type(self.channels) is not tuple:
+            object.__setattr__(self, "channels", tuple(self.channels))
 
     @classmethod
     def of(cls, proposal: Proposal, **results: Any) -> Trial:
@@ -171,12 +191,13 @@ class Trial:
         """Inverse of `to_dict`.
 
         Raises:
-            ValueError: If a field is unknown (a record of a newer version) or missing.
+            ValueError: If a field is unknown (a record of a newer version) or missing, or has a type or a value that
+                no trial has.
         """
-        return _from_fields(cls, values, "trial")
+        return _from_fields(cls, values, "trial", _TRIAL_TYPES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One proposal as it was handed out: one line of ``asks.jsonl``."""
 
@@ -205,12 +226,53 @@ class Ask:
         """Inverse of `to_dict`.
 
         Raises:
-            ValueError: If a field is unknown (a record of a newer version) or missing.
+            ValueError: If a field is unknown (a record of a newer version) or missing, or has a type or a value that
+                no ask has.
         """
-        return _from_fields(cls, values, "ask")
+        ask = _from_fields(cls, values, "ask", _ASK_TYPES)
+        if ask.budget_epochs < 1 or ask.after < 0:
+            raise ValueError(f"budget_epochs and after must be at least 1 and 0, got {ask.budget_epochs}, {ask.after}")
+        return ask
 
 
-def _from_fields(cls: type[_Record], values: Mapping[str, Any], what: str) -> _Record:
+_NONE, _NUMBER = type(None), (int, float)
+_ASK_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("number", "budget_epochs", "seed", "after"), (int,)),
+    "candidate": (dict,),
+    "candidate_digest": (str,),
+}
+_TRIAL_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("number", "budget_epochs", "seed"), (int,)),
+    **dict.fromkeys(("candidate", "info"), (dict,)),
+    **dict.fromkeys(("candidate_digest", "status", "message", "wiring"), (str,)),
+    **dict.fromkeys(("cost", "student_epochs", *TIMING_FIELDS), _NUMBER),
+    **dict.fromkeys(("val_accuracy", "train_accuracy", "teacher_agreement", "budget_used"), (*_NUMBER, _NONE)),
+    **dict.fromkeys(("wiring_seed", "n_params", "macs", "depth", "train_memory_bytes"), (int, _NONE)),
+    **dict.fromkeys(("channels", "curve"), (list, tuple)),
+}
+"""What the values of a record are; `from_dict` takes nothing else."""
+_NUMBERS = frozenset(_NUMBER)
+_GOOD_SHAPES: set[tuple[tuple[str, ...], tuple[type, ...]]] = set()
+"""Names and types of records that were found to be good: nearly all records have one of a few."""
+
+
+def _from_fields(
+    cls: type[_Record], values: Mapping[str, Any], what: str, types: Mapping[str, tuple[type, ...]]
+) -> _Record:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"no {what}: {str(values)[:40]!r}")
+    shape = (tuple(values), tuple(map(type, values.values())))
+    if shape not in _GOOD_SHAPES:
+        for name, value in values.items():
+            if name in types and type(value) not in types[name]:
+                wanted = " or ".join("null" if kind is _NONE else kind.__name__ for kind in types[name])
+                raise ValueError(f"{name} must be {wanted}, got {str(value)[:40]!r}")
+        if len(_GOOD_SHAPES) < 1000:
+            _GOOD_SHAPES.add(shape)
+    for name in ("curve", "channels"):
+        numbers = values.get(name, ())
+        if not (_NUMBERS.issuperset(map(type, numbers)) and all(map(math.isfinite, numbers))):
+            raise ValueError(f"{name} must be finite numbers, got {str(numbers)[:60]}")
     try:
         return cls(**values)
     except TypeError as error:
@@ -274,6 +336,8 @@ class _RecordFile(ABC, Generic[_Record]):
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
         self._records: list[_Record] = []
+        self._keys: set[int] = set()
+        self._parts: dict[bytes, Any] = {}
         self._lock: filelock.BaseFileLock | None = None
         self._good_bytes = 0
         self._load()
@@ -295,20 +359,68 @@ class _RecordFile(ABC, Generic[_Record]):
         try:
             with open(self.path, "rb") as file:
                 file.seek(self._good_bytes)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        return len(line)
-                    try:
-                        record = self._parse(json.loads(line))
-                    except (ValueError, TypeError) as error:
-                        raise CorruptStoreError(f"{self.path}, line {len(self._records) + 1}: {error}") from error
-                    self._records.append(record)
-                    self._added(record)
-                    self._good_bytes += len(line)
+                while lines := file.readlines(_CHUNK_BYTES):
+                    torn = 0 if lines[-1].endswith(b"\n") else len(lines.pop())
+                    for line, record in zip(lines, self._parse_lines(lines), strict=True):
+                        self._keep(record)
+                        self._good_bytes += len(line)
+                    if torn:
+                        return torn
         finally:
             if collecting:
                 gc.enable()
         return 0
+
+    def _parse_lines(self, lines: Sequence[bytes]) -> Iterator[_Record]:
+        """The records of whole lines, in order; read together they share their keys, which are most of a line."""
+        try:
+            values = json.loads(b"[" + b",".join(lines) + b"]")
+            if len(values) == len(lines):
+                for value in values:
+                    self._shared(value["candidate"])
+                records = [self._parse(value) for value in values]
+                yield from records
+                return
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            pass
+        for line in lines:
+            try:
+                record = self._parse(json.loads(line))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise self._corrupt("nested too deeply" if isinstance(error, RecursionError) else str(error)) from error
+            yield record
+
+    def _shared(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Values with their small parts those of earlier records, where the same: most of a family is like others'.
+
+        Nobody changes what a record holds.
+        """
+        for name, value in values.items():
+            kind = type(value)
+            if kind is dict and len(value) > 3:
+                self._shared(value)
+            elif kind is dict or kind is list:
+                key = marshal.dumps(value, 2)  # quick, and exact: 1, 1.0 and True are equal, but not the same
+                if (known := self._parts.get(key)) is not None:
+                    values[name] = known
+                elif len(self._parts) < _MAX_PARTS:
+                    self._parts[key] = value
+        return values
+
+    def _corrupt(self, reason: str) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"{self.path}, line {len(self._records) + 1}: {' '.join(reason.split())[:300]}; the file was damaged or "
+            "edited: put back what was there, or start a new run folder"
+        )
+
+    def _keep(self, record: _Record) -> None:
+        """Take in a record that was read."""
+        key = hash((record.number, record.candidate_digest, record.budget_epochs, record.seed))
+        if key in self._keys:
+            raise self._corrupt(f"{type(record).__name__.lower()} {record.number} stands here twice")
+        self._keys.add(key)
+        self._records.append(record)
+        self._added(record)
 
     def refresh(self) -> int:
         """Read what another process has added since; the number of new records."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_trial_survives_json(cost: float, curve: list[float], message: str, accu
 
 @pytest.mark.parametrize("cost", [float("nan"), float("inf")])
 def test_trial_refuses_a_cost_that_would_poison_a_model(cost: float) -> None:
-    with pytest.raises(ValueError, match="cost must be finite"):
+    with pytest.raises(ValueError, match=r"cost in \[0, 1\]"):
         trial(cost=cost)
 
 
@@ -120,9 +121,9 @@ def test_corrupt_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize("line", ["3", "null", "[]", '{"number": 1}'])
 def test_a_line_that_is_no_record_is_named_too(tmp_path: Path, line: str) -> None:
-    for kind, good in ((TrialStore, trial(0).to_json()), (AskLog, ask(0).to_json())):
+    for kind, make in ((TrialStore, trial), (AskLog, ask)):
         path = tmp_path / kind.__name__
-        path.write_text(f"{good}\n{good}\n{line}\n")
+        path.write_text(f"{make(0).to_json()}\n{make(1).to_json()}\n{line}\n")
         with pytest.raises(CorruptStoreError, match="line 3"):
             kind(path)
 
@@ -363,3 +364,87 @@ def test_asks_survive_in_order(tmp_path: Path) -> None:
     assert asks[2] == Ask(2, {"x": 0.1}, "abc", 9, 7, 2)
     with pytest.raises(ValueError, match="unknown fields flavour"):
         Ask.from_dict({**asks[0].to_dict(), "flavour": 1})
+
+
+# --- what is read is checked ----------------------------------------------------------------------------------------
+
+
+def stored(path: Path, n: int = 5) -> list[str]:
+    """Lines of a store of ``n`` successful trials."""
+    with TrialStore(path) as store:
+        for number in range(n):
+            store.append(trial(number))
+    return path.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cost", -5),
+        ("cost", 7.0),
+        ("cost", float("nan")),
+        ("cost", "0.2"),
+        ("val_accuracy", 7),
+        ("val_accuracy", float("nan")),
+        ("teacher_agreement", -0.1),
+        ("student_epochs", float("nan")),
+        ("student_epochs", -1.0),
+        ("budget_epochs", 0),
+        ("budget_epochs", 1.5),
+        ("number", True),
+        ("number", None),
+        ("seed", "7"),
+        ("status", "done"),
+        ("candidate", []),
+        ("candidate_digest", 12),
+        ("n_params", -1),
+        ("macs", float("inf")),
+        ("train_s", float("inf")),
+        ("curve", [1.0, None]),
+        ("curve", [float("nan")]),
+        ("curve", "long"),
+        ("channels", [[8]]),
+        ("info", "cpu"),
+        ("more", 1),
+    ],
+)
+def test_a_trial_that_cannot_be_is_refused_with_its_line(field: str, value: Any, tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    lines = stored(path)
+    lines[2] = json.dumps({**json.loads(lines[2]), field: value})
+    path.write_text("\n".join([*lines, ""]))
+    with pytest.raises(CorruptStoreError, match=r"trials.jsonl, line 3: .*put back what was there") as told:
+        TrialStore(path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "null", "[]", "7", '{"number": 1}', "\x00", "[" * 5000, "{} {}", "{},{}", '{"number":' + "9" * 5000 + "}"],
+)
+def test_a_line_that_is_no_record_is_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    lines = stored(path)
+    path.write_text("\n".join([*lines[:3], line, *lines[3:], ""]))
+    with pytest.raises(CorruptStoreError, match="line 4: "):
+        TrialStore(path)
+
+
+@pytest.mark.parametrize("lines_of", [lambda lines: [*lines, lines[1]], lambda lines: [lines[0], lines[0], *lines[1:]]])
+def test_a_trial_that_stands_there_twice_is_refused(lines_of: Any, tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    path.write_text("\n".join([*lines_of(stored(path)), ""]))
+    with pytest.raises(CorruptStoreError, match=r"line (2|6): trial [01] stands here twice"):
+        TrialStore(path)
+
+
+def test_records_share_their_equal_parts_and_read_as_they_were(tmp_path: Path) -> None:
+    values = [
+        {"a": {"p": p}, "b": [p, 1], "c": {"x": {"p": p}, "y": 1, "z": 2, "w": 3}} for p in (0, 0.0, -0.0, False, 0)
+    ]
+    path = tmp_path / "trials.jsonl"
+    trials = [replace(trial(number), candidate=value) for number, value in enumerate(values)]
+    path.write_text("".join(each.to_json() + "\n" for each in trials))
+    read = list(TrialStore(path))
+    assert [each.to_json() for each in read] == [each.to_json() for each in trials]
+    assert read[0].candidate["a"] is read[4].candidate["a"] is read[0].candidate["c"]["x"]
