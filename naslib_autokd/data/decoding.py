@@ -127,7 +127,7 @@ def seconds_a_picture(paths: Sequence[Path], size: int, channels: int, sample: i
     return (time.perf_counter() - started) / len(some)
 
 
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error)
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, RuntimeError, MemoryError, struct.error)
 """What Pillow's plug-ins raise for damaged files."""
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from naslib_autokd.data.dataset import data_from_dataset
-from naslib_autokd.data.decoding import read_images
+from naslib_autokd.data.decoding import look_at, read_images
 from naslib_autokd.data.prepare_picture import BACKGROUND, TURNS, network_input, prepare
 
 QUARTERS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
@@ -202,3 +202,21 @@ def test_read_images_fills_the_array_that_it_is_given(tmp_path, scene):
     assert decoded.images.base is out
     assert decoded.kept.tolist() == [0, 2]
     np.testing.assert_array_equal(out[0], out[1])
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Corrupt EXIF data")
+def test_damaged_files_are_named_whatever_pillow_raises(tmp_path, scene):
+    """Its AVIF plug-in raises RuntimeError, others OSError, SyntaxError, ValueError, struct.error."""
+    for format in ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF", "PPM", "BMP", "TGA", "ICO"):
+        content = encoded(scene, format).getvalue()
+        for number, cut in enumerate((0, 4, 20, len(content) // 2)):
+            (tmp_path / f"{format}-{number}.png").write_bytes(content[:cut])
+    avif = encoded(scene, "AVIF").getvalue()
+    (tmp_path / "index.png").write_bytes(avif.replace(b"pitm", b"mtip"))
+    files = sorted(tmp_path.iterdir())
+    scene.save(tmp_path / "whole.png")
+    decoded = read_images([*files, tmp_path / "whole.png"], 8, 3, skip_unreadable=True)
+    assert {len(files)} <= set(decoded.kept.tolist())
+    assert len(decoded.skipped) == len(files) + 1 - len(decoded.kept) >= len(files) - 2
+    for file in files:
+        assert bool(look_at(file).problem) == any(str(file) in line for line in decoded.skipped)
