@@ -209,8 +209,9 @@ def run_check(options: argparse.Namespace) -> int:
         if text is None:
             raise ValueError("--teacher-architecture says what a file holds: give --teacher FILE too")
         text = with_weights(options.teacher_architecture, text)
-    if options.out is not None and options.out.suffix != ".safetensors":
-        raise ValueError(f"--out must be a .safetensors file, got {options.out}")
+    suffix = ".onnx" if text is not None and text.lower().endswith(".onnx") else ".safetensors"
+    if options.out is not None and options.out.suffix != suffix:
+        raise ValueError(f"--out must be a {suffix} file, got {options.out}")
     stated = {"mean": options.mean, "std": options.std, "size": options.input_size}
     stated |= {"crop": options.crop, "interpolation": options.interpolation}
     stated = {key: value for key, value in stated.items() if value is not None}

@@ -25,6 +25,7 @@ from naslib_autokd.distillation.losses import distillation_loss
 from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, seeded, triangular_lr
 from naslib_autokd.records import derive_seed
 from naslib_autokd.tasks import did_you_mean
+from naslib_autokd.teachers.onnx import require_layers
 from naslib_autokd.teachers.teacher import Teacher, predict_batch
 from naslib_autokd.teachers.zoo import Features, features
 
@@ -301,6 +302,7 @@ class BaselineObjective:
         self.term: Term | None = None
         if settings.loss not in TERMS:
             return
+        require_layers(teacher, f"the loss {settings.loss}")
         image = data.train_views[[0], [0]]
         student, taught = _probe(model, data.normalise(image)), _probe(teacher, image)
         n_pairs = min(len(student.maps), len(taught.maps))  # counted from the last stage, where both are small

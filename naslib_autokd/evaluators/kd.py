@@ -44,6 +44,7 @@ from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 from naslib_autokd.teachers.load import TeacherSource, load_teacher
 from naslib_autokd.teachers.networks import InputAdapter
+from naslib_autokd.teachers.onnx import require_layers
 from naslib_autokd.teachers.soft_targets import SoftTargets
 from naslib_autokd.teachers.teacher import Teacher
 
@@ -363,7 +364,7 @@ class KDEvaluator:
         minus infinity.
 
         Raises:
-            DisWOTError: If the teacher has no feature map to compare with.
+            DisWOTError, TeacherError: If the teacher has no feature map to compare with.
         """
         with limited_threads(self.threads):
             images, teacher = self.images_to_score()
@@ -378,6 +379,7 @@ class KDEvaluator:
     def images_to_score(self) -> tuple[Tensor, LastFeatures]:
         """Normalised training images, the same ones always, and what the teacher makes of them."""
         if self._score_batch is None:
+            require_layers(self.teacher, "DisWOT")
             data = self.data
             rng = torch.Generator().manual_seed(derive_seed("score", self.task.split_seed))
             drawn = torch.randperm(len(data.train_labels), generator=rng)[:SCORE_BATCH].to(self.device)

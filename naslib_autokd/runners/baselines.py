@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import nn
 
-from naslib_autokd.distillation.baselines import TITLES, BaselineObjective, LossSettings
+from naslib_autokd.distillation.baselines import TERMS, TITLES, BaselineObjective, LossSettings
 from naslib_autokd.distillation.training import KDLike, TrainingResult, TrainingSettings, train
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
 from naslib_autokd.records import derive_seed
@@ -40,6 +40,7 @@ from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_in
 from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.settings import read_document
 from naslib_autokd.tasks import Task, get_task
+from naslib_autokd.teachers.onnx import require_layers
 from naslib_autokd.teachers.zoo import build, known
 
 FAMILY = "searched family"
@@ -244,6 +245,8 @@ def compare(
         evaluator = BaselineEvaluator(
             task, device=device.split(",")[0], teacher=teacher, report=_reporter(progress, len(jobs))
         )
+        if needs := [key for key, chosen in settings.items() if chosen is not None and chosen.loss in TERMS]:
+            require_layers(evaluator.teacher, f"the loss {needs[0]}")
         failures: list[tuple[str, str, int, str]] = []
         recipe = {"task": task.to_dict(), "device": device, "teacher": teacher}
         messages: dict[Job, dict[str, Any]] = {}

@@ -166,11 +166,21 @@ def _other_inputs(teacher: Teacher, data: TaskData, images: Tensor) -> list[tupl
     if given.size not in (None, task.image_size) or given.crop < 1:
         unresized = Teacher.of(network, replace(given, size=None, crop=1.0), task)
         advice = f"images resized to {given.size} pixels; state the size that it was trained with (--input-size)"
-        others.append((f"images of {task.image_size} pixels, as they are,", advice, unresized, images))
+        if _takes(unresized, images):
+            others.append((f"images of {task.image_size} pixels, as they are,", advice, unresized, images))
     if task.in_channels == 3:
         advice = "red and blue exchanged; reverse the input channels of its first layer"
         others.append(("channels in the order blue, green, red", advice, teacher, images.flip(1)))
     return others
+
+
+def _takes(teacher: Teacher, images: Tensor) -> bool:
+    """Whether it can take images of this size; vision transformers and ONNX files may have one size only."""
+    try:
+        teacher(images[:2])
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return True
 
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -41,9 +41,17 @@ from naslib_autokd.teachers.networks import (
     published_classes,
     published_weights,
 )
+from naslib_autokd.teachers.onnx import SUFFIX, OnnxNetwork, read_onnx, write_onnx
 from naslib_autokd.teachers.teacher import PIXELS, Ensemble, Teacher
 from naslib_autokd.teachers.training import FINE_TUNING, TEACHER_BATCH, TEACHER_TRAINING, train_teacher
-from naslib_autokd.teachers.weights import WeightsFile, load_weights, read_weights, stated_classes, stated_input
+from naslib_autokd.teachers.weights import (
+    WeightsFile,
+    default_input,
+    load_weights,
+    read_weights,
+    stated_classes,
+    stated_input,
+)
 
 TeacherSource = str | Path | nn.Module | Callable[[], nn.Module] | Sequence[Any]
 
@@ -64,6 +72,7 @@ def load_teacher(
               like its own; torchvision's and timm's come with their published weights.
             - A ``.safetensors`` or ``.pt`` file with a state dict, of the architecture that it states or the task's;
               ``architecture@file`` states another.
+            - An ``.onnx`` file, for its soft targets (`teachers.onnx`).
             - ``"module:function"``: called without arguments, returns a module; modules of the working directory count.
             - A `Teacher`, or any module that takes images normalised as the students' are.
             - Several of these, in a list or with commas between: an `Ensemble`.
@@ -134,6 +143,9 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
     if len(several := split_teachers(text)) > 1:
         return as_teacher(several, data, report)
     before, at, weights = text.partition("@")
+    if path.suffix.lower() == SUFFIX and (path.is_file() or not at):
+        network, given, info = read_onnx(path, data)
+        return Teacher.of(network, given, data.task, info)
     if path.is_file() or (is_file_name(text) and (not at or "/" in before)):
         return read_checkpoint(path, data)
     if at and is_file_name(weights):
@@ -263,12 +275,17 @@ def _cached_teacher(data: TaskData, report: Callable[[str], None]) -> Teacher:
 def write_checkpoint(teacher: Teacher, path: str | Path, data: TaskData) -> None:
     """Save as safetensors with all that is needed to use it safely; the file appears whole or not at all.
 
+    A network of an ONNX file is saved as one.
+
     Raises:
-        TeacherError: For an ensemble, whose members are files of their own.
+        TeacherError: For an ensemble, whose members are files of their own, or another suffix than the network's.
     """
     if isinstance(teacher.network, Ensemble):
         raise TeacherError("an ensemble is not one file: save its members, and give them with commas between")
     path = Path(path)
+    suffix = SUFFIX if isinstance(teacher.members[0], OnnxNetwork) else ".safetensors"
+    if path.suffix != suffix:
+        raise TeacherError(f"{path}: this teacher is saved as a {suffix} file")
     given = teacher.input_for(data.task)
     order = given.order or tuple(range(len(data.classes)))
     metadata = {
@@ -285,6 +302,9 @@ def write_checkpoint(teacher: Teacher, path: str | Path, data: TaskData) -> None
         "naslib_autokd": __version__,
         "torch": torch.__version__,
     }
+    if isinstance(network := teacher.members[0], OnnxNetwork):
+        write_onnx(network, {key: value for key, value in metadata.items() if key != "architecture"}, path)
+        return
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in teacher.members[0].state_dict().items()}
     content = to_safetensors(tensors, {key: json.dumps(value) for key, value in metadata.items()})
     write_whole(path, content)
@@ -315,7 +335,7 @@ def read_checkpoint(path: str | Path, data: TaskData, architecture: Architecture
             f"{path} was trained for {len(classes)} classes ({few(classes)}), {task.name!r} has {task.n_classes} "
             f"({few(data.classes)}); give a teacher for these classes, or train one (naslib-autokd teacher train)"
         )
-    given, notes = stated_input(file.metadata, name, data)
+    given, notes = stated_input(file.metadata, *default_input(name, data), task)
     network, _ = build_network(name, given.channels, task.n_classes)
     if isinstance(network, SmallResNet):
         channels_last(network)

@@ -21,10 +21,11 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 """Of files that may hold a state dict."""
 
 REFUSED = {
-    ".pt2": "a .pt2 file is a program: its loader falls back to unpickling, which runs whatever the file says",
+    ".pt2": "a .pt2 file is a program: its loader falls back to unpickling, which runs whatever it says; an .onnx "
+    "file holds computations only",
     ".pkl": "a .pkl file runs whatever it says when it is read",
     ".pickle": "a .pickle file runs whatever it says when it is read",
-    ".onnx": "an .onnx file is a finished graph without the module that training and checking need",
+    ".onnx": "an .onnx file is a network, not the weights of another: it is a teacher as it is (--teacher FILE.onnx)",
 }
 
 PUBLISHED = "pretrained"

@@ -150,7 +150,7 @@ class InputAdapter(nn.Module):
         return repr(self.input)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits of float32 ``pixels`` ``(batch, channels, height, width)``."""
+        """Logits of float32 ``pixels`` ``(batch, channels, height, width)``, or what else the network returns."""
         wanted = self.input
         if pixels.shape[1] != wanted.channels:
             if wanted.channels == 1:
@@ -165,8 +165,8 @@ class InputAdapter(nn.Module):
         if resized != size:
             start = round((resized - size) / 2)
             pixels = pixels[..., start : start + size, start : start + size]
-        logits = self.network(normalise(pixels * 255, wanted.mean, wanted.std))
-        return logits[:, list(wanted.order)] if wanted.order else logits
+        output: Any = self.network(normalise(pixels * 255, wanted.mean, wanted.std))
+        return output[:, list(wanted.order)] if wanted.order and isinstance(output, Tensor) else output
 
 
 def build_network(architecture: ArchitectureName, in_channels: int, n_classes: int) -> tuple[nn.Module, int]:

@@ -23,7 +23,7 @@ from naslib_autokd.teachers.networks import (
     published_weights,
 )
 from naslib_autokd.teachers.teacher import PIXELS, Teacher, is_plain, predict_batch
-from naslib_autokd.teachers.weights import WeightsFile, load_weights, read_weights, stated_input
+from naslib_autokd.teachers.weights import WeightsFile, default_input, load_weights, read_weights, stated_input
 
 TEACHER_BATCH = 64
 
@@ -142,7 +142,7 @@ def _to_train(
         return network, NetworkInput(data.mean, data.std, channels, input_size), []
     if is_file_name(name.weights):
         file = read_weights(name.weights)
-        given, notes = stated_input(file.metadata, name, data)
+        given, notes = stated_input(file.metadata, *default_input(name, data), task)
     else:
         published = published_weights(name)
         file, given, notes = WeightsFile.published(name, published.state), published.input, []

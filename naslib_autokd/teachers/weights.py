@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from naslib_autokd.data.images import TaskData
+from naslib_autokd.tasks import Task
 from naslib_autokd.teachers.names import REFUSED, ArchitectureName, TeacherError, few, shown_numbers, split_key
 from naslib_autokd.teachers.networks import NetworkInput, is_auxiliary, published_input
 
@@ -132,7 +133,7 @@ def read_weights(file: str | Path) -> WeightsFile:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {key: _json(value) for key, value in (file.metadata() or {}).items() if key != "format"}
+            metadata = {key: as_json(value) for key, value in (file.metadata() or {}).items() if key != "format"}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise TeacherError(f"teacher checkpoint {path} is corrupt: {error}") from error
@@ -220,7 +221,8 @@ def _state_of(module: _LeftOut, depth: int = 0) -> dict[str, Any]:
     return state
 
 
-def _json(text: str) -> Any:
+def as_json(text: str) -> Any:
+    """The value that a text of metadata states; text that is no JSON stays text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -457,7 +459,7 @@ def stated_classes(metadata: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _class_names(value: Any, key: str) -> tuple[str, ...]:
     if isinstance(value, str):
-        value = _json(value)
+        value = as_json(value)
     if isinstance(value, str):
         value = [name.strip() for name in re.split(r"\n" if "\n" in value else ",", value) if name.strip()]
     if isinstance(value, Mapping):
@@ -470,14 +472,21 @@ def _class_names(value: Any, key: str) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 
 
-def stated_input(metadata: Mapping[str, Any], name: ArchitectureName, data: TaskData) -> tuple[NetworkInput, list[str]]:
+def default_input(name: ArchitectureName, data: TaskData) -> tuple[NetworkInput, str]:
+    """What a network is fed whose file does not state it, and where that comes from, in words."""
+    published = published_input(name)
+    if published is None:
+        return NetworkInput(data.mean, data.std, data.task.in_channels, None), "the task's"
+    return published, f"as published for {name.full}"
+
+
+def stated_input(
+    metadata: Mapping[str, Any], default: NetworkInput, source: str, task: Task
+) -> tuple[NetworkInput, list[str]]:
     """The input that a file states, or what is taken for granted, and that said.
 
     Metadata ``mean``, ``std``, ``input`` (channels and size), ``crop``, ``interpolation``: see `NetworkInput`.
     """
-    task = data.task
-    published = published_input(name)
-    default = published or NetworkInput(data.mean, data.std, task.in_channels, None)
     if "mean" in metadata or "input" in metadata:  # a file that states these and no crop was made without one
         default = replace(default, crop=1.0, interpolation="bilinear")
     shape = metadata.get("input", [default.channels, default.size])
@@ -491,7 +500,6 @@ def stated_input(metadata: Mapping[str, Any], name: ArchitectureName, data: Task
         raise TeacherError(f"the file's metadata mean, std, input or crop cannot be read: {error}") from error
     if "mean" in metadata:
         return given, []
-    source = f"as published for {name.full}" if published else "the task's"
     prepared = given.preparation(task.image_size)
     return given, [
         f"it does not state its input: taken to be {source}: mean {shown_numbers(mean)}, standard deviation "

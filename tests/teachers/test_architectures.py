@@ -504,12 +504,13 @@ def test_the_best_epoch_is_kept_and_the_training_stays_the_same(colours):
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("t.pt2", "falls back to unpickling"), ("t.pkl", "runs whatever"), ("t.onnx", "graph")]
+    ("name", "why"),
+    [("t.pt2", "falls back to unpickling"), ("t.pkl", "runs whatever"), ("t.onnx", "not the weights of another")],
 )
 def test_files_that_are_not_safe_are_refused_unread(tmp_path, colours, name, why):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(TeacherError, match=f"is not read: .*{why}"):
-        load_teacher(colours, tmp_path / name)
+        load_teacher(colours, f"resnet-small@{tmp_path / name}")
 
 
 def test_a_file_is_read_as_the_architecture_that_is_given_or_that_it_states(colours, tmp_path):
