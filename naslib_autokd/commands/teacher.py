@@ -255,7 +255,7 @@ def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:
         "architecture": teacher.info.get("architecture"),
         "usable": True,
         "problem": None,
-        "notes": list(teacher.info.get("notes", ())),
+        "notes": [],
         "classes": list(data.classes),
         "classes_stated": teacher.info.get("classes") is not None,
         "mean": list(given.mean),
@@ -277,6 +277,7 @@ def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:
         check_teacher(teacher, data, thorough=True)
     except TeacherError as error:
         found |= {"usable": False, "problem": str(error)}
+    found["notes"] = notes = list(teacher.info.get("notes", ()))
     try:
         logits = teacher.predict(data.val_images)
         found["val_accuracy"] = accuracy(logits, data.val_labels)
@@ -285,6 +286,10 @@ def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:
             name: float(right[data.val_labels == index].mean()) if (data.val_labels == index).any() else None
             for index, name in enumerate(data.classes)
         }
+    except Exception:  # the network is the user's: it may raise anything
+        assert not found["usable"]  # it cannot take the images, which the check has said
+        return found
+    try:
         # the meta device computes nothing: a step on a batch of large images would take minutes
         twin = copy.deepcopy(teacher.network).to("meta").requires_grad_(True)
         found |= {
@@ -293,8 +298,9 @@ def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:
             "train_memory_bytes": train_memory(twin, shape, task.batch_size),
             "batch_size": task.batch_size,
         }
-    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError):
-        assert not found["usable"]  # it cannot take the images, which the check has said
+    except Exception as error:  # what it does may depend on values, or be of no known operation
+        reason = " ".join(str(error).split()) or type(error).__name__
+        found["notes"] = [*notes, f"its multiply-adds and memory are not counted: {reason[:200]}"]
     return found
 
 

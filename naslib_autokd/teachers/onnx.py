@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class OnnxNetwork(nn.Module):
     Args:
         content: The file's bytes.
         n_classes: Of several outputs, the one with so many columns is taken.
+        n_weights: Learned numbers in it; what counts parameters finds as many.
 
     Raises:
         TeacherError: If it is no ONNX file that takes ``(batch, channels, height, width)``, or answers with no logits.
@@ -37,10 +39,11 @@ class OnnxNetwork(nn.Module):
 
     content: Tensor
 
-    def __init__(self, content: bytes, n_classes: int) -> None:
+    def __init__(self, content: bytes, n_classes: int, n_weights: int = 0) -> None:
         super().__init__()
         self.register_buffer("content", torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        self.nothing = nn.Parameter(torch.zeros(0))  # tells the device, and gives what counts costs a gradient
+        # not the weights: these are in the content. It is counted, and gives what measures a training a gradient
+        self.weights = nn.Parameter(torch.zeros(1).expand(n_weights))
         self._session: Any = None
         self._threads = 0
         session = self._running()
@@ -58,7 +61,7 @@ class OnnxNetwork(nn.Module):
             raise RuntimeError("an ONNX file does not tell them")
         parts = [images] if self.batch is None else list(images.split(self.batch))
         logits = torch.cat([self._run(part) for part in parts])
-        return logits.to(images.device) + self.nothing.sum()
+        return logits.to(images.device) + self.weights[:0].sum()
 
     def extra_repr(self) -> str:
         return f"{len(self.content)} bytes"
@@ -103,7 +106,8 @@ def read_onnx(path: Path, data: TaskData) -> tuple[OnnxNetwork, NetworkInput, di
     if not path.is_file():
         raise TeacherError(f"teacher {path} does not exist")
     try:
-        network = OnnxNetwork(_content(path), data.task.n_classes)
+        content, n_weights = _content(path)
+        network = OnnxNetwork(content, data.task.n_classes, n_weights)
         size = _size(network)
         classes = stated_classes(network.metadata)
         given, notes = _stated(network, size, data)
@@ -148,14 +152,16 @@ def _package(name: str) -> Any:
         raise TeacherError(f'.onnx files need {name} ({error}): pip install "naslib_autokd[onnx]"') from error
 
 
-def _content(path: Path) -> bytes:
-    """The file with the weights that it keeps in files beside it, as torch's exporter leaves them."""
+def _content(path: Path) -> tuple[bytes, int]:
+    """The file with the weights that it keeps in files beside it, as torch's exporter leaves them; their number."""
     onnx = _package("onnx")
     try:
-        content: bytes = onnx.load(str(path)).SerializeToString()
+        model = onnx.load(str(path))
+        content = model.SerializeToString()
     except Exception as error:  # protobuf's and onnx's have no common base but this
         raise TeacherError(f"it cannot be loaded as an ONNX network: {_first_line(error)}") from error
-    return content
+    learned = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.INT8)
+    return content, sum(math.prod(one.dims) for one in model.graph.initializer if one.data_type in learned)
 
 
 def _input(session: Any) -> tuple[str, list[Any]]:

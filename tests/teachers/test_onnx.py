@@ -225,5 +225,6 @@ def test_the_command_says_what_it_is_fed_and_what_is_not_counted(colours, tmp_pa
     assert found["usable"]
     assert found["val_accuracy"] > 0.97
     assert found["mean"] == [0.0]
+    assert found["n_params"] == 6 * 3 + 6
     assert "macs" not in found
     assert any("multiply-adds and memory are not counted: an ONNX file does not tell them" in n for n in found["notes"])
