@@ -80,6 +80,17 @@ def test_the_same_picture_in_two_splits_or_classes_is_found_by_content_and_by_pi
     ]
 
 
+def test_test_images_among_the_unlabelled_ones_are_found(photos, tmp_path):
+    (tmp_path / "more").mkdir()
+    noise(7).save(tmp_path / "more" / "x.png", compress_level=1)
+    noise(99).save(tmp_path / "more" / "y.png")
+    found = check(photos, unlabelled_dir=str(tmp_path / "more"))
+    assert (found["n_images"], found["n_unlabelled"]) == (40, 2)
+    (same,) = found["duplicates"]["between_splits"]
+    assert same["files"] == ["test/bay/7.png", str(tmp_path / "more" / "x.png")]
+    assert found["duplicates"]["in_two_classes"] == []
+
+
 def test_uneven_and_small_classes_are_told(photos):
     for number in range(100, 160):
         noise(number).save(photos / "train" / "bay" / f"{number}.png")

@@ -11,10 +11,10 @@ from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
 
 KEYS = (
-    "folder, n_classes, n_images, classes (name: split: images), splits, splits_from, shorter_side (smallest, median, "
-    "largest), longest_shape, formats, left_out (why: names), unreadable, duplicates (between_splits, in_two_classes, "
-    "within_a_split: files, same_file), majority_share, array_bytes, decode_seconds, disk_free_bytes, notes, "
-    "warnings, usable, problem"
+    "folder, n_classes, n_images, n_unlabelled, classes (name: split: images), splits, splits_from, shorter_side "
+    "(smallest, median, largest), longest_shape, formats, left_out (why: names), unreadable, duplicates "
+    "(between_splits, in_two_classes, within_a_split: files, same_file), majority_share, array_bytes, decode_seconds, "
+    "disk_free_bytes, notes, warnings, usable, problem"
 )
 
 

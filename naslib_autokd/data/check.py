@@ -13,7 +13,7 @@ from typing import Any
 
 from naslib_autokd.data.decoding import Look, look_at, seconds_a_picture
 from naslib_autokd.data.folders import TOLD, ImageFiles, decided, layout_of, split_files
-from naslib_autokd.data.layout import BY_TOOLS, Layout
+from naslib_autokd.data.layout import BY_TOOLS, Layout, pictures_below
 from naslib_autokd.data.load import resolve
 from naslib_autokd.files import cache_folder
 from naslib_autokd.tasks import Task, TaskError
@@ -24,6 +24,9 @@ UNEVEN = 3.0
 """Times as many images of the largest class as of the smallest, from which on it is said."""
 SHOWN = 5
 """Files that a line names."""
+
+UNKNOWN = -1
+"""The label of unlabelled images."""
 
 Splits = dict[str, ImageFiles]
 
@@ -64,32 +67,16 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
     resolve(task)
     layout = layout_of(task)
     splits = _splits(task, layout)
-    names = [(split, name, int(label)) for split, files in splits.items() for name, label in _labelled(files)]
-    looks: dict[str, Look] = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        paths = [layout.root / name for _, name, _ in names]
-        for done, (look, (_, name, _)) in enumerate(zip(pool.map(look_at, paths), names, strict=True), 1):
-            looks[name] = look
-            if done % 5000 == 0:
-                report(f"{done:,} of {len(names):,} images looked at")
+    pictures = [(split, name, int(label)) for split, files in splits.items() for name, label in _labelled(files)]
+    n_labelled = len(pictures)
+    pictures += [("unlabelled", name, UNKNOWN) for name in _unlabelled(task, layout, pictures)]
+    looks = _look(layout.root, [name for _, name, _ in pictures], report)
     readable = {name: look for name, look in looks.items() if not look.problem}
     unreadable = [f"{name}: {look.problem}" for name, look in looks.items() if look.problem]
     counts = _counts(layout, splits)
-    same = _duplicates(names, readable)
-    paths = [layout.root / name for name in readable]
-    each = seconds_a_picture(paths, task.image_size, task.in_channels) if paths else 0.0
-    size, free = len(names) * task.in_channels * task.image_size**2, shutil.disk_usage(_existing(cache_folder())).free
     shorter = sorted(min(look.width, look.height) for look in readable.values())
     shapes = [max(look.width, look.height) / min(look.width, look.height) for look in readable.values()]
-    small = sum(side < task.image_size for side in shorter)
-    guesses = [f"{name}: {look.guess}" for name, look in readable.items() if look.guess]
-    warnings = _uneven(counts) + _too_few(counts)
-    if small:
-        warnings.append(f"{small:,} images are smaller than the task's {task.image_size} pixels and are enlarged")
-    if size > free:
-        warnings.append(f"decoded they need {size / 1e9:.1f} GB, and {cache_folder()} has {free / 1e9:.1f} GB free")
-    if guesses:
-        warnings.append(f"{len(guesses):,} images are 16-bit grey without a stated range, such as {guesses[0]}")
+    estimate = _estimate(task, [layout.root / name for name in readable], len(pictures))
     problem = None
     if unreadable and not task.skip_unreadable:
         problem = (
@@ -101,7 +88,8 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
     return {
         "folder": str(layout.root),
         "n_classes": len(layout.classes),
-        "n_images": len(names),
+        "n_images": n_labelled,
+        "n_unlabelled": len(pictures) - n_labelled,
         "classes": {name: dict(zip(splits, of, strict=True)) for name, of in counts.items()},
         "splits": {split: len(files.names) for split, files in splits.items()},
         "splits_from": _drawn(layout),
@@ -110,16 +98,55 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
         "formats": dict(Counter(look.format for look in readable.values()).most_common()),
         "left_out": {why: sorted(left) for why, left in layout.left_out.items()},
         "unreadable": unreadable,
-        "duplicates": same,
-        "majority_share": max(map(sum, counts.values())) / len(names),
-        "array_bytes": size,
-        "decode_seconds": each * len(paths) / (os.cpu_count() or 1),
-        "disk_free_bytes": free,
+        "duplicates": _duplicates(pictures, readable),
+        "majority_share": max(map(sum, counts.values())) / n_labelled,
+        **estimate,
         "notes": layout.notes,
-        "warnings": warnings,
+        "warnings": _uneven(counts) + _too_few(counts) + _unfit(task, readable, estimate),
         "usable": problem is None,
         "problem": problem,
     }
+
+
+def _look(root: Path, names: list[str], report: Callable[[str], None]) -> dict[str, Look]:
+    looks: dict[str, Look] = {}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for name, look in zip(names, pool.map(look_at, [root / name for name in names]), strict=True):
+            looks[name] = look
+            if len(looks) % 5000 == 0:
+                report(f"{len(looks):,} of {len(names):,} images looked at")
+    return looks
+
+
+def _unlabelled(task: Task, layout: Layout, pictures: list[tuple[str, str, int]]) -> list[str]:
+    """Files of ``unlabelled_dir``, but for those that have labels."""
+    if task.unlabelled_dir is None:
+        return []
+    root, own = Path(task.unlabelled_dir).expanduser(), {os.path.realpath(layout.root / p[1]) for p in pictures}
+    return [str(root / name) for name in pictures_below(root)[0] if os.path.realpath(root / name) not in own]
+
+
+def _estimate(task: Task, paths: list[Path], n: int) -> dict[str, Any]:
+    """What decoding ``n`` images, of which ``paths`` are readable, takes and needs, and what there is."""
+    each = seconds_a_picture(paths, task.image_size, task.in_channels) if paths else 0.0
+    return {
+        "array_bytes": n * task.in_channels * task.image_size**2,
+        "decode_seconds": each * n / (os.cpu_count() or 1),
+        "disk_free_bytes": shutil.disk_usage(_existing(cache_folder())).free,
+    }
+
+
+def _unfit(task: Task, readable: dict[str, Look], estimate: dict[str, Any]) -> list[str]:
+    """Pictures that say less than they should, and too little room."""
+    lines = []
+    if small := sum(min(look.width, look.height) < task.image_size for look in readable.values()):
+        lines.append(f"{small:,} images are smaller than the task's {task.image_size} pixels and are enlarged")
+    if guesses := [f"{name}: {look.guess}" for name, look in readable.items() if look.guess]:
+        lines.append(f"{len(guesses):,} images are 16-bit grey without a stated range, such as {guesses[0]}")
+    size, free = estimate["array_bytes"], estimate["disk_free_bytes"]
+    if size > free:
+        lines.append(f"decoded they need {size / 1e9:.1f} GB, and {cache_folder()} has {free / 1e9:.1f} GB free")
+    return lines
 
 
 def lines_of(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -134,6 +161,8 @@ def lines_of(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("balance", f"{balance}: {found['majority_share']:.1%} in the largest class"),
         ("splits", f"{splits}; {found['splits_from']}"),
     ]
+    if found["n_unlabelled"]:
+        lines.append(("unlabelled", f"{found['n_unlabelled']:,} images"))
     if found["shorter_side"] is not None:
         low, middle, high = found["shorter_side"]
         shape = f"up to {found['longest_shape']:.1f} times as long"
@@ -223,12 +252,12 @@ def _duplicates(names: list[tuple[str, str, int]], looks: dict[str, Look]) -> di
             continue
         content = {looks[name].content for _, name, _ in group}
         one = {"files": [name for _, name, _ in group], "same_file": len(content) < len(group)}
-        splits, classes = ({member[place] for member in group} for place in (0, 2))
+        splits, classes = ({member[place] for member in group} - {UNKNOWN} for place in (0, 2))
         if len(splits) > 1:
             found["between_splits"].append(one)
         if len(classes) > 1:
             found["in_two_classes"].append(one)
-        if len(splits) == 1 and len(classes) == 1:
+        if len(splits) == 1 and len(classes) < 2:
             found["within_a_split"].append(one)
     return found
 
