@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
@@ -128,7 +129,8 @@ def train_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size
             memory.watch(tensor)
         torch_optimizer = NesterovSGD(twin.parameters(), TrainingSettings())
         for _ in range(2):  # as the second step, all steps are
-            loss = twin(torch.zeros(batch_size, *image_shape, device=device)).logsumexp(dim=1).mean()
+            outputs = tree_iter(twin(torch.zeros(batch_size, *image_shape, device=device)))  # with auxiliary ones
+            loss = reduce(torch.add, (o.logsumexp(dim=1).mean() for o in outputs if isinstance(o, Tensor)))
             loss.backward()
             torch_optimizer.step(lr=0.0)
             del loss

@@ -384,7 +384,9 @@ class KDEvaluator:
             rng = torch.Generator().manual_seed(derive_seed("score", self.task.split_seed))
             drawn = torch.randperm(len(data.train_labels), generator=rng)[:SCORE_BATCH].to(self.device)
             images = data.train_views[torch.zeros_like(drawn), drawn]
-            of_teacher = last_features(self.teacher.network, normalise(images, self.teacher.mean, self.teacher.std))
+            of_teacher = last_features(
+                self.teacher.settle().network, normalise(images, self.teacher.mean, self.teacher.std)
+            )
             self._score_batch = data.normalise(images), of_teacher
         return self._score_batch
 

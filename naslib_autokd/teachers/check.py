@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import accuracy
 from naslib_autokd.tasks import Task
 from naslib_autokd.teachers.names import TeacherError, few
+from naslib_autokd.teachers.outputs import add_note, as_logits, take_logits
 from naslib_autokd.teachers.teacher import Ensemble, Teacher
 
 STATED_TOLERANCE = 0.03
@@ -25,93 +26,271 @@ TRIAL_IMAGES = {64: 1000, 1 << 30: 200}
 """Labelled images on which other scales are tried, by the largest image size."""
 
 
+FEW = 30
+"""With so many validation images or fewer, what a teacher reaches on them is told as an interval."""
+
+EVIDENCE = 1000
+"""Where the validation split has fewer than `FEW` images of a class, training images are looked at too, so many in all
+at most."""
+
+LEAST_EVIDENCE = 10
+"""Fewer images say nothing of the classes."""
+
+CHANCE_OF_A_MISTAKE = 1e-3
+"""Largest p-value (sign test) at which other inputs are said to be better for a teacher than those that it gets."""
+
+FLAT_SPREAD, FLAT_CONFIDENCE = 0.2, 0.99
+"""Soft targets are flat where the logits of the wrong classes spread by less than this share of their distance to the
+largest one (median), and nine in ten of the largest probabilities on training images are below this. Teachers of the
+embedded tasks, trained on plain labels: 0.23 to 0.43 and, once trained, 0.994 to 1; with a label smoothing of 0.05 to
+0.2, trained to the end: 0.11 to 0.17 and 0.87 to 0.987."""
+
+
+def clear_floor(n_classes: int) -> float:
+    """Accuracy that is clearly above chance: a tenth of the way from chance to 1, and no more than twice chance."""
+    return min(2 / n_classes, 1 / n_classes + 0.1 * (1 - 1 / n_classes))
+
+
 def accuracy_floor(task: Task) -> float:
-    """Validation accuracy that a teacher must reach: the task's, and never less than twice chance."""
-    return max(task.min_teacher_accuracy, 2 / task.n_classes if task.n_classes > 2 else 0.55)
+    """Validation accuracy that a teacher must reach: the task's, and never less than `clear_floor`."""
+    return max(task.min_teacher_accuracy, clear_floor(task.n_classes))
+
+
+def interval(n_right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson interval of a share of which ``n_right`` of ``n`` are seen."""
+    from scipy.stats import binomtest
+
+    found = binomtest(n_right, n).proportion_ci(confidence, "exact")
+    return float(found.low), float(found.high)
 
 
 def check_teacher(teacher: Teacher, data: TaskData, *, thorough: bool = False) -> float:
     """Accuracy of the teacher on the validation split, if it can be trusted.
 
+    A teacher that returns its logits inside something else, or probabilities that are logits up to a constant, answers
+    with logits from now on (`outputs`). What was done, and what is worth telling, is in ``teacher.info["notes"]``.
+
     Args:
-        thorough: Also look for a wrong scale and for exchanged classes in a teacher that is good enough as it is.
+        thorough: Also look for a wrong scale and for exchanged classes in a teacher that is good enough as it is, and
+            for flat soft targets.
 
     Raises:
-        TeacherError: Wrong number of classes, outputs that are not finite, worse than the task's floor or than
-            twice chance, or clearly worse than its checkpoint states. The message says which mistake it looks like.
+        TeacherError: Wrong number of classes, no logits, outputs that are not finite or not the same for the same
+            image, worse than the task's floor, hardly better than one class for all images, or clearly worse than its
+            checkpoint states. The message says which mistake it looks like.
     """
-    task, images, labels = data.task, data.val_images, data.val_labels
+    task, labels = data.task, data.val_labels
     classes = teacher.info.get("classes")
     if classes is not None and len(classes) != task.n_classes:
         raise TeacherError(
             f"the teacher was made for {len(classes)} classes ({few(classes)}), {task.name!r} has {task.n_classes} "
             f"({few(data.classes)})"
         )
-    try:
-        logits = teacher.predict(images)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        shape = f"{task.in_channels}x{task.image_size}x{task.image_size}"
-        raise TeacherError(f"the teacher cannot take the images of {task.name!r} ({shape}): {error}") from error
-    if logits.ndim != 2 or logits.shape[1] != task.n_classes:
-        raise TeacherError(
-            f"the teacher answers with shape {tuple(logits.shape)} for {len(images)} images, but {task.name!r} has "
-            f"{task.n_classes} classes; it was made for other classes"
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise TeacherError("the teacher's outputs are not finite; its checkpoint is damaged")
+    logits = _answers(teacher, data)
     if classes is not None and tuple(classes) != data.classes:
         raise TeacherError(
             f"the teacher's classes are {few(classes)}, those of {task.name!r} are {few(data.classes)}: "
             "another order or other classes"
         )
-    reached = accuracy(logits, labels)
+    reached, n = accuracy(logits, labels), len(labels)
+    low, high = interval(round(reached * n), n)
     floor = accuracy_floor(task)
-    if reached < floor:
+    evidence = _Evidence.of(teacher, data, logits)
+    if (high if n <= FEW else reached) < floor:
+        surely = f" (with so few, 95% interval: {low:.1%} to {high:.1%})" if n <= FEW else ""
         raise TeacherError(
-            f"the teacher names {reached:.1%} of the validation images of {task.name!r} correctly, below the floor of "
-            f"{floor:.1%} (chance {1 / task.n_classes:.1%}): {_diagnosis(teacher, data, logits, reached)}"
+            f"the teacher names {reached:.1%} of the validation images of {task.name!r} correctly{surely}, below the "
+            f"floor of {floor:.1%} (chance {1 / task.n_classes:.1%}): {_diagnosis(teacher, data, evidence, reached)}"
         )
+    named = f"the teacher names {reached:.1%} of the validation images of {task.name!r} correctly, but"
+    if one_sided := _one_sided(data, evidence):
+        raise TeacherError(f"{named} {_mistake(teacher, data, evidence) or one_sided}")
     stated = teacher.info.get("val_accuracy")
-    standard_error = (reached * (1 - reached) / len(labels)) ** 0.5
-    below = stated is not None and reached < float(stated) - STATED_TOLERANCE - 3 * standard_error
-    mistake = _mistake(teacher, data, logits, reached) if thorough or below else None
+    _, surely_below = interval(round(reached * n), n, 0.997)  # three standard errors
+    below = stated is not None and surely_below < float(stated) - STATED_TOLERANCE
+    mistake = _mistake(teacher, data, evidence) if thorough or below else None
     if below:
         raise TeacherError(
             f"the teacher names {reached:.1%} of the validation images correctly, but its checkpoint states "
             f"{float(stated or 0):.1%}: {mistake or 'other data, another normalisation or a damaged file'}"
         )
     if mistake is not None:
-        raise TeacherError(
-            f"the teacher names {reached:.1%} of the validation images of {task.name!r} correctly, but {mistake}"
+        raise TeacherError(f"{named} {mistake}")
+    if n <= FEW:
+        add_note(
+            teacher,
+            f"{n} validation image{'s are' if n > 1 else ' is'} few: {round(reached * n)} of {n} named correctly means "
+            f"an accuracy between {low:.0%} and {high:.0%} (95% interval); a larger validation split would tell",
         )
+    if thorough:
+        for note in (*_missed_classes(data, logits), *_flat_targets(teacher, data)):
+            add_note(teacher, note)
     return reached
 
 
-def _diagnosis(teacher: Teacher, data: TaskData, logits: Tensor, reached: float) -> str:
-    chance = 1 / data.task.n_classes
+def _answers(teacher: Teacher, data: TaskData) -> Tensor:
+    """Logits of the validation images, if they are such."""
+    task, images = data.task, data.val_images
+    try:
+        take_logits(teacher, data)
+        outputs = teacher.predict(images)
+    except TeacherError:
+        raise
+    except Exception as error:  # the network is the user's: it may raise anything
+        shape = f"{task.in_channels}x{task.image_size}x{task.image_size}"
+        raise TeacherError(f"the teacher cannot take the images of {task.name!r} ({shape}): {error}") from error
+    if outputs.ndim != 2 or outputs.shape[1] != task.n_classes:
+        one = outputs.ndim == 2 and outputs.shape[1] == 1 and task.n_classes == 2
+        raise TeacherError(
+            f"the teacher answers with shape {tuple(outputs.shape)} for {len(images)} images, but {task.name!r} has "
+            f"{task.n_classes} classes; "
+            + ("return two logits, those of the one output z are (0, z)" if one else "it was made for other classes")
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        if not bool(torch.isnan(outputs).any()) and bool((outputs.max(dim=1).values <= 0).all()):
+            raise TeacherError(
+                "the teacher's outputs are minus infinity for some classes, as the logarithm of a softmax is where the "
+                "softmax is 0: return what goes into the softmax, the logits, or log_softmax of them"
+            )
+        raise TeacherError("the teacher's outputs are not finite; its checkpoint is damaged")
+    logits = as_logits(teacher, outputs)
+    some = max(1, min(32, len(images) // 2))
+    again = teacher(images[:some])
+    if float((again - logits[:some]).abs().max()) > 0.05 * float(logits.std(correction=0)):
+        raise TeacherError(
+            "the teacher answers the same images differently when it is asked again with fewer beside them: it draws "
+            "at random (dropout that is always on) or normalises with the batch (batch norm without running "
+            "statistics), so its soft targets would be accidents; give a network that answers for each image by itself"
+        )
+    return logits
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """Images that a teacher is judged on: the validation split, and training images where that has few of a class."""
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+    with_training: bool
+
+    @classmethod
+    def of(cls, teacher: Teacher, data: TaskData, logits: Tensor) -> _Evidence:
+        images, labels = data.val_images, data.val_labels
+        counts = torch.bincount(labels, minlength=data.task.n_classes)
+        missing = EVIDENCE - len(labels)
+        if int(counts.min()) >= FEW or missing <= 0:
+            return cls(images, labels, logits, False)
+        chosen = _spread(len(data.train_labels), missing, data.device)
+        seen = data.train_views[torch.zeros_like(chosen), chosen]
+        joined = torch.cat([logits, teacher.predict(seen)])
+        return cls(torch.cat([images, seen]), torch.cat([labels, data.train_labels[chosen]]), joined, True)
+
+    @property
+    def where(self) -> str:
+        return "validation and training images" if self.with_training else "validation images"
+
+
+def _spread(n: int, wanted: int, device: torch.device) -> Tensor:
+    """Up to ``wanted`` indices below ``n``, evenly spread: image folders are sorted by class."""
+    return torch.linspace(0, n - 1, min(n, wanted), device=device).long()
+
+
+def _recalls(logits: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Of each class: the share of its images that are named correctly (nan without images), and their number."""
+    counts = torch.bincount(labels, minlength=n_classes)
+    right = torch.bincount(labels[logits.argmax(dim=1) == labels], minlength=n_classes)
+    return right / counts, counts
+
+
+def _one_sided(data: TaskData, evidence: _Evidence) -> str | None:
+    """What is to be said of a teacher that is right by naming the most frequent class."""
+    recalls, counts = _recalls(evidence.logits, evidence.labels, data.task.n_classes)
+    present = counts > 0
+    n_present = int(present.sum())
+    if len(evidence.labels) < LEAST_EVIDENCE or n_present < 2:
+        return None
+    balanced, needed = float(recalls[present].mean()), clear_floor(n_present)
+    if balanced >= needed:
+        return None
+    largest = int(counts.argmax())
+    weak = [
+        f"{data.classes[index]} {float(recalls[index]):.1%} of {int(counts[index])}"
+        for index in torch.argsort(torch.where(present, recalls, torch.inf))[: min(3, n_present - 1)].tolist()
+    ]
+    return (
+        f"it tells the classes hardly apart: on {evidence.where}, of which "
+        f"{int(counts[largest]) / len(evidence.labels):.1%} are {data.classes[largest]!r}, it names {', '.join(weak)} "
+        f"correctly, and {balanced:.1%} in the mean of the classes (one answer for all images: {1 / n_present:.1%}; "
+        f"needed: {needed:.1%}). Train it with the classes balanced (weights, or the rare ones drawn more often)"
+    )
+
+
+def _missed_classes(data: TaskData, logits: Tensor) -> list[str]:
+    recalls, counts = _recalls(logits, data.val_labels, data.task.n_classes)
+    missed = [data.classes[i] for i in range(len(counts)) if counts[i] >= LEAST_EVIDENCE and recalls[i] == 0]
+    return [f"it names no validation image of {few(missed)} correctly"] if missed else []
+
+
+def _flat_targets(teacher: Teacher, data: TaskData) -> list[str]:
+    """Whether soft targets say little of the wrong classes, as label smoothing leaves them.
+
+    Müller et al. 2019, arXiv:1906.02629, section 4: such teachers are more accurate and teach less.
+    """
+    if data.task.n_classes < 4:
+        return []
+    chosen = _spread(len(data.train_labels), EVIDENCE // 2, data.device)
+    logits = teacher.predict(data.train_views[torch.zeros_like(chosen), chosen]).float()
+    logits = logits[logits.argmax(dim=1) == data.train_labels[chosen]]
+    if len(logits) < FEW:
+        return []
+    ranked = logits.sort(dim=1, descending=True).values
+    wrong = ranked[:, 1:]
+    spread = float((wrong.std(dim=1) / (ranked[:, 0] - wrong.mean(dim=1))).median())
+    sure = logits.softmax(dim=1).max(dim=1).values
+    if spread >= FLAT_SPREAD or float(sure.quantile(0.9)) >= FLAT_CONFIDENCE:
+        return []
+    return [
+        f"its soft targets are flat: on training images its largest probability is {float(sure.median()):.2f} (median; "
+        f"nine in ten are below {float(sure.quantile(0.9)):.3f}) and the other classes are nearly alike, as label "
+        "smoothing (or mixup) leaves them. Such a teacher is likely a poor one, however accurate: prefer one that was "
+        "trained on plain labels"
+    ]
+
+
+def _diagnosis(teacher: Teacher, data: TaskData, evidence: _Evidence, reached: float) -> str:
+    task, chance = data.task, 1 / data.task.n_classes
+    if mistake := _mistake(teacher, data, evidence):
+        return mistake
+    if len(evidence.labels) < FEW:
+        return f"{len(evidence.labels)} images are too few to say why"
+    clear = clear_floor(task.n_classes)
+    lower = f"to no less than {clear:.1%}, which is clearly above chance" if clear < accuracy_floor(task) else ""
+    advice = "train it longer" + (f", or lower the task's min_teacher_accuracy ({lower})" if lower else "")
     learned = reached > chance + 0.2 * (1 - chance)
-    return _mistake(teacher, data, logits, reached) or "no order of the classes and no usual scale helps; it " + (
-        "has learned this task, but not well enough: train it longer, or lower the task's min_teacher_accuracy"
+    return "no order of the classes and no usual scale helps; it " + (
+        f"has learned this task, but not well enough: {advice}"
         if learned
         else "looks untrained or trained for something else"
     )
 
 
-def _mistake(teacher: Teacher, data: TaskData, logits: Tensor, reached: float) -> str | None:
+def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence) -> str | None:
     """Which of the usual mistakes explains a bad teacher: try to undo each and see which one helps most.
 
-    Undoing another scale must gain `SUSPICIOUS_GAIN` and four standard errors, and make the teacher about as good as
-    one must be here. Classes that are exchanged must themselves be right after the exchange and wrong before it.
+    Undoing another scale must gain `SUSPICIOUS_GAIN` and four standard errors, by more images than chance explains
+    (`CHANCE_OF_A_MISTAKE`), and make the teacher about as good as one must be here. Classes that are exchanged must
+    themselves be right after the exchange and wrong before it.
     """
-    task, n = data.task, len(data.val_labels)
-    if reached > 1 - SUSPICIOUS_GAIN:
+    task, n = data.task, len(evidence.labels)
+    if accuracy(evidence.logits, evidence.labels) > 1 - SUSPICIOUS_GAIN:
         return None
     worth = max(min(3 / task.n_classes, 0.6), accuracy_floor(task) / 2)
     found: list[tuple[float, str]] = []
 
-    permuted, mapping = _best_assignment(logits, data.val_labels, task.n_classes)
+    permuted, mapping = _best_assignment(evidence.logits, evidence.labels, task.n_classes)
     moved = {source: target for source, target in mapping.items() if source != target}
-    if permuted >= worth and moved and _are_exchanged(logits, data.val_labels, moved):
+    if permuted >= worth and moved and _are_exchanged(evidence.logits, evidence.labels, moved):
         shown = ", ".join(f"{source}->{target}" for source, target in list(moved.items())[:5])
         found.append(
             (
@@ -121,14 +300,24 @@ def _mistake(teacher: Teacher, data: TaskData, logits: Tensor, reached: float) -
             )
         )
     n_images = next(number for size, number in TRIAL_IMAGES.items() if task.image_size <= size)
-    images, labels = data.val_images[:n_images], data.val_labels[:n_images]
-    here = accuracy(logits[:n_images], labels)
+    images, labels = evidence.images[:n_images], evidence.labels[:n_images]
+    right = evidence.logits[:n_images].argmax(dim=1) == labels
+    here = float(right.float().mean())
     needed = max(worth, here + max(SUSPICIOUS_GAIN, 4 * (here * (1 - here) / min(n, n_images)) ** 0.5))
     for name, advice, other, shown_images in _other_inputs(teacher, data, images):
-        rescaled = accuracy(other.predict(shown_images), labels)
-        if rescaled >= needed:
+        right_then = other.predict(shown_images).argmax(dim=1) == labels
+        rescaled = float(right_then.float().mean())
+        if rescaled >= needed and _is_better(int((right_then & ~right).sum()), int((right & ~right_then).sum())):
             found.append((rescaled, f"with {name} as input it reaches {rescaled:.1%}, so it is fed {advice}"))
     return max(found, key=lambda one: one[0], default=(0.0, None))[1]
+
+
+def _is_better(gained: int, lost: int) -> bool:
+    """Whether images that are named correctly only then outnumber those that are so only now (sign test)."""
+    from scipy.stats import binomtest
+
+    p_value: float = binomtest(gained, gained + lost, alternative="greater").pvalue
+    return p_value <= CHANCE_OF_A_MISTAKE
 
 
 def _are_exchanged(logits: Tensor, labels: Tensor, moved: Mapping[int, int]) -> bool:

@@ -87,9 +87,11 @@ def load_teacher(
     with limited_threads(threads):
         loaded = _cached_teacher(data, report) if teacher is None else as_teacher(teacher, data, report)
         loaded = loaded.to(data.device)
-        for note in loaded.info.get("notes", ()):
-            report(note)
-        check_teacher(loaded, data, thorough=not own)
+        try:
+            check_teacher(loaded, data, thorough=not own)
+        finally:
+            for note in _notes(loaded):
+                report(note)
     return loaded
 
 

@@ -61,8 +61,18 @@ class Teacher(nn.Module):
         """Stays in eval mode, whatever is asked: batch statistics would change the soft targets."""
         return super().train(False)
 
+    def settle(self) -> Teacher:
+        """Put back into eval mode what somebody has put into training mode (a part of the network, or one that ignores
+        ``train(False)``): accuracy does not show it."""
+        if any(module.training for module in self.modules()):
+            self.train()
+            for module in self.modules():
+                module.training = False
+        return self
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        self.settle()
         return self.network(normalise(images, self.mean, self.std))
 
     def predict(self, images: Tensor, batch_size: int | None = None) -> Tensor:

@@ -22,6 +22,7 @@ from naslib_autokd.teachers.networks import (
     channels_last,
     published_weights,
 )
+from naslib_autokd.teachers.outputs import LogitsOf, Path, find_logits, shown
 from naslib_autokd.teachers.teacher import PIXELS, Teacher, is_plain, predict_batch
 from naslib_autokd.teachers.weights import WeightsFile, default_input, load_weights, read_weights, stated_input
 
@@ -73,11 +74,16 @@ def train_teacher(
     with limited_threads(threads), seeded(seed):
         network, given, notes = _to_train(name, data, input_size)
         plain = is_plain(given, task)
-        model = (network if plain else InputAdapter(network, given)).to(data.device)
+        model: nn.Module = (network if plain else InputAdapter(network, given)).to(data.device)
         mean, std = (given.mean, given.std) if plain else PIXELS
         sizes = replace(task, n_train=task.n_teacher, n_unlabelled=0, batch_size=TEACHER_BATCH)
         all_images = replace(data, task=sizes, mean=mean, std=std)
-        _check_forward(model, all_images, name)
+        if path := _check_forward(model, all_images, name):
+            model = LogitsOf(model, path)
+            notes = [
+                *notes,
+                f"in training it returns more than logits: output{shown(path)} is trained, the rest is not",
+            ]
         info: dict[str, Any] = {"architecture": name.full, "classes": list(data.classes), "notes": notes}
         best: dict[str, Any] = {"val_accuracy": -1.0}
 
@@ -113,21 +119,28 @@ def _predict(model: nn.Module, data: TaskData) -> Tensor:
     return predict(model, data, data.val_images, predict_batch(model, data.task.image_size))
 
 
-def _check_forward(model: nn.Module, data: TaskData, name: ArchitectureName) -> None:
-    """Two images through the network as it trains, so that what cannot work is told before any work."""
+def _check_forward(model: nn.Module, data: TaskData, name: ArchitectureName) -> Path:
+    """A few images through the network as it trains, so that what cannot work is told before any work.
+
+    Returns:
+        Where the logits are in what it returns (some networks return those of auxiliary classifiers, too).
+    """
     size, before = data.task.image_size, {key: value.clone() for key, value in model.state_dict().items()}
+    images = data.val_images[[0, -1, 0]]  # batch norm needs more than one, and the validation split may have one
     try:
         with torch.no_grad():
-            out = model.train()(data.normalise(data.val_images[:2]))
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            out = model.train()(data.normalise(images))
+    except Exception as error:  # networks of libraries raise many kinds
         raise TeacherError(
             f"{name.full} cannot take images of {size} pixels: {error}; give another --input-size, to which they are "
             "resized"
         ) from error
     finally:
         model.load_state_dict(before)
-    if not isinstance(out, Tensor):
-        raise TeacherError(f"{name.full} returns a {type(out).__name__} in training, not logits; take another network")
+    path = find_logits(out, len(images), data.task.n_classes)
+    if path is None:
+        raise TeacherError(f"{name.full} returns no logits of {data.task.n_classes} classes; take another network")
+    return path
 
 
 def _to_train(

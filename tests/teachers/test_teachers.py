@@ -385,7 +385,7 @@ def test_a_cold_and_a_warm_cache_give_the_same_run_bit_for_bit(
     monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
     changes = {"teacher": architecture, "teacher_epochs": 1, "min_teacher_accuracy": 0.0}
     data = replace(tiny_data, task=replace(tiny_data.task, **changes))
-    monkeypatch.setattr(check, "accuracy_floor", lambda *_: 0.0)
+    monkeypatch.setattr(check, "clear_floor", lambda *_: 0.0)
 
     def run():
         evaluator = KDEvaluator(data.task, data=data)
