@@ -183,8 +183,18 @@ def add_note(teacher: Teacher, note: str) -> None:
 
 
 def _raw(teacher: Teacher, images: Tensor) -> Any:
-    with torch.no_grad():
-        return teacher.network(normalise(images, teacher.mean, teacher.std))
+    """What the network itself returns, before its adapter puts the classes into order."""
+    returned: list[Any] = []
+    hook = _inner(teacher).register_forward_hook(lambda module, inputs, output: returned.append(output))
+    try:
+        with torch.no_grad():
+            teacher.network(normalise(images, teacher.mean, teacher.std))
+    except Exception:
+        if not returned:
+            raise
+    finally:
+        hook.remove()
+    return returned[0]
 
 
 def _inner(teacher: Teacher) -> nn.Module:

@@ -136,9 +136,10 @@ def test_a_mediocre_teacher_is_not_accused(colours, seed):
         def forward(self, images):
             logits = super().forward(images)
             rng = np.random.RandomState(seed)
-            blind = torch.from_numpy(rng.uniform(size=len(logits)) < 0.45)
-            logits[blind] = torch.from_numpy(rng.normal(size=logits.shape).astype(np.float32))[blind]
-            return logits
+            table = torch.from_numpy(rng.normal(size=(997, logits.shape[1])).astype(np.float32))
+            blind = torch.from_numpy(rng.uniform(size=997) < 0.45)
+            place = (images[:, 0].flatten(1).argmax(dim=1) * 31 + images[:, 1].flatten(1).argmax(dim=1)) % 997
+            return torch.where(blind[place, None], table[place], logits)
 
     reached = check_teacher(
         Teacher(Distracted(colours.mean, colours.std), colours.mean, colours.std), colours, thorough=True
@@ -474,7 +475,7 @@ def test_a_network_of_the_zoo_is_trained_on_first_use_and_kept(colours, monkeypa
     assert first.info["architecture"] == "zoo:resnet8x0.5"
     said.clear()
     again = load_teacher(short, "resnet8x0.5", report=said.append)
-    assert said == []
+    assert all("it names no validation image of" in line for line in said)  # after two epochs
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
 
 

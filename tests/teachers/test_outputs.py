@@ -161,6 +161,16 @@ def test_members_of_an_ensemble_may_return_anything(data: Any) -> None:
     assert sum("taken as the logits" in note for note in both.info["notes"]) == 1
 
 
+def test_outputs_are_reordered_by_name_whatever_they_come_in(data: Any) -> None:
+    names = ["c", "a", "d", "b"]
+    order = [names.index(name) for name in data.classes]
+    inverse = [order.index(index) for index in range(4)]
+    network = Returns(lambda z: (z[:, inverse].softmax(1), None))
+    teacher = load_teacher(data, Teacher(network, data.mean, data.std, {"classes": names}))
+    expected = Returns(lambda z: z)(data.normalise(data.val_images)).softmax(1)
+    assert (teacher.predict(data.val_images).softmax(1) - expected).abs().max() < 1e-5
+
+
 def test_a_network_behind_an_adapter_may_return_anything(data: Any) -> None:
     class Wide(Returns):
         def forward(self, images: Tensor) -> Any:

@@ -201,6 +201,8 @@ def test_other_class_names_are_an_error(cluttered_teacher, cluttered_data):
     names = [str(digit) for digit in (1, 0, *range(2, 10))]
     other = Teacher(cluttered_teacher.network, cluttered_teacher.mean, cluttered_teacher.std, {"classes": names})
     with pytest.raises(TeacherError, match="the teacher's classes are 1, 0, 2"):
+        check_teacher(other, cluttered_data)
+    with pytest.raises(TeacherError, match=r"with its classes permuted \(0->1, 1->0\)"):  # reordered by false names
         load_teacher(cluttered_data, other)
 
 
