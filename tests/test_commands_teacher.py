@@ -149,7 +149,7 @@ def test_an_interrupted_training_keeps_its_best_epoch(
         (["train", "--out", "teacher.pt"], "--out must be a .safetensors file"),
         (["train", "--out", "nowhere/t.safetensors"], "the folder nowhere of --out does not exist"),
         (["train", "--out", "t.safetensors", "--epochs", "0"], "--epochs must be at least 1"),
-        (["train", "--out", "t.safetensors", "--lr", "0"], "--lr must be positive"),
+        (["train", "--out", "t.safetensors", "--lr", "0"], "--lr must be more than 0"),
         (["train", "--out", "t.safetensors", "--input-size", "1"], "--input-size must be at least 4"),
         (["train", "--out", "there.safetensors"], "is there already; give another --out, or --overwrite"),
         (["train", "--out", "t.safetensors", "--architecture", "resnet-smal"], "did you mean 'resnet-small'"),
