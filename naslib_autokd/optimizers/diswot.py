@@ -106,7 +106,7 @@ class DisWOT(FullBudgetOptimizer):
         """Give what scores students: ``training_free_score(candidate, seed) -> Score``. Before the first ask.
 
         Raises:
-            ValueError: If the evaluator cannot score.
+            ValueError: If the evaluator cannot score; also (`TeacherError`) if its teacher shows no layers.
         """
         score = getattr(evaluator, "training_free_score", None)
         if score is None:
@@ -114,6 +114,10 @@ class DisWOT(FullBudgetOptimizer):
                 f"DisWOT scores untrained students, which {type(evaluator).__name__} cannot; it needs a method "
                 "training_free_score(candidate, seed), as KDEvaluator and the benchmark of its trainings have"
             )
+        if (teacher := getattr(evaluator, "teacher", None)) is not None:
+            from naslib_autokd.teachers.onnx import require_layers
+
+            require_layers(teacher, "DisWOT")
         self._score = score
 
     @property

@@ -17,6 +17,8 @@ from naslib_autokd.data.dataset import data_from_dataset
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.baselines import BaselineObjective, LossSettings
 from naslib_autokd.evaluators.kd import KDEvaluator
+from naslib_autokd.optimizers.diswot import DisWOT
+from naslib_autokd.search_spaces import get_search_space
 from naslib_autokd.teachers.load import load_teacher, write_checkpoint
 from naslib_autokd.teachers.names import TeacherError
 from naslib_autokd.teachers.networks import NetworkInput
@@ -145,6 +147,8 @@ def test_it_can_be_a_member_of_an_ensemble_but_what_needs_layers_is_refused(colo
     evaluator = KDEvaluator(colours.task, data=colours, teacher=one)
     with pytest.raises(TeacherError, match="DisWOT needs the layers of the teacher"):
         evaluator.images_to_score()
+    with pytest.raises(TeacherError, match="DisWOT needs the layers of the teacher"):
+        DisWOT(get_search_space("hnag-small"), max_budget_epochs=9).attach(evaluator)
     row = evaluator.teacher_row()
     assert row.val_accuracy > 0.97
 
