@@ -8,6 +8,7 @@ from typing import Any
 
 from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
+from naslib_autokd.files import write_whole
 
 
 def add(commands: Any) -> None:
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--out {out} is a folder; give a file, for example {out / 'report.html'}")
     runs = [read_run(folder) for folder in options.runs]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(runs), encoding="utf-8")
+    write_whole(out, page(runs).encode())
     figures: list[Path] = []
     if options.figures is not None:
         from naslib_autokd.reports.paper_figures import write_figures

@@ -44,6 +44,7 @@ from smac.runhistory import StatusType, TrialInfo, TrialValue
 from naslib_autokd.optimizers.base import (
     ReplayMismatch,
     SearchSpaceLike,
+    SpaceExhausted,
     answers,
     ask_again,
     budget_ladder,
@@ -212,6 +213,7 @@ class AutoKD:
         self._untold: list[Trial] = []  # foreign trials that SMAC's own model has not seen yet
         self._smac_seed: int | None = None
         self._full_only = len(self.ladder) == 1
+        self._exhausted = False
         self._watch_budgets = fidelity == "auto" and model == "budget-aware-gp"
         self._fitted: tuple[int, BudgetAwareGP | None] = (-1, None)
         self._fitted_others: tuple[int, dict[str, BudgetAwareGP]] = (-1, {})
@@ -317,18 +319,18 @@ class AutoKD:
     def ask(self) -> Proposal:
         """The next evaluation.
 
+        Where the brackets find no new point any more, in a small finite space, every point that was not trained in full
+        gets a full training.
+
         Raises:
-            RuntimeError: If every point of a finite space has been proposed.
+            SpaceExhausted: If every point of a finite space has been proposed so.
         """
         if self._watch_budgets and not self._full_only and self.low_budgets_mislead():
             self._full_only = True
         number = self._asked
-        try:
-            config, budget, info = self._next()
-        except (StopIteration, ConfigurationSpaceExhaustedException) as error:
-            raise RuntimeError(f"the space {self.space.name!r} has no more points to propose") from error
+        config, budget, info = self._next()
         candidate = self.space.candidate(plain_values(config))
-        proposal = Proposal(candidate, budget, derive_seed(self.seed, "trial", number), number)
+        proposal = Proposal(candidate, budget, self._trial_seed(number), number)
         self._asked += 1
         self._pending[number] = (proposal, info)
         self._candidates.setdefault(candidate.digest, candidate)
@@ -338,15 +340,25 @@ class AutoKD:
 
     def _next(self) -> tuple[Any, int, TrialInfo | None]:
         """Configuration, budget, and SMAC's name for it (None: SMAC is not told)."""
-        if self._full_only and self._selector is not None and len(self.ladder) > 1:
-            # the brackets are given up, so SMAC need not know: the selector is asked directly
-            return self._selector.propose(full=True), self.max_budget_epochs, None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scikit-learn and numpy inside SMAC's stock models
-            info = self._facade.ask()
+        try:
+            if self._selector is not None and (self._exhausted or (self._full_only and len(self.ladder) > 1)):
+                # the brackets are given up, so SMAC need not know: the selector is asked directly
+                return self._selector.propose(full=True), self.max_budget_epochs, None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # scikit-learn and numpy inside SMAC's stock models
+                info = self._facade.ask()
+        except (StopIteration, ConfigurationSpaceExhaustedException) as error:
+            if self._exhausted or self._selector is None:
+                raise SpaceExhausted(f"the space {self.space.name!r} has no more points to propose") from error
+            self._exhausted = True
+            return self._next()
         self._smac_seed = info.seed
         budget = self.max_budget_epochs if info.budget is None else self._rung(info.budget)
         return info.config, budget, info
+
+    def _trial_seed(self, number: int) -> int:
+        """Of a proposal; it also tells a replay which ones were made after the brackets found no new point."""
+        return derive_seed(self.seed, "remaining" if self._exhausted else "trial", number)
 
     def _rung(self, smac_budget: float) -> int:
         """SMAC's float budget as epochs: 27 / 3**k is the k-th rung from the top, also where it is not whole."""
@@ -449,7 +461,10 @@ class AutoKD:
         for trial in trials:
             if trial.candidate_digest not in self._configurations:
                 self._recorded(trial)
-        given_up = self._given_up_at(asks, trials)
+        exhausted = next(
+            (i for i, ask in enumerate(asks) if ask.seed == derive_seed(self.seed, "remaining", ask.number)), len(asks)
+        )
+        given_up = min(self._given_up_at(asks, trials), exhausted)
         script = self._selector.script
         script.extend({ask.candidate_digest: known[ask.candidate_digest] for ask in asks[:given_up]}.values())
         watching, self._watch_budgets = self._watch_budgets, False
@@ -458,7 +473,9 @@ class AutoKD:
             if isinstance(event, Trial):
                 self.tell(event)
                 continue
-            if index == given_up:
+            if index == exhausted:
+                self._exhausted = True
+            elif index == given_up:
                 self._full_only = True
             if index >= given_up:
                 script.clear()

@@ -223,6 +223,10 @@ def budget_ladder(max_budget: int, min_budget: int, eta: int, n_rungs: int) -> t
     return tuple(reversed(ladder))
 
 
+class SpaceExhausted(RuntimeError):
+    """Every point of a finite space has been proposed: the search ends with what it has."""
+
+
 class ReplayMismatch(ValueError):
     """The optimizer does not propose again what the run's files say it proposed."""
 

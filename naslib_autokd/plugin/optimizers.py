@@ -42,6 +42,7 @@ from naslib_autokd.optimizers import autokd
 from naslib_autokd.optimizers.base import (
     OptimizerFactory,
     SearchSpaceLike,
+    SpaceExhausted,
     answers,
     check_budgets,
     get_optimizer,
@@ -686,9 +687,12 @@ class AskTellOptimizer(MetaOptimizer):
             raise ValueError(f"optimizer {self._name!r}: {error}") from error
 
     def new_epoch(self, epoch: int) -> None:
-        """Ask, evaluate, tell."""
+        """Ask, evaluate, tell; nothing once every point of a finite space was tried."""
         self._restore()
-        proposal = self.optimizer.ask()
+        try:
+            proposal = self.optimizer.ask()
+        except SpaceExhausted:
+            return
         trial = self._evaluate(proposal)
         self._journal.append(trial)
         self.optimizer.tell(trial)

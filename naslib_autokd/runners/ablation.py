@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 
 from naslib_autokd.evaluators.base import Benchmark
-from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, SearchSpaceLike, get_optimizer
+from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, SearchSpaceLike, SpaceExhausted, get_optimizer
 from naslib_autokd.records import Proposal, derive_seed, environment
 from naslib_autokd.runners.limits import Handler, Outcome, WorkerProcess, attempt, pickled
 from naslib_autokd.runners.run_folder import RUN, STUDY, STUDY_RUNS, RunFolder, append_line, cut_torn_line, read_yaml
@@ -249,7 +249,11 @@ def simulate(
     first = _default_proposal(space, full, seed) if start_with_default else None
     trained, n_trials, failed_in_a_row = 0.0, 0, 0
     while True:
-        proposal, first = first or optimizer.ask(), None
+        try:
+            proposal, first = first or optimizer.ask(), None
+        except SpaceExhausted:  # what it has found by now is all that it will find
+            record.until(math.inf, n_trials)
+            break
         spent = trained + getattr(optimizer, "extra_student_epochs", 0.0)  # asking may have cost
         if spent + proposal.budget_epochs > total:
             record.until(math.inf, n_trials)

@@ -26,6 +26,7 @@ from naslib_autokd.optimizers.base import (
     OptimizerFactory,
     ReplayMismatch,
     SearchSpaceLike,
+    SpaceExhausted,
     asks_of_one_worker,
     get_optimizer,
     replay,
@@ -107,7 +108,8 @@ class SearchResult:
     overhead_s: float
     """Seconds in which the loop did not wait for trials: ask, tell and records."""
     stop_reason: str = ""
-    """The budget that ended the search: ``n_trials``, ``student_epochs``, ``wall_s`` or ``target_cost``."""
+    """The budget that ended the search: ``n_trials``, ``student_epochs``, ``wall_s`` or ``target_cost``; ``space`` if
+    every point of a finite space was tried before."""
     front: tuple[dict[str, Any], ...] = ()
     """With several objectives: the families that no other beats in all of them (``candidate``, ``candidate_digest``,
     ``objectives``: name -> value), by ascending error."""
@@ -384,6 +386,7 @@ class _Search:
         self.failed_in_a_row: list[Trial] = []
         self.refused_in_a_row: list[Trial] = []
         self.target_reached = False
+        self.exhausted = False
         self.in_flight: dict[int, tuple[Proposal, float]] = {}
         self.objectives: tuple[str, ...] = ("error",)
         self.waiting: deque[Proposal] = deque()
@@ -453,6 +456,8 @@ class _Search:
         budget = self.budget
         if self.target_reached:
             return "target_cost"
+        if self.exhausted:
+            return "space"
         if budget["n_trials"] is not None and self.n_trials + len(self.in_flight) >= budget["n_trials"]:
             return "n_trials"
         if budget["wall_s"] is not None and self.session.elapsed_s >= budget["wall_s"]:
@@ -462,7 +467,11 @@ class _Search:
     def _hand_out(self) -> bool:
         """Start the next trial; False if it has to wait until running ones have shown what they cost."""
         if not self.waiting:
-            proposal = self.optimizer.ask()
+            try:
+                proposal = self.optimizer.ask()
+            except SpaceExhausted:
+                self.exhausted = True
+                return False
             self.asks.append(Ask.of(proposal, len(self.store)))  # on disk before it is handed out
             self.waiting.append(proposal)
         proposal = self.waiting[0]

@@ -130,6 +130,7 @@ def _answer_sentences(run: RunData) -> list[str]:
             "student_epochs": "the student-epochs",
             "wall_s": "the time",
             "target_cost": "the accuracy that was aimed at",
+            "space": "the space, of which every point was tried",
         }.get(answer.get("stop_reason", ""))
         says.append(f"Spent: {spent}." + (f" What ended it: {stopped}." if stopped else ""))
     return says
