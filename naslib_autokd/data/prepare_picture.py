@@ -102,10 +102,11 @@ def prepare_image(
             )
         shown = image
     shown = _in_mode(_upright(shown, image), "L" if channels == 1 else "RGB")
-    side = min(shown.size)
-    left, top = (shown.width - side) / 2, (shown.height - side) / 2
-    square = shown.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)
+    if shown.size != (size, size):
+        side = min(shown.size)
+        left, top = (shown.width - side) / 2, (shown.height - side) / 2
+        shown = shown.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return np.asarray(shown).reshape(size, size, channels).transpose(2, 0, 1)
 
 
 def _upright(shown: Image.Image, image: Image.Image) -> Image.Image:
