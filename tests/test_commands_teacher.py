@@ -195,3 +195,36 @@ def test_names_are_listed_by_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert "resnet32x4" in names["zoo"]
     assert "resnet18" in names["torchvision"]
     assert "timm" in names
+
+
+def contents(path: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}, metadata
+
+
+def test_the_same_command_goes_on_with_a_training_that_was_stopped(
+    trained: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from naslib_autokd.reports.terminal import Live
+
+    out = tmp_path / "teacher.safetensors"
+    command = ["teacher", "train", "--task", str(tiny), "--architecture", "resnet-small", "--epochs", "4"]
+    command += ["--out", str(out)]
+    shown: list[str] = []
+
+    def stop(live: Live, fraction: float, text: str, *_: object) -> None:
+        shown.append(text)
+        if len(shown) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Live, "show", stop)
+        assert main(command) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    assert out.exists()
+    assert main(command) == 0
+    assert "going on with" in capsys.readouterr().err
+    assert contents(out) == contents(trained)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [out.name]
+    assert main(command) == 2, "it is there, finished"

@@ -41,7 +41,8 @@ def add(commands: Any) -> None:
         "train",
         help="train a network on a task's images",
         description="Train a network on a task's images and keep the epoch that is best on the validation split: the "
-        "file is written whenever it is as good as before or better, so an interrupted training keeps its best.",
+        "file is written whenever it is as good as before or better, so an interrupted training keeps its best; the "
+        "same command goes on from the last epoch (FILE.unfinished) and ends as if it had not been interrupted.",
         epilog=epilog(
             "naslib-autokd teacher train --architecture resnet-small --out teacher.safetensors",
             "naslib-autokd teacher train --task flowers102 --data-dir data "
@@ -156,7 +157,10 @@ def run_train(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.suffix != ".safetensors":
         raise ValueError(f"--out must be a .safetensors file, got {out}")
-    if out.exists() and not options.overwrite:
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    if options.overwrite:
+        unfinished.unlink(missing_ok=True)
+    elif out.exists() and not unfinished.exists():
         raise ValueError(f"{out} is there already; give another --out, or --overwrite")
     if not out.parent.is_dir():
         raise ValueError(f"the folder {out.parent} of --out does not exist")
@@ -171,12 +175,16 @@ def run_train(options: argparse.Namespace) -> int:
         f"training {name} on {data.task.n_teacher} images of {task.name!r}, {epochs} epochs, peak rate {settings.lr:g}",
         file=sys.stderr,
     )
-    start = time.perf_counter()
+    if unfinished.exists():
+        print(f"going on with {unfinished} (--overwrite starts anew)", file=sys.stderr)
+    start, n_here = time.perf_counter(), 0
 
     live = Live("teacher")
 
     def progress(epoch: int, loss: float, reached: float) -> None:
-        left = (time.perf_counter() - start) / epoch * (epochs - epoch)
+        nonlocal n_here
+        n_here += 1  # an earlier session may have trained others
+        left = (time.perf_counter() - start) / n_here * (epochs - epoch)
         live.show(epoch / epochs, f"epoch {epoch}/{epochs}, loss {loss:.3f}, validation {reached:.1%}", left)
 
     try:
@@ -190,12 +198,14 @@ def run_train(options: argparse.Namespace) -> int:
                 threads=options.threads,
                 keep=lambda better: write_checkpoint(better, out, data),
                 progress=progress,
+                resume=unfinished,
             )
     except KeyboardInterrupt:
         if out.exists():
-            print(f"the best epoch so far is kept in {out}; {name.full}@{out} starts from it", file=sys.stderr)
+            print(f"the best epoch so far is kept in {out}; the same command continues", file=sys.stderr)
         raise
     write_checkpoint(teacher, out, data)
+    unfinished.unlink(missing_ok=True)
     return _tell(examine(teacher, data), options, f"kept: {out} (epoch {teacher.info['epoch']})")
 
 

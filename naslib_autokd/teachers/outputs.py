@@ -13,7 +13,7 @@ from naslib_autokd.teachers.names import TeacherError
 from naslib_autokd.teachers.networks import InputAdapter
 from naslib_autokd.teachers.teacher import Ensemble, Teacher
 
-Path = tuple[tuple[str, Any], ...]
+Place = tuple[tuple[str, Any], ...]
 """Steps from an output to a tensor in it: ``("item", key)`` or ``("attribute", name)``."""
 
 ROUNDING = 1e-2
@@ -36,7 +36,7 @@ class LogitsOf(nn.Module):
             constant of each row, and so the same soft targets at every temperature.
     """
 
-    def __init__(self, network: nn.Module, path: Path = (), *, probabilities: bool = False) -> None:
+    def __init__(self, network: nn.Module, path: Place = (), *, probabilities: bool = False) -> None:
         super().__init__()
         self.network, self.path, self.probabilities = network, path, probabilities
 
@@ -52,12 +52,12 @@ class LogitsOf(nn.Module):
         return logits.clamp_min(torch.finfo(logits.dtype).tiny).log() if self.probabilities else logits
 
 
-def shown(path: Path) -> str:
+def shown(path: Place) -> str:
     """A path as Python writes it: ``[0].logits``."""
     return "".join(f"[{key!r}]" if kind == "item" else f".{key}" for kind, key in path)
 
 
-def tensors_in(output: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+def tensors_in(output: Any, path: Place = ()) -> Iterator[tuple[Place, Tensor]]:
     """The tensors of an output, in order: of tuples, lists, mappings and objects with attributes."""
     if isinstance(output, Tensor):
         yield path, output
@@ -73,7 +73,7 @@ def tensors_in(output: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
             yield from tensors_in(value, (*path, (kind, key)))
 
 
-def find_logits(output: Any, n_images: int, n_classes: int) -> Path | None:
+def find_logits(output: Any, n_images: int, n_classes: int) -> Place | None:
     """Where the logits are: the first tensor ``(n_images, n_classes)``, or with dimensions of one position after these.
 
     Of several, one that is named logits, else the first that is not probabilities: those may be there beside them.

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from naslib_autokd.data.images import TaskData
-from naslib_autokd.distillation.training import TrainingSettings, accuracy, limited_threads, predict, seeded, train
-from naslib_autokd.records import derive_seed
+from naslib_autokd.distillation.training import (
+    Checkpoint,
+    TrainingSettings,
+    accuracy,
+    limited_threads,
+    predict,
+    seeded,
+    train,
+)
+from naslib_autokd.records import content_digest, derive_seed
 from naslib_autokd.teachers.names import ArchitectureName, TeacherError, is_file_name, parse_architecture
 from naslib_autokd.teachers.networks import (
     InputAdapter,
@@ -22,8 +32,9 @@ from naslib_autokd.teachers.networks import (
     channels_last,
     published_weights,
 )
-from naslib_autokd.teachers.outputs import LogitsOf, Path, find_logits, shown
+from naslib_autokd.teachers.outputs import LogitsOf, Place, find_logits, shown
 from naslib_autokd.teachers.teacher import PIXELS, Teacher, is_plain, predict_batch
+from naslib_autokd.teachers.unfinished import Best, Unfinished
 from naslib_autokd.teachers.weights import WeightsFile, default_input, load_weights, read_weights, stated_input
 
 TEACHER_BATCH = 64
@@ -49,6 +60,7 @@ def train_teacher(
     threads: int = 1,
     keep: Callable[[Teacher], None] | None = None,
     progress: Callable[[int, float, float], None] | None = None,
+    resume: Path | None = None,
 ) -> Teacher:
     """Train a teacher on the task's ``n_teacher`` images; a pure function of the task and its data.
 
@@ -63,9 +75,12 @@ def train_teacher(
         keep: Given the teacher after every epoch in which it is at least as good as before on the validation split. The
             result is then the best epoch's (the latest of equal ones), else the last one's.
         progress: Called with epochs done, mean loss and validation accuracy after each epoch.
+        resume: File that has the training after its last epoch while it runs. If it is there, the training goes on from
+            it and becomes, bit for bit, the one that was not interrupted. The caller removes it.
 
     Raises:
-        TeacherError: If the architecture is unknown, cannot take the images, or its training fails.
+        TeacherError: If the architecture is unknown, cannot take the images, or its training fails; if ``resume`` is of
+            another training.
     """
     task = data.task
     name = parse_architecture(architecture or task.teacher)
@@ -85,32 +100,64 @@ def train_teacher(
                 f"in training it returns more than logits: output{shown(path)} is trained, the rest is not",
             ]
         info: dict[str, Any] = {"architecture": name.full, "classes": list(data.classes), "notes": notes}
-        best: dict[str, Any] = {"val_accuracy": -1.0}
+        epochs = epochs or task.teacher_epochs
+        recipe = content_digest(
+            {
+                "data": data.digest,
+                "architecture": str(name),
+                "epochs": epochs,
+                "settings": repr(settings),
+                "input": repr(given),
+                "rounding": [str(torch.__version__), data.device.type, threads],
+            }
+        )
+        found = None if resume is None else Unfinished.read(resume, recipe)
+        best = Best() if found is None else found.best
+        start = None if found is None else found.checkpoint
+        if start is not None:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.contiguous()  # as the optimizer's first step left them
 
         def validate(epoch: int, loss: float) -> None:
             reached = accuracy(_predict(model, all_images), data.val_labels)
-            if keep is not None and reached >= best["val_accuracy"]:  # of equal ones the one at the lowest rate
+            if keep is not None and reached >= best.val_accuracy:  # of equal ones the one at the lowest rate
                 weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-                best.update(val_accuracy=reached, epoch=epoch, weights=weights)
+                best.val_accuracy, best.epoch, best.weights = reached, epoch, weights
                 keep(Teacher.of(copy.deepcopy(network), given, task, {**info, "val_accuracy": reached}))
             if progress is not None:
                 progress(epoch, loss, reached)
 
-        result = train(
-            model,
-            all_images,
-            None,
-            kd=None,
-            epochs=epochs or task.teacher_epochs,
-            seed=seed,
-            settings=settings,
-            progress=None if keep is None and progress is None else validate,
-        )
-        if "weights" in best:
-            model.load_state_dict(best["weights"])
-            info |= {"epoch": best["epoch"]}
-        elif result.status != "success":
-            raise TeacherError(f"training the teacher of {task.name!r} failed: {result.message}")
+        done = 0 if start is None else start.epochs
+        problem = ""
+        for until in range(done + 1, epochs + 1) if resume is not None else (epochs,):
+            now: list[Checkpoint] = []
+            result = train(
+                model,
+                all_images,
+                None,
+                kd=None,
+                epochs=until,
+                schedule_epochs=epochs,
+                seed=seed,
+                settings=settings,
+                progress=None if keep is None and progress is None else validate,
+                start=start,
+                keep=None if resume is None else now.append,
+            )
+            if result.status != "success":
+                problem = result.message
+                break
+            if resume is not None:
+                (start,) = now
+                with contextlib.suppress(OSError):  # without room for it a killed training starts anew
+                    Unfinished(start, best).write(resume, recipe)
+        if best.weights:
+            model.load_state_dict(best.weights)
+            info |= {"epoch": best.epoch}
+        elif problem:
+            raise TeacherError(f"training the teacher of {task.name!r} failed: {problem}")
+        elif start is not None:
+            model.load_state_dict(start.model)
         info["val_accuracy"] = accuracy(_predict(model, all_images), data.val_labels)
     return Teacher.of(network, given, task, info)
 
@@ -119,7 +166,7 @@ def _predict(model: nn.Module, data: TaskData) -> Tensor:
     return predict(model, data, data.val_images, predict_batch(model, data.task.image_size))
 
 
-def _check_forward(model: nn.Module, data: TaskData, name: ArchitectureName) -> Path:
+def _check_forward(model: nn.Module, data: TaskData, name: ArchitectureName) -> Place:
     """A few images through the network as it trains, so that what cannot work is told before any work.
 
     Returns:

@@ -449,3 +449,45 @@ def test_a_checkpoint_for_another_number_of_classes_is_an_error(cluttered_teache
     fewer = replace(cluttered_data, task=replace(cluttered_data.task, n_classes=3), classes=("a", "b", "c"))
     with pytest.raises(TeacherError, match=r"was trained for 10 classes \(0, 1.*has 3 \(a, b, c\); give a teacher for"):
         read_checkpoint(tmp_path / "t.safetensors", fewer)
+
+
+# --- a training that goes on
+
+
+@pytest.mark.parametrize("die_after", [1, 3])
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(tiny_data, tmp_path, die_after):
+    kept = []
+    whole = train_teacher(tiny_data, epochs=4, keep=kept.append)
+    path = tmp_path / "state"
+    seen = []
+
+    def die(epoch, loss, reached):
+        seen.append(epoch)
+        if epoch == die_after + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_teacher(tiny_data, epochs=4, keep=lambda _: None, progress=die, resume=path)
+    again = []
+    resumed = train_teacher(
+        tiny_data, epochs=4, keep=lambda _: None, progress=lambda epoch, *_: again.append(epoch), resume=path
+    )
+    assert seen == list(range(1, die_after + 2))
+    assert again == list(range(die_after + 1, 5))
+    assert resumed.info == whole.info
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor)
+    # killed between its last epoch and the end
+    last = train_teacher(tiny_data, epochs=4, keep=lambda _: None, resume=path)
+    assert all(torch.equal(tensor, last.state_dict()[name]) for name, tensor in whole.state_dict().items())
+
+
+def test_an_unfinished_training_is_continued_as_it_was_begun_only(tiny_data, tmp_path):
+    path = tmp_path / "state"
+    train_teacher(tiny_data, epochs=2, resume=path)
+    for other in ({"epochs": 3}, {"epochs": 2, "architecture": "resnet-medium"}, {"epochs": 2, "threads": 2}):
+        with pytest.raises(TeacherError, match="unfinished training with other settings"):
+            train_teacher(tiny_data, resume=path, **other)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(TeacherError, match=r"is damaged .* delete it to start anew"):
+        train_teacher(tiny_data, epochs=2, resume=path)
