@@ -352,7 +352,7 @@ def _other_inputs(teacher: Teacher, data: TaskData, images: Tensor) -> list[tupl
     for name, mean, std in scales:
         if len(mean) in (1, given.channels):
             others.append((name, remedy, Teacher.of(network, replace(given, mean=mean, std=std), task), images))
-    if given.size not in (None, task.image_size) or given.crop < 1:
+    if given.size not in (None, task.image_size) or given.crop != 1:
         unresized = Teacher.of(network, replace(given, size=None, crop=1.0), task)
         advice = f"images resized to {given.size} pixels; state the size that it was trained with (--input-size)"
         if _takes(unresized, images):

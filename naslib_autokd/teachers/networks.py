@@ -44,7 +44,8 @@ class NetworkInput:
     size: int | None
     """Height and width; None: whatever the task has."""
     crop: float = 1.0
-    """Share of the picture's side that is shown, in (0, 1]: the centre of the picture resized to `resized_to`."""
+    """Share of the picture's side that is shown: the centre of the picture resized to `resized_to`. Above 1 (a few of
+    timm's) the picture is smaller than the input, in a black border."""
     interpolation: str = "bilinear"
     """One of `INTERPOLATIONS`, antialiased."""
     order: tuple[int, ...] = ()
@@ -56,8 +57,8 @@ class NetworkInput:
                 raise TeacherError(f"{name} has {len(values)} values, the network {self.channels} channels")
         if not all(value > 0 for value in self.std):
             raise TeacherError(f"std must be positive, got {self.std}")
-        if not 0 < self.crop <= 1:
-            raise TeacherError(f"the crop share must be above 0 and at most 1, got {self.crop:g}")
+        if not 0 < self.crop <= 2:
+            raise TeacherError(f"the crop share must be above 0 and at most 2, got {self.crop:g}")
         if self.interpolation not in INTERPOLATIONS:
             raise TeacherError(f"the interpolation must be {' or '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
 
@@ -71,8 +72,10 @@ class NetworkInput:
         parts = []
         if resized != image_size:
             parts.append(f"resized from {image_size} to {resized} pixels ({self.interpolation})")
-        if resized != size:
+        if resized > size:
             parts.append(f"the central {size} ({self.crop:.1%} of the side) cut out")
+        elif resized < size:
+            parts.append(f"in a black border up to {size}")
         return ", ".join(parts)
 
 
@@ -133,6 +136,15 @@ class SmallResNet(nn.Module):
         return self.head(self.blocks(x).mean(dim=(2, 3)))
 
 
+def resize(pixels: Tensor, size: int, interpolation: str) -> Tensor:
+    """Square pictures ``(batch, channels, side, side)`` with values in [0, 1] in another size, antialiased."""
+    if interpolation == "bilinear":
+        return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+    for shape in ((pixels.shape[-2], size), (size, size)):  # it overshoots, which Pillow cuts off after each pass
+        pixels = F.interpolate(pixels, size=shape, mode=interpolation, antialias=True).clamp(0, 1)
+    return pixels
+
+
 class InputAdapter(nn.Module):
     """A network behind the input it was made for: takes pixels in [0, 1] of any size, grey or colour.
 
@@ -159,12 +171,13 @@ class InputAdapter(nn.Module):
                 pixels = pixels.expand(-1, wanted.channels, -1, -1)
         size, resized = wanted.size or pixels.shape[-1], wanted.resized_to(pixels.shape[-1])
         if pixels.shape[-1] != resized:
-            pixels = F.interpolate(pixels, size=(resized, resized), mode=wanted.interpolation, antialias=True)
-            if wanted.interpolation == "bicubic":
-                pixels = pixels.clamp(0, 1)  # it overshoots at edges; pictures cannot
-        if resized != size:
+            pixels = resize(pixels, resized, wanted.interpolation)
+        if resized > size:
             start = round((resized - size) / 2)
             pixels = pixels[..., start : start + size, start : start + size]
+        elif resized < size:
+            before = (size - resized) // 2
+            pixels = F.pad(pixels, (before, size - resized - before) * 2)
         output: Any = self.network(normalise(pixels * 255, wanted.mean, wanted.std))
         return output[:, list(wanted.order)] if wanted.order and isinstance(output, Tensor) else output
 
