@@ -32,6 +32,7 @@ save results, 130 interrupted. After 1, 3, 4 and 130 the same command continues.
 shell completion: naslib-autokd completion --help. Help of one command: naslib-autokd COMMAND --help."""
 FEW = 5
 """Commands with fewer settings take no configuration file."""
+OWN_FAULT = "this should not have happened"
 EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "optuna": "optuna", "timm": "timm"}
 EXTRAS |= {"dask_jobqueue": "cluster", "tensorboard": "tensorboard"}
 """Package -> the extra of ours that brings it."""
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has gone: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except Exception as error:
         if options.debug:
             raise
         print(f"naslib-autokd: error: {error_text(error)}", file=sys.stderr)
@@ -105,6 +106,10 @@ def error_text(error: Exception) -> str:
         return f"this needs the package {package}, which is not installed: pip install {what}"
     if isinstance(error, ImportError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {shortened(str(error)) or 'an array does not fit'}; give it less to hold"
+    if not isinstance(error, ValueError | OSError | RuntimeError):
+        return f"{OWN_FAULT}: {type(error).__name__}: {shortened(str(error))}; --debug shows where, please report it"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         hints = {
             FileNotFoundError: "does not exist",

@@ -1,7 +1,7 @@
 """What people write: the one reader of YAML, with line numbers, and the nearest names for unknown ones.
 
 Everything that a file of settings may hold is plain: mappings, lists, text, numbers, true, false and null. Tags, merge
-keys (``<<``), aliases that grow without end and keys that appear twice are refused with their line.
+keys (``<<``), aliases that grow without end, keys that appear twice and control characters are refused with their line.
 """
 
 from __future__ import annotations
@@ -198,6 +198,8 @@ class _Reading:
         return values
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
+        if not all(sign.isprintable() or sign in "\n\t" for sign in node.value):
+            raise _refuse(f"{node.value[:40]!a} holds control characters", node)
         if self._as_text:
             return node.value
         try:

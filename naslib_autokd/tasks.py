@@ -101,6 +101,12 @@ class Task:
         for field, smallest in POSITIVE_FIELDS.items():
             if getattr(self, field) < smallest:
                 raise TaskError(f"{field} must be at least {smallest}, got {getattr(self, field)}")
+        for field, kind in _TYPES.items():
+            largest = LARGEST.get(field, 10**12)
+            if kind == "int" and abs(getattr(self, field)) > largest:
+                raise TaskError(f"{field} must be at most {largest}, got {getattr(self, field)}")
+        if not self.name.strip():
+            raise TaskError("name must not be empty")
         if self.augmentation == "none" and self.n_views != 1:
             raise TaskError(f"augmentation 'none' has one view, got n_views={self.n_views}")
         if self.augmentation == "shift" and self.max_shift < 1:
@@ -218,6 +224,8 @@ POSITIVE_FIELDS = {
     "n_views": 1,
     "teacher_epochs": 1,
 }
+LARGEST = {"image_size": 2**20, "max_budget_epochs": 10**6, "teacher_epochs": 10**6, "batch_size": 2**20}
+"""Beyond these a number is a mistake; whether the memory holds the images is told when they are loaded."""
 CIFAR_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html (python version)"
 CIFAR_FOLDERS = {"cifar10": ("cifar-10-batches-py", "data_batch_1"), "cifar100": ("cifar-100-python", "train")}
 FILES_OF = {

@@ -43,6 +43,7 @@ def test_a_document_has_values_and_lines() -> None:
         ("a: 1\nb: 2020-13-45", 2, "'2020-13-45' cannot be read (month must be in 1..12)"),
         ("a: " + "9" * 5000, 1, "cannot be read"),
         ("a: 1\nb: =", 2, "not valid YAML"),
+        ('a: 1\nb: "\\e]0;x"', 2, "'\\x1b]0;x' holds control characters"),
         ("a: 1\nb: \0", 2, "not valid YAML: the character '\\x00' may not stand in it"),
         ("a: 1\n\tb: 2", 2, "not valid YAML"),
         ("a: 1\n---\nb: 2", 2, "not valid YAML"),

@@ -98,7 +98,7 @@ def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         dest = actions[name].dest
         if dest in values:
             raise ConfigFileError(f"{where}: {name!r} appears twice")
-        if value is None or value == "":  # as `keep` wrote what was not given
+        if value is None or value == actions[name].default == "":  # as `keep` writes what was not given
             continue
         try:
             values[dest] = _value(actions[name], value)

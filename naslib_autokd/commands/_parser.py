@@ -109,6 +109,11 @@ class Parser(argparse.ArgumentParser):
             after = "; the options of a command stand after its name" if group is not None and not near else ""
             self.error(f"unknown option {name}{hint}{after}")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.option_strings and "--" in arg_strings:  # which argparse would drop
+            self.error(f"{name_of(action)} needs a value, got '--'")
+        return super()._get_values(action, arg_strings)
+
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
             if arg_string is not action.default:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import psutil
 import torch
 
-from naslib_autokd.data.cache import shared
+from naslib_autokd.data.cache import gigabytes, shared
 from naslib_autokd.data.cifar import load_cifar
 from naslib_autokd.data.digits import load_cluttered_digits, load_digits
 from naslib_autokd.data.folders import layout_of, load_image_folder
@@ -26,6 +27,9 @@ def load_data(task: Task | str, device: torch.device | str = "cpu") -> TaskData:
             there are.
     """
     task = resolve(get_task(task))
+    if task.dataset in ("cluttered-digits", "digits"):  # drawn in float64; pictures are stored, see `cache`
+        n = max(task.n_teacher or 6000, task.n_val or 3000, task.n_test or 3000)
+        require_memory(task, f"{n:,} images of image_size={task.image_size}", 8 * n * task.image_size**2)
     return prepared(task, LOADERS[task.dataset](task), device)
 
 
@@ -62,6 +66,8 @@ def prepared(task: Task, loaded: Loaded, device: torch.device | str) -> TaskData
     n_train = task.n_train or n_teacher
     if n_train > n_teacher:
         raise TaskError(f"{task.name}: n_train={n_train}, but there are only {n_teacher} training images")
+    views = task.n_views * (4 * n_train * len(classes) + 24 * n_teacher)  # soft targets; offsets and mirrors
+    require_memory(task, f"n_views={task.n_views} of {n_teacher:,} images", views)
     task = get_task(task, n_train=n_train, n_teacher=n_teacher, n_val=len(val[1]))
     members, skipped, unlabelled = loaded.members, loaded.skipped, None
     if task.unlabelled_dir is not None:
@@ -85,6 +91,20 @@ def prepared(task: Task, loaded: Loaded, device: torch.device | str) -> TaskData
         skipped=skipped,
         unlabelled_views=None if unlabelled is None else unlabelled.to(torch.device(device)),
     )
+
+
+def require_memory(task: Task, what: str, nbytes: int) -> None:
+    """Refuse what the memory of this machine cannot hold, before it is made.
+
+    Raises:
+        TaskError: Says what it would take.
+    """
+    total = psutil.virtual_memory().total
+    if nbytes > 0.8 * total:
+        raise TaskError(
+            f"{task.name}: {what} would take {gigabytes(nbytes)} of memory, this machine has {gigabytes(total)}; give "
+            "the task a smaller image_size, n_views or n_teacher"
+        )
 
 
 LOADERS: dict[str, Callable[[Task], Loaded]] = {

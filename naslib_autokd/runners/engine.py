@@ -755,6 +755,8 @@ def read_cluster(path: str | Path) -> ClusterConfig:
             or ``cores`` and ``memory`` are not given.
         ImportError: If dask-jobqueue is not installed.
     """
+    from dask.utils import parse_bytes
+
     document = read_yaml_file(path, error=ClusterConfigError, what="cluster file")
 
     def refused(message: str, *at: str) -> ClusterConfigError:
@@ -783,6 +785,16 @@ def read_cluster(path: str | Path) -> ClusterConfig:
     for required in ("cores", "memory"):
         if required not in options:
             raise refused(f"options need {required} (of one job), for example cores: 4, memory: 8GB", "options")
+    for name in ("cores", "processes"):
+        value = options.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise refused(f"{name} must be a whole number of at least 1, got {value!r}", "options", name)
+    try:
+        right = parse_bytes(options["memory"]) > 0
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        right = False
+    if not right:
+        raise refused(f"memory must be a size such as 8GB, got {options['memory']!r}", "options", "memory")
     return ClusterConfig(kind, options, workers)
 
 

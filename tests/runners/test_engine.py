@@ -338,6 +338,8 @@ def test_the_example_makes_a_slurm_script() -> None:
         ("kind: pbs\noptions: {cores: 1, memory: 1GB, wall_time: x}", "unknown option 'wall_time' of pbs"),
         ("kind: slurm\noptions: {cores: 1}", "options need memory"),
         ("kind: slurm\nworkers: none\noptions: {cores: 1, memory: 1GB}", "workers must be a whole number"),
+        ("kind: pbs\noptions: {cores: 0, memory: 1GB}", "line 2: cores must be a whole number of at least 1"),
+        ("kind: pbs\noptions:\n  cores: 1\n  memory: much", "line 4: memory must be a size such as 8GB, got 'much'"),
         ("just words", "must hold keys"),
         ("kind: [", "line 1: not valid YAML"),
         ("kind: pbs\nworkers: true\noptions: {}", "line 2: workers must be a whole number"),
