@@ -282,7 +282,8 @@ def value(rng: random.Random, content: Any) -> tuple[bytes, str]:
             break
         place = place[key]
     old = place[key]
-    place[key] = rng.choice([bad for bad in BAD[kind_of(old)] if bad != old])
+    free = key in ("name", "title", "question", "label")  # any text is right
+    place[key] = rng.choice([bad for bad in BAD[kind_of(old)] if bad != old and not (free and bad == UNKNOWN)])
     return yaml.safe_dump(changed, sort_keys=False).encode(), f"{path} = {place[key]!r:.60}"
 
 
@@ -290,8 +291,9 @@ def kind_of(old: Any) -> str:
     return "text" if isinstance(old, str) else "number" if isinstance(old, int | float) else "many"
 
 
+UNKNOWN = "no such name ../.."
 BAD: dict[str, list[Any]] = {
-    "text": [[1], {"a": 1}, "", "\x1b]0;x\x07", "no such name ../..", [["x"]]],
+    "text": [[1], {"a": 1}, "", "\x1b]0;x\x07", UNKNOWN, [["x"]]],
     "number": [-1, -1e30, float("nan"), float("inf"), 10**40, "abc", [1], {"a": 1}, "", "1e", 1e308],
     "many": [5, "abc", -1.5, [[[1]]], {"a": {"b": 1}}, "", float("nan")],
 }

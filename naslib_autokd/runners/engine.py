@@ -688,6 +688,10 @@ CLUSTERS = {
 """Kinds of job queues, and dask-jobqueue's classes for them."""
 
 
+MOST_WORKERS = 4096
+"""That a cluster file may ask for, as ``--workers``."""
+
+
 class ClusterConfigError(ValueError):
     """A cluster file that cannot be used; the message says what to change."""
 
@@ -773,8 +777,8 @@ def read_cluster(path: str | Path) -> ClusterConfig:
     if not isinstance(kind, str) or kind not in CLUSTERS:
         raise refused(f"unknown kind {kind!r}{did_you_mean(kind, CLUSTERS)}", "kind")
     workers = content.get("workers", 1)
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise refused(f"workers must be a whole number of at least 1, got {workers!r}", "workers")
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:
+        raise refused(f"workers must be a whole number from 1 to {MOST_WORKERS}, got {workers!r}", "workers")
     options = content.get("options") or {}
     if not isinstance(options, dict):
         raise refused(f"options must hold dask-jobqueue's arguments, got {options!r}", "options")
