@@ -33,7 +33,7 @@ RENAMED = (
 )
 """Names that a library has given up, and what they are now; its published files have the old ones."""
 
-AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|average_model)([._]|$)", re.IGNORECASE)
+AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?)([._]|$)", re.IGNORECASE)
 """In the name of a copy of the weights that was averaged over the training."""
 
 MAX_DEPTH = 20
@@ -120,7 +120,8 @@ def read_weights(file: str | Path) -> WeightsFile:
     places: dict[str, dict[str, Tensor]] = {}
     _collect(content, "", places)
     if key:
-        below = {place: found for place, found in places.items() if f"{place}.".startswith(f"{key}.")}
+        below = {place: _below(key, place, tensors) for place, tensors in places.items()}
+        below = {place: tensors for place, tensors in below.items() if tensors}
         if not below:
             raise TeacherError(f"{path} has no tensors below {key!r}; it has some below {few(map(repr, places))}")
         places = below
@@ -128,6 +129,11 @@ def read_weights(file: str | Path) -> WeightsFile:
         plain = f"teacher checkpoint {path} must hold a state dict of plain tensors"
         raise TeacherError(_save_again(path, left_out) if left_out else plain)
     return WeightsFile(f"teacher checkpoint {path}", places, metadata, tuple(notes), path.suffix != ".safetensors")
+
+
+def _below(key: str, place: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    at = f"{place}." if place else ""
+    return {name: value for name, value in tensors.items() if f"{at}{name}".startswith(f"{key}.")}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -180,9 +186,7 @@ def _other_globals(path: Path) -> list[str]:
     """Classes and functions that a file names and `torch.load` does not know as safe; none if it cannot be told."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (
-        Exception
-    ):  # not a zip file: before torch 1.6 a file was a row of pickles, of which the fourth is the content
+    except Exception:  # no zip file: before torch 1.6 a file was a row of pickles, of which the fourth is the content
         try:
             with path.open("rb") as file:
                 named = [arg for _ in range(4) for op, arg, _ in pickletools.genops(file) if op.name == "GLOBAL"]
@@ -369,10 +373,9 @@ def _choose(found: Sequence[_Fit], what: str) -> tuple[_Fit, list[str]]:
     averaged = [fit for fit in different if AVERAGED.search(fit.key)]
     if len(different) == 2 and len(averaged) == 1:
         (other,) = (fit for fit in different if fit is not averaged[0])
-        return averaged[0], [
-            f"it holds two copies of the weights: {averaged[0].key!r}, averaged over the training, was taken; "
-            f"FILE#{other.key} takes the other"
-        ]
+        otherwise = f"FILE#{other.key} takes the other" if other.key else "the other is at the top of the file"
+        taken = f"{averaged[0].key!r}, averaged over the training, was taken"
+        return averaged[0], [f"it holds two copies of the weights: {taken}; {otherwise}"]
     keys = [fit.key for fit in different]
     raise TeacherError(
         f"{what} holds {len(keys)} different sets of weights that fit: {few(keys)}; say which one: FILE#{keys[0]}"
