@@ -14,8 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import filelock
+if TYPE_CHECKING:
+    import filelock
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +90,8 @@ def locked(path: Path) -> Iterator[bool]:
     Where there can be no lock (a folder that is read-only or another user's) or its owner stands still, the body runs
     without (the value is False): files are written whole, so two processes that make the same lose time, nothing else.
     """
+    import filelock  # help and errors of the command line do without it
+
     place = Path(f"{path}.lock")
     lock = filelock.FileLock(place)
     if not _acquired(lock, place):
@@ -109,12 +113,14 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def _acquired(lock: filelock.BaseFileLock, place: Path) -> bool:
+    from filelock import Timeout
+
     seen, since = -1, time.monotonic()
     while True:
         try:
             lock.acquire(timeout=0)
             return True
-        except filelock.Timeout:
+        except Timeout:
             pass
         except OSError as error:
             log.debug("no lock %s: %s", place, error)
