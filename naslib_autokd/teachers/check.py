@@ -146,6 +146,11 @@ def _answers(teacher: Teacher, data: TaskData) -> Tensor:
             f"{task.n_classes} classes; "
             + ("return two logits, those of the one output z are (0, z)" if one else "it was made for other classes")
         )
+    if not outputs.is_floating_point():
+        kind = str(outputs.dtype).removeprefix("torch.")
+        raise TeacherError(
+            f"the teacher answers with numbers of type {kind}, but logits are floats; return them as such"
+        )
     if not bool(torch.isfinite(outputs).all()):
         if not bool(torch.isnan(outputs).any()) and bool((outputs.max(dim=1).values <= 0).all()):
             raise TeacherError(
@@ -153,7 +158,7 @@ def _answers(teacher: Teacher, data: TaskData) -> Tensor:
                 "softmax is 0: return what goes into the softmax, the logits, or log_softmax of them"
             )
         raise TeacherError("the teacher's outputs are not finite; its checkpoint is damaged")
-    logits = as_logits(teacher, outputs)
+    logits = as_logits(teacher, outputs, data)
     some = max(1, min(32, len(images) // 2))
     again = teacher(images[:some])
     if float((again - logits[:some]).abs().max()) > 0.05 * float(logits.std(correction=0)):

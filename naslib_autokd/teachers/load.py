@@ -171,13 +171,16 @@ def _factory(text: str, module: str, function: str) -> Callable[[], nn.Module]:
     sys.path.insert(0, here)  # an installed command does not look there by itself
     try:
         factory = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the module is the user's: it may raise anything
         raise TeacherError(f"teacher {text!r} cannot be imported: {error}") from error
     finally:
         sys.path.remove(here)
 
     def call() -> nn.Module:
-        made = factory()
+        try:
+            made = factory()
+        except Exception as error:  # of the user's, too
+            raise TeacherError(f"teacher {text!r} cannot be made: {type(error).__name__}: {error}") from error
         if not isinstance(made, nn.Module):
             raise TeacherError(f"teacher {text!r} returned a {type(made).__name__}, not a torch module")
         return made

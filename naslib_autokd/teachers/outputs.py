@@ -20,7 +20,7 @@ ROUNDING = 1e-2
 """How far the sum of a row of probabilities may be from 1; half precision needs as much."""
 
 ENOUGH_VALUES = 200
-"""So many values that are all in [0, 1] are no accident."""
+"""So many values that are all in [0, 1], or none below 0 with the same sum for every image, are no accident."""
 
 LOGITS, PROBABILITIES, LOG_PROBABILITIES, SIGMOIDS = "logits", "probabilities", "log-probabilities", "sigmoids"
 
@@ -67,8 +67,9 @@ def tensors_in(output: Any, path: Place = ()) -> Iterator[tuple[Place, Tensor]]:
             steps = [("item", key, value) for key, value in output.items()]
         elif isinstance(output, (tuple, list)):
             steps = [("item", index, value) for index, value in enumerate(output)]
-        elif hasattr(output, "__dict__"):
-            steps = [("attribute", name, value) for name, value in vars(output).items()]
+        else:
+            names = [*getattr(output, "__dict__", ()), *getattr(type(output), "__slots__", ())]
+            steps = [("attribute", name, getattr(output, name, None)) for name in names]
         for kind, key, value in steps:
             yield from tensors_in(value, (*path, (kind, key)))
 
@@ -98,10 +99,13 @@ def kind_of(outputs: Tensor) -> str:
         return LOGITS
     if len(values) > 1 and bool((values == values[0]).all()):
         return LOGITS
-    if values.min() >= -1e-6 and values.max() <= 1 + ROUNDING:
-        if bool(((values.sum(dim=1) - 1).abs() <= ROUNDING).all()):
+    enough = values.numel() >= ENOUGH_VALUES
+    if values.min() >= -1e-6:
+        total = float(values.sum(dim=1).mean())
+        even = total > 0 and bool(((values.sum(dim=1) / total - 1).abs() <= ROUNDING).all())
+        if even and (enough or abs(total - 1) <= ROUNDING):  # some are in percent
             return PROBABILITIES
-        return SIGMOIDS if values.numel() >= ENOUGH_VALUES and values.max() <= 1 else LOGITS
+        return SIGMOIDS if enough and values.max() <= 1 else LOGITS
     if values.max() <= ROUNDING and bool((values.logsumexp(dim=1).abs() <= ROUNDING).all()):
         return LOG_PROBABILITIES
     return LOGITS
@@ -132,8 +136,10 @@ def take_logits(teacher: Teacher, data: TaskData) -> None:
     add_note(teacher, f"it returns {what} taken as the logits")
 
 
-def as_logits(teacher: Teacher, outputs: Tensor) -> Tensor:
+def as_logits(teacher: Teacher, outputs: Tensor, data: TaskData) -> Tensor:
     """The logits that ``outputs`` ``(n, classes)`` of ``teacher`` mean; it answers with these from now on.
+
+    Where these are few, those of some training images are looked at, too.
 
     Raises:
         TeacherError: If they are probabilities that have lost what the logits said.
@@ -143,7 +149,10 @@ def as_logits(teacher: Teacher, outputs: Tensor) -> Tensor:
     inner = _inner(teacher)
     if isinstance(inner, LogitsOf) and inner.probabilities:
         return outputs
-    kind = kind_of(outputs)
+    seen = outputs
+    if outputs.numel() < ENOUGH_VALUES:
+        seen = torch.cat([outputs, teacher.predict(data.train_images[:ENOUGH_VALUES])])
+    kind = kind_of(seen)
     if kind == SIGMOIDS:
         raise TeacherError(
             "the teacher returns a probability for each class by itself (all values are from 0 to 1, and do not sum to "
@@ -156,16 +165,16 @@ def as_logits(teacher: Teacher, outputs: Tensor) -> Tensor:
         )
     if kind != PROBABILITIES:
         return outputs
-    lost = float((outputs < torch.finfo(outputs.dtype).tiny).float().mean())
+    lost = float((seen < torch.finfo(outputs.dtype).tiny).float().mean())
     if lost or outputs.dtype not in (torch.float32, torch.float64):
         why = f"{lost:.2%} of them are 0" if lost else f"they are rounded to {outputs.dtype}".replace("torch.", "")
         raise TeacherError(
-            f"the teacher returns probabilities (no value below 0, and 1 in sum over the classes), and {why}, so what "
-            "it knows of small ones is lost: return what goes into the softmax, the logits, or log_softmax of them"
+            f"the teacher returns probabilities (no value below 0, and the same sum for every image), and {why}, so "
+            "what it knows of small ones is lost: return what goes into the softmax, the logits, or log_softmax of them"
         )
     add_note(
         teacher,
-        "its outputs are probabilities (no value below 0, and 1 in sum over the classes): their logarithm is taken, "
+        "its outputs are probabilities (no value below 0, and the same sum for every image): their logarithm is taken, "
         "which is the logits up to a constant of each image",
     )
     wrapped = LogitsOf(inner, probabilities=True)

@@ -59,7 +59,10 @@ class Teacher(nn.Module):
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in eval mode, whatever is asked: batch statistics would change the soft targets."""
-        return super().train(False)
+        try:
+            return super().train(False)
+        except NotImplementedError:  # torch.export's modules have one mode
+            return self
 
     def settle(self) -> Teacher:
         """Put back into eval mode what somebody has put into training mode (a part of the network, or one that ignores

@@ -55,6 +55,17 @@ class ModelOutput:
     logits: Tensor
 
 
+class Slots:
+    """An object without a dictionary."""
+
+    __slots__ = ("scores",)
+
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = scores
+
+
+DYNAMIC = ({0: torch.export.Dim("batch")},)
+
 FORMS: dict[str, tuple[Any, str]] = {
     "tuple": (lambda z: (z, torch.zeros_like(z)), "output[0]"),
     "list with features": (lambda z: [torch.zeros(len(z), 64), z], "output[1]"),
@@ -63,6 +74,7 @@ FORMS: dict[str, tuple[Any, str]] = {
     "dict with probabilities": (lambda z: {"probabilities": z.softmax(1), "scores": z}, "output['scores']"),
     "ordered dict": (lambda z: OrderedDict(out=z[:, :, None, None]), "output['out']"),
     "object": (lambda z: ModelOutput(None, z), "output.logits"),
+    "slots": (Slots, "output.scores"),
     "nested": (lambda z: (torch.zeros(3), {"head": [z]}), "output[1]['head'][0]"),
     "spatial": (lambda z: z[:, :, None, None], "which is taken as the logits"),
 }
@@ -139,11 +151,36 @@ def test_probabilities_teach_as_the_logits_do(name: str, temperature: float, dat
         (lambda z: None, r"returns a NoneType \(without tensors\), but logits are a tensor \(2, 4\)"),
         (lambda z: z[:, :, None, None].expand(-1, -1, 2, 2), r"answers with shape \(240, 4, 2, 2\)"),
         (lambda z: z.nope, "cannot take the images of 'bars' .*nope"),
+        (lambda z: z.round().long(), "answers with numbers of type int64, but logits are floats"),
     ],
 )
 def test_what_cannot_be_logits_is_refused_with_what_to_return(form: Any, message: str, data: Any) -> None:
     with pytest.raises(TeacherError, match=message):
         load_teacher(data, Returns(form))
+
+
+def test_a_sigmoid_is_seen_with_few_validation_images_too() -> None:
+    data = bars((60, 60, 60, 60), (5, 5, 5, 5))
+    with pytest.raises(TeacherError, match="what goes into the sigmoid"):
+        load_teacher(data, Returns(lambda z: z.sigmoid()))
+
+
+@pytest.mark.slow  # torch.export imports for seconds
+def test_a_network_that_torch_has_exported_is_a_teacher(data: Any) -> None:
+    exported = torch.export.export(Returns(lambda z: z), (torch.zeros(2, 1, 8, 8),), dynamic_shapes=DYNAMIC).module()
+    teacher = load_teacher(data, exported)
+    expected = Teacher(Returns(lambda z: z), data.mean, data.std)
+    assert (teacher.predict(data.val_images) - expected.predict(data.val_images)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("name", "message"), [("broken", "ZeroDivisionError"), ("missing", "cannot be imported")])
+def test_a_function_that_fails_is_told_in_one_line(name: str, message: str, data: Any) -> None:
+    with pytest.raises(TeacherError, match=message):
+        load_teacher(data, f"{__name__}:{name}")
+
+
+def broken() -> nn.Module:
+    raise ZeroDivisionError
 
 
 def test_one_output_for_two_classes_is_told() -> None:
@@ -201,6 +238,8 @@ randn, rand = partial(torch.randn, generator=rng), partial(torch.rand, generator
         (rand(30, 2), LOGITS),
         (randn(50, 5).softmax(1), PROBABILITIES),
         (randn(50, 5).softmax(1).bfloat16(), PROBABILITIES),
+        (100 * randn(50, 5).softmax(1), PROBABILITIES),  # in percent
+        (randn(50, 5).abs(), LOGITS),
         (randn(1, 5).softmax(1), PROBABILITIES),
         (randn(50, 5).log_softmax(1), LOG_PROBABILITIES),
         (-rand(50, 5) * 3, LOGITS),  # all below 0
