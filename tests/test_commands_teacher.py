@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -228,3 +230,31 @@ def test_the_same_command_goes_on_with_a_training_that_was_stopped(
     assert contents(out) == contents(trained)
     assert sorted(file.name for file in tmp_path.iterdir()) == [out.name]
     assert main(command) == 2, "it is there, finished"
+
+
+def test_one_signal_finishes_the_running_epoch_and_another_training_of_the_file_is_refused(
+    trained: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from naslib_autokd.reports.terminal import Live
+
+    out = tmp_path / "teacher.safetensors"
+    command = ["teacher", "train", "--task", str(tiny), "--architecture", "resnet-small", "--epochs", "4"]
+    command += ["--out", str(out)]
+    shown: list[str] = []
+
+    def second(live: Live, fraction: float, text: str, *_: object) -> None:
+        shown.append(text)
+        if len(shown) == 2:
+            assert main(command) == 2
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Live, "show", second)
+        assert main(command) == 130
+    told = capsys.readouterr().err
+    assert f"{out} is being written by another process" in told
+    assert "the same command continues" in told
+    assert len(shown) == 2, "the epoch was finished, no other was begun"
+    assert main(command) == 0
+    assert not list(tmp_path.glob("*unfinished*"))
+    assert not list(tmp_path.glob(".*"))

@@ -150,6 +150,8 @@ def _data(options: argparse.Namespace, task: Task) -> TaskData:
 
 def run_train(options: argparse.Namespace) -> int:
     from naslib_autokd.reports.terminal import Live
+    from naslib_autokd.runners.run_folder import own_file
+    from naslib_autokd.runners.session import SearchInterrupted, StopSignals
     from naslib_autokd.teachers.load import write_checkpoint
     from naslib_autokd.teachers.names import parse_architecture
     from naslib_autokd.teachers.training import teacher_training, train_teacher
@@ -180,6 +182,7 @@ def run_train(options: argparse.Namespace) -> int:
     start, n_here = time.perf_counter(), 0
 
     live = Live("teacher")
+    kept = f"the best epoch so far is kept in {out}; the same command continues"
 
     def progress(epoch: int, loss: float, reached: float) -> None:
         nonlocal n_here
@@ -187,8 +190,8 @@ def run_train(options: argparse.Namespace) -> int:
         left = (time.perf_counter() - start) / n_here * (epochs - epoch)
         live.show(epoch / epochs, f"epoch {epoch}/{epochs}, loss {loss:.3f}, validation {reached:.1%}", left)
 
-    try:
-        with live:
+    with own_file(out), StopSignals("the running epoch is") as stop, live:
+        try:
             teacher = train_teacher(
                 data,
                 epochs=epochs,
@@ -199,13 +202,12 @@ def run_train(options: argparse.Namespace) -> int:
                 keep=lambda better: write_checkpoint(better, out, data),
                 progress=progress,
                 resume=unfinished,
+                stop=stop,
             )
-    except KeyboardInterrupt:
-        if out.exists():
-            print(f"the best epoch so far is kept in {out}; the same command continues", file=sys.stderr)
-        raise
-    write_checkpoint(teacher, out, data)
-    unfinished.unlink(missing_ok=True)
+        except KeyboardInterrupt:
+            raise SearchInterrupted(kept if out.exists() else "the same command continues") from None
+        write_checkpoint(teacher, out, data)
+        unfinished.unlink(missing_ok=True)
     return _tell(examine(teacher, data), options, f"kept: {out} (epoch {teacher.info['epoch']})")
 
 

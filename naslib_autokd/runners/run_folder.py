@@ -18,7 +18,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,30 +67,21 @@ class RunFolder:
         if isinstance(out, RunFolder) and out.owned:
             yield out
             return
-        import filelock
-
         folder = cls(out.path if isinstance(out, RunFolder) else out)
         folder.refuse_files()
         new = not folder.path.exists()
         folder.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder.path / LOCK, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise StoreLockedError(folder.in_use()) from error
-        try:
-            (folder.path / LOCK).write_text(json.dumps(_this_process()), encoding="utf-8")
+        with _held(folder.path / LOCK, folder.in_use):
             remove_leftovers(folder.path)
             folder.owned = True
-            yield folder
-        finally:
-            folder.owned = False
-            with contextlib.suppress(OSError):
-                os.truncate(folder.path / LOCK, 0)
-                if new and [path.name for path in folder.path.iterdir()] == [LOCK]:  # refused before any work
-                    (folder.path / LOCK).unlink()
-                    folder.path.rmdir()
-            lock.release()
+            try:
+                yield folder
+            finally:
+                folder.owned = False
+                with contextlib.suppress(OSError):
+                    if new and [path.name for path in folder.path.iterdir()] == [LOCK]:  # refused before any work
+                        (folder.path / LOCK).unlink()
+                        folder.path.rmdir()
 
     def refuse_files(self) -> None:
         """Raise RunFolderError if there is a file in the folder's place."""
@@ -112,19 +103,58 @@ class RunFolder:
 
     def in_use(self) -> str:
         """Who holds the folder, in words."""
-        try:
-            who = json.loads((self.path / LOCK).read_text(encoding="utf-8"))
-            since = time.strftime("%d %b %H:%M", time.localtime(who["since"]))
-            text = f": {who['command']}, process {who['pid']} on {who['host']}, since {since}"
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            text = ""
-        return f"{self.path} is being written by another process{text}; wait for it or use another run folder"
+        return in_use(self.path, self.path / LOCK, "wait for it or use another run folder")
 
     def write(self, name: str, content: str) -> Path:
         """Write a file of the folder, whole or not at all."""
         path = self.path / name
         write_whole(path, content.encode())
         return path
+
+
+@contextmanager
+def own_file(path: Path) -> Iterator[None]:
+    """Be the one process that makes a file of its own (``--out FILE``), beside which there is a lock meanwhile.
+
+    Raises:
+        StoreLockedError: If another process makes it: says who.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with _held(lock, lambda: in_use(path, lock, "wait for it or give another file")):
+        remove_leftovers(path.parent, f"{path.name}.*.tmp")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(lock_file: Path, refusal: Callable[[], str]) -> Iterator[None]:
+    import filelock
+
+    lock = filelock.FileLock(lock_file, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise StoreLockedError(refusal()) from error
+    try:
+        lock_file.write_text(json.dumps(_this_process()), encoding="utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.truncate(lock_file, 0)
+        lock.release()
+
+
+def in_use(what: Path, lock: Path, advice: str) -> str:
+    """Who holds a lock, in words."""
+    try:
+        who = json.loads(lock.read_text(encoding="utf-8"))
+        since = time.strftime("%d %b %H:%M", time.localtime(who["since"]))
+        text = f": {who['command']}, process {who['pid']} on {who['host']}, since {since}"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        text = ""
+    return f"{what} is being written by another process{text}; {advice}"
 
 
 def append_line(path: Path, line: str) -> None:
@@ -152,10 +182,10 @@ def _this_process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "command": command}
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files and folders (``*.tmp``) of processes that are gone."""
+def remove_leftovers(folder: Path, pattern: str = "*.tmp") -> None:
+    """Remove temporary files and folders of processes that are gone."""
     for where in (folder, folder / STUDENTS, folder / EXPORT, folder / "checkpoints"):
-        for path in where.glob("*.tmp"):
+        for path in where.glob(pattern):
             writer = re.search(r"\.(\d+)\.tmp$", path.name)
             if writer is not None and _is_alive(int(writer[1])):
                 continue

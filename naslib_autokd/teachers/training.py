@@ -61,6 +61,7 @@ def train_teacher(
     keep: Callable[[Teacher], None] | None = None,
     progress: Callable[[int, float, float], None] | None = None,
     resume: Path | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Teacher:
     """Train a teacher on the task's ``n_teacher`` images; a pure function of the task and its data.
 
@@ -77,8 +78,10 @@ def train_teacher(
         progress: Called with epochs done, mean loss and validation accuracy after each epoch.
         resume: File that has the training after its last epoch while it runs. If it is there, the training goes on from
             it and becomes, bit for bit, the one that was not interrupted. The caller removes it.
+        stop: With ``resume``, asked after every epoch that is kept there; once true the training is interrupted.
 
     Raises:
+        KeyboardInterrupt: After ``stop``.
         TeacherError: If the architecture is unknown, cannot take the images, or its training fails; if ``resume`` is of
             another training.
     """
@@ -151,6 +154,8 @@ def train_teacher(
                 (start,) = now
                 with contextlib.suppress(OSError):  # without room for it a killed training starts anew
                     Unfinished(start, best).write(resume, recipe)
+                if stop is not None and stop() and until < epochs:
+                    raise KeyboardInterrupt
         if best.weights:
             model.load_state_dict(best.weights)
             info |= {"epoch": best.epoch}

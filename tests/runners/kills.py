@@ -1,0 +1,393 @@
+"""Commands that are killed before their file operations, or at any moment, and run again to the end.
+
+``python kills.py FOLDER COMMAND KILLS [--cold] [--moments] [--seed N]`` in a process of its own: it imports once what
+the commands need, and every command is a fork of it. With ``--cold`` each kill meets empty caches. Prints one line of
+JSON: how many kills, before which operations, and what was wrong (nothing, if all is well).
+
+An operation is a file that is opened for writing, replaced, removed, cut, or synced, or a folder that is made or
+removed, in the run folder or the caches. What is compared at the end: every record, figure and tensor, but for times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TASK = """\
+name: tiny-digits
+dataset: digits
+n_train: 64
+n_teacher: 400
+n_val: 64
+n_test: 64
+max_params: 3000
+teacher_epochs: 4
+min_teacher_accuracy: 0.5
+min_budget_epochs: 1
+max_budget_epochs: 2
+"""
+STUDY = """\
+name: tiny
+title: Tiny
+question: Is anything lost?
+benchmark: cluttered-digits
+full_trainings: 4
+seeds: 2
+methods:
+  - {label: Random search, optimizer: random_search}
+  - {label: Evolution, optimizer: regularized_evolution, options: {population_size: 4, sample_size: 2}}
+"""
+SEARCH = [
+    "search",
+    "--task",
+    "task.yaml",
+    "--optimizer",
+    "random_search",
+    "--trials",
+    "3",
+    "--finals",
+    "2",
+    "--out",
+    "run",
+]
+BUILD = ["bench", "build", "--task", "task.yaml", "--out", "run", "--space-families", "2", "--dense-families", "1"]
+BUILD += [f"--{name}-families=0" for name in ("nested", "dense-nested", "held-out", "dense-held-out")]
+COMMANDS: dict[str, list[str]] = {
+    "search": SEARCH,
+    "finals": SEARCH,
+    "export": ["export", "run", "--format", "safetensors"],
+    "teacher": [
+        "teacher",
+        "train",
+        "--task",
+        "task.yaml",
+        "--epochs",
+        "4",
+        "--out",
+        "run/teacher.safetensors",
+        "--overwrite",
+    ],
+    "compare-kd": [
+        "compare-kd",
+        "--task",
+        "task.yaml",
+        "--losses",
+        "kd,sp",
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+        "--out",
+        "run",
+    ],
+    "bench-build": BUILD,
+    "ablate": ["ablate", "study.yaml", "--workers", "0", "--out", "run"],
+}
+RECORDS = {"trials.jsonl", "asks.jsonl", "finals.jsonl", "results.jsonl", "runs.jsonl"}
+TIMES = ("_s", "seconds", "environment", "cpus")
+
+
+class Command:
+    """One command in a folder of its own, in a forked process."""
+
+    def __init__(self, folder: Path, arguments: list[str]) -> None:
+        self.folder, self.arguments = folder, arguments
+
+    def start(self, kill_before: int | None = None) -> int:
+        """Its process; killed before its operation number ``kill_before``."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.chdir(self.folder)
+            os.environ["NASLIB_AUTOKD_CACHE"] = str(self.folder / "cache")
+            log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            journal = os.open(self.folder / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            watch_trainings(lambda text: os.write(journal, f"{text}\n".encode()))
+            operations = os.open(self.folder / "operations", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            intercept(self.folder, operations, kill_before)
+            from naslib_autokd.cli import main
+
+            status = main(self.arguments)
+        except SystemExit as error:
+            status = int(error.code or 0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            status = 99
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+    def run(self, kill_before: int | None = None, kill_after_s: float | None = None) -> int:
+        """Its exit status, negative if it was killed."""
+        pid = self.start(kill_before)
+        if kill_after_s is not None:
+            time.sleep(kill_after_s)
+            os.kill(pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def operations(self) -> list[str]:
+        return (self.folder / "operations").read_text().splitlines()
+
+    def trainings(self) -> list[str]:
+        path = self.folder / "journal"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+def intercept(folder: Path, log: int, kill_before: int | None) -> None:
+    """Count the operations in ``run`` and ``cache`` of ``folder`` in this process, and kill it before one of them."""
+    places = tuple(str(folder / name) for name in ("run", "cache"))
+    names = {"os.rename": "replace", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir"}
+    names |= {"os.truncate": "truncate", "shutil.rmtree": "rmtree"}
+    count = 0
+
+    def operation(what: str) -> None:
+        nonlocal count
+        if count == kill_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        os.write(log, f"{what}\n".encode())
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if not (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)):
+                return
+        elif event in names:
+            path = arguments[0]
+        else:
+            return
+        if isinstance(path, (str, bytes, os.PathLike)):
+            path = os.path.abspath(os.fsdecode(path))
+            if path.startswith(places):
+                operation(f"{names.get(event, event)} {Path(path).suffix or Path(path).name}")
+
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        operation("fsync")
+        sync(descriptor)
+
+    os.fsync = fsync
+    sys.addaudithook(hook)
+
+
+def watch_trainings(note: Callable[[str], object]) -> None:
+    """Call ``note`` with the name of every training that is started."""
+    from naslib_autokd.evaluators.kd import KDEvaluator
+    from naslib_autokd.teachers import load
+
+    evaluate, train_final, train_teacher = KDEvaluator.evaluate, KDEvaluator.train_final, load.train_teacher
+
+    def evaluate_noted(self: Any, proposal: Any) -> Any:
+        note(f"trial {proposal.number}")
+        return evaluate(self, proposal)
+
+    def train_final_noted(self: Any, build: Any, kd: Any, seed: int, *rest: Any, **options: Any) -> Any:
+        note(f"final {options.get('name', '')} {getattr(kd, 'key', '')} {seed}")
+        return train_final(self, build, kd, seed, *rest, **options)
+
+    def train_teacher_noted(*arguments: Any, **options: Any) -> Any:
+        note("teacher")
+        return train_teacher(*arguments, **options)
+
+    KDEvaluator.evaluate = evaluate_noted  # type: ignore[method-assign]
+    KDEvaluator.train_final = train_final_noted  # type: ignore[method-assign]
+    load.train_teacher = train_teacher_noted
+
+
+# --- what a folder holds --------------------------------------------------------------------------------------------
+
+
+def timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: timeless(inner) for key, inner in value.items() if not str(key).endswith(TIMES) and key != "file"}
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Everything in a run folder that does not depend on the clock; lines in any order."""
+    import numpy as np
+    import yaml
+    from safetensors import safe_open
+
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if (
+            path.is_dir()
+            or path.suffix in (".lock", ".log", ".png", ".pdf", ".md", ".csv", ".txt")
+            or name == "status.json"
+        ):
+            continue
+        if path.suffix == ".jsonl":
+            lines = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
+            found[name] = sorted(json.dumps(line, sort_keys=True) for line in lines)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, framework="np") as file:
+                about = {k: timeless(json.loads(v)) for k, v in (file.metadata() or {}).items() if k != "record"}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            found[name] = (
+                json.dumps(about, sort_keys=True),
+                {
+                    key: (str(tensor.dtype), tensor.shape, np.ascontiguousarray(tensor).tobytes())
+                    for key, tensor in tensors.items()
+                },
+            )
+        elif path.suffix in (".json", ".yaml"):
+            found[name] = timeless(
+                yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else json.loads(path.read_text())
+            )
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def recorded(folder: Path) -> dict[str, list[str]]:
+    """Whole lines of each file of records, and the files of trained teachers."""
+    files = [path for name in RECORDS if (path := folder / "run" / name).exists()]
+    whole = {path.name: path.read_bytes().rpartition(b"\n")[0].decode().splitlines() for path in files}
+    return whole | {"teachers": [path.name for path in (folder / "cache").rglob("teachers/*.safetensors")]}
+
+
+def done(records: dict[str, list[str]]) -> set[str]:
+    """The trainings that are on record, as `watch_trainings` names them."""
+    names = {f"trial {json.loads(line)['number']}" for line in records.get("trials.jsonl", ())}
+    names |= {f"final {v['name']}  {v['seed']}" for v in map(json.loads, records.get("finals.jsonl", ()))}
+    for line in map(json.loads, records.get("results.jsonl", ())):
+        names.add(f"final {line['student']} {line['loss']} {line['result']['seed']}")
+    return names | ({"teacher"} if records["teachers"] else set())
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for place in ("run", "cache") for path in (folder / place).rglob("*tmp*")]
+
+
+# --- the experiment -------------------------------------------------------------------------------------------------
+
+
+def prepare(folder: Path, name: str, cold: bool) -> None:
+    """A folder in which the command can be run; unless ``cold`` with caches that are full."""
+    folder.mkdir(parents=True)
+    (folder / "task.yaml").write_text(TASK)
+    (folder / "study.yaml").write_text(STUDY)
+    if name == "teacher":
+        (folder / "run").mkdir()
+    if not cold and name != "ablate":
+        assert Command(folder, [*SEARCH[:-1], "warm"]).run() == 0, (folder / "log").read_text()
+    if name in ("finals", "export"):
+        assert Command(folder, SEARCH).run() == 0, (folder / "log").read_text()
+    if name == "finals":
+        shutil.rmtree(folder / "run" / "students")
+        for file in ("finals.jsonl", "result.json"):
+            (folder / "run" / file).unlink()
+    shutil.rmtree(folder / "warm", ignore_errors=True)
+    for file in ("journal", "log"):
+        (folder / file).unlink(missing_ok=True)
+
+
+def problems_of(command: Command, before: dict[str, list[str]], n_before: int) -> list[str]:
+    """What a command that was run after ``before`` was on disk has lost or done again."""
+    after = recorded(command.folder)
+    lost = [name for name, lines in before.items() if name != "teachers" and after.get(name, [])[: len(lines)] != lines]
+    again = done(before) & set(command.trainings()[n_before:])
+    return [*(f"lost lines of {name}" for name in lost), *(f"did {name} twice" for name in sorted(again))]
+
+
+def kill(
+    folder: Path, name: str, whole: dict[str, Any], kill_before: int | None, kill_after_s: float | None
+) -> list[str]:
+    """Kill the command once, run it to the end, and say what is wrong."""
+    command = Command(folder, COMMANDS[name])
+    status = command.run(kill_before, kill_after_s)
+    if status not in (0, -signal.SIGKILL):
+        return [f"exit status {status} before the kill: {(folder / 'log').read_text()[-300:]}"]
+    before, n_before = recorded(folder), len(command.trainings())
+    status = command.run()
+    if status:
+        return [f"exit status {status} after the kill: {(folder / 'log').read_text()[-600:]}"]
+    problems = problems_of(command, before, n_before)
+    now = contents(folder / "run")
+    problems += [f"{file} differs" for file in sorted({*now, *whole}) if now.get(file) != whole.get(file)]
+    return problems + [f"left behind: {file}" for file in leftovers(folder)]
+
+
+def experiment(root: Path, name: str, kills: int, *, cold: bool, moments: bool, seed: int) -> dict[str, Any]:
+    """Kill a command ``kills`` times, each in a copy of one folder; before every operation if it has fewer."""
+    shutil.rmtree(root, ignore_errors=True)
+    prepare(root / "start", name, cold)
+    shutil.copytree(root / "start", root / "whole")
+    started = time.monotonic()
+    first = Command(root / "whole", COMMANDS[name])
+    assert first.run() == 0, (root / "whole" / "log").read_text()
+    took = time.monotonic() - started
+    whole, operations = contents(root / "whole" / "run"), first.operations()
+    rng = random.Random(seed)
+    places: list[int | None] = list(rng.sample(range(len(operations)), min(kills, len(operations))))
+    if moments:
+        places = [None] * kills
+    problems: dict[str, list[str]] = {}
+    before: Counter[str] = Counter()
+    for number, place in enumerate(places):
+        folder = root / f"kill-{number}"
+        shutil.copytree(root / "start", folder)
+        found = kill(folder, name, whole, place, rng.random() * took if place is None else None)
+        what = "a random moment" if place is None else operations[place]
+        before[what] += 1
+        if found:
+            problems[f"{number}, before {what} ({place})"] = found
+        else:
+            shutil.rmtree(folder)
+    return {"command": name, "cold": cold, "kills": len(places), "before": dict(before), "problems": problems}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("kills", type=int)
+    parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--moments", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    import naslib_autokd.cli  # what the commands import is imported once, before the forks
+    import naslib_autokd.commands.search
+    import naslib_autokd.evaluators.kd
+    import naslib_autokd.optimizers.random_search
+    import naslib_autokd.runners.baselines
+    import naslib_autokd.runners.bench
+    import naslib_autokd.runners.export
+    import naslib_autokd.runners.search  # noqa: F401
+
+    print(
+        json.dumps(
+            experiment(
+                options.folder.absolute(),
+                options.command,
+                options.kills,
+                cold=options.cold,
+                moments=options.moments,
+                seed=options.seed,
+            )
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
