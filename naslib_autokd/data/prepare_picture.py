@@ -88,6 +88,8 @@ def prepare_image(
     """
     depth, significant = _stated_bits(image)
     image.draft(None, (OVERSAMPLING * size, OVERSAMPLING * size))  # JPEG alone has this
+    if image.format == "TIFF" and hasattr(image, "filename"):
+        image.filename = ""  # else Pillow 13 maps a file that it turns into memory with the wrong length of a row
     image.load()
     if image.mode in DEEP_GREY or (image.mode == "I" and image.format in ("PNG", "PPM")):
         shown = _eight_bits(image, significant, guesses)
@@ -110,7 +112,9 @@ def prepare_image(
 
 
 def _upright(shown: Image.Image, image: Image.Image) -> Image.Image:
-    """``shown`` turned as the EXIF data of ``image`` say (Pillow has turned TIFF itself when it loaded it)."""
+    """``shown`` turned as the EXIF data of ``image`` say."""
+    if image.format == "TIFF":  # turned when it was loaded; older Pillows leave the entry there
+        return shown
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):  # damaged EXIF data say nothing

@@ -53,6 +53,18 @@ def test_pictures_are_turned_upright(scene, orientation, format):
     assert np.abs(sideways - upright).max() <= (3 if format == "JPEG" else 1)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_turned_tiff_files_are_not_garbled(tmp_path, scene, mode, orientation):
+    """Pillow 13 maps uncompressed ones with the sides exchanged, unless they are opened as streams."""
+    stored = scene.convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        stored = Image.fromarray(np.asarray(stored).astype(np.uint16) * 257)
+    (tmp_path / "turned.tif").write_bytes(with_orientation(stored, orientation, "TIFF").getvalue())
+    upright = prepare(encoded(stored, "TIFF"), 24, 3).astype(int)
+    assert np.abs(prepare(tmp_path / "turned.tif", 24, 3) - upright).max() <= 1
+
+
 def test_the_orientations_differ_from_one_another(scene):
     """What the test above would not notice if turning did nothing."""
     views = [np.asarray(scene.resize((24, 24)).transpose(turn)).astype(int) for turn in TURNS.values()]
