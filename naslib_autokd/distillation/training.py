@@ -207,17 +207,18 @@ def train(
         shown = ((first_view[order] + epoch) % n_views).to(device)
         if soft is None:
             order %= n_labelled
-        n_answers = int((order < n_labelled).sum())
         order = order.to(device)
         hard = labels[order]
-        outputs: list[tuple[Tensor, Tensor]] = []
+        # a tensor that stays for each step would tear holes into the memory that large batches come back to
+        losses, correct, done_steps = torch.zeros(steps_per_epoch, device=device), torch.zeros((), device=device), 0
         for begin in range(0, n_shown, per_chunk):
             part = slice(begin, begin + per_chunk)
             columns = [data.normalise(views[shown[part], order[part]]), hard[part], shown[part], order[part]]
             columns += [] if soft is None else [soft[shown[part], order[part]]]
+            outputs: list[tuple[Tensor, Tensor]] = []
             in_batches = (column.split(batch_size) for column in columns)
             for images, now_hard, view, index, *now_soft in zip(*in_batches, strict=True):
-                at = epoch * steps_per_epoch + len(outputs)
+                at = epoch * steps_per_epoch + done_steps + len(outputs)
                 lr = triangular_lr(at, n_steps, settings)
                 batch = (images, now_hard, now_soft[0] if now_soft else None, lr, view, index, at / n_steps)
                 if run is None:
@@ -225,17 +226,19 @@ def train(
                         step = replace(step, bfloat16=faster_precision(step, batch) == "bfloat16")
                     run = capture(step, step.state, batch) if settings.cuda_graph else step
                 outputs.append(run(*batch))
-        logits, losses = torch.cat([logits for logits, _ in outputs]), torch.stack([loss for _, loss in outputs])
-        first = losses[0] if first is None else first
-        figures = torch.stack((losses.sum(), (logits.argmax(dim=1) == hard).sum(), first))
-        total, correct, first_loss = figures.tolist()  # once per epoch: the only wait for the device
+            correct += (torch.cat([logits for logits, _ in outputs]).argmax(dim=1) == hard[part]).sum()
+            losses[done_steps : done_steps + len(outputs)] = torch.stack([loss for _, loss in outputs])
+            done_steps += len(outputs)
+        first = losses[0].clone() if first is None else first
+        figures = torch.stack((losses.sum(), correct, (hard >= 0).sum(), first))
+        total, n_correct, n_answers, first_loss = figures.tolist()  # once per epoch: the only wait for the device
         mean_loss = total / steps_per_epoch
         if not math.isfinite(mean_loss):
             status, message = "diverged", f"training loss was {mean_loss} in epoch {epoch + 1} of {epochs}"
             epochs = epoch + 1
             break
         curve.append(mean_loss)
-        train_accuracy = correct / max(1, n_answers)
+        train_accuracy = n_correct / max(1, n_answers)
         if progress is not None:
             progress(epoch + 1, mean_loss)
         if mean_loss > settings.divergence_factor * first_loss:
