@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from naslib_autokd.data.load import load_data
+from naslib_autokd.distillation.costs import _LiveBytes
 from naslib_autokd.distillation.losses import distillation_loss, partly_labelled_loss
 from naslib_autokd.distillation.training import train
 from naslib_autokd.search_spaces.hnag.parameters import KDSettings
@@ -198,3 +199,19 @@ def test_the_images_of_the_task_itself_are_no_unlabelled_pictures(folders, caplo
 def test_what_cannot_be_is_refused(overrides, message, folders):
     with pytest.raises(TaskError, match=message):
         load_data(task_of(folders, **overrides))
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_training_holds_no_more_for_more_steps(taught, cluttered_data, monkeypatch):
+    """Live bytes at their peak, with 2 and with 16 steps of 0.5 MB of logits each."""
+    monkeypatch.setattr("naslib_autokd.distillation.training.CHUNK_PIXELS", 1)  # as for large pictures
+
+    def peak(n):
+        data = replace(cluttered_data, task=replace(cluttered_data.task, n_train=n))
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 4000))
+        soft = torch.zeros(1, 1, 1).expand(2, n, 4000) if taught else None
+        with _LiveBytes() as memory:
+            train(model, data, soft, kd=KD if taught else None, epochs=1, seed=0)
+        return memory.peak
+
+    assert peak(512) - peak(64) < 32 * 4000 * 4
