@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
+from itertools import chain
 from typing import Any
 
 import torch
@@ -33,12 +34,17 @@ def count_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     on the meta device nothing would be computed, but its kernels import torch._dynamo, which takes longer. Attention
     runs as its single matrix products: torch's formulas know none of the fused kernels of a CPU.
     """
-    device, was_training = next(model.parameters()).device, model.training
+    device, was_training = _device(model), model.training
     model.eval()
     with _no_fused_layers(), sdpa_kernel(SDPBackend.MATH), _Flops() as counter, torch.no_grad():
         model(torch.zeros(1, *image_shape, device=device))
     model.train(was_training)
     return counter.total // 2
+
+
+def _device(model: nn.Module) -> torch.device:
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextmanager
@@ -122,7 +128,7 @@ def train_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size
     tens of milliseconds), because the number depends on the order in which tensors are freed. On the meta device there
     is no fused attention, so a weight for each pair of tokens is kept: an upper bound.
     """
-    device = next(model.parameters()).device
+    device = _device(model)
     twin = copy.deepcopy(model).train()
     with _LiveBytes() as memory:
         for tensor in (*twin.parameters(), *twin.buffers()):
@@ -140,7 +146,7 @@ def train_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size
 @torch.no_grad()
 def inference_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int = 1) -> int:
     """Peak of live tensor bytes during a forward pass in eval mode, counted as in `train_memory` (weights included)."""
-    device, was_training = next(model.parameters()).device, model.training
+    device, was_training = _device(model), model.training
     model.eval()
     with _no_fused_layers(), _LiveBytes() as memory:
         for tensor in (*model.parameters(), *model.buffers()):
@@ -153,7 +159,7 @@ def inference_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_
 @torch.no_grad()
 def latency_s(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int = 1, repeats: int = 20) -> float:
     """Median wall seconds of one eager forward pass in eval mode, after three unmeasured ones."""
-    device = next(model.parameters()).device
+    device = _device(model)
     images = torch.zeros(batch_size, *image_shape, device=device)
     was_training = model.training
     model.eval()

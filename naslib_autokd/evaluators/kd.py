@@ -453,12 +453,15 @@ class KDEvaluator:
         network = self.teacher.network
         with limited_threads(self.threads):
             test = self._teacher_on_test(images)
-            macs = count_macs(network, self.image_shape)
             trainable = [parameter for parameter in network.parameters() if not parameter.requires_grad]
             for parameter in trainable:
                 parameter.requires_grad_(True)
+            macs, memory, message = 0, 0, ""
             try:
+                macs = count_macs(network, self.image_shape)
                 memory = train_memory(network, self.image_shape, self.task.batch_size)
+            except Exception as error:  # it is the user's, and need not be one that can be trained
+                message = f"its costs are not counted: {' '.join(str(error).split()) or type(error).__name__}"
             finally:
                 for parameter in trainable:
                     parameter.requires_grad_(False)
@@ -466,7 +469,7 @@ class KDEvaluator:
             name="teacher",
             seed=self.task.split_seed,
             status="success",
-            message="",
+            message=message,
             epochs=0.0,
             val_accuracy=accuracy(self.soft_targets.val, self.data.val_labels),
             teacher_agreement=1.0,

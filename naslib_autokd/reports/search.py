@@ -117,7 +117,7 @@ def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalRes
         f"kept by validation: test accuracy {100 * best.test_accuracy:.1f}%, {best.n_params / 1e3:.1f}k parameters, "
         f"{best.macs / 1e6:.2f} MMACs, agrees with the teacher on {100 * (best.test_agreement or 0):.1f}%",
         f"teacher: test accuracy {100 * teacher.test_accuracy:.1f}%, {teacher.n_params / 1e3:.1f}k parameters, "
-        f"{teacher.macs / 1e6:.2f} MMACs",
+        f"{f'{teacher.macs / 1e6:.2f} MMACs' if teacher.macs else 'multiply-adds not counted'}",
         *(["rank agreement of the budgets:", *agreement] if agreement else []),
     )
     data = {

@@ -213,8 +213,11 @@ def _one_sided(data: TaskData, evidence: _Evidence) -> str | None:
     recalls, counts = _recalls(evidence.logits, evidence.labels, data.task.n_classes)
     present = counts > 0
     n_present = int(present.sum())
-    if len(evidence.labels) < LEAST_EVIDENCE or n_present < 2:
+    if n_present < 2:
         return None
+    if len(evidence.labels) < LEAST_EVIDENCE:
+        alike = bool((evidence.logits == evidence.logits[0]).all())
+        return f"it answers all {len(evidence.labels)} {evidence.where} alike" if alike else None
     balanced, needed = float(recalls[present].mean()), clear_floor(n_present)
     if balanced >= needed:
         return None

@@ -472,3 +472,21 @@ def test_everything_runs_on_a_gpu(tiny_data, cluttered_teacher, make_cnn):
     model, result = evaluator.train_final(make_cnn, KD(), seed=0, epochs=1)
     assert evaluator.judge(model, result).test_accuracy is not None
     evaluator.teacher.to("cpu")
+
+
+def test_a_teacher_whose_costs_cannot_be_counted_is_a_row_all_the_same(cluttered_teacher, tiny_data):
+    class Untrainable(nn.Module):
+        """It has no gradient."""
+
+        def __init__(self):
+            super().__init__()
+            self.network = cluttered_teacher.network
+
+        def forward(self, images):
+            return self.network(images).detach()
+
+    row = KDEvaluator(tiny_data.task, data=tiny_data, teacher=Untrainable()).teacher_row()
+    assert row.test_accuracy > 0.85
+    assert row.macs > 0
+    assert row.train_memory_bytes == 0
+    assert row.message.startswith("its costs are not counted: ")

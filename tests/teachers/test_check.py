@@ -71,6 +71,11 @@ def test_naming_the_most_frequent_class_is_not_knowing_it(n_val: tuple[int, int]
         load_teacher(data, Constant(2))
 
 
+def test_one_answer_for_all_images_is_seen_on_a_handful_of_them() -> None:
+    with pytest.raises(TeacherError, match="it answers all 6 validation and training images alike"):
+        load_teacher(bars((3, 2), (1, 0)), Constant(2))
+
+
 def test_a_teacher_that_is_right_about_rare_classes_passes_where_classes_are_unequal() -> None:
     data = bars((180, 20), (90, 10))
     assert check_teacher(Teacher(Readout(2), data.mean, data.std), data, thorough=True) > 0.95
