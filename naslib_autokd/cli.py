@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminate_as_interrupt():
             return int(options.run(options) or 0)
     except KeyboardInterrupt as error:
-        print(f"interrupted; {error or 'what finished is saved, the same command continues'}", file=sys.stderr)
+        print(f"interrupted; {str(error) or 'what finished is saved, the same command continues'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) has gone: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

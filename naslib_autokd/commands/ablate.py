@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from naslib_autokd.commands import _config
 from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._types import whole
 from naslib_autokd.files import file_name
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def add(commands: Any) -> None:
     add_option(what, "--student-epochs", default_text="the study's")
     what.add_argument("--methods", help="only these: labels or optimizers, with commas between")
     where_it_runs = parser.add_argument_group("where it runs")
-    add_option(where_it_runs, "--workers", default=2)
+    add_option(where_it_runs, "--workers", default=2, type=whole(0))
     output = parser.add_argument_group("output")
     add_option(output, "--out", default_text="runs/ablations/STUDY-BENCHMARK")
     output.add_argument("--print", action="store_true", help="print the study's YAML, to copy and edit")

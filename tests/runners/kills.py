@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -91,7 +92,7 @@ COMMANDS: dict[str, list[str]] = {
         "run",
     ],
     "bench-build": BUILD,
-    "ablate": ["ablate", "study.yaml", "--workers", "0", "--out", "run"],
+    "ablate": ["ablate", "study.yaml", "--workers", "1", "--out", "run"],
 }
 RECORDS = {"trials.jsonl", "asks.jsonl", "finals.jsonl", "results.jsonl", "runs.jsonl"}
 TIMES = ("_s", "seconds", "environment", "cpus")
@@ -115,6 +116,7 @@ class Command:
             os.dup2(log, 1)
             os.dup2(log, 2)
             journal = os.open(self.folder / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            quick_figures()
             watch_trainings(lambda text: os.write(journal, f"{text}\n".encode()))
             operations = os.open(self.folder / "operations", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             intercept(self.folder, operations, kill_before)
@@ -185,6 +187,16 @@ def intercept(folder: Path, log: int, kill_before: int | None) -> None:
 
     os.fsync = fsync
     sys.addaudithook(hook)
+
+
+def quick_figures() -> None:
+    """Figures without their drawing, which takes longer than everything else."""
+    from matplotlib.figure import Figure
+
+    def touch(self: Figure, path: Any, **_: Any) -> None:
+        Path(path).write_bytes(b"figure")
+
+    Figure.savefig = touch  # type: ignore[method-assign,assignment]
 
 
 def watch_trainings(note: Callable[[str], object]) -> None:
@@ -347,6 +359,7 @@ def experiment(root: Path, name: str, kills: int, *, cold: bool, moments: bool, 
         folder = root / f"kill-{number}"
         shutil.copytree(root / "start", folder)
         found = kill(folder, name, whole, place, rng.random() * took if place is None else None)
+        print(f"{name} {number + 1}/{len(places)}: {found or 'well'}", file=sys.stderr, flush=True)
         what = "a random moment" if place is None else operations[place]
         before[what] += 1
         if found:
@@ -356,15 +369,68 @@ def experiment(root: Path, name: str, kills: int, *, cold: bool, moments: bool, 
     return {"command": name, "cold": cold, "kills": len(places), "before": dict(before), "problems": problems}
 
 
+def tree_experiment(root: Path, kills: int, *, seed: int) -> dict[str, Any]:
+    """Kill random processes, at random moments, of a search with two workers and its final students.
+
+    A worker that is killed costs its trial (status "error") or nothing, the command goes on by itself; after a kill of
+    the command the same one continues. In the end every trial is there once, and every final student whole.
+    """
+    import psutil
+
+    from naslib_autokd.runners.finals import read_finals
+
+    shutil.rmtree(root, ignore_errors=True)
+    prepare(root, "search", cold=False)
+    rng, command = random.Random(seed), [sys.executable, "-m", "naslib_autokd.cli", *SEARCH, "--workers", "2"]
+    command[command.index("3")] = "8"
+    environment = {**os.environ, "NASLIB_AUTOKD_CACHE": str(root / "cache")}
+    problems: dict[str, list[str]] = {}
+    killed: Counter[str] = Counter()
+    for number in range(kills + 1):
+        if number % 3 == 0 and number < kills:
+            shutil.rmtree(root / "run", ignore_errors=True)
+        before = recorded(root)
+        with open(root / "log", "ab") as log:
+            process = subprocess.Popen(
+                command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        if number < kills:
+            time.sleep(2 + rng.random() * 10)
+            try:
+                tree = psutil.Process(process.pid)
+                victim = rng.choice([tree, *tree.children(recursive=True)])
+                victim.kill()
+                killed["command" if victim.pid == process.pid else "worker"] += 1
+            except psutil.Error:
+                killed["too late"] += 1
+        status, after = process.wait(), recorded(root)
+        found = [f"lost lines of {name}" for name, was in before.items() if after.get(name, [])[: len(was)] != was]
+        numbers = [json.loads(line)["number"] for line in after.get("trials.jsonl", ())]
+        found += [f"trial {n} is there twice" for n, times in Counter(numbers).items() if times > 1]
+        if status == 0:
+            found += [f"trials {sorted(numbers)}"] if sorted(numbers) != list(range(-1, 7)) else []
+            finals = read_finals(root / "run")
+            found += [f"final students {[r.index for r in finals]}"] if [r.index for r in finals] != [0, 1] else []
+            found += [text for record in finals if (text := record.problem())] + leftovers(root)
+        elif status != -signal.SIGKILL:
+            found.append(f"exit status {status}: {(root / 'log').read_text()[-600:]}")
+        if found:
+            problems[str(number)] = found
+    return {"command": "workers", "kills": kills, "before": dict(killed), "problems": problems}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("command", choices=[*COMMANDS, "workers"])
     parser.add_argument("kills", type=int)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--moments", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.command == "workers":
+        print(json.dumps(tree_experiment(options.folder.absolute(), options.kills, seed=options.seed)))
+        return 0
     import naslib_autokd.cli  # what the commands import is imported once, before the forks
     import naslib_autokd.commands.search
     import naslib_autokd.evaluators.kd

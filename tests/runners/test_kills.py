@@ -35,3 +35,9 @@ def test_a_few_kills_lose_nothing_and_leave_nothing(command: str, tmp_path: Path
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_hundred_kills_lose_nothing_and_leave_nothing(command: str, options: tuple[str, ...], tmp_path: Path) -> None:
     assert experiment(tmp_path / "kills", command, "100", *options)["problems"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_random_processes_of_a_tree_of_workers_are_killed(tmp_path: Path) -> None:
+    assert experiment(tmp_path / "kills", "workers", "100")["problems"] == {}
