@@ -13,7 +13,7 @@ from typing import Any
 
 from naslib_autokd.data.decoding import Look, look_at, seconds_a_picture
 from naslib_autokd.data.folders import TOLD, ImageFiles, decided, layout_of, split_files
-from naslib_autokd.data.layout import BY_TOOLS, Layout, pictures_below
+from naslib_autokd.data.layout import BY_TOOLS, Layout, pictures_below, some
 from naslib_autokd.data.load import resolve
 from naslib_autokd.files import cache_folder
 from naslib_autokd.tasks import Task, TaskError
@@ -22,8 +22,6 @@ FEW = 10
 """Images of a class, fewer of which are too few to learn from."""
 UNEVEN = 3.0
 """Times as many images of the largest class as of the smallest, from which on it is said."""
-SHOWN = 5
-"""Files that a line names."""
 
 UNKNOWN = -1
 """The label of unlabelled images."""
@@ -84,7 +82,7 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
             "skip_unreadable: true in the task to leave such out"
         )
     elif untaught := [name for name, of in counts.items() if not of[0] and not task.n_teacher]:
-        problem = f"no training image of class {_some(untaught)} is left; add images or remove the class"
+        problem = f"no training image of class {some(untaught)} is left; add images or remove the class"
     return {
         "folder": str(layout.root),
         "n_classes": len(layout.classes),
@@ -157,7 +155,7 @@ def lines_of(found: dict[str, Any]) -> list[tuple[str, str]]:
     splits = ", ".join(f"{n:,} for {_PURPOSE[split]}" for split, n in found["splits"].items())
     lines = [
         ("folder", f"{found['folder']}: {found['n_images']:,} images"),
-        ("classes", f"{found['n_classes']}: {_some(f'{name} {n:,}' for name, n in sizes.items())}"),
+        ("classes", f"{found['n_classes']}: {some(f'{name} {n:,}' for name, n in sizes.items())}"),
         ("balance", f"{balance}: {found['majority_share']:.1%} in the largest class"),
         ("splits", f"{splits}; {found['splits_from']}"),
     ]
@@ -172,15 +170,15 @@ def lines_of(found: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append(("decoded", f"once, in about {found['decode_seconds']:,.0f} s, to {size} in the cache ({free} free)"))
     lines += [("note", text) for text in found["notes"]]
     lines += [
-        ("left out", f"{len(names):,} ({why}): {_some(names)}")
+        ("left out", f"{len(names):,} ({why}): {some(names)}")
         for why, names in sorted(found["left_out"].items(), key=lambda item: item[0] == BY_TOOLS)
     ]
     if found["unreadable"]:
-        lines.append(("unreadable", f"{len(found['unreadable']):,}: {_some(found['unreadable'])}"))
+        lines.append(("unreadable", f"{len(found['unreadable']):,}: {some(found['unreadable'])}"))
     for kind, what in _DUPLICATES.items():
         if groups := found["duplicates"][kind]:
             exact = sum(group["same_file"] for group in groups)
-            pairs = _some((" = ".join(group["files"]) for group in groups), "; ")
+            pairs = some((" = ".join(group["files"]) for group in groups), "; ")
             lines.append(("duplicates", f"{len(groups):,} images {what} ({exact:,} as the same file): {pairs}"))
     return lines + [("warning", text) for text in found["warnings"]]
 
@@ -232,12 +230,12 @@ def _uneven(counts: dict[str, list[int]]) -> list[str]:
 
 def _too_few(counts: dict[str, list[int]]) -> list[str]:
     lines = [
-        f"no {purpose} image of {_some(missing)}"
+        f"no {purpose} image of {some(missing)}"
         for index, purpose in enumerate(_PURPOSE.values())
         if (missing := [name for name, of in counts.items() if not of[index]])
     ]
     few = [f"{name} ({of[0]})" for name, of in counts.items() if 0 < of[0] < FEW]
-    return lines + ([f"fewer than {FEW} training images of {_some(few)}"] if few else [])
+    return lines + ([f"fewer than {FEW} training images of {some(few)}"] if few else [])
 
 
 def _duplicates(names: list[tuple[str, str, int]], looks: dict[str, Look]) -> dict[str, list[dict[str, Any]]]:
@@ -260,8 +258,3 @@ def _duplicates(names: list[tuple[str, str, int]], looks: dict[str, Look]) -> di
         if len(splits) == 1 and len(classes) < 2:
             found["within_a_split"].append(one)
     return found
-
-
-def _some(names: Any, between: str = ", ") -> str:
-    names = list(names)
-    return between.join(names[:SHOWN]) + (f"{between}... ({len(names):,} in all)" if len(names) > SHOWN else "")

@@ -57,7 +57,7 @@ class Layout:
     def lines_left_out(self) -> list[str]:
         """A line for each reason, but for what no user has put there."""
         return [
-            f"left out: {len(names)} {'file' if len(names) == 1 else 'files'} ({why}): {_some(names)}"
+            f"left out: {len(names)} {'file' if len(names) == 1 else 'files'} ({why}): {some(names)}"
             for why, names in self.left_out.items()
             if why != BY_TOOLS
         ]
@@ -200,7 +200,7 @@ def _read_splits(layout: Layout, top: _Folder, splits: Mapping[_Folder, str]) ->
         if shared := sorted((set(folder.folders) | {folder.name}) & classes):
             raise TaskError(
                 f"{where}: {found} look like splits, and {folder.name}/ beside them like "
-                f"{'a class' if folder.name in classes else 'another'} ({_some(shared)}); name it val or test, or "
+                f"{'a class' if folder.name in classes else 'another'} ({some(shared)}); name it val or test, or "
                 "move it away"
             )
         named = role_of(folder.name) is not None
@@ -235,7 +235,7 @@ def _refuse_hidden_splits(layout: Layout, top: _Folder) -> None:
     named = [folder for folder in top.folders.values() if role_of(folder.name)]
     if named and len(named) == len(top.folders):
         raise TaskError(
-            f"{where}: {_some(f'{f.name}/' for f in named)} are named as splits, but have no class folders; put the "
+            f"{where}: {some(f'{f.name}/' for f in named)} are named as splits, but have no class folders; put the "
             "images of each into one folder per class"
         )
     if odd := [folder for folder in named if role_of(folder.name) != "train"]:
@@ -248,14 +248,14 @@ def _refuse_hidden_splits(layout: Layout, top: _Folder) -> None:
     nested = [set(folder.folders) for folder in top.folders.values()]
     if below := sorted({name for names in nested for name in names if role_of(name)}):
         raise TaskError(
-            f"{where}: class folders hold {_some(f'{name}/' for name in below)}; splits must stand above the classes: "
+            f"{where}: class folders hold {some(f'{name}/' for name in below)}; splits must stand above the classes: "
             "train/CLASS/..., test/CLASS/..."
         )
     alike = len(nested) > 1 and len(nested[0]) > 1 and all(names == nested[0] for names in nested)
     years = alike and all(name.isdigit() for name in nested[0])
     if alike and not years and not any(folder.pictures for folder in top.folders.values()):
         raise TaskError(
-            f"{where}: {_some(f'{name}/' for name in top.folders)} all hold the folders {_some(sorted(nested[0]))}: if "
+            f"{where}: {some(f'{name}/' for name in top.folders)} all hold the folders {some(sorted(nested[0]))}: if "
             "those are the classes, name the folders above them train, val and test; if not, put the images of each "
             "class directly into its folder"
         )
@@ -290,10 +290,10 @@ def _read_classes(layout: Layout, chosen: Mapping[str, _Folder]) -> None:
     for other in others:
         if odd := sorted(set(found[other]) ^ set(found[first])):
             names = f"{layout.folders[first]}/ and {layout.folders[other]}/"
-            raise TaskError(f"{layout.root}: {names} have different classes: {_some(odd)}{_only_case(odd)}")
+            raise TaskError(f"{layout.root}: {names} have different classes: {some(odd)}{_only_case(odd)}")
     layout.classes = tuple(found[first])
     if deep:
-        layout.notes.append(f"images in folders below a class folder count to the class ({_some(sorted(set(deep)))})")
+        layout.notes.append(f"images in folders below a class folder count to the class ({some(sorted(set(deep)))})")
 
 
 def _instead(layout: Layout, path: str) -> str:
@@ -327,6 +327,8 @@ def _only_case(odd: list[str]) -> str:
     return "; they differ only in how they are written: rename one" if 2 * len(same) == len(odd) else ""
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str], between: str = ", ") -> str:
+    """The first of them, as a line shows them, and how many there are."""
     names = list(names)
-    return ", ".join(names[:NAMED]) + (f", ... ({len(names)} in all)" if len(names) > NAMED else "")
+    shown = between.join(name if name.isprintable() else ascii(name)[1:-1] for name in names[:NAMED])
+    return shown + (f"{between}... ({len(names):,} in all)" if len(names) > NAMED else "")

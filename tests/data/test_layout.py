@@ -189,6 +189,12 @@ def test_everything_else_is_counted_and_named(tmp_path, caplog):
     }
 
 
+def test_names_that_would_move_the_cursor_are_shown_as_text(tmp_path):
+    fill(tmp_path, "cat", "dog")
+    (tmp_path / "a\n\x1b[2J.txt").touch()
+    assert read_layout(tmp_path).lines_left_out() == [r"left out: 1 file (no pictures): a\n\x1b[2J.txt"]
+
+
 def test_an_empty_class_is_named_with_what_it_has_instead(tmp_path):
     fill(tmp_path, "cat", "dog", "cow", count=1)
     (tmp_path / "cow" / "0.png").rename(tmp_path / "cow" / "0.heic")
