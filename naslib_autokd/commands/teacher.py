@@ -89,7 +89,7 @@ def add(commands: Any) -> None:
     stated.add_argument("--std", type=_numbers, metavar="S,S,S", help="the same: standard deviation")
     _add_input_size(stated)
     stated.add_argument(
-        "--crop", type=float, metavar="SHARE", help="of a picture's side that it gets (0.875: its centre)"
+        "--crop", type=positive(2), metavar="SHARE", help="of a picture's side that it gets (0.875: its centre)"
     )
     stated.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="how pictures are resized for it")
     _add_place(check)
