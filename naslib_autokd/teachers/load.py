@@ -42,6 +42,7 @@ from naslib_autokd.teachers.networks import (
     published_weights,
 )
 from naslib_autokd.teachers.onnx import SUFFIX, OnnxNetwork, read_onnx, write_onnx
+from naslib_autokd.teachers.outputs import LogitsOf
 from naslib_autokd.teachers.teacher import PIXELS, Ensemble, Teacher
 from naslib_autokd.teachers.training import FINE_TUNING, TEACHER_BATCH, TEACHER_TRAINING, train_teacher
 from naslib_autokd.teachers.weights import (
@@ -288,7 +289,10 @@ def write_checkpoint(teacher: Teacher, path: str | Path, data: TaskData) -> None
     if isinstance(teacher.network, Ensemble):
         raise TeacherError("an ensemble is not one file: save its members, and give them with commas between")
     path = Path(path)
-    suffix = SUFFIX if isinstance(teacher.members[0], OnnxNetwork) else ".safetensors"
+    network = teacher.members[0]
+    if isinstance(network, LogitsOf):  # what it does is found again by the values, as it was
+        network = network.network
+    suffix = SUFFIX if isinstance(network, OnnxNetwork) else ".safetensors"
     if path.suffix != suffix:
         raise TeacherError(f"{path}: this teacher is saved as a {suffix} file")
     given = teacher.input_for(data.task)
@@ -307,10 +311,10 @@ def write_checkpoint(teacher: Teacher, path: str | Path, data: TaskData) -> None
         "naslib_autokd": __version__,
         "torch": torch.__version__,
     }
-    if isinstance(network := teacher.members[0], OnnxNetwork):
+    if isinstance(network, OnnxNetwork):
         write_onnx(network, {key: value for key, value in metadata.items() if key != "architecture"}, path)
         return
-    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in teacher.members[0].state_dict().items()}
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     content = to_safetensors(tensors, {key: json.dumps(value) for key, value in metadata.items()})
     write_whole(path, content)
 

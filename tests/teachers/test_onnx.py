@@ -45,6 +45,7 @@ def nearest_colour(
     made_for=((0.0,) * 3, (1.0,) * 3),
     shape=("batch", 3, "height", "width"),
     order=range(6),
+    softmax=False,
     **metadata,
 ) -> Path:
     """Write a graph that names the class of the nearest colour, made for this normalisation."""
@@ -55,6 +56,9 @@ def nearest_colour(
         helper.make_node("ReduceMean", ["images", "axes"], ["found"], keepdims=0),
         helper.make_node("Gemm", ["found", "weight", "bias"], ["logits"], transB=1, alpha=40.0, beta=20.0),
     ]
+    if softmax:
+        nodes[1].output[0] = "inside"
+        nodes.append(helper.make_node("Softmax", ["inside"], ["logits"], axis=1))
     constants = [
         numpy_helper.from_array(np.array([1, 2] if channels_last else [2, 3]), "axes"),
         numpy_helper.from_array(weights, "weight"),
@@ -151,6 +155,18 @@ def test_it_can_be_a_member_of_an_ensemble_but_what_needs_layers_is_refused(colo
         DisWOT(get_search_space("hnag-small"), max_budget_epochs=9).attach(evaluator)
     row = evaluator.teacher_row()
     assert row.val_accuracy > 0.97
+
+
+def test_a_graph_that_ends_in_a_softmax_is_taken_back_to_logits_and_restated_too(colours, tmp_path):
+    path = nearest_colour(tmp_path / "t.onnx", softmax=True, input_range=[0, 1], classes=list(reversed(CLASSES)))
+    with pytest.raises(TeacherError):  # the order that it states is wrong
+        load_teacher(colours, path)
+    one = load_teacher(colours, nearest_colour(path, softmax=True, input_range=[0, 1]))
+    images = colours.val_images[:9]
+    wanted = expected(images).log_softmax(dim=1)
+    torch.testing.assert_close(one(images).double(), wanted, rtol=1e-3, atol=1e-3)
+    write_checkpoint(one, tmp_path / "stated.onnx", colours)
+    torch.testing.assert_close(load_teacher(colours, tmp_path / "stated.onnx")(images), one(images))
 
 
 def test_what_it_was_made_for_is_stated_once_and_kept(colours, tmp_path):
