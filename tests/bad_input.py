@@ -283,7 +283,9 @@ def value(rng: random.Random, content: Any) -> tuple[bytes, str]:
         place = place[key]
     old = place[key]
     free = key in ("name", "title", "question", "label")  # any text is right
-    place[key] = rng.choice([bad for bad in BAD[kind_of(old)] if bad != old and not (free and bad == UNKNOWN)])
+    if "stage_ratios" in path:  # only their proportions count
+        old = "ratio"
+    place[key] = rng.choice([bad for bad in BAD[kind_of(old)] if bad != old and not (free and bad in ("", UNKNOWN))])
     return yaml.safe_dump(changed, sort_keys=False).encode(), f"{path} = {place[key]!r:.60}"
 
 

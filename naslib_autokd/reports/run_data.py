@@ -11,7 +11,7 @@ import json
 import math
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from scipy import stats
 
 from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.records import Trial, TrialStore, objective_value
+from naslib_autokd.records import incumbent as observed_incumbent
 from naslib_autokd.runners.finals import best_final, read_finals, student_path
 from naslib_autokd.runners.pareto import pareto_front
 from naslib_autokd.runners.run_folder import (
@@ -86,6 +87,9 @@ TABLES: dict[str, str] = {
     "failures": "status, message, n: failed trials (or jobs: method, seed, message) by reason",
 }
 """Every table that a run can have, and its columns. Accuracies, errors and regrets are fractions in [0, 1]."""
+
+MOST_SHOWN = 10_000
+"""Trials that get a row, and a point in a chart, of their own: a page with more is slow to make and to open."""
 
 MOST_ANALYSED = 1000
 """Trials that importance and partial dependence are computed from, at most: drawn from all with a fixed seed."""
@@ -191,24 +195,27 @@ def _empty(folder: Path) -> RunData:
 def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunData:
     task = read_task(folder)
     environment = settings.pop("environment", {})
-    status = read_status(folder)
-    trials = list(TrialStore(folder / TRIALS))
+    store = TrialStore(folder / TRIALS)
+    status, trials = read_status(folder, store), list(store)
+    shown = _shown(trials)
     finals = _finals(folder)
     result = _json(folder / RESULT)
     label = str(settings.get("optimizer", "search"))
     seed = settings.get("seed")
     tables: dict[str, list[Row]] = {}
     missing: dict[str, str] = {}
-    tables["trials"] = _trial_rows(trials, label, seed)
+    rows = _trial_rows(trials, label, seed)
+    tables["trials"] = rows if len(shown) == len(trials) else [rows[index] for index in shown]
+    some = [trials[index] for index in shown]
     tables["anytime"] = _anytime_rows(trials, label, seed)
     tables["failures"] = _failure_rows(trials)
     tables["finals"] = _final_rows(finals, label, seed)
     incumbent = _incumbent(trials, result)
-    tables["families"] = _family_rows(trials, tables["finals"], incumbent)
-    _add_settings(tables, missing, [(label, seed, trial) for trial in trials], settings.get("space"), analyse)
+    tables["families"] = _family_rows(some, tables["finals"], incumbent)
+    _add_settings(tables, missing, [(label, seed, trial) for trial in some], settings.get("space"), analyse)
     objectives = list(settings.get("objectives", ["error"]))
     if len(objectives) > 1:
-        tables["front"] = _front_rows(trials, objectives, result)
+        tables["front"] = _front_rows(trials, objectives, result, set(map(id, some)))
     else:
         missing["front"] = "The search minimised the error alone, so there is no Pareto front."
     kept = _kept(finals) if finals else None
@@ -227,11 +234,17 @@ def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunDa
         candidate = None if incumbent is None else incumbent[1]
         students = ({"method": label, "seed": seed, "path": path, "candidate": candidate},)
     _say_missing(tables, missing, trials, finals)
+    sampled = ""
+    if len(some) < len(trials):
+        sampled = (
+            f"Single trials are shown for {len(some):,} of {len(trials):,}: each that was the best so far, and an even "
+            "sample of the others. The answer, the curve over time and all sums are of all trials."
+        )
     return RunData(
         kind="search",
         folder=folder,
         state=_state(status.state, trials, folder),
-        problem=_search_problem(status, len(trials), len(finals)) if unfinished else "",
+        problem=f"{_search_problem(status, len(trials), len(finals)) if unfinished else ''} {sampled}".strip(),
         task=task,
         settings=settings,
         environment=environment,
@@ -245,6 +258,19 @@ def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunDa
         export_command=f"naslib-autokd export {shlex.quote(str(folder))} --format onnx" if students else "",
         students=students,
     )
+
+
+def _shown(trials: Sequence[Trial]) -> list[int]:
+    """Indices of the trials that get a row of their own: all, or of very many the best so far and an even sample."""
+    if len(trials) <= MOST_SHOWN:
+        return list(range(len(trials)))
+    chosen = set(range(0, len(trials), -(-len(trials) // MOST_SHOWN)))
+    lowest: dict[int, float] = {}
+    for index, trial in enumerate(trials):
+        if trial.succeeded and trial.cost < lowest.get(trial.budget_epochs, math.inf):
+            lowest[trial.budget_epochs] = trial.cost
+            chosen.add(index)
+    return sorted(chosen)
 
 
 def _state(state: str, trials: Sequence[Trial], folder: Path) -> str:
@@ -359,10 +385,7 @@ def _incumbent(trials: Sequence[Trial], result: Mapping[str, Any]) -> tuple[str,
     """Digest and values of the family that the run favours, and by what: the optimizer's evidence or observed."""
     if "candidate_digest" in result:
         return result["candidate_digest"], result["candidate"], "evidence"
-    store = TrialStore()
-    for trial in trials:
-        store.append(trial)
-    best = store.incumbent()
+    best = observed_incumbent(trials)
     return None if best is None else (best.candidate_digest, best.candidate, "observed")
 
 
@@ -406,7 +429,10 @@ def _family_rows(
     return sorted(rows, key=lambda row: order.index(row["group"]))
 
 
-def _front_rows(trials: Sequence[Trial], objectives: Sequence[str], result: Mapping[str, Any]) -> list[Row]:
+def _front_rows(
+    trials: Sequence[Trial], objectives: Sequence[str], result: Mapping[str, Any], shown: Container[int]
+) -> list[Row]:
+    """The front is of all trials; rows besides are of those whose ``id`` is ``shown``."""
     full = [trial for trial in _full(trials) if all(objective_value(trial, name) is not None for name in objectives)]
     values = np.array([[objective_value(trial, name) for name in objectives] for trial in full], dtype=float)
     observed = {int(i) for i in pareto_front(values)} if len(full) else set()
@@ -418,6 +444,7 @@ def _front_rows(trials: Sequence[Trial], objectives: Sequence[str], result: Mapp
             **dict(zip(objectives, values[index].tolist(), strict=True)),
         }
         for index, trial in enumerate(full)
+        if index in observed or id(trial) in shown
     ]
     for family in result.get("front") or []:
         rows.append({"family": family["candidate_digest"], "on_front": True, "expected": True, **family["objectives"]})

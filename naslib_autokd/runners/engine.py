@@ -688,6 +688,9 @@ CLUSTERS = {
 """Kinds of job queues, and dask-jobqueue's classes for them."""
 
 
+TEXT_OPTIONS = {"account", "interface", "job_name", "local_directory", "log_directory", "project", "protocol", "python"}
+TEXT_OPTIONS |= {"queue", "shebang", "walltime"}
+"""Options of dask-jobqueue that it takes as they are, whatever they are."""
 MOST_WORKERS = 4096
 """That a cluster file may ask for, as ``--workers``."""
 
@@ -793,6 +796,9 @@ def read_cluster(path: str | Path) -> ClusterConfig:
         value = options.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise refused(f"{name} must be a whole number of at least 1, got {value!r}", "options", name)
+    for name in TEXT_OPTIONS & set(options):
+        if not isinstance(options[name], str | None):
+            raise refused(f"{name} must be text (in quotes), got {options[name]!r}", "options", name)
     try:
         right = parse_bytes(options["memory"]) > 0
     except (ValueError, TypeError, AttributeError, OverflowError):

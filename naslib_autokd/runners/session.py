@@ -269,8 +269,11 @@ class RunStatus:
         return lines
 
 
-def read_status(folder: str | Path) -> RunStatus:
+def read_status(folder: str | Path, store: TrialStore | None = None) -> RunStatus:
     """Read where a run stands; takes no lock and writes nothing, so it may be called at any time.
+
+    Args:
+        store: Its trials, if they have been read.
 
     Raises:
         ValueError: If ``folder`` holds no run.
@@ -279,7 +282,7 @@ def read_status(folder: str | Path) -> RunStatus:
     if not any((folder / name).exists() for name in (RUN, TRIALS, STATUS)):
         raise ValueError(f"{folder} holds no run (neither {RUN} nor {TRIALS})")
     said = read_said(folder)
-    store = TrialStore(folder / TRIALS)
+    store = TrialStore(folder / TRIALS) if store is None else store
     state = said["state"]
     if state == "running" and not _alive(folder, said):
         state = "stopped"
