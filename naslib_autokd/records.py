@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import heapq
-import itertools
 import json
 import marshal
 import math
@@ -571,8 +570,8 @@ class TrialStore(_RecordFile[Trial]):
         return list(self._observe().points)
 
     def _observe(self) -> _ObservedIncumbent:
-        for trial in itertools.islice(self._records, self._n_observed, None):
-            self._observed.add(trial)
+        for index in range(self._n_observed, len(self._records)):  # islice would walk there from the first
+            self._observed.add(self._records[index])
         self._n_observed = len(self._records)
         return self._observed
 

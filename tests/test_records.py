@@ -291,6 +291,22 @@ def test_trajectory_and_incumbent_of_many_trials_are_not_quadratic() -> None:
     assert time.process_time() - started < 10  # one second; looking at all trials each time takes minutes
 
 
+def test_asking_after_each_trial_does_not_walk_the_trials_from_the_first() -> None:
+    class Counted(list[Any]):
+        walks = 0
+
+        def __iter__(self) -> Any:
+            Counted.walks += 1
+            return super().__iter__()
+
+    store = TrialStore()
+    store._records = Counted()
+    for number in range(20):
+        store.append(trial(number, cost=0.5 - number / 100, digest=str(number)))
+        assert store.incumbent() is not None
+    assert Counted.walks == 0
+
+
 def test_incumbent_is_chosen_among_the_largest_budget() -> None:
     trials = [trial(0, 0.1, 3, "low"), trial(1, 0.3, 9, "a"), trial(2, 0.2, 9, "b")]
     best = incumbent(trials)

@@ -18,6 +18,7 @@ from scipy import stats
 
 from naslib_autokd.cli import main
 from naslib_autokd.records import Trial, TrialStore
+from naslib_autokd.reports import run_data
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html._page import log_axis
 from naslib_autokd.reports.html.search import expected_calibration_error
@@ -387,3 +388,18 @@ def test_ticks_of_a_logarithmic_axis_are_in_its_range() -> None:
         inside = [tick for tick in axis["tickvals"] if low <= tick <= high]
         assert len(inside) >= 2 or high / low < 1.4
         assert [float(text.replace(",", "")) for text in axis["ticktext"]] == axis["tickvals"]
+
+
+def test_of_very_many_trials_a_sample_is_shown_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_search(tmp_path / "run", 60, finals=FINALS)
+    everything = read_run(folder, analyse=False)
+    monkeypatch.setattr(run_data, "MOST_SHOWN", 10)
+    sampled = read_run(folder, analyse=False)
+    rows = sampled.tables["trials"]
+    assert 10 <= len(rows) < 30
+    assert all(row in everything.tables["trials"] for row in rows), "sums are of all trials"
+    for name in ("anytime", "failures", "budget_agreement", "finals"):
+        assert sampled.tables[name] == everything.tables[name]
+    assert sampled.answer == everything.answer
+    assert f"{len(rows)} of {len(everything.tables['trials'])}" in sampled.problem
+    assert everything.problem == ""
