@@ -40,7 +40,7 @@ from naslib_autokd.distillation.training import train
 from naslib_autokd.tasks import get_task
 
 RESULTS = Path(__file__).parent / "results" / "pictures.json"
-PAIRS = 7
+PAIRS = 5
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -96,8 +96,8 @@ def decoding() -> dict[str, Any]:
 
 
 def views() -> dict[str, Any]:
-    """The middling student of each size: that of the benchmark of students."""
-    from naslib_autokd.search_spaces.hnag import PRESETS
+    """The student of the default family of each task's space."""
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
     from naslib_autokd.search_spaces.hnag.student import Student
     from naslib_autokd.search_spaces.hnag.wiring import fit_width
 
@@ -107,7 +107,7 @@ def views() -> dict[str, Any]:
         images = np.random.RandomState(0).randint(0, 256, size=(n, task.in_channels, size, size)).astype(np.uint8)
         ahead = draw_views(images, task).cut_ahead()
         later = type(ahead)(ahead.sources, ahead.places, ahead.zeros)
-        wiring = PRESETS[task.preset].default_generator.sample_wiring(0)
+        wiring = HNAGSpace(task.preset).default_candidate().sample_wiring(0)
         spec = fit_width(
             wiring, task.max_params, in_channels=task.in_channels, image_size=size, n_classes=task.n_classes
         )

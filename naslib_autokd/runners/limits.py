@@ -55,7 +55,8 @@ class Limits:
     """Wall-clock seconds of one trial; loading data and teacher does not count, but may not stand still for as long (30
     s at least): neither compute nor read anything."""
     memory_bytes: int | None = None
-    """Resident memory of the trial's process (CPU), with everything in it: Python and torch alone take 0.3 GiB."""
+    """Resident memory of the trial's process (CPU) but for the files that it maps, such as the decoded pictures, which
+    all processes share: Python and torch alone take 0.2 GiB."""
 
     def __post_init__(self) -> None:
         for name, value in (("seconds", self.seconds), ("memory_bytes", self.memory_bytes)):
@@ -336,11 +337,12 @@ def ending(code: int) -> str:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 if it is gone."""
+    """Resident memory of a process without the files that it maps, which others share; 0 if it is gone."""
     import psutil
 
     try:
-        return int(psutil.Process(pid).memory_info().rss)
+        memory = psutil.Process(pid).memory_info()
+        return int(memory.rss - getattr(memory, "shared", 0))
     except psutil.Error:
         return 0
 

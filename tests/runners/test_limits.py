@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 from faulty import handler
 
-from naslib_autokd.runners.limits import Limits, WorkerProcess, WorkerStartError, ending, pickled
+from naslib_autokd.runners.limits import Limits, WorkerProcess, WorkerStartError, ending, pickled, resident_bytes
 
 
 @pytest.fixture
@@ -120,3 +121,13 @@ def test_a_hanging_child_ends_with_its_parent() -> None:
         parent.kill()
     psutil.wait_procs([child], timeout=10)
     assert not child.is_running()
+
+
+def test_mapped_files_are_no_memory_of_a_trial(tmp_path):
+    """All workers map one file of decoded pictures: its pages are not those of one process."""
+    path = tmp_path / "pictures.u8"
+    path.write_bytes(bytes(64 << 20))
+    before = resident_bytes(os.getpid())
+    mapped = np.memmap(path, np.uint8, "r")
+    assert int(mapped.max()) == 0
+    assert resident_bytes(os.getpid()) - before < 16 << 20
