@@ -13,7 +13,7 @@ from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import accuracy
 from naslib_autokd.tasks import Task
 from naslib_autokd.teachers.names import TeacherError, few
-from naslib_autokd.teachers.outputs import add_note, as_logits, take_logits
+from naslib_autokd.teachers.outputs import add_note, as_logits, some_training_images, take_logits
 from naslib_autokd.teachers.teacher import Ensemble, Teacher
 
 STATED_TOLERANCE = 0.03
@@ -186,19 +186,13 @@ class _Evidence:
         missing = EVIDENCE - len(labels)
         if int(counts.min()) >= FEW or missing <= 0:
             return cls(images, labels, logits, False)
-        chosen = _spread(len(data.train_labels), missing, data.device)
-        seen = data.train_views[torch.zeros_like(chosen), chosen]
+        seen, labels_seen = some_training_images(data, missing)
         joined = torch.cat([logits, teacher.predict(seen)])
-        return cls(torch.cat([images, seen]), torch.cat([labels, data.train_labels[chosen]]), joined, True)
+        return cls(torch.cat([images, seen]), torch.cat([labels, labels_seen]), joined, True)
 
     @property
     def where(self) -> str:
         return "validation and training images" if self.with_training else "validation images"
-
-
-def _spread(n: int, wanted: int, device: torch.device) -> Tensor:
-    """Up to ``wanted`` indices below ``n``, evenly spread: image folders are sorted by class."""
-    return torch.linspace(0, n - 1, min(n, wanted), device=device).long()
 
 
 def _recalls(logits: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -247,9 +241,9 @@ def _flat_targets(teacher: Teacher, data: TaskData) -> list[str]:
     """
     if data.task.n_classes < 4:
         return []
-    chosen = _spread(len(data.train_labels), EVIDENCE // 2, data.device)
-    logits = teacher.predict(data.train_views[torch.zeros_like(chosen), chosen]).float()
-    logits = logits[logits.argmax(dim=1) == data.train_labels[chosen]]
+    images, labels = some_training_images(data, EVIDENCE // 2)
+    logits = teacher.predict(images).float()
+    logits = logits[logits.argmax(dim=1) == labels]
     if len(logits) < FEW:
         return []
     ranked = logits.sort(dim=1, descending=True).values

@@ -151,7 +151,7 @@ def as_logits(teacher: Teacher, outputs: Tensor, data: TaskData) -> Tensor:
         return outputs
     seen = outputs
     if outputs.numel() < ENOUGH_VALUES:
-        seen = torch.cat([outputs, teacher.predict(data.train_images[:ENOUGH_VALUES])])
+        seen = torch.cat([outputs, teacher.predict(some_training_images(data, ENOUGH_VALUES)[0])])
     kind = kind_of(seen)
     if kind == SIGMOIDS:
         raise TeacherError(
@@ -182,6 +182,13 @@ def as_logits(teacher: Teacher, outputs: Tensor, data: TaskData) -> Tensor:
         wrapped = LogitsOf(inner.network, inner.path, probabilities=True)
     _wrap(teacher, wrapped)
     return outputs.log()
+
+
+def some_training_images(data: TaskData, wanted: int) -> tuple[Tensor, Tensor]:
+    """Up to ``wanted`` with their labels, evenly spread (folders are sorted by class); no others are read."""
+    n = len(data.train_labels)
+    chosen = torch.linspace(0, n - 1, min(n, wanted), device=data.device).long()
+    return data.train_views[torch.zeros_like(chosen), chosen], data.train_labels[chosen]
 
 
 def add_note(teacher: Teacher, note: str) -> None:
