@@ -50,6 +50,8 @@ TURNS = {
 }
 """EXIF orientation -> what makes the picture upright."""
 ORIENTATION, BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 0x0112, 258, 281
+PROGRAMS = ("EPS", "WMF")
+"""Pillow has other software run these (Ghostscript, Windows), whatever the name of the file is."""
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 GREY = ("1", "L", "LA", "La", *DEEP_GREY)
 """Pillow's modes without colour."""
@@ -84,8 +86,11 @@ def prepare_image(
     """The same of a Pillow image. ``guesses`` gets a line if the range of its grey levels had to be guessed.
 
     Raises:
-        ValueError: For pixels of 32 bits, and for 16-bit colours of which Pillow's 8 bits keep next to nothing.
+        ValueError: For pixels of 32 bits, for 16-bit colours of which Pillow's 8 bits keep next to nothing, and for
+            `PROGRAMS`.
     """
+    if image.format in PROGRAMS:
+        raise ValueError(f"it is a program that draws a picture ({image.format}), which is not run; save it as PNG")
     depth, significant = _stated_bits(image)
     image.draft(None, (OVERSAMPLING * size, OVERSAMPLING * size))  # JPEG alone has this
     if image.format == "TIFF" and hasattr(image, "filename"):

@@ -232,3 +232,10 @@ def test_damaged_files_are_named_whatever_pillow_raises(tmp_path, scene):
     assert len(decoded.skipped) == len(files) + 1 - len(decoded.kept) >= len(files) - 2
     for file in files:
         assert bool(look_at(file).problem) == any(str(file) in line for line in decoded.skipped)
+
+
+def test_pictures_that_are_programs_are_not_run(tmp_path) -> None:
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(path, format="EPS")
+    with pytest.raises(ValueError, match="a program that draws a picture"):
+        prepare(path, 8, 3)
