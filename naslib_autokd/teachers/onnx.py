@@ -201,7 +201,7 @@ def _stated(network: OnnxNetwork, size: int | None, data: TaskData) -> tuple[Net
     if "input_range" in metadata:
         try:
             low, high = (float(value) for value in metadata["input_range"])
-            metadata |= {"mean": [-low / (high - low)], "std": [1 / (high - low)]}
+            metadata |= {"mean": [(0.0 - low) / (high - low)], "std": [1 / (high - low)]}
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise TeacherError(f"its metadata input_range cannot be read: {error}") from error
     elif channels != data.task.in_channels and "mean" not in metadata:
