@@ -112,6 +112,18 @@ def test_a_queue_that_takes_no_job_ends_the_command_with_its_message(
     assert capfd.readouterr().err == "", "Dask does not report it again"
 
 
+def broken(_: int) -> Any:
+    raise FileNotFoundError("the data are not on this machine")
+
+
+def test_a_worker_that_cannot_start_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with DaskPool(broken, workers=1) as pool:
+        pool.submit(0, "job")
+        with pytest.raises(WorkerStartError, match="the data are not on this machine"):
+            pool.next_finished(60)
+    assert capfd.readouterr().err == "", "not again in ten lines of Dask"
+
+
 # --- TLS ------------------------------------------------------------------------------------------------------------
 
 
