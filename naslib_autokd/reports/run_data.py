@@ -284,6 +284,9 @@ def _search_problem(status: Any, n_trials: int, n_finals: int) -> str:
     if status.state == "running":
         return f"The search is still running ({done}): what follows is the state at the time of this report."
     said = f" ({' '.join(status.message.split())})" if status.message else ""
+    if status.finals_of and n_finals < status.finals_of:
+        word = {"failed": "ended with an error", "interrupted": "was interrupted"}.get(status.state, "was stopped")
+        return f"It {word}{said} after {n_finals} of {status.finals_of} final students: the same command continues it."
     if not n_trials:
         return f"No trial has finished yet{said}: there is nothing to show but the settings."
     word = {"failed": "ended with an error", "interrupted": "was interrupted"}.get(status.state, "was stopped")

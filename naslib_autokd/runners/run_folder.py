@@ -69,7 +69,7 @@ class RunFolder:
             return
         folder = cls(out.path if isinstance(out, RunFolder) else out)
         folder.refuse_files()
-        new = not folder.path.exists()
+        new = [place for place in (folder.path, *folder.path.parents) if not place.exists()]
         folder.path.mkdir(parents=True, exist_ok=True)
         with _held(folder.path / LOCK, folder.in_use):
             remove_leftovers(folder.path)
@@ -81,7 +81,8 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     if new and [path.name for path in folder.path.iterdir()] == [LOCK]:  # refused before any work
                         (folder.path / LOCK).unlink()
-                        folder.path.rmdir()
+                        for place in new:
+                            place.rmdir()
 
     def refuse_files(self) -> None:
         """Raise RunFolderError if there is a file in the folder's place."""

@@ -116,7 +116,7 @@ def test_leftovers_of_other_living_processes_stay(tmp_path: Path) -> None:
 
 
 def test_a_new_folder_in_which_nothing_was_done_goes_again(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="refused"), RunFolder.own(tmp_path / "new"):
+    with pytest.raises(ValueError, match="refused"), RunFolder.own(tmp_path / "new" / "run"):
         raise ValueError("refused")
     assert not (tmp_path / "new").exists()
 
