@@ -205,5 +205,5 @@ def test_a_process_holds_no_copy_of_the_pictures(own_cache):
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     own, total, size = json.loads(done.stdout)
     assert size == 1.0
-    assert own < 0.4  # what reading takes, whatever their number; a copy would be 1
+    assert own < 0.7  # what reading takes, whatever their number; a copy would be 1
     assert 0.95 * 2 * 3000 * 3 * 96**2 * 3 < total <= 2 * 3000 * 3 * 96**2 * 3  # every view was read
