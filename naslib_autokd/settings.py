@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,7 @@ class _Reading:
         return values
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
-        if not all(sign.isprintable() or sign in "\n\t" for sign in node.value):
+        if any(unicodedata.category(sign) == "Cc" and sign not in "\n\t" for sign in node.value):
             raise _refuse(f"{node.value[:40]!a} holds control characters", node)
         if self._as_text:
             return node.value
