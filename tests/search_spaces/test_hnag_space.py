@@ -157,7 +157,8 @@ def test_the_width_is_the_largest_that_fits(
     assert min(spec.channels) >= min_channels
     assert spec.n_params <= max_params
     if expected.budget_used(max_params) >= 0.95:
-        assert spec.channels == expected.channels
+        used = set(wiring.stages)  # the channels of a stage without nodes cost nothing and mean nothing
+        assert [spec.channels[stage] for stage in used] == [expected.channels[stage] for stage in used]
     else:  # one channel more in some stages is allowed then, and only then
         assert spec.n_params >= expected.n_params
         assert all(0 <= a - b <= 1 for a, b in zip(spec.channels, expected.channels, strict=True))
