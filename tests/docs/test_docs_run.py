@@ -88,6 +88,7 @@ NASLIB_SEARCH = (
 )
 WORKERS = "tests/test_cli.py::test_workers_find_what_one_worker_finds_and_their_limits_hold"
 DEVICES = "tests/runners/test_engine.py::test_each_worker_has_its_device"
+DATA_CHECK = "tests/test_commands_data.py::test_the_command"
 DASK = "tests/runners/test_engine.py::test_a_dask_worker_that_disappears_costs_its_own_trial_only"
 TLS = "tests/runners/test_hosts.py::test_a_tls_scheduler_is_used_with_certificates_and_refused_without"
 SLURM = "tests/runners/test_engine.py::test_the_example_makes_a_slurm_script"
@@ -150,6 +151,7 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd search --task cluttered-digits --objectives error,macs --trials 12 --finals 1 "
     "--out runs/front": HERE,
     # teachers, data and students
+    "naslib-autokd data check photos": DATA_CHECK,
     "naslib-autokd data check --task photos.yaml": HERE,
     "naslib-autokd teacher train --task photos.yaml --architecture resnet-small --epochs 6 "
     "--out teacher.safetensors": HERE,
