@@ -110,8 +110,11 @@ def test_images_that_cannot_be_read_are_named_and_make_the_folder_unusable(photo
     assert main(["data", "check", str(photos)]) == 2
     captured = capsys.readouterr()
     assert "unreadable     1: train/ash/broken.jpg: cannot identify image file" in captured.out
-    assert "naslib-autokd: error: 1 images cannot be read, such as train/ash/broken.jpg" in captured.err
-    assert check(photos, skip_unreadable=True)["usable"]
+    assert "naslib-autokd: error: 1 of 41 images cannot be read, such as train/ash/broken.jpg" in captured.err
+    skipping = check(photos, skip_unreadable=True)
+    assert skipping["usable"]
+    assert (skipping["n_images"], skipping["splits"]["train"]) == (40, 20)  # those that will be trained on
+    assert skipping["classes"]["ash"]["train"] == 10
 
 
 def test_the_command(photos, capsys):

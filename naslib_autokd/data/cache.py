@@ -42,7 +42,8 @@ def stored_images(paths: Sequence[Path], size: int, channels: int, *, skip_unrea
     """As `decoding.read_images`, from a store that is made on first use; ``images`` is mapped and must not be written.
 
     The store's name depends on names, sizes and times of the files and on how pictures are prepared. What it will take
-    is said before the work. Without room on the disk the images are kept in memory, if they fit.
+    is said before the work, and what was left out whenever a store is opened. Without room on the disk the images are
+    kept in memory, if they fit.
 
     Raises:
         TaskError: If a file cannot be read, or neither the disk nor the memory has room.
@@ -64,7 +65,9 @@ def stored_images(paths: Sequence[Path], size: int, channels: int, *, skip_unrea
             *(f"{len(paths):,}", size, size, gigabytes(math.prod(shape)), where, _duration(seconds)),
         )
 
-    return stored(key, shape, decode, announce)
+    decoded = stored(key, shape, decode, announce)
+    decoded.tell()
+    return decoded
 
 
 def shared(images: Images) -> Images:

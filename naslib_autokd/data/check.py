@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from naslib_autokd.data.decoding import Look, look_at, seconds_a_picture
 from naslib_autokd.data.folders import TOLD, ImageFiles, decided, layout_of, split_files
 from naslib_autokd.data.layout import BY_TOOLS, Layout, pictures_below, some
@@ -71,6 +73,10 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
     looks = _look(layout.root, [name for _, name, _ in pictures], report)
     readable = {name: look for name, look in looks.items() if not look.problem}
     unreadable = [f"{name}: {look.problem}" for name, look in looks.items() if look.problem]
+    if task.skip_unreadable:
+        splits = {split: _readable(files, readable) for split, files in splits.items()}
+        pictures = [picture for picture in pictures if picture[1] in readable]
+        n_labelled = sum(len(files.names) for files in splits.values())
     counts = _counts(layout, splits)
     shorter = sorted(min(look.width, look.height) for look in readable.values())
     shapes = [max(look.width, look.height) / min(look.width, look.height) for look in readable.values()]
@@ -78,8 +84,8 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
     problem = None
     if unreadable and not task.skip_unreadable:
         problem = (
-            f"{len(unreadable):,} images cannot be read, such as {unreadable[0]}; mend or remove them, or set "
-            "skip_unreadable: true in the task to leave such out"
+            f"{len(unreadable):,} of {len(looks):,} images cannot be read, such as {unreadable[0]}; mend or remove "
+            "them, or set skip_unreadable: true in the task to leave such out"
         )
     elif untaught := [name for name, of in counts.items() if not of[0] and not task.n_teacher]:
         problem = f"no training image of class {some(untaught)} is left; add images or remove the class"
@@ -97,7 +103,7 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
         "left_out": {why: sorted(left) for why, left in layout.left_out.items()},
         "unreadable": unreadable,
         "duplicates": _duplicates(pictures, readable),
-        "majority_share": max(map(sum, counts.values())) / n_labelled,
+        "majority_share": max(map(sum, counts.values())) / max(1, n_labelled),
         **estimate,
         "notes": layout.notes,
         "warnings": _uneven(counts) + _too_few(counts) + _unfit(task, readable, estimate),
@@ -206,6 +212,10 @@ def _drawn(layout: Layout) -> str:
         return "validation and test are drawn, by class"
     own = ", ".join(f"{folder}/" for folder in layout.folders.values())
     return f"{own} of the folder" + ("" if "val" in layout.folders else ", validation drawn from training, by class")
+
+
+def _readable(files: ImageFiles, readable: dict[str, Look]) -> ImageFiles:
+    return files.part(np.asarray([index for index, name in enumerate(files.names) if name in readable], dtype=np.int64))
 
 
 def _labelled(files: ImageFiles) -> list[tuple[str, int]]:

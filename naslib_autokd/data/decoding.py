@@ -43,6 +43,12 @@ class Decoded:
     skipped: tuple[str, ...]
     """One line for each unreadable file: its path and what is wrong with it."""
 
+    def tell(self) -> None:
+        """Log how many files were left out, and some of them."""
+        if n := len(self.skipped):
+            shown = "; ".join(self.skipped[:SHOWN]) + (f"; ... ({n} in all)" if n > SHOWN else "")
+            log.warning("left out: %d unreadable of %d images: %s", n, n + len(self.kept), shown)
+
 
 def read_images(
     paths: Sequence[Path],
@@ -84,8 +90,6 @@ def read_images(
         raise TaskError(f"{lines[0]}; mend or remove it, or set skip_unreadable: true in the task to leave such out")
     if len(wrong) == len(paths):
         raise TaskError(f"none of {len(paths)} images can be read; {lines[0]}")
-    shown = "; ".join(lines[:SHOWN]) + (f"; ... ({len(lines)} in all)" if len(lines) > SHOWN else "")
-    log.warning("%d of %d images are left out: %s", len(lines), len(paths), shown)
     kept = np.asarray([index for index in range(len(paths)) if index not in wrong], dtype=np.int64)
     for place, index in enumerate(kept):
         if place != index:

@@ -100,7 +100,7 @@ def test_a_damaged_store_is_made_again(damage, checked, folder, own_cache, monke
         np.testing.assert_array_equal(stored_images(paths, 8, 3).images, expected)
 
 
-def test_unreadable_pictures_are_left_out_and_remembered(folder, own_cache, monkeypatch):
+def test_unreadable_pictures_are_left_out_and_remembered(folder, own_cache, monkeypatch, caplog):
     paths = sorted(folder.rglob("*.png"))
     paths[3].write_bytes(b"no picture")
     with pytest.raises(TaskError, match=paths[3].name):
@@ -112,6 +112,8 @@ def test_unreadable_pictures_are_left_out_and_remembered(folder, own_cache, monk
         np.testing.assert_array_equal(found.images, expected.images)
         np.testing.assert_array_equal(found.kept, expected.kept)
         assert found.skipped == expected.skipped
+        assert f"left out: 1 unreadable of 24 images: {paths[3]} is not a readable image" in caplog.text
+        caplog.clear()
         monkeypatch.setattr(decoding, "prepare_image", None)
 
 
