@@ -139,6 +139,21 @@ class WorkerProcess:
         self._end()
 
     def _start(self) -> None:
+        answer, killed = self._load()
+        if killed:  # for want of memory, by a hand: no fault of what it loads, unless it happens again
+            answer, _ = self._load()
+        if isinstance(answer, Outcome):
+            self._end()
+            details = f": {answer.details.strip().splitlines()[-1]}" if answer.details.strip() else ""
+            if answer.status == "timeout":
+                raise WorkerStartError(f"a worker cannot start: {answer.message}")
+            raise WorkerStartError(f"a worker ended before its first trial: {answer.message}{details}")
+        if answer[0] != "ready":
+            self._end()
+            raise WorkerStartError(f"a worker cannot start: {answer[1]}")
+
+    def _load(self) -> tuple[tuple[Any, ...] | Outcome, bool]:
+        """A new child's first answer, and whether a signal, none of ours, ended it before."""
         self._end()
         with self._lock:
             if self._closed:
@@ -156,17 +171,12 @@ class WorkerProcess:
             )
             theirs.close()
             self._connection = Connection(ours.detach())
-            self._connection.send_bytes(self.recipe)
+            with contextlib.suppress(OSError):  # dead already: its answer says so
+                self._connection.send_bytes(self.recipe)
+            process = self._process
         answer = self._receive(None, lambda _: None, self._still())
-        if isinstance(answer, Outcome):
-            self._end()
-            details = f": {answer.details.strip().splitlines()[-1]}" if answer.details.strip() else ""
-            if answer.status == "timeout":
-                raise WorkerStartError(f"a worker cannot start: {answer.message}")
-            raise WorkerStartError(f"a worker ended before its first trial: {answer.message}{details}")
-        if answer[0] != "ready":
-            self._end()
-            raise WorkerStartError(f"a worker cannot start: {answer[1]}")
+        killed = isinstance(answer, Outcome) and answer.status == "error" and (process.returncode or 0) < 0
+        return answer, killed
 
     def _still(self) -> Stillness | None:
         """What watches the child while no trial runs in it; nothing without a limit of time."""

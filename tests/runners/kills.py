@@ -11,12 +11,12 @@ removed, in the run folder or the caches. What is compared at the end: every rec
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -369,58 +369,111 @@ def experiment(root: Path, name: str, kills: int, *, cold: bool, moments: bool, 
     return {"command": name, "cold": cold, "kills": len(places), "before": dict(before), "problems": problems}
 
 
-def tree_experiment(root: Path, kills: int, *, seed: int) -> dict[str, Any]:
-    """Kill random processes, at random moments, of a search with two workers and its final students.
+TREE = [*SEARCH, "--workers", "2"]
+TREE[TREE.index("3")] = "8"
+KILLED_LOADING = "a worker ended before its first trial: the worker process was killed by SIGKILL"
+"""What a command says, and ends with, when its worker was killed twice while it loaded."""
 
-    A worker that is killed costs its trial (status "error") or nothing, the command goes on by itself; after a kill of
-    the command the same one continues. In the end every trial is there once, and every final student whole.
+
+def kind_of(process: Any, main: int) -> str:
+    """What a process of the tree is: the command, a worker that loads or trains, or a helper of either."""
+    if process.pid == main:
+        return "command"
+    return "worker" if "import child" in " ".join(process.cmdline()) else "helper"
+
+
+def strike(command: Command, rng: random.Random, kills: int, killed: Counter[str]) -> int:
+    """Run a command, killing live processes of its tree at random moments, and give its exit status.
+
+    A dead worker is replaced, so that one run takes many kills; it ends with the command's own death or its work.
     """
     import psutil
 
+    pid = command.start()
+    process, moment = psutil.Process(pid), time.monotonic() + rng.uniform(0.2, 6)
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > moment and sum(killed.values()) < kills:
+            moment = time.monotonic() + rng.uniform(0.2, 6)
+            with contextlib.suppress(psutil.Error):
+                victim = rng.choice([process, *process.children(recursive=True)])
+                finals = (command.folder / "run" / "students").exists()
+                kind = kind_of(victim, pid)
+                victim.kill()
+                killed[f"{kind}, in the {'finals' if finals else 'search'}"] += 1
+        time.sleep(0.02)
+
+
+def tree_problems(command: Command, whole: list[dict[str, Any]]) -> list[str]:
+    """What is wrong at the end of a search with workers, some of which were killed.
+
+    Random search asks for the same trials in any order, so each is the one of the uninterrupted run or died with its
+    worker. The final students are trained once more, in one process, from the same trials.
+    """
     from naslib_autokd.records import Trial
     from naslib_autokd.runners.finals import read_finals
     from naslib_autokd.runners.search import is_refusal
 
+    folder = command.folder
+    trials = [json.loads(line) for line in recorded(folder)["trials.jsonl"]]
+    counted = [trial for trial in trials if not is_refusal(Trial.from_dict(trial))]
+    found = [f"{len(counted)} trials that count, not 8"] if len(counted) != 8 else []
+    right = {trial["number"]: timeless(trial) for trial in whole}
+    for trial in map(timeless, trials):
+        same = right.get(trial["number"])
+        if same is not None and trial["status"] == "success" and trial != same:
+            found.append(f"trial {trial['number']} differs")
+        elif trial["status"] != "success" and trial != same and "SIGKILL" not in trial["message"]:
+            found.append(f"trial {trial['number']} failed of itself: {trial['message']}")
+    n_whole = min(2, sum(trial["status"] == "success" for trial in counted))
+    finals = read_finals(folder / "run")
+    found += [f"final students {[r.index for r in finals]}"] if len(finals) != n_whole else []
+    found += [text for record in finals if (text := record.problem())] + leftovers(folder)
+    now = contents(folder / "run")
+    shutil.rmtree(folder / "run" / "students")
+    for file in ("finals.jsonl", "result.json"):
+        (folder / "run" / file).unlink()
+    if Command(folder, [*TREE[:-1], "1"]).run():
+        return [*found, "the finals do not run again"]
+    again = contents(folder / "run")
+    names = {name for name in {*now, *again} if name.startswith(("students", "finals"))}
+    return found + [f"{name} differs from one process" for name in sorted(names) if now.get(name) != again.get(name)]
+
+
+def tree_experiment(root: Path, kills: int, *, seed: int) -> dict[str, Any]:
+    """Kill random processes, at random moments, of searches with two workers and their final students.
+
+    A worker that is killed costs its trial (status "error") or nothing, the command goes on by itself; after a kill of
+    the command the same one continues. In the end every trial is there once, and every final student whole.
+    """
     shutil.rmtree(root, ignore_errors=True)
     prepare(root, "search", cold=False)
-    rng, command = random.Random(seed), [sys.executable, "-m", "naslib_autokd.cli", *SEARCH, "--workers", "2"]
-    command[command.index("3")] = "8"
-    environment = {**os.environ, "NASLIB_AUTOKD_CACHE": str(root / "cache")}
+    command = Command(root, TREE)
+    assert command.run() == 0, (root / "log").read_text()
+    whole = [json.loads(line) for line in recorded(root)["trials.jsonl"]]
+    shutil.rmtree(root / "run")
+    rng, killed, ends = random.Random(seed), Counter[str](), 0
     problems: dict[str, list[str]] = {}
-    killed: Counter[str] = Counter()
-    for number in range(kills + 1):
-        if number % 3 == 0 and number < kills:
-            shutil.rmtree(root / "run", ignore_errors=True)
+    while sum(killed.values()) < kills or (root / "run").exists():
         before = recorded(root)
-        with open(root / "log", "ab") as log:
-            process = subprocess.Popen(
-                command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        if number < kills:
-            time.sleep(2 + rng.random() * 10)
-            try:
-                tree = psutil.Process(process.pid)
-                victim = rng.choice([tree, *tree.children(recursive=True)])
-                victim.kill()
-                killed["command" if victim.pid == process.pid else "worker"] += 1
-            except psutil.Error:
-                killed["too late"] += 1
-        status, after = process.wait(), recorded(root)
+        (root / "log").unlink(missing_ok=True)
+        status, after = strike(command, rng, kills, killed), recorded(root)
+        said = (root / "log").read_text()
         found = [f"lost lines of {name}" for name, was in before.items() if after.get(name, [])[: len(was)] != was]
         numbers = [json.loads(line)["number"] for line in after.get("trials.jsonl", ())]
         found += [f"trial {n} is there twice" for n, times in Counter(numbers).items() if times > 1]
         if status == 0:
-            trials = [Trial.from_dict(json.loads(line)) for line in after["trials.jsonl"]]
-            n_counted = sum(not is_refusal(trial) for trial in trials)
-            found += [f"{n_counted} trials that count, not 8"] if n_counted != 8 else []
-            finals = read_finals(root / "run")
-            found += [f"final students {[r.index for r in finals]}"] if [r.index for r in finals] != [0, 1] else []
-            found += [text for record in finals if (text := record.problem())] + leftovers(root)
-        elif status != -signal.SIGKILL:
-            found.append(f"exit status {status}: {(root / 'log').read_text()[-600:]}")
+            found, ends = found + tree_problems(command, whole), ends + 1
+        elif status != -signal.SIGKILL and KILLED_LOADING not in said:
+            found.append(f"exit status {status}: {said[-600:]}")
+        print(f"workers {sum(killed.values())}/{kills}: {found or 'well'}", file=sys.stderr, flush=True)
         if found:
-            problems[str(number)] = found
-    return {"command": "workers", "kills": kills, "before": dict(killed), "problems": problems}
+            problems[f"after {sum(killed.values())} kills"] = found
+        if status == 0 or found:
+            shutil.rmtree(root / "run", ignore_errors=True)
+    return {"command": "workers", "kills": kills, "before": dict(killed), "ends": ends, "problems": problems}
 
 
 def main() -> int:
@@ -432,9 +485,6 @@ def main() -> int:
     parser.add_argument("--moments", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if options.command == "workers":
-        print(json.dumps(tree_experiment(options.folder.absolute(), options.kills, seed=options.seed)))
-        return 0
     import naslib_autokd.cli  # what the commands import is imported once, before the forks
     import naslib_autokd.commands.search
     import naslib_autokd.evaluators.kd
@@ -444,6 +494,9 @@ def main() -> int:
     import naslib_autokd.runners.export
     import naslib_autokd.runners.search  # noqa: F401
 
+    if options.command == "workers":
+        print(json.dumps(tree_experiment(options.folder.absolute(), options.kills, seed=options.seed)))
+        return 0
     print(
         json.dumps(
             experiment(

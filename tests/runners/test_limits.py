@@ -81,6 +81,22 @@ def test_a_worker_that_cannot_start_is_no_trials_fault(fault: str, limits: Limit
     assert worker.pid is None
 
 
+def killed_once(marker: Path, payload: bytes) -> Any:
+    """A handler, but for the first process that loads it, which dies."""
+    if not marker.exists():
+        marker.write_bytes(payload[:0])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return handler()
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_worker_killed_while_it_loads_is_replaced(tmp_path: Path, size: int) -> None:
+    worker = WorkerProcess(pickled(partial(killed_once, tmp_path / "marker", bytes(size))))
+    assert worker.run("a").value[0] == "a"
+    worker.close()
+    assert (tmp_path / "marker").exists()
+
+
 def test_what_cannot_be_pickled_is_refused() -> None:
     lock = __import__("threading").Lock()
     with pytest.raises(ValueError, match=r"cannot be pickled.*functools\.partial"):
