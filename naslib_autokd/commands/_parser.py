@@ -116,7 +116,8 @@ class Parser(argparse.ArgumentParser):
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
-            if arg_string is not action.default:
+            # a command's words, which its own parser names better, come along with its name
+            if arg_string is not action.default and action.nargs != argparse.PARSER:
                 check_text(arg_string)
             return arg_string if action.type is None else action.type(arg_string)  # type: ignore[operator]
         except argparse.ArgumentTypeError as error:
