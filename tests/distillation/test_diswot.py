@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from naslib_autokd.distillation.diswot import (
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.records import derive_seed
 from naslib_autokd.search_spaces.hnag import HNAGSpace, Student
+from naslib_autokd.teachers.teacher import Teacher
 
 
 def features(seed: int, batch: int = 3, classes: int = 4, channels: int = 5, size: int = 2) -> LastFeatures:
@@ -283,6 +283,6 @@ def test_students_that_cannot_be_scored_are_the_worst_and_are_charged(evaluator,
 def test_a_teacher_without_a_feature_map_is_an_error(evaluator, tiny_data) -> None:
     other = KDEvaluator.__new__(KDEvaluator)
     other.__dict__ |= evaluator.__dict__ | {"_score_batch": None}
-    other.teacher = SimpleNamespace(network=Tokens(), mean=(0.5,), std=(0.5,))
+    other.teacher = Teacher(Tokens(), (0.5,), (0.5,))
     with pytest.raises(DisWOTError, match="classifies from tokens"):
         other.training_free_score(default(), 0)
