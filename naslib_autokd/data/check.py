@@ -17,6 +17,7 @@ from naslib_autokd.data.decoding import Look, look_at, seconds_a_picture
 from naslib_autokd.data.folders import TOLD, ImageFiles, decided, layout_of, split_files
 from naslib_autokd.data.layout import BY_TOOLS, Layout, pictures_below, some
 from naslib_autokd.data.load import resolve
+from naslib_autokd.data.unlabelled import others
 from naslib_autokd.files import cache_folder
 from naslib_autokd.tasks import Task, TaskError
 
@@ -123,11 +124,12 @@ def _look(root: Path, names: list[str], report: Callable[[str], None]) -> dict[s
 
 
 def _unlabelled(task: Task, layout: Layout, pictures: list[tuple[str, str, int]]) -> list[str]:
-    """Files of ``unlabelled_dir``, but for those that have labels."""
+    """Files of ``unlabelled_dir``, but for those that have labels, and copies of them."""
     if task.unlabelled_dir is None:
         return []
-    root, own = Path(task.unlabelled_dir).expanduser(), {os.path.realpath(layout.root / p[1]) for p in pictures}
-    return [str(root / name) for name in pictures_below(root)[0] if os.path.realpath(root / name) not in own]
+    root = Path(task.unlabelled_dir).expanduser()
+    names = others(root, pictures_below(root)[0], [layout.root / picture[1] for picture in pictures])
+    return [str(root / name) for name in names]
 
 
 def _estimate(task: Task, paths: list[Path], n: int) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +30,8 @@ class Unlabelled:
 def read_unlabelled(task: Task, loaded: Loaded) -> Unlabelled:
     """The first ``n_unlabelled`` (all if 0) pictures below ``unlabelled_dir``, in an order that the task's seed draws.
 
-    Folders below it mean nothing. Files that the task has already, its test images above all, are left out.
+    Folders below it mean nothing. Files that the task has already, its test images above all, and copies
+    of them are left out.
 
     Raises:
         TaskError: If the folder is not there, has no pictures of its own or fewer than ``n_unlabelled``.
@@ -37,8 +40,7 @@ def read_unlabelled(task: Task, loaded: Loaded) -> Unlabelled:
     if not root.is_dir():
         raise TaskError(f"unlabelled_dir {root} does not exist; it should be a folder of pictures")
     found, lines = pictures_below(root)
-    own = {os.path.realpath(path) for path in _files_of(task, loaded)}
-    names = [name for name in found if os.path.realpath(root / name) not in own]
+    names = others(root, found, _files_of(task, loaded))
     if left_out := len(found) - len(names):
         lines = [*lines, f"{left_out} of {len(found)} pictures are images of the task already, and are left out"]
     for line in lines:
@@ -52,6 +54,33 @@ def read_unlabelled(task: Task, loaded: Loaded) -> Unlabelled:
         [root / name for name in chosen], task.image_size, task.in_channels, skip_unreadable=task.skip_unreadable
     )
     return Unlabelled(decoded.images, tuple(chosen[index] for index in decoded.kept), decoded.skipped)
+
+
+def others(root: Path, names: Sequence[str], files: Sequence[Path]) -> list[str]:
+    """Those of ``names`` below ``root`` that are none of ``files``, and hold the bytes of none."""
+    own = {os.path.realpath(path) for path in files}
+    left = [name for name in names if os.path.realpath(root / name) not in own]
+    copies, originals = left, list(own)
+    for share in (0, 4096, -1):  # most files differ in size already, and nearly all others in their first bytes
+        ours, theirs = (
+            {name: _known(root / name, share) for name in copies},
+            {f: _known(Path(f), share) for f in originals},
+        )
+        both = {*ours.values()} & {*theirs.values()} - {None}
+        copies = [name for name, value in ours.items() if value in both]
+        originals = [file for file, value in theirs.items() if value in both]
+    same = set(copies)
+    return [name for name in left if name not in same]
+
+
+def _known(path: Path, share: int) -> tuple[int, str] | None:
+    """Size of a file and digest of its first ``share`` bytes (-1: of all); None if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return size, hashlib.sha256(file.read(share)).hexdigest()
+    except OSError:  # decoding it will say why
+        return None
 
 
 def _files_of(task: Task, loaded: Loaded) -> list[Path]:

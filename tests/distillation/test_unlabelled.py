@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from naslib_autokd.data.check import check_folder
 from naslib_autokd.data.load import load_data
 from naslib_autokd.distillation.costs import _LiveBytes
 from naslib_autokd.distillation.losses import distillation_loss, partly_labelled_loss
@@ -180,8 +182,12 @@ def test_the_images_of_the_task_itself_are_no_unlabelled_pictures(folders, caplo
     """Above all not the test images."""
     test = load_data(task_of(folders)).members["test"]
     (folders / "more" / "linked.png").symlink_to(folders / "photos" / test[0])
+    shutil.copy(folders / "photos" / test[1], folders / "more" / "copied.jpg")
+    (folders / "more" / "longer.png").write_bytes((folders / "more" / "copied.jpg").read_bytes() + b"0")
+    assert check_folder(task_of(folders))["n_unlabelled"] == 11  # the longer one is another file
+    (folders / "more" / "longer.png").unlink()
     data = load_data(task_of(folders))
-    assert "1 of 11 pictures are images of the task already" in caplog.text
+    assert "2 of 12 pictures are images of the task already" in caplog.text
     assert data.task.n_unlabelled == 10
     with pytest.raises(TaskError, match=r"has 0 pictures that the task has not already; put some there"):
         load_data(task_of(folders, unlabelled_dir=str(folders / "photos")))
