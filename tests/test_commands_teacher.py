@@ -245,14 +245,17 @@ def test_one_signal_finishes_the_running_epoch_and_another_training_of_the_file_
     def second(live: Live, fraction: float, text: str, *_: object) -> None:
         shown.append(text)
         if len(shown) == 2:
-            assert main(command) == 2
+            for refused in (command, [*command, "--overwrite"]):
+                assert main(refused) == 2
+                assert out.with_name(f"{out.name}.unfinished").exists()
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
         patched.setattr(Live, "show", second)
         assert main(command) == 130
     told = capsys.readouterr().err
-    assert f"{out} is being written by another process" in told
+    assert told.count(f"{out} is being written by another process") == 2
+    assert "going on with" not in told
     assert "the same command continues" in told
     assert len(shown) == 2, "the epoch was finished, no other was begun"
     assert main(command) == 0

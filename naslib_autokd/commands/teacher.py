@@ -160,9 +160,7 @@ def run_train(options: argparse.Namespace) -> int:
     if out.suffix != ".safetensors":
         raise ValueError(f"--out must be a .safetensors file, got {out}")
     unfinished = out.with_name(f"{out.name}.unfinished")
-    if options.overwrite:
-        unfinished.unlink(missing_ok=True)
-    elif out.exists() and not unfinished.exists():
+    if out.exists() and not unfinished.exists() and not options.overwrite:
         raise ValueError(f"{out} is there already; give another --out, or --overwrite")
     if not out.parent.is_dir():
         raise ValueError(f"the folder {out.parent} of --out does not exist")
@@ -177,8 +175,6 @@ def run_train(options: argparse.Namespace) -> int:
         f"training {name} on {data.task.n_teacher} images of {task.name!r}, {epochs} epochs, peak rate {settings.lr:g}",
         file=sys.stderr,
     )
-    if unfinished.exists():
-        print(f"going on with {unfinished} (--overwrite starts anew)", file=sys.stderr)
     start, n_here = time.perf_counter(), 0
 
     live = Live("teacher")
@@ -191,6 +187,10 @@ def run_train(options: argparse.Namespace) -> int:
         live.show(epoch / epochs, f"epoch {epoch}/{epochs}, loss {loss:.3f}, validation {reached:.1%}", left)
 
     with own_file(out), StopSignals("the running epoch is") as stop, live:
+        if options.overwrite:
+            unfinished.unlink(missing_ok=True)
+        elif unfinished.exists():
+            print(f"going on with {unfinished} (--overwrite starts anew)", file=sys.stderr)
         try:
             teacher = train_teacher(
                 data,
