@@ -55,7 +55,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from naslib_autokd.files import cache_folder, ours_alone, private_folder, write_whole
+from naslib_autokd.files import cache_folder, locked, ours_alone, private_folder, write_whole
 from naslib_autokd.search_spaces.hnag.student import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
@@ -583,24 +583,42 @@ def compiled(real: str, folder: Path) -> Path:
             folder.chmod(0o700)
         if not ours_alone(folder):
             raise PermissionError(f"{folder} can be written by other users: no code is loaded from it")
+    if (library := _whole_library(folder, key)) is not None:
+        return library
+    with locked(folder / "execution") as alone:
+        if (library := _whole_library(folder, key)) is not None:  # another process made it meanwhile
+            return library
+        if alone:
+            for left in folder.glob("*tmp*"):  # of processes that were killed while they compiled
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        content = _library(compiler, [*flags, str(source)], folder)
+        library = folder / f"execution-{key}-{_digest(content)}.so"
+        write_whole(library, content, mode=0o600)
+    return library
+
+
+def _whole_library(folder: Path, key: str) -> Path | None:
+    """The library that was compiled before; damaged ones are removed."""
     for library in sorted(folder.glob(f"execution-{key}-*.so")):
         with contextlib.suppress(OSError):
             if ours_alone(library) and library.stem.endswith(f"-{_digest(library.read_bytes())}"):
                 return library
             library.unlink()
+    return None
+
+
+def _library(compiler: str, arguments: Sequence[str], folder: Path) -> bytes:
+    """What the compiler makes, with OpenMP where it can; in a temporary folder in ``folder``."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
         made = Path(own) / "execution.so"
         for openmp in (["-fopenmp"], []):  # without it on one thread
-            command = [compiler, *flags, *openmp, str(source), "-lm", "-o", str(made)]
+            command = [compiler, *arguments, *openmp, "-lm", "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             if done.returncode == 0:
                 break
         else:
             raise subprocess.SubprocessError(done.stderr[-500:])
-        content = made.read_bytes()
-    library = folder / f"execution-{key}-{_digest(content)}.so"
-    write_whole(library, content, mode=0o600)
-    return library
+        return made.read_bytes()
 
 
 def _digest(content: bytes) -> str:
