@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import hashlib
 import logging
 import os
@@ -516,8 +517,10 @@ def connected(scheduler: str) -> Any:
         return Client(scheduler, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
         reason = str(error).partition("\n")[0]
-        hint = f"; {TLS_HINT}" if scheduler.startswith("tls://") else ""
-        raise ValueError(f"no Dask scheduler answers at {scheduler!r} ({reason}){hint}") from error
+    # a client that failed stops its loop when it is collected: now, while distributed does not hold its lock
+    gc.collect()
+    hint = f"; {TLS_HINT}" if scheduler.startswith("tls://") else ""
+    raise ValueError(f"no Dask scheduler answers at {scheduler!r} ({reason}){hint}")
 
 
 TLS_HINT = (
