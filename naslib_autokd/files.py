@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import glob
 import logging
 import os
 import re
@@ -106,10 +107,31 @@ def locked(path: Path) -> Iterator[bool]:
 
     threading.Thread(target=live, daemon=True).start()
     try:
+        _remove_leftovers(path)
         yield True
     finally:
         end.set()
         lock.release()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of ``path`` (`write_whole`) whose writers were killed."""
+    for left in path.parent.glob(f"{glob.escape(path.stem)}.*tmp"):
+        writer = re.search(r"\.(\d+)\.tmp$", left.name)
+        if writer is not None and not is_alive(int(writer[1])):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return pid != os.getpid()  # a number that is ours again belonged to a process before
 
 
 def _acquired(lock: filelock.BaseFileLock, place: Path) -> bool:

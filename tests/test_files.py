@@ -187,3 +187,13 @@ def test_a_trained_teacher_survives_a_full_disk(
 
 def _full(*_: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_the_next_owner_of_a_lock_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    gone, alive = 2**22 + 1, os.getppid()  # beyond the largest number of a process
+    for name in (f"teacher.pt.{gone}.tmp", f"teacher.{gone}.tmp", f"teacher.pt.{alive}.tmp", f"other.pt.{gone}.tmp"):
+        (tmp_path / name).touch()
+    with locked(tmp_path / "teacher.pt") as held:
+        assert held
+    left = {path.name for path in tmp_path.glob("*.tmp")}
+    assert left == {f"teacher.pt.{alive}.tmp", f"other.pt.{gone}.tmp"}

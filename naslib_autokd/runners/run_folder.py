@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from naslib_autokd.files import sync_folder, write_whole
+from naslib_autokd.files import is_alive, sync_folder, write_whole
 from naslib_autokd.records import StoreLockedError, environment
 from naslib_autokd.settings import SettingsError, read_yaml_file
 from naslib_autokd.tasks import Task
@@ -188,20 +188,10 @@ def remove_leftovers(folder: Path, pattern: str = "*.tmp") -> None:
     for where in (folder, folder / STUDENTS, folder / EXPORT, folder / "checkpoints"):
         for path in where.glob(pattern):
             writer = re.search(r"\.(\d+)\.tmp$", path.name)
-            if writer is not None and _is_alive(int(writer[1])):
+            if writer is not None and is_alive(int(writer[1])):
                 continue
             with contextlib.suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return pid != os.getpid()  # a number that is ours again belonged to a process before
 
 
 # --- what it says of the run ----------------------------------------------------------------------------------------
