@@ -95,7 +95,7 @@ def test_the_task_says_what_the_data_are(task_from, custom):
     assert data.classes == ("row", "column", "square")
     assert (task.max_params, task.max_budget_epochs) == (7000, 2)
     assert data.train_views.shape == (1, 90, 1, SIZE, SIZE)
-    assert data.train_views.dtype == torch.uint8
+    assert data.train_images.dtype == torch.uint8
     assert random_states() == before
     assert dataset.test.n_read == 0  # the test split is read by the final evaluation
     images, labels = data.read_test()
