@@ -26,6 +26,7 @@ WITHOUT_JSON = {
 OTHER_MEANING = {
     "--out": "a run folder, or the file that the command writes",
     "--device": "several devices need workers",
+    "--workers": "`ablate` may run in its own process: 0",
     "--task": "of `ablate` the task of the benchmark",
 }
 """Options whose help differs between commands, and why."""

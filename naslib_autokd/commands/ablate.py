@@ -49,7 +49,13 @@ def add(commands: Any) -> None:
     add_option(what, "--student-epochs", default_text="the study's")
     what.add_argument("--methods", help="only these: labels or optimizers, with commas between")
     where_it_runs = parser.add_argument_group("where it runs")
-    add_option(where_it_runs, "--workers", default=2, type=whole(0))
+    add_option(
+        where_it_runs,
+        "--workers",
+        default=2,
+        type=whole(0),
+        help="processes that work at the same time; 0: this one alone",
+    )
     output = parser.add_argument_group("output")
     add_option(output, "--out", default_text="runs/ablations/STUDY-BENCHMARK")
     output.add_argument("--print", action="store_true", help="print the study's YAML, to copy and edit")
