@@ -121,7 +121,7 @@ def test_every_optimizer_learns_on_every_space(optimizer: str, space: str, objec
     assert bool((torch.stack(gradients).abs().sum(dim=0) > 0).all())
 
     # the criterion gets the architecture's batch, then the weights', each with the teacher's logits of its own rows
-    images = given.data.normalise(given.data.train_views.flatten(0, 1))  # view by view
+    images = given.data.normalise(torch.cat(list(given.data.train_views.batches(1024))))  # view by view
     teacher, labels = given.soft_targets.train.flatten(0, 1), given.data.train_labels.repeat(2)
     used: dict[str, set[int]] = {"train": set(), "val": set()}
     for index, (train, val, train_logits, val_logits) in enumerate(spy.steps):
