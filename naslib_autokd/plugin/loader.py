@@ -72,7 +72,7 @@ def load_naslib() -> NASLibInfo:
     """Import NASLib with the shims that it needs here; at once if it is loaded.
 
     NASLib's import puts two of its own folders at the front of ``sys.path``, so that a plain ``import utils`` would
-    find NASLib's. They are moved to the end. It also reads the command line once; it is shown an empty one.
+    find NASLib's. They are moved to the end.
 
     Raises:
         NASLibError: If there is no NASLib, or a package that its modules import is missing.
@@ -89,13 +89,11 @@ def load_naslib() -> NASLibInfo:
     from naslib_autokd.plugin import shims
 
     before = list(sys.path)
-    arguments = sys.argv
     try:
         applied = shims.before_import()
         if root not in sys.path:
             sys.path.append(root)
             before.append(root)
-        sys.argv = sys.argv[:1]  # naslib.utils keeps sys.argv[1:] as the default of its argument parser
         importlib.import_module("naslib.utils")
         applied += shims.after_utils()
         for name in ("naslib.search_spaces", "naslib.optimizers", "naslib.defaults.trainer"):
@@ -108,7 +106,6 @@ def load_naslib() -> NASLibInfo:
             'the folder of naslib_autokd:\n    pip install -e ".[naslib]"'
         ) from error
     finally:
-        sys.argv = arguments
         sys.path[:] = before + [entry for entry in sys.path if entry not in before]
     _LOADED = NASLibInfo(package, commit_of(package.parent), tuple(applied))
     return _LOADED

@@ -1,4 +1,4 @@
-"""What NASLib (Develop, 0b51bc18) needs to run on today's packages: four shims, each applied only where it is needed.
+"""What NASLib (Develop, 0b51bc18) needs to run on today's packages: five shims, each applied only where it is needed.
 
 None changes a file of NASLib. They are applied by `loader.load_naslib`, never by ``import naslib_autokd``:
 
@@ -9,13 +9,17 @@ None changes a file of NASLib. They are applied by `loader.load_naslib`, never b
 3. ``naslib.utils.count_parameters_in_MB`` hands a generator to ``np.sum``, which numpy refuses since 2.4. Replaced by
    the same sum before ``naslib.optimizers`` takes the name from there.
 4. The operators of a torchvision that was built for another torch (`data.vision`).
+5. ``naslib.utils.parse_args`` keeps the command line of the moment in which NASLib was imported, for the whole process.
+   It reads the one that stands when it is called, so that it does not matter who imports NASLib, and when.
 """
 
 from __future__ import annotations
 
 import collections
 import collections.abc
+import functools
 import importlib.util
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -37,16 +41,30 @@ def before_import() -> list[str]:
 
 
 def after_utils() -> list[str]:
-    """Shim 3; must run after ``naslib.utils`` and before ``naslib.optimizers``. Returns its name if it was needed."""
+    """Shims 3 and 5; must run after ``naslib.utils`` and before ``naslib.optimizers``. Returns the needed ones' names."""
     import torch
     from naslib import utils
 
+    applied = []
     try:
         utils.count_parameters_in_MB(torch.nn.Linear(1, 1))
     except TypeError:
         utils.count_parameters_in_MB = count_parameters_in_mb
-        return ["count_parameters_in_MB"]
-    return []
+        applied.append("count_parameters_in_MB")
+    if isinstance(inspect.signature(utils.parse_args).parameters["args"].default, list):
+        utils.parse_args = _with_the_command_line_of_now(utils.parse_args)
+        applied.append("parse_args")
+    return applied
+
+
+def _with_the_command_line_of_now(parse_args: Any) -> Any:
+    @functools.wraps(parse_args)
+    def parse(*given: Any, **named: Any) -> Any:
+        if len(given) < 2:
+            named.setdefault("args", sys.argv[1:])
+        return parse_args(*given, **named)
+
+    return parse
 
 
 def count_parameters_in_mb(model: Any) -> float:

@@ -93,13 +93,42 @@ assert load_naslib() is info
 assert sys.path[:len(before)] == before, sys.path
 assert sys.argv[1:] == ["--config-file", "nowhere.yaml"]
 import naslib.utils
-assert naslib.utils.parse_args().config_file is None
-import importlib.util
+assert naslib.utils.parse_args().config_file == "nowhere.yaml"
+sys.argv[1:] = ["--config-file", "elsewhere.yaml"]
+assert naslib.utils.parse_args().config_file == "elsewhere.yaml"
+assert naslib.utils.parse_args(args=["--config-file", "given.yaml"]).config_file == "given.yaml"
 print(info.commit, *info.shims)
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == TESTED_COMMIT
+
+
+@needs_naslib
+@pytest.mark.parametrize(
+    "before", ["", "from naslib_autokd.plugin.shims import before_import; before_import(); import naslib.utils"]
+)
+def test_a_script_of_naslibs_gets_its_command_line(before: str, tmp_path: Path) -> None:
+    """Whoever imports NASLib first, us or the script: its file, its pairs and its options count."""
+    (tmp_path / "mine.yaml").write_text(
+        f"seed: 1\ndataset: cifar10\nsearch_space: nasbench201\noptimizer: re\nout_dir: {tmp_path}\n"
+        "search: {epochs: 3, seed: 0}\nevaluation: {epochs: 2}\n"
+    )
+    code = f"""
+import sys, warnings
+warnings.simplefilter("ignore")
+sys.path.append({str(find_naslib().parent)!r})
+sys.argv[1:] = ["--config-file", {str(tmp_path / "mine.yaml")!r}, "--resume", "seed", "5", "search.epochs", "42"]
+{before}
+import naslib_autokd
+naslib_autokd.register()
+from naslib.utils import get_config_from_args
+config = get_config_from_args(config_type="nas")
+print(config.seed, config.search.epochs, config.search.seed, config.resume, config.save)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["5", "42", "5", "True", f"{tmp_path}/nasbench201/cifar10/re/5"]
 
 
 @needs_naslib
