@@ -3,8 +3,8 @@
 The names are NASLib's (``search_space``, ``optimizer``, ``dataset``, ``seed``, ``search.*``, ``evaluation.*``); what is
 left out takes the value of `DEFAULTS`, which are NASLib's own (``naslib/defaults/darts_defaults.yaml`` and
 ``naslib/runners/nas/discrete_config.yaml``) unless a comment says why not. Two sections are new, for what NASLib has
-no name for: ``kd``, and ``options`` of our own optimizers. NASLib's parser ignores ``--seed`` and evaluates unknown keys
-as Python; this one does neither.
+no name for: ``kd``, and ``options`` of our own optimizers. NASLib's parser ignores ``--seed`` and evaluates unknown
+keys as Python; this one does neither.
 """
 
 from __future__ import annotations

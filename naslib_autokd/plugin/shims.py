@@ -41,7 +41,7 @@ def before_import() -> list[str]:
 
 
 def after_utils() -> list[str]:
-    """Shims 3 and 5; must run after ``naslib.utils`` and before ``naslib.optimizers``. Returns the needed ones' names."""
+    """Shims 3 and 5; must run after ``naslib.utils`` and before ``naslib.optimizers``. Returns those needed."""
     import torch
     from naslib import utils
 
