@@ -142,7 +142,7 @@ class ForeignBenchmark:
         if repeats is None:
             raise ValueError(
                 f"{self.name} has no results at budget {proposal.budget_epochs}, only at "
-                f"{', '.join(map(str, self.budgets))}; set the smallest and largest budget of the run to these"
+                f"{', '.join(map(str, self.budgets))}; give the optimizer evaluator_budgets={self.budgets}"
             )
         drawn = repeats[derive_seed(proposal.seed, "repeat") % len(repeats)]
         return Trial.of(

@@ -50,7 +50,9 @@ from naslib_autokd.optimizers.base import (
     budget_ladder,
     check_budgets,
     check_replayed,
+    drop_ratios,
     in_order,
+    n_started,
     nearest,
 )
 from naslib_autokd.optimizers.budget_aware_gp import (
@@ -135,6 +137,8 @@ class AutoKD:
         model: "budget-aware-gp", or SMAC's own "rf", "gp" (full fidelity only), "random" (plain Hyperband).
         choose_by: How `incumbent` judges: "model" (posterior mean of the budget-aware model) or "observed".
         eta: Ratio of neighbouring budgets, and of families dropped at a rung.
+        evaluator_budgets: All that the evaluator answers for: the ladder is made of these, and as many families are
+            dropped at a rung as the next one is dearer (`optimizers.base.budget_ladder`). None: any number of epochs.
         priors: Beta priors of numerical dimensions, name -> (alpha, beta). Off by default: a good prior gained
             nothing and a wrong one cost most of the advantage.
         n_initial: Size of the initial Sobol design.
@@ -165,6 +169,7 @@ class AutoKD:
         random_share: float = 0.1,
         stock_options: Mapping[str, int] | None = None,
         objectives: Sequence[str] = ("error",),
+        evaluator_budgets: Iterable[int] | None = None,
     ) -> None:
         for value, known, what in ((model, MODELS, "model"), (fidelity, FIDELITIES, "fidelity")):
             if value not in known:
@@ -198,10 +203,11 @@ class AutoKD:
             fidelity = "full"
         self.fidelity = fidelity
         self.eta = int(eta)
-        self.ladder = budget_ladder(
-            self.max_budget_epochs, int(min_budget_epochs), self.eta, self._n_rungs(total_budget_epochs)
-        )
+        own = None if evaluator_budgets is None else tuple(evaluator_budgets)
+        n_rungs = self._n_rungs(total_budget_epochs)
+        self.ladder = budget_ladder(self.max_budget_epochs, int(min_budget_epochs), self.eta, n_rungs, own)
         """Budgets that are used, ascending."""
+        self._drops = drop_ratios(self.ladder, self.eta, own)
 
         configurations = with_priors(space.configuration_space(), priors)
         self.vectors = SpaceVectors(configurations)
@@ -264,9 +270,7 @@ class AutoKD:
         multi_fidelity = len(self.ladder) > 1 or self._own_selector
         budgets: dict[str, float] = {}
         if multi_fidelity:
-            # SMAC builds its ladder from the maximum downwards; a little slack keeps floor(log) from losing a rung
-            lowest = self.max_budget_epochs / self.eta ** (len(self.ladder) - 1)
-            budgets = {"min_budget": lowest * (1 - 1e-9), "max_budget": float(self.max_budget_epochs)}
+            budgets = {"min_budget": float(self.ladder[0]), "max_budget": float(self.max_budget_epochs)}
         several: dict[str, Any] = {}
         if len(self.objectives) > 1:
             several = {"objectives": list(self.objectives), "crash_cost": [1.0] * len(self.objectives)}
@@ -283,7 +287,7 @@ class AutoKD:
             )
             common: dict[str, Any] = {"overwrite": True, "logging_level": False}
             if multi_fidelity:
-                common["intensifier"] = Hyperband(scenario, eta=self.eta, incumbent_selection="highest_budget")
+                common["intensifier"] = LadderHyperband(scenario, self.ladder, self._drops)
             if self._own_selector:
                 if with_prior_draws:  # SMAC's designs ignore priors: the first draws come from the space itself
                     design = RandomInitialDesign(scenario, n_configs=1, max_ratio=1.0)
@@ -353,17 +357,11 @@ class AutoKD:
             self._exhausted = True
             return self._next()
         self._smac_seed = info.seed
-        budget = self.max_budget_epochs if info.budget is None else self._rung(info.budget)
-        return info.config, budget, info
+        return info.config, self.max_budget_epochs if info.budget is None else int(info.budget), info
 
     def _trial_seed(self, number: int) -> int:
         """Of a proposal; it also tells a replay which ones were made after the brackets found no new point."""
         return derive_seed(self.seed, "remaining" if self._exhausted else "trial", number)
-
-    def _rung(self, smac_budget: float) -> int:
-        """SMAC's float budget as epochs: 27 / 3**k is the k-th rung from the top, also where it is not whole."""
-        k = round(math.log(self.max_budget_epochs / smac_budget) / math.log(self.eta))
-        return self.ladder[-1 - k]
 
     def tell(self, trial: Trial) -> None:
         """Learn from a trial; one that was never proposed here enters the model like any other.
@@ -419,8 +417,7 @@ class AutoKD:
         for trial in self._untold:
             budget = None
             if len(self.ladder) > 1:
-                rung = min(range(len(self.ladder)), key=lambda i: abs(self.ladder[i] - trial.budget_epochs))
-                budget = self.max_budget_epochs / self.eta ** (len(self.ladder) - 1 - rung)
+                budget = float(min(self.ladder, key=lambda rung: abs(rung - trial.budget_epochs)))
             info = TrialInfo(self._configurations[trial.candidate_digest], seed=self._smac_seed, budget=budget)
             self._tell_smac(info, trial)
         self._untold.clear()
@@ -690,6 +687,30 @@ def _budget_agreement(trials: Iterable[Trial]) -> list[BudgetAgreement]:
 def _distinct(trials: Iterable[Trial]) -> dict[_Key, Trial]:
     """A trial told twice counts once."""
     return {(t.number, t.candidate_digest, t.budget_epochs, t.seed): t for t in trials}
+
+
+class LadderHyperband(Hyperband):
+    """SMAC's Hyperband on budgets that need not be powers of one ratio.
+
+    Args:
+        ladder: Budgets, ascending.
+        drops: Of how many configurations one goes on from each rung but the last (`optimizers.base.drop_ratios`).
+    """
+
+    def __init__(self, scenario: Scenario, ladder: Sequence[int], drops: Sequence[float]) -> None:
+        super().__init__(scenario, incumbent_selection="highest_budget")
+        self._ladder, self._drops = ladder, drops
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._s_max = len(self._drops)
+        for bracket in range(self._s_max + 1):
+            n_configs = [n_started(self._drops, bracket)]
+            for drop in self._drops[bracket:]:
+                n_configs.append(max(int(n_configs[-1] / drop + 1e-6), 1))
+            self._budgets_in_stage[bracket] = list(map(float, self._ladder[bracket:]))
+            self._n_configs_in_stage[bracket] = n_configs
+            self._max_iterations[bracket] = len(n_configs)
 
 
 class _Configuration(Configuration):

@@ -9,8 +9,11 @@ a name is. Importing this module imports neither smac nor torch: an optimizer's 
 from __future__ import annotations
 
 import importlib
+import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial
@@ -114,7 +117,10 @@ class OneShotMethod(Protocol):
 
 
 OptimizerFactory = Callable[..., Optimizer]
-"""``factory(space, *, seed, max_budget_epochs, min_budget_epochs, total_budget_epochs, **options)``"""
+"""``factory(space, *, seed, max_budget_epochs, min_budget_epochs, total_budget_epochs, **options)``
+
+One that has an argument ``evaluator_budgets`` is told what the evaluator says of itself (`known_to`).
+"""
 
 
 def _lazy(module: str, attribute: str, **defaults: Any) -> Callable[..., Any]:
@@ -207,20 +213,74 @@ def check_budgets(max_budget_epochs: int, min_budget_epochs: int, total_budget_e
         )
 
 
-def budget_ladder(max_budget: int, min_budget: int, eta: int, n_rungs: int) -> tuple[int, ...]:
+def budget_ladder(
+    max_budget: int, min_budget: int, eta: int, n_rungs: int, budgets: Iterable[int] | None = None
+) -> tuple[int, ...]:
     """At most ``n_rungs`` budgets, ascending: ``max_budget / eta**k``, rounded, none below ``min_budget``.
+
+    Args:
+        budgets: All that the evaluator answers for (`known_to`). Each rung is then the one of these that is nearest
+            to ``max_budget / eta**k`` in ratio; neighbouring rungs are at least the square root of ``eta`` apart.
+
+    Raises:
+        ValueError: If ``budgets`` lacks ``max_budget``.
 
     Examples:
         >>> budget_ladder(27, 3, 3, 2), budget_ladder(9, 3, 3, 3), budget_ladder(8, 3, 3, 3), budget_ladder(40, 1, 3, 3)
         ((9, 27), (3, 9), (3, 8), (4, 13, 40))
+        >>> budget_ladder(200, 1, 3, 2, (12, 200)), budget_ladder(108, 1, 3, 64, (4, 12, 36, 100, 108))
+        ((12, 200), (4, 12, 36, 108))
     """
     ladder = [max_budget]
+    if budgets is not None:
+        own = sorted({int(budget) for budget in budgets})
+        if max_budget not in own:
+            raise ValueError(f"max_budget_epochs={max_budget} is none of the budgets {', '.join(map(str, own))}")
+        own = [budget for budget in own if budget >= max(min_budget, 1)]
     for k in range(1, n_rungs):
-        budget = round(max_budget / eta**k)
-        if budget < max(min_budget, 1) or budget >= ladder[-1]:
-            break
+        ideal = max_budget / eta**k
+        if budgets is None:
+            budget = round(ideal)
+            if budget < max(min_budget, 1) or budget >= ladder[-1]:
+                break
+        else:
+            lower = [budget for budget in own if budget**2 * eta <= ladder[-1] ** 2]
+            if not lower:
+                break
+            budget = min(lower, key=lambda budget: abs(math.log(budget / ideal)))
         ladder.append(budget)
     return tuple(reversed(ladder))
+
+
+def drop_ratios(ladder: Sequence[int], eta: int, budgets: Iterable[int] | None = None) -> tuple[float, ...]:
+    """Of how many points one goes from each rung to the next, so that rungs cost the same.
+
+    ``eta``, but on an evaluator's own ``budgets`` the ratio of the two.
+
+    Examples:
+        >>> drop_ratios((4, 13, 40), 3), drop_ratios((12, 48, 200), 3, (12, 48, 200))
+        ((3.0, 3.0), (4.0, 4.166666666666667))
+    """
+    return tuple(float(eta) if budgets is None else high / low for low, high in pairwise(ladder))
+
+
+def n_started(drops: Sequence[float], first_rung: int) -> int:
+    """Points that a bracket of Hyperband starts on its first rung (Li et al. 2018, Algorithm 1, line 2)."""
+    n_rungs = len(drops) + 1
+    return math.ceil(round(math.prod(drops[first_rung:]) * n_rungs / (n_rungs - first_rung), 6))
+
+
+def known_to(factory: Callable[..., Any], evaluator: Any) -> dict[str, Any]:
+    """What the evaluator says about itself and the optimizer has an argument for, to be passed to ``factory``.
+
+    ``evaluator_budgets``: of a benchmark, all that it answers for (its ``budgets``).
+    """
+    facts = {"evaluator_budgets": getattr(evaluator, "budgets", None)}
+    try:
+        parameters = inspect.signature(getattr(factory, "load", lambda: factory)()).parameters
+    except (TypeError, ValueError):  # no signature
+        return {}
+    return {name: fact for name, fact in facts.items() if fact is not None and name in parameters}
 
 
 class SpaceExhausted(RuntimeError):

@@ -16,13 +16,19 @@ nothing, and which costs nothing). So are failed trainings, as when an Optuna ob
 from __future__ import annotations
 
 import bisect
-import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from naslib_autokd.optimizers.base import SearchSpaceLike, answers, budget_ladder, check_budgets
+from naslib_autokd.optimizers.base import (
+    SearchSpaceLike,
+    answers,
+    budget_ladder,
+    check_budgets,
+    drop_ratios,
+    n_started,
+)
 from naslib_autokd.optimizers.full_budget import candidate_of
 from naslib_autokd.optimizers.moves import ATTEMPTS, Choice, Moves, Number, Values
 from naslib_autokd.records import CandidateLike, Proposal, Trial, TrialStore, derive_seed
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     import optuna
 
 ETA = 3
-"""Ratio of neighbouring rungs; one point in so many is trained on."""
+"""Ratio of neighbouring rungs, where the evaluator leaves a choice; one point in so many is trained on."""
 
 
 class _Point(NamedTuple):
@@ -56,6 +62,7 @@ class TPE:
         total_budget_epochs: Accepted for uniformity: the caller counts.
         hyperband: Train on rungs of ``max_budget_epochs / 3**k`` epochs, each a training of its own that is paid in
             full. False: full trainings only.
+        evaluator_budgets: All that the evaluator answers for: the rungs are among them. None: any number of epochs.
 
     Raises:
         ImportError: If Optuna is not installed.
@@ -71,6 +78,7 @@ class TPE:
         min_budget_epochs: int = 1,
         total_budget_epochs: float | None = None,
         hyperband: bool = False,
+        evaluator_budgets: Iterable[int] | None = None,
     ) -> None:
         check_budgets(max_budget_epochs, min_budget_epochs, total_budget_epochs)
         try:
@@ -79,15 +87,16 @@ class TPE:
             raise ImportError("TPE is Optuna's, which is missing: pip install 'naslib_autokd[optuna]'") from error
         self.space, self.seed, self.max_budget_epochs = space, seed, int(max_budget_epochs)
         rungs = 64 if hyperband else 1
-        self.ladder = budget_ladder(self.max_budget_epochs, int(min_budget_epochs), ETA, rungs)
+        own = None if evaluator_budgets is None else tuple(evaluator_budgets)
+        self.ladder = budget_ladder(self.max_budget_epochs, int(min_budget_epochs), ETA, rungs, own)
         """Budgets that are used, ascending."""
         self._configurations = space.configuration_space()
         self._moves = Moves(self._configurations)
         with _quiet(optuna):
             self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=derive_seed(seed, "tpe")))
         self._asked = self._started = 0
-        n = len(self.ladder)
-        self._brackets = [s for s in range(n) for _ in range(math.ceil(n * ETA ** (n - 1 - s) / (n - s)))]
+        self._drops = drop_ratios(self.ladder, ETA, own)
+        self._brackets = [s for s in range(len(self.ladder)) for _ in range(n_started(self._drops, s))]
         self._costs: dict[tuple[int, int], list[float]] = {}  # (bracket, rung): what was reported there, ascending
         self._promoted: deque[_Point] = deque()
         self._in_flight: dict[int, tuple[Proposal, _Point]] = {}
@@ -162,7 +171,7 @@ class TPE:
             point.trial.report(trial.cost, trial.budget_epochs)
             costs = self._costs.setdefault((point.bracket, point.rung), [])
             bisect.insort(costs, trial.cost)
-            if trial.cost <= costs[max(len(costs) // ETA, 1) - 1]:
+            if trial.cost <= costs[max(int(len(costs) / self._drops[point.rung]), 1) - 1]:
                 self._promoted.append(point._replace(rung=point.rung + 1))
             else:
                 self._study.tell(point.trial, state=TrialState.PRUNED)

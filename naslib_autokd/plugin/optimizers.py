@@ -46,6 +46,7 @@ from naslib_autokd.optimizers.base import (
     answers,
     check_budgets,
     get_optimizer,
+    known_to,
     nearest,
     replay,
 )
@@ -681,7 +682,7 @@ class AskTellOptimizer(MetaOptimizer):
                 max_budget_epochs=self.max_budget_epochs,
                 min_budget_epochs=min(int(minimum), self.max_budget_epochs),
                 total_budget_epochs=total,
-                **self._options,
+                **{**known_to(self._factory, self._table), **self._options},
             )
         except TypeError as error:  # an option that the optimizer does not have
             raise ValueError(f"optimizer {self._name!r}: {error}") from error

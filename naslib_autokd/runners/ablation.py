@@ -30,7 +30,14 @@ from typing import Any
 import yaml
 
 from naslib_autokd.evaluators.base import Benchmark
-from naslib_autokd.optimizers.base import Optimizer, OptimizerFactory, SearchSpaceLike, SpaceExhausted, get_optimizer
+from naslib_autokd.optimizers.base import (
+    Optimizer,
+    OptimizerFactory,
+    SearchSpaceLike,
+    SpaceExhausted,
+    get_optimizer,
+    known_to,
+)
 from naslib_autokd.records import Proposal, derive_seed, environment
 from naslib_autokd.runners.limits import Handler, Outcome, WorkerProcess, attempt, pickled
 from naslib_autokd.runners.run_folder import RUN, STUDY, STUDY_RUNS, RunFolder, append_line, cut_torn_line, read_yaml
@@ -198,7 +205,7 @@ def make_optimizer(
             max_budget_epochs=benchmark.budgets[-1],
             min_budget_epochs=min_budget_of(benchmark, min_budget_epochs),
             total_budget_epochs=student_epochs,
-            **method.options,
+            **{**known_to(factory, benchmark), **method.options},
         )
     except TypeError as error:  # an option that the optimizer does not have
         raise ValueError(f"optimizer {method.to_dict()['optimizer']!r}: {error}") from error

@@ -29,6 +29,7 @@ from naslib_autokd.optimizers.base import (
     SpaceExhausted,
     asks_of_one_worker,
     get_optimizer,
+    known_to,
     replay,
 )
 from naslib_autokd.records import Ask, AskLog, CandidateLike, Proposal, Trial, TrialStore, derive_seed
@@ -320,6 +321,7 @@ def search(
             seed=seed,
             options=options,
             objectives=objectives,
+            evaluator=evaluator,
         )
     )
     if hasattr(chosen, "attach"):
@@ -588,8 +590,11 @@ def make_optimizer(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     objectives: Sequence[str] = ("error",),
+    evaluator: Evaluator | None = None,
 ) -> Optimizer:
     """The optimizer that `search` would use; takes no part in any training, so it serves to check settings early.
+
+    ``evaluator``: tells its budgets (`optimizers.base.known_to`).
 
     Raises:
         ValueError: For an unknown name or option, or a budget that cannot work.
@@ -606,7 +611,7 @@ def make_optimizer(
             max_budget_epochs=task.max_budget_epochs,
             min_budget_epochs=task.min_budget_epochs,
             total_budget_epochs=worth if planned_epochs is None else planned_epochs,
-            **(options or {}),
+            **{**known_to(factory, evaluator), **(options or {})},
         )
     except TypeError as error:  # an option that the optimizer does not have
         raise ValueError(f"optimizer {optimizer!r}: {error}") from error

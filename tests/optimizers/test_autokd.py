@@ -109,6 +109,29 @@ def test_ladder_starts_at_the_maximum_and_respects_the_minimum(
     assert budget_ladder(largest, smallest, eta, n_rungs) == ladder
 
 
+@pytest.mark.parametrize(
+    ("budgets", "smallest", "n_rungs", "ladder"),
+    [
+        ((12, 200), 1, 64, (12, 200)),  # 67 epochs are in no table
+        ((12, 200), 13, 64, (200,)),
+        ((1, 3, 9), 1, 2, (3, 9)),
+        ((4, 12, 36, 100, 108), 4, 3, (12, 36, 108)),  # 100 saves nothing
+        ((150, 200), 1, 2, (200,)),
+        ((200, 50, 12), 1, 64, (12, 50, 200)),
+        (range(1, 201), 1, 3, (22, 67, 200)),
+    ],
+)
+def test_the_ladder_is_made_of_the_evaluators_own_budgets(
+    budgets: Sequence[int], smallest: int, n_rungs: int, ladder: tuple[int, ...]
+) -> None:
+    assert budget_ladder(max(budgets), smallest, 3, n_rungs, budgets) == ladder
+
+
+def test_a_full_training_that_the_evaluator_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_budget_epochs=27 is none of the budgets 12, 200"):
+        build(evaluator_budgets=(12, 200))
+
+
 @pytest.mark.parametrize(("largest", "smallest", "eta"), [(27, 1, 3), (8, 3, 3), (40, 5, 3), (10, 1, 2), (54, 1, 3)])
 def test_every_rung_of_the_ladder_is_asked_for(largest: int, smallest: int, eta: int) -> None:
     optimizer = build(
@@ -123,6 +146,16 @@ def test_every_rung_of_the_ladder_is_asked_for(largest: int, smallest: int, eta:
             Trial(number, candidate.to_dict(), candidate.digest, proposal.budget_epochs, proposal.seed, cost=0.5)
         )
     assert seen == set(optimizer.ladder)
+
+
+def test_brackets_drop_as_many_as_the_next_budget_is_dearer() -> None:
+    optimizer = build(max_budget_epochs=200, evaluator_budgets=(12, 50, 200), fidelity="hyperband", model="random")
+    asked = []
+    for number in range(17 + 4 + 1):  # 200 / 12 on the first rung, at about the same cost as 4 and 1 on the others
+        asked.append(optimizer.ask())
+        optimizer.tell(Trial.of(asked[-1], cost=0.5 + number / 1000))
+    assert [proposal.budget_epochs for proposal in asked] == [12] * 17 + [50] * 4 + [200]
+    assert asked[-1].candidate == asked[0].candidate
 
 
 def test_short_runs_get_three_rungs_and_long_ones_two() -> None:

@@ -25,7 +25,8 @@ def table_of(n: int) -> TableSpace:
 class Table:
     """A benchmark of ``n`` rows with fixed random errors."""
 
-    name, budgets, best_test_error = "tiny", (1, 3, 9), 0.1
+    name, best_test_error = "tiny", 0.1
+    budgets: tuple[int, ...] = (1, 3, 9)
 
     def __init__(self, n: int = 6, space: Any = None) -> None:
         self.space: Any = space or table_of(n)
@@ -89,6 +90,16 @@ def test_a_study_does_not_take_an_exhausted_space_for_a_failure(name: str) -> No
     run = simulate(table, name, 0, student_epochs=9 * 40.0)
     assert run.test_error[-1] == min(map(table.true_test_error, table.space.rows))
     assert run.n_trials == len(table.evaluated) > 0
+
+
+@pytest.mark.parametrize("name", ["autokd", "hyperband", "smac-mf", "tpe-hyperband"])
+def test_only_budgets_that_the_benchmark_has_are_asked_for(name: str) -> None:
+    if name == "tpe-hyperband":
+        pytest.importorskip("optuna")
+    table = Table(40)
+    table.budgets = (12, 200)
+    simulate(table, name, 0, student_epochs=200.0 * 12)
+    assert {proposal.budget_epochs for proposal in table.evaluated} == {12, 200}
 
 
 @pytest.mark.parametrize("name", ["autokd", "hyperband"])
