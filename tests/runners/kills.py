@@ -1,21 +1,27 @@
 """Commands that are killed before their file operations, or at any moment, and run again to the end.
 
-``python kills.py FOLDER COMMAND KILLS [--cold] [--moments] [--seed N]`` in a process of its own: it imports once what
-the commands need, and every command is a fork of it. With ``--cold`` each kill meets empty caches. Prints one line of
-JSON: how many kills, before which operations, and what was wrong (nothing, if all is well).
+``python kills.py FOLDER COMMAND KILLS [--cold] [--moments] [--each] [--seed N]`` in a process of its own: it imports
+once what the commands need, and every command is a fork of it. With ``--cold`` each kill meets empty caches, with
+``--each`` there are four experiments: warm and cold, before operations and at moments. Each prints one line of JSON:
+how many kills, before which operations, and what was wrong (nothing, if all is well).
 
-An operation is a file that is opened for writing, replaced, removed, cut, or synced, or a folder that is made or
-removed, in the run folder or the caches. What is compared at the end: every record, figure and tensor, but for times.
+An operation is a file that is opened for writing, replaced, linked, removed, cut, or synced, or a folder that is made
+or removed, in the run folder or the caches; every kind of them that a command has is met before others are met twice.
+What is compared at the end: every record, figure and tensor, but for times. No file or process may be left behind.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import importlib
+import itertools
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import sys
@@ -49,20 +55,8 @@ methods:
   - {label: Random search, optimizer: random_search}
   - {label: Evolution, optimizer: regularized_evolution, options: {population_size: 4, sample_size: 2}}
 """
-SEARCH = [
-    "search",
-    "--task",
-    "task.yaml",
-    "--optimizer",
-    "random_search",
-    "--trials",
-    "3",
-    "--finals",
-    "2",
-    "--out",
-    "run",
-]
-BUILD = ["bench", "build", "--task", "task.yaml", "--out", "run", "--space-families", "2", "--dense-families", "1"]
+SEARCH = shlex.split("search --task task.yaml --optimizer random_search --trials 3 --finals 2 --out run")
+BUILD = shlex.split("bench build --task task.yaml --out run --space-families 2 --dense-families 1")
 BUILD += [f"--{name}-families=0" for name in ("nested", "dense-nested", "held-out", "dense-held-out")]
 COMMANDS: dict[str, list[str]] = {
     "search": SEARCH,
@@ -157,7 +151,7 @@ def intercept(folder: Path, log: int, kill_before: int | None) -> None:
     """Count the operations in ``run`` and ``cache`` of ``folder`` in this process, and kill it before one of them."""
     places = tuple(str(folder / name) for name in ("run", "cache"))
     names = {"os.rename": "replace", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir"}
-    names |= {"os.truncate": "truncate", "shutil.rmtree": "rmtree"}
+    names |= {"os.truncate": "truncate", "os.link": "link", "os.symlink": "link", "shutil.rmtree": "rmtree"}
     count = 0
 
     def operation(what: str) -> None:
@@ -179,7 +173,7 @@ def intercept(folder: Path, log: int, kill_before: int | None) -> None:
         if isinstance(path, (str, bytes, os.PathLike)):
             path = os.path.abspath(os.fsdecode(path))
             if path.startswith(places):
-                operation(f"{names.get(event, event)} {Path(path).suffix or Path(path).name}")
+                operation(f"{names.get(event, event)} {Path(path).suffix or re.sub('^tmp.*', 'tmp', Path(path).name)}")
 
     sync = os.fsync
 
@@ -204,9 +198,11 @@ def quick_figures() -> None:
 def watch_trainings(note: Callable[[str], object]) -> None:
     """Call ``note`` with the name of every training that is started."""
     from naslib_autokd.evaluators.kd import KDEvaluator
+    from naslib_autokd.runners import ablation
     from naslib_autokd.teachers import load
 
     evaluate, train_final, train_teacher = KDEvaluator.evaluate, KDEvaluator.train_final, load.train_teacher
+    next_run = ablation._Schedule.next
 
     def evaluate_noted(self: Any, proposal: Any) -> Any:
         note(f"trial {proposal.number}")
@@ -220,6 +216,12 @@ def watch_trainings(note: Callable[[str], object]) -> None:
         note("teacher")
         return train_teacher(*arguments, **options)
 
+    def next_run_noted(self: Any) -> Any:
+        method, seed = next_run(self)
+        note(f"run {method.label} {seed}")
+        return method, seed
+
+    ablation._Schedule.next = next_run_noted  # type: ignore[method-assign]
     KDEvaluator.evaluate = evaluate_noted  # type: ignore[method-assign]
     KDEvaluator.train_final = train_final_noted  # type: ignore[method-assign]
     load.train_teacher = train_teacher_noted
@@ -292,11 +294,37 @@ def done(records: dict[str, list[str]]) -> set[str]:
     names |= {f"final {v['name']}  {v['seed']}" for v in map(json.loads, records.get("finals.jsonl", ()))}
     for line in map(json.loads, records.get("results.jsonl", ())):
         names.add(f"final {line['student']} {line['loss']} {line['result']['seed']}")
+    for line in map(json.loads, records.get("runs.jsonl", ())):
+        names.add(f"run {line['method']} {line['seed']}")
     return names | ({"teacher"} if records["teachers"] else set())
 
 
 def leftovers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for place in ("run", "cache") for path in (folder / place).rglob("*tmp*")]
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process whose parent was killed, so that none is overlooked (Linux)."""
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def still_running(patience_s: float = 20.0) -> list[str]:
+    """Processes of a command that has ended which do not end by themselves within ``patience_s``; they are ended."""
+    import psutil
+
+    deadline = time.monotonic() + patience_s
+    while running := psutil.Process().children():
+        for process in running:
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    process.wait(0)
+                elif time.monotonic() > deadline:
+                    found = [" ".join(one.cmdline()) for one in running]
+                    for one in running:
+                        one.kill()
+                    return found
+        time.sleep(0.02)
+    return []
 
 
 # --- the experiment -------------------------------------------------------------------------------------------------
@@ -311,16 +339,22 @@ def prepare(folder: Path, name: str, cold: bool) -> None:
         (folder / "run").mkdir()
     if not cold and name != "ablate":
         assert Command(folder, [*SEARCH[:-1], "warm"]).run() == 0, (folder / "log").read_text()
+        import_as(folder)
     if name in ("finals", "export"):
         assert Command(folder, SEARCH).run() == 0, (folder / "log").read_text()
     if name == "finals":
-        shutil.rmtree(folder / "run" / "students")
-        for file in ("finals.jsonl", "result.json"):
-            (folder / "run" / file).unlink()
+        forget_finals(folder / "run")
     for left in ("warm", *(["cache"] if cold else [])):
         shutil.rmtree(folder / left, ignore_errors=True)
     for file in ("journal", "log"):
         (folder / file).unlink(missing_ok=True)
+
+
+def forget_finals(run: Path) -> None:
+    """A finished run as it was before its final students were trained."""
+    shutil.rmtree(run / "students")
+    for file in ("finals.jsonl", "result.json"):
+        (run / file).unlink()
 
 
 def problems_of(command: Command, before: dict[str, list[str]], n_before: int) -> list[str]:
@@ -333,47 +367,62 @@ def problems_of(command: Command, before: dict[str, list[str]], n_before: int) -
 
 def kill(
     folder: Path, name: str, whole: dict[str, Any], kill_before: int | None, kill_after_s: float | None
-) -> list[str]:
-    """Kill the command once, run it to the end, and say what is wrong."""
+) -> list[str] | None:
+    """Kill the command once, run it to the end, and say what is wrong; None if it ended before the moment came."""
     command = Command(folder, COMMANDS[name])
     status = command.run(kill_before, kill_after_s)
-    if status not in (0, -signal.SIGKILL):
+    if status == 0 and kill_before is None:
+        return None
+    if status != -signal.SIGKILL:
         return [f"exit status {status} before the kill: {(folder / 'log').read_text()[-300:]}"]
+    problems = [f"left running: {process}" for process in still_running()]
     before, n_before = recorded(folder), len(command.trainings())
     status = command.run()
     if status:
-        return [f"exit status {status} after the kill: {(folder / 'log').read_text()[-600:]}"]
-    problems = problems_of(command, before, n_before)
+        return [*problems, f"exit status {status} after the kill: {(folder / 'log').read_text()[-600:]}"]
+    problems += [f"left running: {process}" for process in still_running()]
+    problems += problems_of(command, before, n_before)
     now = contents(folder / "run")
     problems += [f"{file} differs" for file in sorted({*now, *whole}) if now.get(file) != whole.get(file)]
     return problems + [f"left behind: {file}" for file in leftovers(folder)]
 
 
+def choose(operations: list[str], kills: int, rng: random.Random) -> list[int]:
+    """Operations to kill before: one of every kind, as far as ``kills`` goes, then any others."""
+    shuffled = rng.sample(range(len(operations)), len(operations))
+    of_kind = {operations[place]: place for place in shuffled}
+    return [*of_kind.values(), *(place for place in shuffled if place not in of_kind.values())][:kills]
+
+
 def experiment(root: Path, name: str, kills: int, *, cold: bool, moments: bool, seed: int) -> dict[str, Any]:
     """Kill a command ``kills`` times, each in a copy of one folder; before every operation if it has fewer."""
     shutil.rmtree(root, ignore_errors=True)
+    adopt_orphans()
     prepare(root / "start", name, cold)
     shutil.copytree(root / "start", root / "whole")
     first = Command(root / "whole", COMMANDS[name])
     assert first.run() == 0, (root / "whole" / "log").read_text()
     whole, operations = contents(root / "whole" / "run"), first.operations()
     import_as(root / "whole")
-    shutil.copytree(root / "start", root / "timed")
-    started = time.monotonic()
-    Command(root / "timed", COMMANDS[name]).run()
-    took = time.monotonic() - started
-    rng = random.Random(seed)
-    places: list[int | None] = list(rng.sample(range(len(operations)), min(kills, len(operations))))
+    took = 0.0
     if moments:
-        places = [None] * kills
+        shutil.copytree(root / "start", root / "timed")
+        started = time.monotonic()
+        Command(root / "timed", COMMANDS[name]).run()
+        took = time.monotonic() - started
+    rng = random.Random(seed)
+    places: list[int | None] = [None] * kills if moments else list(choose(operations, kills, rng))
     problems: dict[str, list[str]] = {}
     before: Counter[str] = Counter()
     for number, place in enumerate(places):
         folder = root / f"kill-{number}"
-        shutil.copytree(root / "start", folder)
-        found = kill(folder, name, whole, place, rng.random() * took if place is None else None)
-        print(f"{name} {number + 1}/{len(places)}: {found or 'well'}", file=sys.stderr, flush=True)
+        found = None
+        while found is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(root / "start", folder)
+            found = kill(folder, name, whole, place, rng.random() * took if place is None else None)
         what = "a random moment" if place is None else operations[place]
+        print(f"{name} {number + 1}/{len(places)} before {what}: {found or 'well'}", file=sys.stderr, flush=True)
         before[what] += 1
         if found:
             problems[f"{number}, before {what} ({place})"] = found
@@ -382,15 +431,16 @@ def experiment(root: Path, name: str, kills: int, *, cold: bool, moments: bool, 
     return {
         "command": name,
         "cold": cold,
-        "took": round(took, 1),
+        "moments": moments,
         "kills": len(places),
+        "kinds": f"{len(before)} of {len(set(operations))}",
         "before": dict(before),
         "problems": problems,
     }
 
 
-TREE = [*SEARCH, "--workers", "2"]
-TREE[TREE.index("3")] = "8"
+TREES = ("workers", "workers-finals")
+TREE = shlex.split("search --task task.yaml --optimizer random_search --trials 8 --finals 4 --out run --workers 2")
 KILLED_LOADING = "a worker ended before its first trial: the worker process was killed by SIGKILL"
 """What a command says, and ends with, when its worker was killed twice while it loaded."""
 
@@ -447,14 +497,12 @@ def tree_problems(command: Command, whole: list[dict[str, Any]]) -> list[str]:
             found.append(f"trial {trial['number']} differs")
         elif trial["status"] != "success" and trial != same and "SIGKILL" not in trial["message"]:
             found.append(f"trial {trial['number']} failed of itself: {trial['message']}")
-    n_whole = min(2, sum(trial["status"] == "success" for trial in counted))
+    n_whole = min(4, sum(trial["status"] == "success" for trial in counted))
     finals = read_finals(folder / "run")
     found += [f"final students {[r.index for r in finals]}"] if len(finals) != n_whole else []
     found += [text for record in finals if (text := record.problem())] + leftovers(folder)
     now = contents(folder / "run")
-    shutil.rmtree(folder / "run" / "students")
-    for file in ("finals.jsonl", "result.json"):
-        (folder / "run" / file).unlink()
+    forget_finals(folder / "run")
     if Command(folder, [*TREE[:-1], "1"]).run():
         return [*found, "the finals do not run again"]
     again = contents(folder / "run")
@@ -462,47 +510,59 @@ def tree_problems(command: Command, whole: list[dict[str, Any]]) -> list[str]:
     return found + [f"{name} differs from one process" for name in sorted(names) if now.get(name) != again.get(name)]
 
 
-def tree_experiment(root: Path, kills: int, *, seed: int) -> dict[str, Any]:
-    """Kill random processes, at random moments, of searches with two workers and their final students.
+def tree_experiment(root: Path, name: str, kills: int, *, seed: int) -> dict[str, Any]:
+    """Kill random processes, at random moments, of searches with two workers, or of their final students alone.
 
     A worker that is killed costs its trial (status "error") or nothing, the command goes on by itself; after a kill of
     the command the same one continues. In the end every trial is there once, and every final student whole.
     """
     shutil.rmtree(root, ignore_errors=True)
+    adopt_orphans()
     prepare(root, "search", cold=False)
     command = Command(root, TREE)
     assert command.run() == 0, (root / "log").read_text()
     whole = [json.loads(line) for line in recorded(root)["trials.jsonl"]]
-    shutil.rmtree(root / "run")
-    rng, killed, ends = random.Random(seed), Counter[str](), 0
+    forget_finals(root / "run")
+    (root / "run").rename(root / "searched")
+
+    def begin() -> None:
+        shutil.rmtree(root / "run", ignore_errors=True)
+        if name == "workers-finals":
+            shutil.copytree(root / "searched", root / "run")
+
+    begin()
+    rng, killed, ends, ended = random.Random(seed), Counter[str](), 0, False
     problems: dict[str, list[str]] = {}
-    while sum(killed.values()) < kills or (root / "run").exists():
+    while sum(killed.values()) < kills or not ended:
         before = recorded(root)
         (root / "log").unlink(missing_ok=True)
-        status, after = strike(command, rng, kills, killed), recorded(root)
-        said = (root / "log").read_text()
-        found = [f"lost lines of {name}" for name, was in before.items() if after.get(name, [])[: len(was)] != was]
+        status = strike(command, rng, kills, killed)
+        found = [f"left running: {process}" for process in still_running()]
+        after, said = recorded(root), (root / "log").read_text()
+        found += [f"lost lines of {file}" for file, was in before.items() if after.get(file, [])[: len(was)] != was]
         numbers = [json.loads(line)["number"] for line in after.get("trials.jsonl", ())]
         found += [f"trial {n} is there twice" for n, times in Counter(numbers).items() if times > 1]
         if status == 0:
             found, ends = found + tree_problems(command, whole), ends + 1
         elif status != -signal.SIGKILL and KILLED_LOADING not in said:
             found.append(f"exit status {status}: {said[-600:]}")
-        print(f"workers {sum(killed.values())}/{kills}: {found or 'well'}", file=sys.stderr, flush=True)
+        print(f"{name} {sum(killed.values())}/{kills}: {found or 'well'}", file=sys.stderr, flush=True)
         if found:
             problems[f"after {sum(killed.values())} kills"] = found
-        if status == 0 or found:
-            shutil.rmtree(root / "run", ignore_errors=True)
-    return {"command": "workers", "kills": kills, "before": dict(killed), "ends": ends, "problems": problems}
+        ended = status == 0 or bool(found)
+        if ended:
+            begin()
+    return {"command": name, "kills": kills, "before": dict(killed), "ends": ends, "problems": problems}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("command", choices=[*COMMANDS, "workers"])
+    parser.add_argument("command", choices=[*COMMANDS, *TREES])
     parser.add_argument("kills", type=int)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--moments", action="store_true")
+    parser.add_argument("--each", action="store_true", help="all four experiments")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     import naslib_autokd.cli  # what the commands import is imported once, before the forks
@@ -514,21 +574,17 @@ def main() -> int:
     import naslib_autokd.runners.export
     import naslib_autokd.runners.search  # noqa: F401
 
-    if options.command == "workers":
-        print(json.dumps(tree_experiment(options.folder.absolute(), options.kills, seed=options.seed)))
+    if options.command in TREES:
+        folder = options.folder.absolute() / options.command
+        print(json.dumps(tree_experiment(folder, options.command, options.kills, seed=options.seed)))
         return 0
-    print(
-        json.dumps(
-            experiment(
-                options.folder.absolute(),
-                options.command,
-                options.kills,
-                cold=options.cold,
-                moments=options.moments,
-                seed=options.seed,
-            )
+    each = itertools.product((False, True), repeat=2) if options.each else [(options.moments, options.cold)]
+    for moments, cold in each:
+        folder = options.folder.absolute() / "-".join(
+            ["moments" if moments else "operations", "cold" if cold else "warm"]
         )
-    )
+        found = experiment(folder, options.command, options.kills, cold=cold, moments=moments, seed=options.seed)
+        print(json.dumps(found), flush=True)
     return 0
 
 
