@@ -12,6 +12,7 @@ import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -521,6 +522,7 @@ def _budgets(
     return budgets
 
 
+@cache  # a table says the same few words again and again
 def _number(cell: str) -> float | None:
     """A finite number, or None."""
     try:
@@ -530,6 +532,7 @@ def _number(cell: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+@cache
 def _fidelity(cell: str) -> Fidelity:
     """``0.5``, ``1/27`` and ``1e-3`` are numbers, so that ``1`` and ``1.0`` are the same."""
     try:

@@ -107,7 +107,11 @@ class TableSpace:
             if len({isinstance(value, str) for value in distinct}) > 1:
                 raise ValueError(f"column {column!r} mixes numbers and text: {sorted(map(str, distinct))}")
             self.choices[column] = tuple(sorted(distinct))
-        self._coordinates = np.array([self._point(values) for values in self._values])
+        self._exact = {tuple(values.values()): row for values, row in zip(self._values, self.rows, strict=True)}
+        points = {column: self._points(column) for column in self.columns}  # of each value once: tables can be large
+        self._coordinates = np.array(
+            [[x for column, value in values.items() for x in points[column][value]] for values in self._values]
+        )
 
     def __repr__(self) -> str:
         return f"TableSpace({self.name!r}, {len(self.rows)} rows)"
@@ -115,17 +119,18 @@ class TableSpace:
     def _is_text(self, column: str) -> bool:
         return isinstance(self.choices[column][0], str)
 
+    def _points(self, column: str) -> dict[Value, list[float]]:
+        """Coordinates of each value of a column, whose squared distances `candidate` compares."""
+        choices = self.choices[column]
+        if self._is_text(column):
+            side = float(np.sqrt((_EXACT if column in self._kd_columns else 1.0) / 2))
+            return {value: [side * (value == choice) for choice in choices] for value in choices}
+        if len(choices) == 1:
+            return {choices[0]: []}
+        return {value: [i / (len(choices) - 1)] for i, value in enumerate(choices)}
+
     def _point(self, values: Mapping[str, Value]) -> Array:
-        """Coordinates whose squared distances `candidate` compares."""
-        coordinates: list[float] = []
-        for column in self.columns:
-            choices = self.choices[column]
-            if self._is_text(column):
-                weight = _EXACT if column in self._kd_columns else 1.0
-                coordinates += [float(np.sqrt(weight / 2)) * (values[column] == choice) for choice in choices]
-            elif len(choices) > 1:
-                coordinates.append(choices.index(values[column]) / (len(choices) - 1))
-        return np.array(coordinates)
+        return np.array([x for column in self.columns for x in self._points(column)[values[column]]])
 
     def configuration_space(self) -> RowsConfigurationSpace:
         """A fresh ConfigSpace, the same every time (its random state too: seed 0)."""
@@ -155,6 +160,9 @@ class TableSpace:
                     f"{column}={plain[column]!r} is not a value of the space {self.name!r}: "
                     f"{', '.join(map(str, self.choices[column]))}"
                 )
+        row = self._exact.get(tuple(plain[column] for column in self.columns))
+        if row is not None:
+            return row
         distances = ((self._coordinates - self._point(plain)) ** 2).sum(axis=1)
         if held is not None:
             distances[[row[held] != plain[held] for row in self._values]] = np.inf
@@ -217,8 +225,9 @@ class RowsConfigurationSpace(ConfigurationSpace):
         super().__init__(name=table.name, seed=0)
         self.add(list(hyperparameters))
         self._table = table
-        rows = [Configuration(self, values=table.values(row)) for row in table.rows]
-        self.legal_vectors: Array = np.array([row.get_array() for row in rows])
+        encoded = {name: {value: self[name].to_vector(value) for value in table.choices[name]} for name in self}
+        values = [table.values(row) for row in table.rows]
+        self.legal_vectors: Array = np.array([[encoded[name][row[name]] for name in self] for row in values])
         """``(rows, columns)``: every legal point in ConfigSpace's own encoding."""
 
     def __eq__(self, other: object) -> bool:
