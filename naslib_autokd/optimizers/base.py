@@ -142,6 +142,7 @@ OPTIMIZERS: dict[str, OptimizerFactory] = {
     "autokd": _lazy("naslib_autokd.optimizers.autokd", "AutoKD"),
     "autokd-full": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", fidelity="full"),
     "random_search": _lazy("naslib_autokd.optimizers.random_search", "RandomSearch"),
+    "two-stage-random": _lazy("naslib_autokd.optimizers.two_stage_random", "TwoStageRandom"),
     "regularized_evolution": _lazy("naslib_autokd.optimizers.regularized_evolution", "RegularizedEvolution"),
     "local_search": _lazy("naslib_autokd.optimizers.local_search", "LocalSearch"),
     "reinforce": _lazy("naslib_autokd.optimizers.reinforce", "Reinforce"),

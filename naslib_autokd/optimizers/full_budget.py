@@ -68,10 +68,13 @@ class FullBudgetOptimizer(ABC):
         return np.random.default_rng(derive_seed(self.seed, "candidate", number))
 
     def ask(self) -> Proposal:
+        return self._proposed(self._next(self._asked), self.max_budget_epochs)
+
+    def _proposed(self, values: Mapping[str, Any], budget: int) -> Proposal:
+        """The next proposal, in flight from now on."""
         number = self._asked
-        values = self._next(number)
         candidate = self.space.candidate(values)
-        proposal = Proposal(candidate, self.max_budget_epochs, derive_seed(self.seed, "trial", number), number)
+        proposal = Proposal(candidate, budget, derive_seed(self.seed, "trial", number), number)
         self._asked += 1
         self._in_flight[number] = proposal, values
         self._candidates.setdefault(candidate.digest, candidate)
