@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from naslib_autokd.optimizers.base import SearchSpaceLike
@@ -33,6 +33,7 @@ class TwoStageRandom(FullBudgetOptimizer):
         max_budget_epochs: Full training.
         min_budget_epochs: Epochs of the first stage.
         total_budget_epochs: Student-epochs of the whole run.
+        evaluator_budgets: What the evaluator answers for; the first stage takes the lowest that is allowed.
         full_share: Share of the total for full trainings, in (0, 1).
 
     Raises:
@@ -47,6 +48,7 @@ class TwoStageRandom(FullBudgetOptimizer):
         max_budget_epochs: int,
         min_budget_epochs: int = 1,
         total_budget_epochs: float | None = None,
+        evaluator_budgets: Sequence[int] | None = None,
         full_share: float = 1 / 6,
     ) -> None:
         super().__init__(
@@ -58,7 +60,9 @@ class TwoStageRandom(FullBudgetOptimizer):
         )
         if not 0.0 < full_share < 1.0:
             raise ValueError(f"full_share must be between 0 and 1, got {full_share}")
-        self.min_budget_epochs, self.full_share = int(min_budget_epochs), full_share
+        allowed = [int(each) for each in evaluator_budgets or () if min_budget_epochs <= each <= max_budget_epochs]
+        self.min_budget_epochs = min(allowed, default=int(min_budget_epochs))
+        self.full_share = full_share
         self.first_stage_epochs: float | None = None
         """Student-epochs for the first stage; None: the stages take turns."""
         if total_budget_epochs is not None:

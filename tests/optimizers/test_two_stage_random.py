@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from naslib_autokd.records import Proposal, Trial
 from naslib_autokd.search_spaces.table import RowCandidate, TableSpace
 
 
+@cache
 def space(n: int = 2000) -> TableSpace:
     return TableSpace("rows", [RowCandidate.of({"width": i}) for i in range(n)])
 
@@ -45,7 +47,7 @@ def test_the_cost_of_thirty_full_trainings_is_416_short_ones_and_5_full_ones() -
     assert full == [candidate for _, candidate in sorted(short, key=lambda pair: pair[0])[:5]]
 
 
-@pytest.mark.parametrize(("trainings", "n_short", "n_full"), [(10, 133, 2), (50, 700, 8), (100, 1383, 17), (1.5, 8, 1)])
+@pytest.mark.parametrize(("trainings", "n_short", "n_full"), [(10, 133, 2), (1.5, 8, 1)])
 def test_other_totals_are_divided_at_the_same_ratio(trainings: float, n_short: int, n_full: int) -> None:
     pairs = run(two_stage(200 * trainings), n_short + n_full)
     budgets = [p.budget_epochs for p, _ in pairs]
@@ -75,6 +77,11 @@ def test_where_there_is_no_first_stage_draws_are_trained_in_full(options: dict[s
     pairs = run(two_stage(**{"total": 2000.0, **options}), 12)
     assert {p.budget_epochs for p, _ in pairs} == {200}
     assert len({p.candidate for p, _ in pairs}) == 12
+
+
+def test_the_first_stage_has_a_budget_of_the_evaluator() -> None:
+    pairs = run(two_stage(6000, min_budget_epochs=3, evaluator_budgets=(2, 12, 50, 200)), 3)
+    assert {p.budget_epochs for p, _ in pairs} == {12}
 
 
 def test_a_small_space_is_searched_to_its_end() -> None:
