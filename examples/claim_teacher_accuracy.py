@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from naslib_autokd.evaluators.kd import KDEvaluator
     from naslib_autokd.evaluators.student_limits import StudentLimits, check_reachable
     from naslib_autokd.runners.engine import DaskEngine
-    from naslib_autokd.runners.search import search, train_family
+    from naslib_autokd.runners.finals import train_family
+    from naslib_autokd.runners.search import search
     from naslib_autokd.search_spaces.hnag import HNAGSpace
     from naslib_autokd.tasks import get_task
 

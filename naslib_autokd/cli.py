@@ -88,7 +88,7 @@ def terminate_as_interrupt() -> Iterator[None]:
 def exit_status(error: Exception) -> int:
     """What scripts are told of an error (see `main`)."""
     from naslib_autokd.records import StoreLockedError, StoreWriteError
-    from naslib_autokd.runners.search import TooManyFailures
+    from naslib_autokd.runners.tally import TooManyFailures
 
     if isinstance(error, TooManyFailures):
         return 3

@@ -255,7 +255,7 @@ def test_workers_find_what_one_worker_finds_and_their_limits_hold(
 
 
 def test_exit_codes() -> None:
-    from naslib_autokd.runners.search import TooManyFailures
+    from naslib_autokd.runners.tally import TooManyFailures
 
     codes = {
         TooManyFailures("x"): 3,

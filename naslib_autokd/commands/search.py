@@ -28,7 +28,7 @@ from naslib_autokd.commands._parser import epilog
 from naslib_autokd.commands._types import Number, positive, whole
 
 if TYPE_CHECKING:
-    from naslib_autokd.runners.search import SearchProgress
+    from naslib_autokd.runners.results import SearchProgress
 
 DEFAULT_TRIALS = 24
 KEYS = (
@@ -115,8 +115,9 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.runners.finals import train_family
     from naslib_autokd.runners.pareto import check_objectives
     from naslib_autokd.runners.run_folder import RESULT, RUN, RunFolder, budget_change, check_run
-    from naslib_autokd.runners.search import check_space, make_optimizer, run_settings, search, search_space
+    from naslib_autokd.runners.search import search
     from naslib_autokd.runners.session import StopSignals
+    from naslib_autokd.runners.setup import check_space, make_optimizer, run_settings, search_space
     from naslib_autokd.search_spaces import get_search_space
     from naslib_autokd.search_spaces.hnag import HNAGSpace
 

@@ -19,6 +19,24 @@ class Evaluator(Protocol):
         ...
 
 
+@runtime_checkable
+class HasImages(Protocol):
+    """An evaluator that trains on a task's images: a run keeps their splits."""
+
+    @property
+    def data(self) -> Any:
+        """The images (`data.images.TaskData`)."""
+
+
+@runtime_checkable
+class HasObjective(Protocol):
+    """An evaluator whose students need not learn from the teacher."""
+
+    @property
+    def objective(self) -> str:
+        """``kd``, or ``ce`` for the labels alone."""
+
+
 class Score(NamedTuple):
     """A training-free score of one student."""
 
@@ -26,6 +44,14 @@ class Score(NamedTuple):
     """Higher is better."""
     student_epochs: float
     """What it cost, as a share of an epoch of student training."""
+
+
+@runtime_checkable
+class ScoresUntrained(Protocol):
+    """An evaluator that scores students without training them."""
+
+    def training_free_score(self, candidate: Any, seed: int) -> Score:
+        """The score of the student that ``seed`` draws from the candidate's family."""
 
 
 @runtime_checkable

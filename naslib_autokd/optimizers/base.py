@@ -52,10 +52,8 @@ class Optimizer(Protocol):
     told like any other; a trial that was never proposed (warm start) is learned from. The proposals depend on nothing
     but the arguments and the order of asks and tells, so that `replay` can continue a run.
 
-    One that scores students without training them has two more members. ``attach(evaluator)`` is called by the runners
-    before the first ask and before `replay`, with an evaluator that has ``training_free_score(candidate, seed)``.
-    ``extra_student_epochs`` (float, never falling, a function of the asks) is what it has spent itself, which the
-    runners add to what the trials were charged.
+    What more an optimizer can do it says by having all members of `ScoresStudents`, `ExpectsCosts`, `FindsFront`,
+    `ComparesBudgets` or `GoesOnQuickly`.
     """
 
     def ask(self) -> Proposal:
@@ -66,6 +64,56 @@ class Optimizer(Protocol):
 
     def incumbent(self) -> CandidateLike | None:
         """The candidate that the evidence favours, among those trained at the largest budget."""
+
+
+@runtime_checkable
+class ScoresStudents(Protocol):
+    """An optimizer that scores students without training them."""
+
+    def attach(self, evaluator: Any) -> None:
+        """Called by the runners before the first ask and before `replay`, with an evaluator
+        (`evaluators.base.ScoresUntrained`)."""
+
+    @property
+    def extra_student_epochs(self) -> float:
+        """What it has spent itself, which the runners add to what trials were charged; a function of the asks, never
+        falling."""
+
+
+@runtime_checkable
+class ExpectsCosts(Protocol):
+    """An optimizer with a model of what families cost."""
+
+    def expected_costs(self) -> Mapping[str, float]:
+        """Cost expected at the largest budget of each candidate that was trained there (digest -> cost)."""
+
+
+@runtime_checkable
+class FindsFront(Protocol):
+    """An optimizer that minimises several objectives."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names in `records.OBJECTIVES`."""
+
+    def front(self) -> Sequence[tuple[CandidateLike, dict[str, float]]]:
+        """Families that no other is expected to beat in all objectives, by ascending error."""
+
+
+@runtime_checkable
+class ComparesBudgets(Protocol):
+    """An optimizer that uses several budgets."""
+
+    def budget_agreement(self) -> Sequence[Any]:
+        """Rank agreement of pairs of budgets (named tuples: ``low``, ``high``, ``n``, ``kendall_tau``)."""
+
+
+@runtime_checkable
+class GoesOnQuickly(Protocol):
+    """An optimizer that continues from the files of a run without searching for its old proposals again."""
+
+    def fast_forward(self, asks: Sequence[Ask], trials: Sequence[Trial]) -> Sequence[Proposal]:
+        """As `replay`."""
 
 
 class OneShotResult(Protocol):
@@ -296,7 +344,7 @@ def replay(optimizer: Optimizer, trials: Iterable[Trial], asks: Iterable[Ask] | 
     """Bring a fresh optimizer (same arguments, same seed) to where a run was, from the run's own files.
 
     Asks and tells follow each other exactly as they did in the run, whatever its number of workers, so that the
-    optimizer goes on as if it had never stopped. One that has ``fast_forward(asks, trials)`` is given the files and
+    optimizer goes on as if it had never stopped. One that `GoesOnQuickly` is given the files and
     need not search for its old proposals again (AutoKD fits no model); every other one is asked again.
 
     Args:
@@ -314,9 +362,8 @@ def replay(optimizer: Optimizer, trials: Iterable[Trial], asks: Iterable[Ask] | 
     """
     told = list(trials)
     asked = asks_of_one_worker(told) if asks is None else [ask for ask in asks if ask.number >= 0]
-    fast_forward = getattr(optimizer, "fast_forward", None)
-    if fast_forward is not None:
-        return list(fast_forward(asked, told))
+    if isinstance(optimizer, GoesOnQuickly):
+        return list(optimizer.fast_forward(asked, told))
     return ask_again(optimizer, asked, told)
 
 

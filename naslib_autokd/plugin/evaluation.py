@@ -26,8 +26,7 @@ from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.loaders import task_data
 from naslib_autokd.records import CandidateLike, Proposal, Trial, TrialStore, derive_seed
 from naslib_autokd.runners.finals import FinalStudents, read_finals, train_family
-from naslib_autokd.runners.run_folder import TRIALS, open_run
-from naslib_autokd.runners.search import ReplayError
+from naslib_autokd.runners.run_folder import TRIALS, ReplayError, open_run
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 
 NASLIB = load_naslib()

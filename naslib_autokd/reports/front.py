@@ -43,7 +43,7 @@ def write_front(front: Sequence[Mapping[str, Any]], trials: Sequence[Trial], out
     """``front.csv``, ``hypervolume.csv`` and, for each objective besides the error, a figure ``front_NAME``.
 
     Args:
-        front: Families with ``candidate``, ``candidate_digest`` and ``objectives`` (`runners.search.SearchResult`).
+        front: Families with ``candidate``, ``candidate_digest`` and ``objectives`` (`runners.results.SearchResult`).
         trials: All trials of the search. The box of the hypervolume is that of its successful full trainings.
     """
     if not front:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from naslib_autokd.reports.terminal import Live, say
-from naslib_autokd.runners.search import FinalStudents, SearchProgress, SearchResult
+from naslib_autokd.runners.finals import FinalStudents
+from naslib_autokd.runners.results import SearchProgress, SearchResult
 from naslib_autokd.runners.statistics import mean_interval
 
 if TYPE_CHECKING:

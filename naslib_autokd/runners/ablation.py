@@ -41,9 +41,10 @@ from naslib_autokd.optimizers.base import (
 from naslib_autokd.records import Proposal, derive_seed, environment
 from naslib_autokd.runners.limits import Handler, Outcome, WorkerProcess, attempt, pickled
 from naslib_autokd.runners.run_folder import RUN, STUDY, STUDY_RUNS, RunFolder, append_line, cut_torn_line, read_yaml
-from naslib_autokd.runners.search import TooManyFailures, check_options
 from naslib_autokd.runners.session import SearchInterrupted
+from naslib_autokd.runners.setup import check_options
 from naslib_autokd.runners.study import Study, StudyError, StudyMethod, get_study
+from naslib_autokd.runners.tally import TooManyFailures
 
 GRID_POINTS = 80
 """Points of a run that are looked at, at most: above so many full trainings they are spaced logarithmically."""

@@ -26,7 +26,7 @@ import numpy as np
 from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed
 from naslib_autokd.runners.engine import Engine
 from naslib_autokd.runners.run_folder import TRIALS, RunFolder, RunFolderError, open_run
-from naslib_autokd.runners.search import TooManyFailures
+from naslib_autokd.runners.tally import TooManyFailures
 from naslib_autokd.search_spaces.hnag.parameters import MAX_WIRING_SEED, Candidate, HNAGSpace
 from naslib_autokd.tasks import Task
 

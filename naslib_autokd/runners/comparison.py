@@ -25,8 +25,10 @@ from naslib_autokd.records import content_digest, derive_seed, environment
 from naslib_autokd.runners.engine import DaskPool, LimitedEngine, pick_device
 from naslib_autokd.runners.finals import FinalStudents, train_family, train_finals
 from naslib_autokd.runners.limits import Handler, Limits
+from naslib_autokd.runners.results import SearchProgress
 from naslib_autokd.runners.run_folder import COMPARISON, RESULT, RunFolder, open_run
-from naslib_autokd.runners.search import SearchProgress, check_space, search, search_space
+from naslib_autokd.runners.search import search
+from naslib_autokd.runners.setup import check_space, search_space
 from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
 from naslib_autokd.tasks import Task, get_task
 

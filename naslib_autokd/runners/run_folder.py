@@ -26,7 +26,8 @@ from typing import Any
 import yaml
 
 from naslib_autokd.files import is_alive, sync_folder, write_whole
-from naslib_autokd.records import StoreLockedError, environment
+from naslib_autokd.optimizers.base import Optimizer, ReplayMismatch, asks_of_one_worker, replay
+from naslib_autokd.records import Ask, AskLog, Proposal, StoreLockedError, TrialStore, environment
 from naslib_autokd.settings import SettingsError, read_yaml_file
 from naslib_autokd.tasks import Task
 
@@ -67,7 +68,7 @@ class RunFolder:
         if isinstance(out, RunFolder) and out.owned:
             yield out
             return
-        folder = cls(out.path if isinstance(out, RunFolder) else out)
+        folder = cls(folder_path(out))
         folder.refuse_files()
         new = [place for place in (folder.path, *folder.path.parents) if not place.exists()]
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -106,11 +107,76 @@ class RunFolder:
         """Who holds the folder, in words."""
         return in_use(self.path, self.path / LOCK, "wait for it or use another run folder")
 
+    def keep_splits(self, data: Any) -> None:
+        """Write which image is for what; or check that it is still so.
+
+        Raises:
+            TaskError: If the images have changed since.
+        """
+        from naslib_autokd.data.splits import save_splits  # loads torch
+
+        save_splits(data, self.path)
+
     def write(self, name: str, content: str) -> Path:
         """Write a file of the folder, whole or not at all."""
         path = self.path / name
         write_whole(path, content.encode())
         return path
+
+
+def folder_path(out: str | Path | RunFolder) -> Path:
+    return out.path if isinstance(out, RunFolder) else Path(out)
+
+
+class ReplayError(RuntimeError):
+    """The optimizer did not propose the stored trials again, so the run cannot be continued."""
+
+
+class Records:
+    """What a search asked for and was answered, which this process writes; in memory alone without a folder.
+
+    ``with Records(folder) as records``: the files are locked inside.
+
+    Raises:
+        CorruptStoreError: If a line that is there cannot be used.
+        StoreLockedError: If another process writes them.
+    """
+
+    def __init__(self, folder: RunFolder | None) -> None:
+        self.trials = TrialStore(None if folder is None else folder.path / TRIALS)
+        self.asks = AskLog(None if folder is None else folder.path / ASKS)
+
+    def __enter__(self) -> Records:
+        with contextlib.ExitStack() as stack:
+            for file in (self.trials, self.asks):
+                file.lock()
+                stack.callback(file.close)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def ask(self, proposal: Proposal) -> None:
+        """Keep a proposal; on disk when this returns."""
+        self.asks.append(Ask.of(proposal, len(self.trials)))
+
+    def replay(self, optimizer: Optimizer) -> list[Proposal]:
+        """Bring a fresh optimizer to where the run was; the proposals that were in flight.
+
+        Raises:
+            ReplayError: If it does not propose again what is recorded.
+        """
+        trials = list(self.trials)
+        try:
+            if len(self.asks) >= sum(trial.number >= 0 for trial in trials):
+                return replay(optimizer, trials, list(self.asks))
+            in_flight = replay(optimizer, trials)  # a run of before asks were logged, with one worker
+            for ask in asks_of_one_worker(trials)[len(self.asks) :]:  # a kill may have come while they were written
+                self.asks.append(ask)
+            return in_flight
+        except ReplayMismatch as error:
+            raise ReplayError(f"{self.trials.path}: {error}") from error
 
 
 @contextmanager
@@ -322,7 +388,7 @@ def open_run(out: str | Path | RunFolder, task: Task, settings: Mapping[str, Any
         RunFolderError: With the differences, if the folder holds another run.
         StoreLockedError: If another process holds it and there is something to write.
     """
-    path = out.path if isinstance(out, RunFolder) else Path(out)
+    path = folder_path(out)
     check_run(out, task, settings)
     change = budget_change(path, settings)
     if (path / TASK).exists() and (path / RUN).exists() and not change:

@@ -17,13 +17,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from naslib_autokd.records import TrialStore
+from naslib_autokd.records import Proposal, Trial, TrialStore
 from naslib_autokd.runners.run_folder import BUDGETS, FINALS, LOG, RUN, STATUS, TRIALS, log
+from naslib_autokd.runners.tally import fraction_spent
 
 HEARTBEAT_S = 5.0
 """Between two signs of life of a running search."""
@@ -31,13 +32,6 @@ SILENT_S = 60.0
 """A search on another machine without a sign of life for so long is taken for dead."""
 
 log.addHandler(logging.NullHandler())
-
-
-def fraction_spent(budget: Mapping[str, Any], *, n_trials: int, student_epochs: float, wall_s: float) -> float:
-    """Share of the budget that is spent, in [0, 1]: of the limit that is nearest."""
-    spent = {"n_trials": n_trials, "student_epochs": student_epochs, "wall_s": wall_s}
-    shares = [spent[name] / budget[name] for name in spent if budget.get(name)]
-    return min(1.0, max(shares, default=0.0))
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -115,6 +109,22 @@ class Session:
         with self._lock:
             self._state.update(values)
         self._write()
+
+    def show_running(self, running: Iterable[tuple[Proposal, float]], extra_student_epochs: float) -> None:
+        """Say which proposals run, and since when, and what the optimizer has spent beside the trials."""
+        in_flight = [
+            {"number": proposal.number, "budget_epochs": proposal.budget_epochs, "since": since}
+            for proposal, since in running
+        ]
+        self.update(in_flight=in_flight, extra_student_epochs=extra_student_epochs)
+
+    @staticmethod
+    def tell_of(trial: Trial) -> None:
+        """A line of the log for a finished trial."""
+        said = f"cost {trial.cost:.4f}" if trial.succeeded else f"{trial.status}: {trial.message}"
+        level = logging.INFO if trial.succeeded else logging.WARNING
+        about = (trial.number, trial.candidate_digest, trial.budget_epochs, trial.total_s, said)
+        log.log(level, "trial %d, %s, %d epochs, %.1f s: %s", *about)
 
     def _beat(self) -> None:
         while not self._end.wait(HEARTBEAT_S):

@@ -49,6 +49,29 @@ def get_search_space(space: Any, **options: Any) -> Any:
 
 
 @runtime_checkable
+class ChecksTask(Protocol):
+    """A space that cannot be searched on every task."""
+
+    def check(self, task: Any) -> None:
+        """Raise ValueError, with what to do, if it cannot be searched on this one (`tasks.Task`)."""
+
+
+@runtime_checkable
+class HasDefault(Protocol):
+    """A space with a point that is worth a try in every search."""
+
+    def default_candidate(self) -> Any: ...
+
+
+@runtime_checkable
+class DescribesItself(Protocol):
+    """A space whose name does not say everything of it."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values, for ``run.yaml``: a run is continued with the same only."""
+
+
+@runtime_checkable
 class SearchesKD(Protocol):
     """A space that may have the KD settings among its dimensions."""
 

@@ -11,7 +11,8 @@ from naslib_autokd.evaluators.base import Score
 from naslib_autokd.optimizers.diswot import SCORING_SHARE, DisWOT
 from naslib_autokd.records import Proposal, Trial, derive_seed
 from naslib_autokd.runners.engine import InProcessEngine
-from naslib_autokd.runners.search import SearchProgress, SearchResult, search
+from naslib_autokd.runners.results import SearchProgress, SearchResult
+from naslib_autokd.runners.search import search
 from naslib_autokd.runners.session import read_status
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.tasks import get_task

@@ -18,7 +18,7 @@ from api_cases import JudgedTable, TableEvaluator, random_states
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.plugin.loader import naslib_missing
 from naslib_autokd.records import Proposal, StoreLockedError, TrialStore, derive_seed
-from naslib_autokd.runners.search import ReplayError, RunFolderError
+from naslib_autokd.runners.run_folder import ReplayError, RunFolderError
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.tasks import get_task
 

@@ -17,7 +17,7 @@ from api_cases import JudgedTable, TableEvaluator, config
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.plugin.loader import naslib_missing
 from naslib_autokd.records import TrialStore
-from naslib_autokd.runners.search import ReplayError, RunFolderError
+from naslib_autokd.runners.run_folder import ReplayError, RunFolderError
 
 pytestmark = pytest.mark.skipif(naslib_missing() is not None, reason=f"NASLib is missing: {naslib_missing()}")
 

@@ -12,7 +12,8 @@ import yaml
 
 from naslib_autokd.records import Proposal, Trial, TrialStore, derive_seed, environment
 from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, JobResult
-from naslib_autokd.runners.search import open_run, run_settings
+from naslib_autokd.runners.run_folder import open_run
+from naslib_autokd.runners.setup import run_settings
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.tasks import Task, get_task
 

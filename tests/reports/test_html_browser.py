@@ -133,7 +133,8 @@ def real_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four real trials of a few epochs, two final students, as ``naslib-autokd search`` leaves them."""
     from naslib_autokd.evaluators.kd import KDEvaluator
     from naslib_autokd.reports.search import search_report
-    from naslib_autokd.runners.search import search, train_family
+    from naslib_autokd.runners.finals import train_family
+    from naslib_autokd.runners.search import search
 
     folder = tmp_path_factory.mktemp("runs") / "real"
     evaluator = KDEvaluator(small_task())

@@ -104,8 +104,8 @@ def indexed_handler(index: int) -> Any:
 
 def main() -> int:
     from naslib_autokd.runners.engine import DaskEngine
-    from naslib_autokd.runners.search import SearchInterrupted, search
-    from naslib_autokd.runners.session import StopSignals
+    from naslib_autokd.runners.search import search
+    from naslib_autokd.runners.session import SearchInterrupted, StopSignals
 
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)

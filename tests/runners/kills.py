@@ -484,7 +484,7 @@ def tree_problems(command: Command, whole: list[dict[str, Any]]) -> list[str]:
     """
     from naslib_autokd.records import Trial
     from naslib_autokd.runners.finals import read_finals
-    from naslib_autokd.runners.search import is_refusal
+    from naslib_autokd.runners.tally import is_refusal
 
     folder = command.folder
     trials = [json.loads(line) for line in recorded(folder)["trials.jsonl"]]

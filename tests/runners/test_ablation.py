@@ -36,8 +36,9 @@ from naslib_autokd.runners.ablation import (
     simulate,
     variant,
 )
-from naslib_autokd.runners.search import TooManyFailures, search
+from naslib_autokd.runners.search import search
 from naslib_autokd.runners.study import Study, StudyError, StudyMethod, get_study, study_names, study_text
+from naslib_autokd.runners.tally import TooManyFailures
 from naslib_autokd.search_spaces.frozen import FrozenSpace
 from naslib_autokd.search_spaces.hnag import HNAGSpace, KDSettings
 

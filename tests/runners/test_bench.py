@@ -24,7 +24,8 @@ from naslib_autokd.runners.bench import (
     uniform_families,
 )
 from naslib_autokd.runners.engine import InProcessEngine
-from naslib_autokd.runners.search import RunFolderError, TooManyFailures
+from naslib_autokd.runners.run_folder import RunFolderError
+from naslib_autokd.runners.tally import TooManyFailures
 from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace
 from naslib_autokd.tasks import get_task
 

@@ -21,14 +21,11 @@ from faulty import FormulaEvaluator
 from naslib_autokd.records import AskLog, Proposal, StoreLockedError, Trial, TrialStore
 from naslib_autokd.runners.engine import LimitedEngine
 from naslib_autokd.runners.limits import Limits
-from naslib_autokd.runners.search import (
-    SearchInterrupted,
-    SearchResult,
-    TooManyFailures,
-    budget_change,
-    search,
-)
-from naslib_autokd.runners.session import StopSignals, duration, read_status
+from naslib_autokd.runners.results import SearchResult
+from naslib_autokd.runners.run_folder import budget_change
+from naslib_autokd.runners.search import search
+from naslib_autokd.runners.session import SearchInterrupted, StopSignals, duration, read_status
+from naslib_autokd.runners.tally import TooManyFailures
 from naslib_autokd.tasks import get_task
 
 TASK = get_task("cluttered-digits")

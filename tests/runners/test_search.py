@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from naslib_autokd.records import AskLog, Proposal, Trial, TrialStore, derive_seed
-from naslib_autokd.runners.search import ReplayError, RunFolderError, SearchResult, open_run, search
+from naslib_autokd.runners.results import SearchResult
+from naslib_autokd.runners.run_folder import ReplayError, RunFolderError, open_run
+from naslib_autokd.runners.search import search
 from naslib_autokd.tasks import get_task
 
 TASK = get_task("cluttered-digits")

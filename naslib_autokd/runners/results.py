@@ -1,0 +1,118 @@
+"""What a search shows after each trial, and what it has found in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from naslib_autokd.optimizers.base import ComparesBudgets, ExpectsCosts, FindsFront, Optimizer
+from naslib_autokd.records import CandidateLike, Trial, TrialStore
+from naslib_autokd.runners.pareto import objective_table, pareto_front
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """Where a search stands, after each trial."""
+
+    trial: Trial
+    n_trials: int
+    """Of the budget: without those that `tally.is_refusal`."""
+    student_epochs: float
+    fraction: float
+    """Share of the budget that is spent, in [0, 1]."""
+    best_val_accuracy: float | None
+    """Of the observed incumbent."""
+    n_in_flight: int = 0
+    """Trials that run now."""
+    n_failures: int = 0
+    elapsed_s: float = 0.0
+    """Of work on this run, earlier sessions included."""
+
+
+ProgressCallback = Callable[[SearchProgress], None]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found."""
+
+    candidate: CandidateLike
+    """The incumbent family, by the optimizer's evidence (AutoKD: posterior mean at the full budget)."""
+    trials: tuple[Trial, ...]
+    expected_cost: float
+    """Validation error that the evidence expects of the family; the observed one if the optimizer has no model."""
+    agreement: tuple[dict[str, Any], ...]
+    """Rank agreement of pairs of budgets: ``low``, ``high``, ``n``, ``kendall_tau`` (None below 3 pairs)."""
+    student_epochs: float
+    search_s: float
+    overhead_s: float
+    """Seconds in which the loop did not wait for trials: ask, tell and records."""
+    stop_reason: str = ""
+    """The budget that ended the search: ``n_trials``, ``student_epochs``, ``wall_s`` or ``target_cost``; ``space`` if
+    every point of a finite space was tried before."""
+    front: tuple[dict[str, Any], ...] = ()
+    """With several objectives: the families that no other beats in all of them (``candidate``, ``candidate_digest``,
+    ``objectives``: name -> value), by ascending error."""
+
+
+def what_was_found(
+    optimizer: Optimizer, store: TrialStore, objectives: tuple[str, ...], **measured: Any
+) -> SearchResult:
+    """The incumbent and its evidence, from the optimizer and the trials that it was told.
+
+    Args:
+        measured: The other fields of `SearchResult`: budget, seconds and reason.
+
+    Raises:
+        RuntimeError: If no trial succeeded at the full budget.
+    """
+    candidate = optimizer.incumbent()
+    if candidate is None:
+        reasons = sorted({trial.message for trial in store if trial.message})
+        raise RuntimeError(
+            f"none of {len(store)} trials succeeded at the full budget, so there is no family to choose"
+            + (f"; the reasons were: {'; '.join(reasons[:3])}" if reasons else "")
+        )
+    expected: Mapping[str, float] = optimizer.expected_costs() if isinstance(optimizer, ExpectsCosts) else {}
+    observed = store.incumbent(expected)
+    assert observed is not None
+    return SearchResult(
+        candidate=candidate,
+        trials=tuple(store),
+        expected_cost=expected.get(candidate.digest, observed.cost),
+        agreement=tuple(_agreement(optimizer)),
+        front=tuple(_front(optimizer, list(store), objectives)),
+        **measured,
+    )
+
+
+def _agreement(optimizer: Optimizer) -> list[dict[str, Any]]:
+    if not isinstance(optimizer, ComparesBudgets):
+        return []
+    pairs = [dict(pair._asdict()) for pair in optimizer.budget_agreement()]
+    for pair in pairs:
+        if math.isnan(pair["kendall_tau"]):
+            pair["kendall_tau"] = None
+    return pairs
+
+
+def _front(optimizer: Optimizer, trials: Sequence[Trial], objectives: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The optimizer's front, by what it expects; of one that knows a single objective that of its full trainings."""
+    if len(objectives) == 1:
+        return []
+    if isinstance(optimizer, FindsFront) and optimizer.objectives == objectives:
+        return [
+            {"candidate": candidate.to_dict(), "candidate_digest": candidate.digest, "objectives": values}
+            for candidate, values in optimizer.front()
+        ]
+    values, places = objective_table(trials, objectives)
+    return [
+        {
+            "candidate": trials[places[index]].candidate,
+            "candidate_digest": trials[places[index]].candidate_digest,
+            "objectives": dict(zip(objectives, values[index].tolist(), strict=True)),
+        }
+        for index in pareto_front(values)
+    ]

@@ -1,0 +1,219 @@
+"""What a search is made of (its space, its budget, its optimizer), checked before any work."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from naslib_autokd.evaluators.base import Evaluator
+from naslib_autokd.optimizers.base import (
+    MULTI_OBJECTIVE,
+    Optimizer,
+    OptimizerFactory,
+    SearchSpaceLike,
+    get_optimizer,
+    known_to,
+)
+from naslib_autokd.records import Proposal, derive_seed
+from naslib_autokd.runners.run_folder import BUDGETS, read_settings
+from naslib_autokd.search_spaces import ChecksTask, DescribesItself, HasDefault, get_search_space, without_kd
+from naslib_autokd.tasks import Task, did_you_mean
+
+
+def check_space(task: Task, space: SearchSpaceLike) -> None:
+    """Let the space check, before any work, whether it can be searched on this task.
+
+    Raises:
+        ValueError: If it cannot; HNAG's: if the images are too small or the parameter limit is too low.
+    """
+    if isinstance(space, ChecksTask):
+        space.check(task)
+
+
+def search_space(
+    task: Task,
+    space: str | SearchSpaceLike | None = None,
+    *,
+    objective: str = "kd",
+    out: str | Path | None = None,
+) -> SearchSpaceLike:
+    """The space that a search on ``task`` uses: the one given, by name or as it is, or the task's preset.
+
+    Args:
+        objective: With "ce" the KD settings change nothing, and are no dimensions of the search...
+        out: ...but in a run folder that was begun with them.
+
+    Raises:
+        ValueError: If the name is unknown (with the nearest ones).
+    """
+    found: SearchSpaceLike = get_search_space(task.preset if space is None else space)
+    if objective != "ce" or (out is not None and read_settings(out).get("space") == _described(found)):
+        return found
+    return without_kd(found)
+
+
+def _described(space: SearchSpaceLike) -> Any:
+    return space.describe() if isinstance(space, DescribesItself) else space.name
+
+
+def first_proposal(task: Task, space: SearchSpaceLike, seed: int) -> Proposal | None:
+    """The default family, trained in full; None if the space has none."""
+    if not isinstance(space, HasDefault):
+        return None
+    return Proposal(space.default_candidate(), task.max_budget_epochs, derive_seed(seed, "trial", -1), -1)
+
+
+def check_budget(
+    task: Task,
+    n_trials: int | None = None,
+    student_epochs: float | None = None,
+    wall_s: float | None = None,
+    target_cost: float | None = None,
+) -> float | None:
+    """Student-epochs that a budget is worth: a trial of Hyperband with two rungs costs two thirds of a full one.
+
+    None if only the time is limited.
+
+    Raises:
+        ValueError: If there is no budget that ends the search for certain, or less than one full training.
+    """
+    if n_trials is None and student_epochs is None and wall_s is None:
+        raise ValueError(
+            "give a budget: n_trials (number of trials), student_epochs (total epochs of training) or wall_s (seconds)"
+            + ("" if target_cost is None else "; a target alone may never be reached")
+        )
+    if n_trials is not None and n_trials < 1:
+        raise ValueError(f"n_trials must be at least 1, got {n_trials}")
+    if student_epochs is not None and not student_epochs >= task.max_budget_epochs:
+        raise ValueError(
+            f"student_epochs must be at least one full training ({task.max_budget_epochs} epochs), "
+            f"got {student_epochs:g}"
+        )
+    if wall_s is not None and not wall_s > 0:
+        raise ValueError(f"wall_s must be a positive number of seconds, got {wall_s}")
+    if target_cost is not None and not 0 <= target_cost < 1:
+        raise ValueError(f"target_cost (1 - validation accuracy) must be in [0, 1), got {target_cost}")
+    worth = [] if student_epochs is None else [float(student_epochs)]
+    if n_trials is not None:
+        worth.append(max(1.0, n_trials * 2 / 3) * task.max_budget_epochs)
+    return min(worth, default=None)
+
+
+def planned_epochs(out: str | Path, task: Task, planned: float | None) -> float | None:
+    """Student-epochs that the run in ``out`` was planned for, ``planned`` if it is new.
+
+    The optimizer chooses its ladder by them, so a run that is made longer keeps them: it could not be replayed else.
+    """
+    stored = read_settings(out)
+    if not stored:
+        return planned
+    if "planned_epochs" in stored:
+        return None if stored["planned_epochs"] is None else float(stored["planned_epochs"])
+    budget = {name: stored.get(name) for name in BUDGETS}
+    return check_budget(task, **budget) if any(value is not None for value in budget.values()) else planned
+
+
+def make_optimizer(
+    task: Task,
+    optimizer: str | OptimizerFactory,
+    *,
+    space: str | SearchSpaceLike | None = None,
+    n_trials: int | None = None,
+    student_epochs: float | None = None,
+    wall_s: float | None = None,
+    target_cost: float | None = None,
+    planned_epochs: float | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    objectives: Sequence[str] = ("error",),
+    evaluator: Evaluator | None = None,
+) -> Optimizer:
+    """The optimizer that `search` would use; takes no part in any training, so it serves to check settings early.
+
+    ``evaluator``: tells its budgets (`optimizers.base.known_to`).
+
+    Raises:
+        ValueError: For an unknown name or option, or a budget that cannot work.
+    """
+    factory = get_optimizer(optimizer)
+    worth = check_budget(task, n_trials, student_epochs, wall_s, target_cost)
+    if len(objectives) > 1 and optimizer in MULTI_OBJECTIVE:
+        options = {**(options or {}), "objectives": tuple(objectives)}
+    check_options(optimizer, factory, options or {})
+    try:
+        return factory(
+            search_space(task, space),
+            seed=seed,
+            max_budget_epochs=task.max_budget_epochs,
+            min_budget_epochs=task.min_budget_epochs,
+            total_budget_epochs=worth if planned_epochs is None else planned_epochs,
+            **{**known_to(factory, evaluator), **(options or {})},
+        )
+    except TypeError as error:  # an option that the optimizer does not have
+        raise ValueError(f"optimizer {optimizer!r}: {error}") from error
+
+
+def check_options(optimizer: str | OptimizerFactory, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse options that the optimizer does not have.
+
+    Raises:
+        ValueError: Names the option and the nearest one.
+    """
+    try:
+        parameters = inspect.signature(getattr(factory, "load", lambda: factory)()).parameters
+    except (TypeError, ValueError):  # no signature: the call itself will tell
+        return
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    given = {"space", "seed", "max_budget_epochs", "min_budget_epochs", "total_budget_epochs"}
+    for name in options:
+        if name not in parameters:
+            known = [parameter for parameter in parameters if parameter not in given]
+            hint = did_you_mean(name, known) if known else "; it has none"
+            raise ValueError(f"optimizer {optimizer!r} has no option {name!r}{hint}")
+
+
+def is_optimizer(optimizer: object) -> TypeGuard[Optimizer]:
+    """Whether this asks and tells, and is no name or factory of what does."""
+    return isinstance(optimizer, Optimizer) and not isinstance(optimizer, type)
+
+
+def optimizer_name(optimizer: object) -> str:
+    """Its name, or that of its class or function."""
+    if is_optimizer(optimizer):
+        return type(optimizer).__name__
+    return optimizer if isinstance(optimizer, str) else getattr(optimizer, "_optimizer_name__", repr(optimizer))
+
+
+def run_settings(
+    optimizer: str,
+    space: SearchSpaceLike,
+    *,
+    seed: int,
+    options: Mapping[str, Any] | None,
+    n_trials: int | None = None,
+    student_epochs: float | None = None,
+    wall_s: float | None = None,
+    target_cost: float | None = None,
+    planned_epochs: float | None = None,
+    objectives: Sequence[str] = ("error",),
+    start_with_default: bool = True,
+    evaluation: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What ``run.yaml`` says of a search, besides the environment."""
+    return {
+        "optimizer": optimizer,
+        "options": dict(options or {}),
+        **({} if len(objectives) == 1 else {"objectives": list(objectives)}),
+        "space": _described(space),
+        "seed": seed,
+        "start_with_default": start_with_default,
+        **({} if evaluation is None else {"evaluation": dict(evaluation)}),
+        "n_trials": n_trials,
+        "student_epochs": student_epochs,
+        "wall_s": wall_s,
+        "target_cost": target_cost,
+        "planned_epochs": planned_epochs,
+    }
