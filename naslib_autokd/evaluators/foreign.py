@@ -102,6 +102,8 @@ class ForeignBenchmark:
         self.budgets = tuple(sorted(self._fidelities))
         """Budgets that it answers for, ascending, in whole units of the fidelity."""
         self._answers = self._table()
+        self.repeats_exactly = all(len(rows) == 1 for cell in self._answers.values() for rows in cell.values())
+        """Whether no training was repeated, so that a seed makes no difference."""
         self.space = TableSpace(self.name, tuple(self._answers))
         """The pairs of architecture and KD setting that were trained."""
         self._truth = {candidate: _mean(by_budget[self.budgets[-1]]) for candidate, by_budget in self._answers.items()}

@@ -75,7 +75,7 @@ from naslib_autokd.records import (
 )
 
 MODELS = ("budget-aware-gp", "rf", "gp", "random")
-FIDELITIES = ("auto", "full", "hyperband", "hyperband-2", "hyperband-3")
+FIDELITIES = ("auto", "full", "even", "hyperband", "hyperband-2", "hyperband-3")
 CHOICES = ("model", "observed")
 
 THREE_RUNGS_BELOW = 20
@@ -133,12 +133,16 @@ class AutoKD:
         min_budget_epochs: Smallest budget that may be used: a task where few epochs mislead says so here.
         total_budget_epochs: Student-epochs the whole run may spend; chooses the ladder. None: a long run.
         fidelity: "auto" (three budgets below 20 full trainings, else two; full trainings only once the low budget
-            is seen to mislead), "full", "hyperband" (as many rungs as fit), "hyperband-2", "hyperband-3".
+            is seen to mislead), "full", "hyperband" (as many rungs as fit), "hyperband-2", "hyperband-3"; "even"
+            (budgets as "auto", without brackets: `AutoKD.budgets_by_turn`), which "auto" is if ``repeats_exactly``.
         model: "budget-aware-gp", or SMAC's own "rf", "gp" (full fidelity only), "random" (plain Hyperband).
         choose_by: How `incumbent` judges: "model" (posterior mean of the budget-aware model) or "observed".
         eta: Ratio of neighbouring budgets, and of families dropped at a rung.
         evaluator_budgets: All that the evaluator answers for: the ladder is made of these, and as many families are
             dropped at a rung as the next one is dearer (`optimizers.base.budget_ladder`). None: any number of epochs.
+        repeats_exactly: Whether the seed of a proposal makes no difference, as in a table without repeats. What was
+            observed is the truth then: the incumbent is the best that was trained in full, improvement counts from
+            it, and what the model calls noise is what a point has to itself.
         priors: Beta priors of numerical dimensions, name -> (alpha, beta). Off by default: a good prior gained
             nothing and a wrong one cost most of the advantage.
         n_initial: Size of the initial Sobol design.
@@ -170,6 +174,7 @@ class AutoKD:
         stock_options: Mapping[str, int] | None = None,
         objectives: Sequence[str] = ("error",),
         evaluator_budgets: Iterable[int] | None = None,
+        repeats_exactly: bool = False,
     ) -> None:
         for value, known, what in ((model, MODELS, "model"), (fidelity, FIDELITIES, "fidelity")):
             if value not in known:
@@ -196,7 +201,9 @@ class AutoKD:
             raise ValueError(f"objectives must differ and begin with the error, got {', '.join(self.objectives)}")
         if len(self.objectives) > 1 and model in ("rf", "gp"):
             raise ValueError(f'several objectives need model="budget-aware-gp" or "random", got {model!r}')
-        self.space, self.seed, self.model, self.choose_by = space, int(seed), model, choose_by
+        self.space, self.seed, self.model = space, int(seed), model
+        self.repeats_exactly = repeats_exactly
+        self.choose_by = "observed" if repeats_exactly else choose_by
         self.n_initial, self.random_share = n_initial, random_share
         self.max_budget_epochs = int(max_budget_epochs)
         if model == "gp":
@@ -219,8 +226,12 @@ class AutoKD:
         self._untold: list[Trial] = []  # foreign trials that SMAC's own model has not seen yet
         self._smac_seed: int | None = None
         self._full_only = len(self.ladder) == 1
+        even = fidelity == "even" or (fidelity == "auto" and repeats_exactly)
+        self._even = even and model == "budget-aware-gp" and not self._full_only
+        self._asked_epochs = dict.fromkeys(self.ladder, 0)
         self._exhausted = False
-        self._watch_budgets = fidelity == "auto" and model == "budget-aware-gp"
+        self._replayed_budget: int | None = None
+        self._watch_budgets = fidelity in ("auto", "even") and model == "budget-aware-gp"
         self._fitted: tuple[int, BudgetAwareGP | None] = (-1, None)
         self._fitted_others: tuple[int, dict[str, BudgetAwareGP]] = (-1, {})
         self._version = 0  # counts tells
@@ -344,10 +355,12 @@ class AutoKD:
 
     def _next(self) -> tuple[Any, int, TrialInfo | None]:
         """Configuration, budget, and SMAC's name for it (None: SMAC is not told)."""
+        if self._selector is not None and self._even and not self._full_only:
+            return self._next_even(self._selector)
         try:
             if self._selector is not None and (self._exhausted or (self._full_only and len(self.ladder) > 1)):
                 # the brackets are given up, so SMAC need not know: the selector is asked directly
-                return self._selector.propose(full=True), self.max_budget_epochs, None
+                return self._selector.propose(self.max_budget_epochs), self.max_budget_epochs, None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # scikit-learn and numpy inside SMAC's stock models
                 info = self._facade.ask()
@@ -358,6 +371,20 @@ class AutoKD:
             return self._next()
         self._smac_seed = info.seed
         return info.config, self.max_budget_epochs if info.budget is None else int(info.budget), info
+
+    def budgets_by_turn(self) -> list[int]:
+        """Of "even": budgets in the order in which they are next, so that as many epochs are spent on each."""
+        return sorted(self.ladder, key=lambda budget: self._asked_epochs[budget] + budget)
+
+    def _next_even(self, selector: BudgetAwareSelector) -> tuple[Any, int, None]:
+        for budget in [self._replayed_budget] if self._replayed_budget else self.budgets_by_turn():
+            try:
+                configuration = selector.propose(budget)
+            except ConfigurationSpaceExhaustedException:  # in a small space everything was judged there
+                continue
+            self._asked_epochs[budget] += budget
+            return configuration, budget, None
+        raise SpaceExhausted(f"the space {self.space.name!r} has no more points to propose")
 
     def _trial_seed(self, number: int) -> int:
         """Of a proposal; it also tells a replay which ones were made after the brackets found no new point."""
@@ -463,7 +490,8 @@ class AutoKD:
         )
         given_up = min(self._given_up_at(asks, trials), exhausted)
         script = self._selector.script
-        script.extend({ask.candidate_digest: known[ask.candidate_digest] for ask in asks[:given_up]}.values())
+        if not self._even:
+            script.extend({ask.candidate_digest: known[ask.candidate_digest] for ask in asks[:given_up]}.values())
         watching, self._watch_budgets = self._watch_budgets, False
         index = 0
         for event in in_order(asks, trials):
@@ -474,12 +502,14 @@ class AutoKD:
                 self._exhausted = True
             elif index == given_up:
                 self._full_only = True
-            if index >= given_up:
+            if self._even or index >= given_up:
                 script.clear()
                 script.append(candidates[index])
+                self._replayed_budget = event.budget_epochs
             check_replayed(event, self.ask())
             index += 1
         script.clear()
+        self._replayed_budget = None
         self._watch_budgets = watching
         return [proposal for proposal, _ in self._pending.values()]
 
@@ -653,18 +683,23 @@ class AutoKD:
         low, high = self.ladder[-2:]
         at_both = [trial for trial in trials.values() if trial.budget_epochs in (low, high)]
         pair = next((p for p in _budget_agreement(at_both) if (p.low, p.high) == (low, high)), None)
-        if pair is None or pair.n < MIN_PAIRS or not pair.kendall_tau <= 0.0:
+        if pair is None or pair.n < MIN_PAIRS or (not self._even and not pair.kendall_tau <= 0.0):
             return False
         model = self.fitted_model() if trials is self._trials else self._fit(self._rows(trials))
-        return model is not None and model.budget_correlation(low, high) < MIN_CORRELATION
+        needed = math.sqrt(low / high) if self._even else MIN_CORRELATION
+        return model is not None and model.budget_correlation(low, high) < needed
 
     # --- used by the selector
 
     def features_of(self, digests: Sequence[str]) -> Array:
         return self.vectors.features(np.array([self._configurations[digest].get_array() for digest in digests]))
 
-    def trained_at(self, budget: int) -> set[str]:
-        return {t.candidate_digest for t in self._trials.values() if t.budget_epochs == budget}
+    def trained_from(self, budget: int) -> set[str]:
+        return {t.candidate_digest for t in self._trials.values() if t.budget_epochs >= budget}
+
+    @property
+    def judges_at_low_budgets(self) -> bool:
+        return self._even and not self._full_only
 
 
 def _budget_agreement(trials: Iterable[Trial]) -> list[BudgetAgreement]:
@@ -752,78 +787,93 @@ class BudgetAwareSelector(ConfigSelector):
         while True:
             yield self.propose()
 
-    def propose(self, *, full: bool = False) -> Any:
-        """The next configuration. ``full``: for a full training, so one known from lower budgets may come again."""
-        candidate = self.script.popleft() if self.script else self._next(full)
+    def propose(self, budget: int | None = None) -> Any:
+        """The next configuration. With a ``budget`` one may come again that is known from lower ones only."""
+        candidate = self.script.popleft() if self.script else self._next(budget)
         self._chosen.append(candidate.digest)
         return self._owner.configuration_of(candidate)
 
-    def _next(self, full: bool) -> CandidateLike:
+    def _next(self, budget: int | None) -> CandidateLike:
         owner = self._owner
         rng = np.random.default_rng([owner.seed, 0, len(self._chosen)])  # no hidden state: replay gives the same
-        taken = self._taken(full)
-        for configuration in self._in_order_of_preference(rng, full):
+        taken = self._taken(budget)
+        for configuration in self._in_order_of_preference(rng, budget, taken):
             candidate: CandidateLike = owner.space.candidate(plain_values(configuration))
             if candidate.digest not in taken:
                 return candidate
         raise ConfigurationSpaceExhaustedException()
 
-    def _in_order_of_preference(self, rng: np.random.Generator, full: bool) -> Iterator[Any]:
+    def _in_order_of_preference(self, rng: np.random.Generator, budget: int | None, taken: set[str]) -> Iterator[Any]:
         owner, index = self._owner, len(self._chosen)
         if index < self._n_initial and index < len(self._initial_design_configs):
             yield self._initial_design_configs[index]
         rows = owner.rows() if owner.model != "random" else []
-        if sum(row.succeeded for row in rows) >= 5 and rng.random() >= owner.random_share:
-            pool = self._best_first(rows, rng, full)
+        # a full training is too dear for chance where low budgets look around
+        share = 0.0 if budget == owner.max_budget_epochs and owner.judges_at_low_budgets else owner.random_share
+        if sum(row.succeeded for row in rows) >= 5 and rng.random() >= share:
+            pool = self._best_first(rows, rng, budget, taken)
         else:
             pool = owner.vectors.sample(64, rng)
         for further in range(17):  # more for a finite space
-            for vector in owner.vectors.sample(256, rng) if further else pool:
+            for vector in self._further(rng) if further else pool:
                 try:
                     yield owner.vectors.configuration(vector)
                 except ValueError:  # not legal after all
                     continue
 
-    def _taken(self, full: bool) -> set[str]:
-        """Digests that are not to be proposed: trained or in flight at the full budget, or known at all."""
-        owner = self._owner
-        if full:
-            top = owner.max_budget_epochs
-            return owner.trained_at(top) | {
-                proposal.candidate.digest for proposal, _ in owner._pending.values() if proposal.budget_epochs == top
-            }
-        return {*self._chosen, *owner._candidates}
+    def _further(self, rng: np.random.Generator) -> Array:
+        points = self._owner.vectors.points
+        return self._owner.vectors.sample(256, rng) if points is None else rng.permutation(points)
 
-    def _best_first(self, rows: list[_Row], rng: np.random.Generator, full: bool) -> Array:
+    def _taken(self, budget: int | None) -> set[str]:
+        """Digests that are not to be proposed: trained or in flight at the budget or above, or known at all."""
+        owner = self._owner
+        if budget is None:
+            return {*self._chosen, *owner._candidates}
+        return owner.trained_from(budget) | {
+            proposal.candidate.digest for proposal, _ in owner._pending.values() if proposal.budget_epochs >= budget
+        }
+
+    def _best_first(self, rows: list[_Row], rng: np.random.Generator, budget: int | None, taken: set[str]) -> Array:
         owner = self._owner
         model = owner.fitted_model()
         assert model is not None
-        budget = float(max(row.budget for row in rows if row.succeeded))
+        top = float(max(row.budget for row in rows if row.succeeded))
         vectors = np.array([row.vector for row in rows])
         seen, first = np.unique([row.digest for row in rows], return_index=True)
         known = vectors[first]
-        mean, _ = model.predict(owner.vectors.features(known), budget)
+        mean, _ = model.predict(owner.vectors.features(known), top)
         best = float(mean.min())
+        own_noise = 0.0
+        if owner.repeats_exactly:
+            best = min(row.cost for row in rows if row.succeeded and row.budget == top)
+            own_noise = model.noise_sd(top)
         waiting = [proposal.candidate.digest for proposal, _ in owner._pending.values()]
-        if not full:  # taken for a rung and not asked for yet; when brackets are given up they never will be
+        if budget is None:  # taken for a rung and not asked for yet; when brackets are given up they never will be
             answered = {*waiting, *seen.tolist()}
             waiting += [digest for digest in self._chosen if digest not in answered]
         if waiting:
-            model = model.with_pending(owner.features_of(waiting), budget)
+            model = model.with_pending(owner.features_of(waiting), top)
 
         def score(features: Array) -> Array:
-            return expected_improvement(*model.predict(features, budget), best)
+            expected, sd = model.predict(features, top)
+            return expected_improvement(expected, np.hypot(sd, own_noise), best)
 
         if len(owner.objectives) > 1:
-            means, _ = owner.expected_objectives(seen.tolist(), budget)
+            means, _ = owner.expected_objectives(seen.tolist(), top)
             compromise = Compromise(means, rng)
             mean = compromise.of(means)
             best = float(mean.min())
 
             def score(features: Array) -> Array:
-                return compromise.improvement(*owner._predict_objectives(features, budget, model), best)
+                return compromise.improvement(*owner._predict_objectives(features, top, model), best)
 
-        return maximise(owner.vectors, score, known[np.argsort(mean, kind="stable")[:8]], rng)
+        order = np.argsort(mean, kind="stable")
+        starts = known[order[:8]]
+        if owner.judges_at_low_budgets and budget is not None:  # what lower budgets found to be good
+            judged = [i for i in order[:64] if seen[i] not in taken]
+            starts = np.concatenate([starts, known[judged]])
+        return maximise(owner.vectors, score, starts, rng)
 
 
 class Compromise:

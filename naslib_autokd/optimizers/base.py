@@ -167,7 +167,8 @@ class OneShotMethod(Protocol):
 OptimizerFactory = Callable[..., Optimizer]
 """``factory(space, *, seed, max_budget_epochs, min_budget_epochs, total_budget_epochs, **options)``
 
-One that has an argument ``evaluator_budgets`` is told what the evaluator says of itself (`known_to`).
+One that has an argument ``evaluator_budgets`` or ``repeats_exactly`` is told what the evaluator says of itself
+(`known_to`).
 """
 
 
@@ -322,9 +323,13 @@ def n_started(drops: Sequence[float], first_rung: int) -> int:
 def known_to(factory: Callable[..., Any], evaluator: Any) -> dict[str, Any]:
     """What the evaluator says about itself and the optimizer has an argument for, to be passed to ``factory``.
 
-    ``evaluator_budgets``: of a benchmark, all that it answers for (its ``budgets``).
+    ``evaluator_budgets``: of a benchmark, all that it answers for (its ``budgets``). ``repeats_exactly``: whether the
+    seed of a proposal makes no difference (the evaluator's attribute of this name; not known of most).
     """
-    facts = {"evaluator_budgets": getattr(evaluator, "budgets", None)}
+    facts = {
+        "evaluator_budgets": getattr(evaluator, "budgets", None),
+        "repeats_exactly": getattr(evaluator, "repeats_exactly", None),
+    }
     try:
         parameters = inspect.signature(getattr(factory, "load", lambda: factory)()).parameters
     except (TypeError, ValueError):  # no signature

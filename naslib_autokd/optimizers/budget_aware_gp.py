@@ -358,6 +358,10 @@ class BudgetAwareGP:
         variance = np.maximum(prior_variance - explained, 1e-12)
         return self.means[budget] + self.scale * mean, self.scale * np.sqrt(variance)
 
+    def noise_sd(self, budget: float) -> float:
+        """Standard deviation of one training's noise at a budget that has rows."""
+        return float(self.scale * np.sqrt(self._noise(np.array([budget]))[0]))
+
     def with_pending(self, features: Array, budget: float) -> BudgetAwareGP:
         """The same model with unfinished trials imagined at their posterior mean: means stay, variances shrink."""
         if len(features) == 0:
