@@ -277,7 +277,7 @@ def test_families_known_from_low_budgets_may_come_again_for_a_full_training() ->
         if number != 2:
             optimizer.tell(trial(200 + number, float(point), 27, 0.1 + 0.1 * (float(point) - 2 / 11) ** 2))
     optimizer._full_only = True
-    taken = optimizer._selector._taken(full=True)  # type: ignore[union-attr]
+    taken = optimizer._selector._taken(27)  # type: ignore[union-attr]
     assert len(taken) == 11
     assert all(dict(optimizer._candidates[digest])["a"] != pytest.approx(2 / 11) for digest in taken)
 
