@@ -28,7 +28,7 @@ from typing import cast
 
 import yaml
 
-from naslib_autokd.cli import task_from_options
+from naslib_autokd.cli import task_from_options, terminate_as_interrupt
 from naslib_autokd.commands.compare_kd import report, say, write_summary
 from naslib_autokd.search_spaces.hnag import Candidate
 
@@ -57,40 +57,45 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     out = options.out or Path("runs") / f"claim-kd-variants-{time.strftime('%Y%m%d-%H%M%S')}"
-    started = time.perf_counter()
     try:
-        from naslib_autokd.runners.baselines import check, compare, read_family
-
-        task = task_from_options(options)
-        if options.seeds < 1:
-            raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
-        students, losses = options.students.split(","), options.losses.split(",")
-        check(task, students, losses, range(options.seeds), options.workers)
-        if options.family is not None:
-            family = read_family(options.family)
-        else:
-            print(f"searching a family with plain KD: {options.trials} trials; run folder {out}", flush=True)
-            family = search_family(options, out / "search")
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "family.yaml").write_text(yaml.safe_dump(family.to_dict(), sort_keys=False), encoding="utf-8")
-        comparison = compare(
-            task,
-            students,
-            losses,
-            seeds=range(options.seeds),
-            out=out / "trainings",
-            workers=options.workers,
-            teacher=options.teacher,
-            family=family,
-            device=options.device,
-            progress=say,
-        )
+        with terminate_as_interrupt():
+            return run(options, out)
     except KeyboardInterrupt:
         print(f"interrupted; what has finished is kept, and --out {out} continues", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def run(options: argparse.Namespace, out: Path) -> int:
+    from naslib_autokd.runners.baselines import check, compare, read_family
+
+    started = time.perf_counter()
+    task = task_from_options(options)
+    if options.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
+    students, losses = options.students.split(","), options.losses.split(",")
+    check(task, students, losses, range(options.seeds), options.workers)
+    if options.family is not None:
+        family = read_family(options.family)
+    else:
+        print(f"searching a family with plain KD: {options.trials} trials; run folder {out}", flush=True)
+        family = search_family(options, out / "search")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "family.yaml").write_text(yaml.safe_dump(family.to_dict(), sort_keys=False), encoding="utf-8")
+    comparison = compare(
+        task,
+        students,
+        losses,
+        seeds=range(options.seeds),
+        out=out / "trainings",
+        workers=options.workers,
+        teacher=options.teacher,
+        family=family,
+        device=options.device,
+        progress=say,
+    )
     write_summary(comparison, out)
     print(report(comparison))
     print(

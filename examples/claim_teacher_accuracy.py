@@ -28,6 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from naslib_autokd.cli import terminate_as_interrupt
+
 MARGIN = 0.01
 """A difference of accuracies below this counts as none."""
 PARAMS_SHARE, MEMORY_SHARE = 10, 3
@@ -212,7 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     started = time.perf_counter()
     try:
-        result = run(options)
+        with terminate_as_interrupt():
+            result = run(options)
     except KeyboardInterrupt:
         print(f"interrupted; the same command with --out {options.out} continues", file=sys.stderr)
         return 130

@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-from naslib_autokd.cli import task_from_options
+from naslib_autokd.cli import task_from_options, terminate_as_interrupt
 from naslib_autokd.plugin.doctor import OK, examine
 from naslib_autokd.reports.comparison import (
     LiveComparison,
@@ -102,41 +102,46 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    console = console_for()
     out = options.out or Path("runs") / f"autokd-vs-darts-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
-        task = task_from_options(options)
-        if options.seeds < 1:
-            raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
-        darts, whose = rivals(options.host)
-        methods = (Method("AutoKD", "search", "autokd", options.objective), *darts)
-        budget = options.budget or DEFAULT_TRAININGS * task.max_budget_epochs
-        seeds = range(options.seeds)
-        console.print(
-            f"task {task.name}; seeds: {len(seeds)}; {budget:.0f} student-epochs per search; run folder {out}",
-            soft_wrap=True,
-            highlight=False,
-        )
-        console.print(f"rival: {whose}", soft_wrap=True, highlight=False)
-        with LiveComparison(methods, seeds, console) as live:
-            comparison = compare(
-                task,
-                methods,
-                seeds=seeds,
-                budget=budget,
-                out=out,
-                n_finals=options.finals,
-                workers=options.workers,
-                device=options.device,
-                teacher=options.teacher,
-                progress=live.update,
-            )
+        with terminate_as_interrupt():
+            return run(options, out)
     except KeyboardInterrupt:
         print(f"interrupted; what has finished is kept, and --out {out} continues", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def run(options: argparse.Namespace, out: Path) -> int:
+    console = console_for()
+    task = task_from_options(options)
+    if options.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
+    darts, whose = rivals(options.host)
+    methods = (Method("AutoKD", "search", "autokd", options.objective), *darts)
+    budget = options.budget or DEFAULT_TRAININGS * task.max_budget_epochs
+    seeds = range(options.seeds)
+    console.print(
+        f"task {task.name}; seeds: {len(seeds)}; {budget:.0f} student-epochs per search; run folder {out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(f"rival: {whose}", soft_wrap=True, highlight=False)
+    with LiveComparison(methods, seeds, console) as live:
+        comparison = compare(
+            task,
+            methods,
+            seeds=seeds,
+            budget=budget,
+            out=out,
+            n_finals=options.finals,
+            workers=options.workers,
+            device=options.device,
+            teacher=options.teacher,
+            progress=live.update,
+        )
     for method, seed, message in comparison.failures:
         console.print(f"{method}, seed {seed} did not finish: {message}", style="red", markup=False)
     if not comparison.rows:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -106,6 +113,54 @@ def test_bad_input_is_an_error_before_any_training(
     assert example.main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("runs/*/*/seed-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_comparison_in_order(
+    number: int,
+    example: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(example, "compare", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    assert example.main(["--out", str(tmp_path / "run"), "--host", "builtin"]) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"interrupted; what has finished is kept, and --out {tmp_path / 'run'} continues"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def job_results(out: Path) -> dict[str, tuple[int, bytes]]:
+    """When each job's result was written, and what it is."""
+    return {str(p.relative_to(out)): (p.stat().st_mtime_ns, p.read_bytes()) for p in out.glob("*/seed-*/result.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_comparison_goes_on_and_repeats_no_job(number: int, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL_TASK)
+    command = [sys.executable, str(EXAMPLES / "run_autokd_vs_darts.py"), "--task", "small.yaml", "--seeds", "1"]
+    command += ["--budget", "10", "--workers", "1", "--host", "builtin", "--out"]
+    subprocess.run([*command, "whole"], cwd=tmp_path, check=True, capture_output=True)
+    with subprocess.Popen([*command, "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while len(before := job_results(tmp_path / "run")) < 2 and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted; what has finished is kept, and --out run continues"
+    subprocess.run([*command, "run"], cwd=tmp_path, check=True, capture_output=True)
+    after, whole = job_results(tmp_path / "run"), job_results(tmp_path / "whole")
+    assert len(after) == 3
+    assert {name: after[name] for name in before} == before
+    for name, (_, content) in whole.items():
+        ours, theirs = json.loads(after[name][1]), json.loads(content)
+        assert (ours["test_accuracies"], ours["curve"]) == (theirs["test_accuracies"], theirs["curve"])
 
 
 def test_ablation_optimizers_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
