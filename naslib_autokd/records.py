@@ -13,14 +13,14 @@ import gc
 import hashlib
 import heapq
 import json
-import marshal
 import math
 import os
 import platform
 import warnings
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -29,20 +29,21 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import filelock
 
 from naslib_autokd._version import __version__
+from naslib_autokd.files import sync_folder
 
-STATUSES = ("success", "diverged", "out_of_memory", "timeout", "error")
+STATUSES = ("success", "diverged", "out_of_memory", "timeout", "error", "refused")
 
 FAILURE_COST = 1.0
 """Cost of a trial that failed: the worst possible validation error, finite (smac-safe)."""
 
 _CHUNK_BYTES = 2**16
 """Of a file of records, parsed at once."""
-_MAX_PARTS = 5_000
-"""Of records (`_RecordFile._shared`), remembered."""
-
 _Record = TypeVar("_Record", "Trial", "Ask")
 
 _INFINITY = math.inf
+
+_OLD_REFUSALS = ("LimitError:", "ParameterBudgetError:")
+"""What messages of refused families begin with in records of older versions, where their status is "error"."""
 
 TIMING_FIELDS = ("sample_s", "build_s", "train_s", "evaluate_s")
 
@@ -103,7 +104,7 @@ class Trial:
     budget_epochs: int
     seed: int
     status: str = "success"
-    """One of `STATUSES`."""
+    """One of `STATUSES`; ``refused``: no student of the family keeps the limits, and none was trained."""
     cost: float = FAILURE_COST
     """What is minimised: ``1 - val_accuracy``; `FAILURE_COST` for a failure. Always finite."""
     message: str = ""
@@ -170,6 +171,11 @@ class Trial:
     @property
     def succeeded(self) -> bool:
         return self.status == "success"
+
+    @property
+    def refused(self) -> bool:
+        """Whether it ended before any training, for no student of its family keeps the limits."""
+        return self.status == "refused"
 
     @property
     def total_s(self) -> float:
@@ -317,8 +323,69 @@ class StoreWriteError(RuntimeError):
     """A record could not be written (disk full, folder gone); what was written before is whole."""
 
 
+class _Candidate:
+    """The field ``candidate`` of records: of one that was read it is text until it is looked at, anew each time.
+
+    Most of a line is its candidate, and few readers look at all of them.
+    """
+
+    def __init__(self, slot: Any) -> None:
+        self._slot = slot
+
+    def __get__(self, record: Any, owner: Any = None) -> Any:
+        value = self._slot.__get__(record, owner)
+        return json.loads(value) if type(value) is bytes else value
+
+    def __set__(self, record: Any, value: Any) -> None:
+        self._slot.__set__(record, value)
+
+
+for _kind in (Trial, Ask):
+    setattr(_kind, "candidate", _Candidate(vars(_kind)["candidate"]))  # noqa: B010
+
+
+def _split(text: bytes) -> tuple[bytes, bytes]:
+    """A record's JSON with an empty candidate, and its candidate's; the latter is empty if it is not found.
+
+    Were the two parts not cut between a record's own fields, the first would be no JSON.
+    """
+    start, end = text.find(b'"candidate":{') + 12, text.find(b'},"candidate_digest":') + 1
+    return (text[:start] + b"{}" + text[end:], text[start:end]) if 12 <= start < end else (text, b"")
+
+
+def _array(texts: Sequence[bytes]) -> list[Any]:
+    values: list[Any] = json.loads(b"[" + b",".join(texts) + b"]")
+    return values
+
+
+_DIGEST = b',"crc32":"%08x"}\n'
+_DIGEST_BYTES = 21
+
+
+def with_digest(text: str) -> bytes:
+    """The line of a file of records for a JSON object: its last field is the CRC-32 of all that is before it."""
+    body = text.encode()[:-1]
+    return body + _DIGEST % zlib.crc32(body)
+
+
+def without_digest(line: bytes) -> tuple[bytes, bool]:
+    """The JSON object of a line, and whether it had a digest (older versions wrote none).
+
+    Raises:
+        ValueError: If the line is not the one that was written.
+    """
+    body, stated = line[:-_DIGEST_BYTES], line[-_DIGEST_BYTES:]
+    if b'"crc32"' not in line[-2 * _DIGEST_BYTES :]:  # also with the spaces that other software writes
+        return line, False
+    if stated != _DIGEST % zlib.crc32(body):
+        raise ValueError("this is not the line that was written, its digest (crc32) does not fit")
+    return body + b"}", True
+
+
 class _RecordFile(ABC, Generic[_Record]):
     """Append-only file of records, one JSON object per line; in memory alone if ``path`` is None.
+
+    Each line ends with its digest (`with_digest`), so that an edited one is noticed whatever it says.
 
     A record that `append` returned from survives ``kill -9``: the line is written, flushed and synced. The file is
     locked against a second writer from `lock` or the first `append` until `close`. Reading needs no lock, at any
@@ -336,15 +403,16 @@ class _RecordFile(ABC, Generic[_Record]):
         self.path = None if path is None else Path(path)
         self._records: list[_Record] = []
         self._keys: set[int] = set()
-        self._parts: dict[bytes, Any] = {}
+        self.n_without_digest = 0
+        """The first lines, of an older version: an edited value that is possible is not noticed there."""
         self._lock: filelock.BaseFileLock | None = None
         self._good_bytes = 0
         self._load()
 
     @staticmethod
     @abstractmethod
-    def _parse(values: Mapping[str, Any]) -> _Record:
-        """A line as a record."""
+    def _parse(values: Mapping[str, Any], has_digest: bool) -> _Record:
+        """A line as a record; without a digest it is of an older version."""
 
     def _added(self, record: _Record) -> None:
         """Called for each record, in order."""
@@ -360,8 +428,8 @@ class _RecordFile(ABC, Generic[_Record]):
                 file.seek(self._good_bytes)
                 while lines := file.readlines(_CHUNK_BYTES):
                     torn = 0 if lines[-1].endswith(b"\n") else len(lines.pop())
-                    for line, record in zip(lines, self._parse_lines(lines), strict=True):
-                        self._keep(record)
+                    for line, (record, has_digest) in zip(lines, self._parse_lines(lines), strict=True):
+                        self._keep(record, has_digest)
                         self._good_bytes += len(line)
                     if torn:
                         return torn
@@ -370,41 +438,33 @@ class _RecordFile(ABC, Generic[_Record]):
                 gc.enable()
         return 0
 
-    def _parse_lines(self, lines: Sequence[bytes]) -> Iterator[_Record]:
-        """The records of whole lines, in order; read together they share their keys, which are most of a line."""
+    def _parse_lines(self, lines: Sequence[bytes]) -> Iterator[tuple[_Record, bool]]:
+        """The records of whole lines, in order, and whether they have a digest; quicker together than one by one."""
         try:
-            values = json.loads(b"[" + b",".join(lines) + b"]")
-            if len(values) == len(lines):
-                for value in values:
-                    self._shared(value["candidate"])
-                records = [self._parse(value) for value in values]
-                yield from records
-                return
+            yield from self._parse_together(lines)
+            return
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             pass
         for line in lines:
             try:
-                record = self._parse(json.loads(line))
+                text, has_digest = without_digest(line)
+                record = self._parse(json.loads(text), has_digest)
             except (ValueError, TypeError, RecursionError) as error:
                 raise self._corrupt("nested too deeply" if isinstance(error, RecursionError) else str(error)) from error
-            yield record
+            yield record, has_digest
 
-    def _shared(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Values with their small parts those of earlier records, where the same: most of a family is like others'.
-
-        Nobody changes what a record holds.
-        """
-        for name, value in values.items():
-            kind = type(value)
-            if kind is dict and len(value) > 3:
-                self._shared(value)
-            elif kind is dict or kind is list:
-                key = marshal.dumps(value, 2)  # quick, and exact: 1, 1.0 and True are equal, but not the same
-                if (known := self._parts.get(key)) is not None:
-                    values[name] = known
-                elif len(self._parts) < _MAX_PARTS:
-                    self._parts[key] = value
-        return values
+    def _parse_together(self, lines: Sequence[bytes]) -> list[tuple[_Record, bool]]:
+        texts, have_digests = zip(*map(without_digest, lines), strict=True)
+        rests, candidates = zip(*map(_split, texts), strict=True)
+        unsure = [text for text, known in zip(candidates, have_digests, strict=True) if text and not known]
+        values = _array(rests)
+        if len(values) != len(lines) or len(_array(unsure)) != len(unsure):
+            raise ValueError("a line that is no JSON object")
+        records = list(map(self._parse, values, have_digests))
+        for record, candidate in zip(records, candidates, strict=True):
+            if candidate:
+                object.__setattr__(record, "candidate", candidate)
+        return list(zip(records, have_digests, strict=True))
 
     def _corrupt(self, reason: str) -> CorruptStoreError:
         return CorruptStoreError(
@@ -412,8 +472,11 @@ class _RecordFile(ABC, Generic[_Record]):
             "edited: put back what was there, or start a new run folder"
         )
 
-    def _keep(self, record: _Record) -> None:
+    def _keep(self, record: _Record, has_digest: bool) -> None:
         """Take in a record that was read."""
+        if not has_digest and self.n_without_digest < len(self._records):
+            raise self._corrupt("it has no digest (crc32), the lines before it have")
+        self.n_without_digest += not has_digest
         key = hash((record.number, record.candidate_digest, record.budget_epochs, record.seed))
         if key in self._keys:
             raise self._corrupt(f"{type(record).__name__.lower()} {record.number} stands here twice")
@@ -473,12 +536,13 @@ class _RecordFile(ABC, Generic[_Record]):
                         f"another process has written {len(self._records) - known} records to {self.path} since it "
                         "was read; they are read now, look at them before writing more"
                     )
-            self._write(record.to_json().encode() + b"\n")
+            self._write(with_digest(record.to_json()))
         self._records.append(record)
         self._added(record)
 
     def _write(self, line: bytes) -> None:
         assert self.path is not None
+        new = not self.path.exists()
         try:
             with open(self.path, "ab", buffering=0) as file:  # a buffer would be written again when it is closed
                 if file.tell() < self._good_bytes:
@@ -492,6 +556,8 @@ class _RecordFile(ABC, Generic[_Record]):
                 except OSError:
                     os.truncate(self.path, self._good_bytes)  # a part of the line may be there
                     raise
+            if new:
+                sync_folder(self.path.parent)
         except OSError as error:
             raise StoreWriteError(
                 f"{self.path} could not be written: {error}. The {len(self._records)} records before are whole and "
@@ -525,7 +591,7 @@ class AskLog(_RecordFile[Ask]):
     """``asks.jsonl``: every proposal, written before it is handed out, in the order of asking."""
 
     @staticmethod
-    def _parse(values: Mapping[str, Any]) -> Ask:
+    def _parse(values: Mapping[str, Any], has_digest: bool) -> Ask:
         return Ask.from_dict(values)
 
 
@@ -539,8 +605,11 @@ class TrialStore(_RecordFile[Trial]):
         super().__init__(path)
 
     @staticmethod
-    def _parse(values: Mapping[str, Any]) -> Trial:
-        return Trial.from_dict(values)
+    def _parse(values: Mapping[str, Any], has_digest: bool) -> Trial:
+        trial = Trial.from_dict(values)
+        if not has_digest and trial.status == "error" and trial.message.startswith(_OLD_REFUSALS):
+            return replace(trial, status="refused")
+        return trial
 
     def _added(self, record: Trial) -> None:
         self._student_epochs += record.student_epochs

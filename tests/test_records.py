@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -29,6 +30,8 @@ from naslib_autokd.records import (
     content_digest,
     derive_seed,
     incumbent,
+    with_digest,
+    without_digest,
 )
 
 
@@ -104,7 +107,7 @@ def test_torn_last_line_is_dropped_with_a_warning_by_the_next_writer(tmp_path: P
         file.write(trial(1).to_json().encode()[:40])
     store = TrialStore(path)  # a reader neither warns nor touches the file: the writer may be at work
     assert len(store) == 1
-    assert path.stat().st_size == len(trial(0).to_json()) + 1 + 40
+    assert path.stat().st_size == len(with_digest(trial(0).to_json())) + 40
     with pytest.warns(RuntimeWarning, match="torn last line of 40 bytes"):
         store.lock()
     with store:
@@ -186,7 +189,7 @@ def test_a_full_disk_leaves_the_file_whole(tmp_path: Path, kind: Any) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert len(store) == 2
-        assert store.path.read_text() == f"{record(0).to_json()}\n{record(1).to_json()}\n"
+        assert store.path.read_bytes() == with_digest(record(0).to_json()) + with_digest(record(1).to_json())
         store.append(record(3))  # there is room again
     assert [each.number for each in kind(store.path)] == [0, 1, 3]
 
@@ -454,7 +457,7 @@ def test_a_trial_that_stands_there_twice_is_refused(lines_of: Any, tmp_path: Pat
         TrialStore(path)
 
 
-def test_records_share_their_equal_parts_and_read_as_they_were(tmp_path: Path) -> None:
+def test_candidates_read_as_they_were(tmp_path: Path) -> None:
     values = [
         {"a": {"p": p}, "b": [p, 1], "c": {"x": {"p": p}, "y": 1, "z": 2, "w": 3}} for p in (0, 0.0, -0.0, False, 0)
     ]
@@ -463,4 +466,73 @@ def test_records_share_their_equal_parts_and_read_as_they_were(tmp_path: Path) -
     path.write_text("".join(each.to_json() + "\n" for each in trials))
     read = list(TrialStore(path))
     assert [each.to_json() for each in read] == [each.to_json() for each in trials]
-    assert read[0].candidate["a"] is read[4].candidate["a"] is read[0].candidate["c"]["x"]
+    assert read == trials
+
+
+EDITS: dict[str, tuple[bytes, bytes]] = {
+    "seed": (rb'"seed":', b'"seed":1'),
+    "candidate": (rb'"candidate":{', b'"candidate":{"size":0.5,'),
+    "digest": (rb'"crc32":"', b'"crc32":"0'),
+    "no digest": (rb',"crc32":"\w+"', b""),
+    "spaces": (rb'":', b'": '),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize(("kind", "make"), [(TrialStore, trial), (AskLog, ask)], ids=["trials", "asks"])
+def test_an_edited_line_is_refused_though_its_values_are_possible(kind: Any, make: Any, edit: str, tmp_path: Path):
+    path = tmp_path / "records.jsonl"
+    with kind(path) as store:
+        for number in range(4):
+            store.append(make(number))
+    lines = path.read_bytes().splitlines(keepends=True)
+    changed = re.sub(*EDITS[edit], lines[2])
+    assert changed != lines[2]
+    path.write_bytes(b"".join([*lines[:2], changed, lines[3]]))
+    with pytest.raises(CorruptStoreError, match=r"records.jsonl, line 3: .*(crc32).*put back what was there"):
+        kind(path)
+
+
+def test_every_changed_character_of_a_line_is_noticed(tmp_path: Path) -> None:
+    line = with_digest(trial(3).to_json())
+    assert without_digest(line) == (trial(3).to_json().encode(), True)
+    path = tmp_path / "trials.jsonl"
+    for place in range(len(line) - 1):
+        path.write_bytes(with_digest(trial(2).to_json()) + line[:place] + b"~" + line[place + 1 :])
+        with pytest.raises(CorruptStoreError, match="line 2"):
+            TrialStore(path)
+
+
+def test_a_run_of_before_lines_had_digests_is_read_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    refused = trial(1, cost=1.0, status="error", message="LimitError: max_macs=3, the student needs 7")
+    path.write_text(
+        "".join(each.to_json() + "\n" for each in (trial(0), refused, replace(refused, number=2, message="?")))
+    )
+    with TrialStore(path) as store:
+        store.append(replace(refused, number=3))
+    read = TrialStore(path)
+    assert read.n_without_digest == 3
+    assert [each.status for each in read] == ["success", "refused", "error", "error"]
+    with open(path, "ab") as file:
+        file.write(trial(4).to_json().encode() + b"\n")
+    with pytest.raises(CorruptStoreError, match=r"line 5: it has no digest \(crc32\), the lines before it have"):
+        TrialStore(path)
+
+
+@pytest.mark.parametrize(("kind", "make"), [(TrialStore, trial), (AskLog, ask)], ids=["trials", "asks"])
+def test_a_power_cut_after_the_first_record_leaves_the_file(kind: Any, make: Any, tmp_path: Path, monkeypatch: Any):
+    """The folder is synced after the first line is, for the file is an entry of the folder; then it is there."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "records.jsonl"
+    with kind(path) as store:
+        store.append(make(0))
+        store.append(make(1))
+    assert synced == [str(path), str(tmp_path), str(path)]

@@ -14,7 +14,9 @@ class Evaluator(Protocol):
         """Evaluate ``proposal.candidate`` at ``proposal.budget_epochs``.
 
         Never raises for what a student does (divergence, out of memory, time-out, a bug in its forward pass): that
-        is a trial with a status and a message. Raises for what the caller does, such as a budget over the maximum.
+        is a trial with a status and a message. A family of which no student keeps the limits is ``refused``: it costs
+        no training, and no trial of the search's budget. Raises for what the caller does, such as a budget over the
+        maximum.
         """
         ...
 

@@ -41,6 +41,7 @@ from naslib_autokd.evaluators.results import same_bytes
 from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
 from naslib_autokd.files import write_whole
 from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_digest, derive_seed
+from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, fit_width
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 from naslib_autokd.teachers.load import TeacherSource, load_teacher
 from naslib_autokd.teachers.networks import InputAdapter
@@ -89,7 +90,7 @@ class KDEvaluator:
         time_limit_s: A training that is over it after an epoch ends with status ``timeout``. None, the default,
             keeps results independent of the machine's speed.
         limits: Of every student, besides the task's ``max_params``: a family's students get the largest width that
-            keeps them, and a family of which none does is a failed trial that costs no epochs.
+            keeps them, and a family of which none does is refused, a failed trial that costs no epochs.
         continue_from_checkpoint: Folder where trials below the task's ``max_budget_epochs`` leave their student. One
             of the same family with a larger budget goes on with the one of the largest budget there, instead of a new
             student, and is charged the rest of its epochs only. Its ``info`` has ``continued_from``: ``number``,
@@ -166,8 +167,6 @@ class KDEvaluator:
                 ]
                 raise LimitError("; ".join(texts), {name: value for name, (value, _) in broken.items()})
             return spec
-        from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, fit_width
-
         wiring = candidate.sample_wiring(derive_seed(seed, "wiring"))
 
         def fit(max_params: int) -> Any:
@@ -233,6 +232,8 @@ class KDEvaluator:
         try:
             with limited_threads(self.threads):
                 self._run(proposal, steps)
+        except (LimitError, ParameterBudgetError) as error:
+            steps |= {"status": "refused", "message": f"{type(error).__name__}: {error}"}
         except Exception as error:
             status = "out_of_memory" if is_out_of_memory(error) else "error"
             if status == "out_of_memory" and self.device.type == "cuda":

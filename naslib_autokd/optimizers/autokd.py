@@ -95,6 +95,7 @@ _SMAC_STATUS = {
     "out_of_memory": StatusType.MEMORYOUT,
     "diverged": StatusType.CRASHED,
     "error": StatusType.CRASHED,
+    "refused": StatusType.CRASHED,
 }
 
 

@@ -18,7 +18,7 @@ class SearchProgress:
 
     trial: Trial
     n_trials: int
-    """Of the budget: without those that `tally.is_refusal`."""
+    """Of the budget: without refused families."""
     student_epochs: float
     fraction: float
     """Share of the budget that is spent, in [0, 1]."""

@@ -18,6 +18,7 @@ import shutil
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,6 +153,13 @@ class Records:
                 file.lock()
                 stack.callback(file.close)
             self._open = stack.pop_all()
+        if old := max(self.trials.n_without_digest, self.asks.n_without_digest):
+            warnings.warn(
+                f"{old} records of {self.trials.path} or {ASKS} carry no digests (an older version wrote them): "
+                "the run goes on with what they say, edited or not",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return self
 
     def __exit__(self, *_: object) -> None:

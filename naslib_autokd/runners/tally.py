@@ -8,19 +8,12 @@ from typing import Any
 
 from naslib_autokd.records import Trial
 
-REFUSALS = ("LimitError", "ParameterBudgetError")
-"""Errors of a family that no width brings within the limits. It costs no training, and is no trial of ``n_trials``."""
 REFUSALS_PER_FAILURE = 10
-"""So many of them in a row count as one failure."""
+"""So many families in a row whose trials are refused count as one failure."""
 
 
 class TooManyFailures(RuntimeError):
     """So many trials failed in a row that something is wrong; the message says what most likely."""
-
-
-def is_refusal(trial: Trial) -> bool:
-    """Whether a trial ended before any training because no student of its family keeps the limits."""
-    return trial.status == "error" and trial.message.partition(":")[0] in REFUSALS
 
 
 def fraction_spent(budget: Mapping[str, Any], *, n_trials: int, student_epochs: float, wall_s: float) -> float:
@@ -44,7 +37,7 @@ class Tally:
         self.trained = 0.0
         """Student-epochs of all trials."""
         self.n_trials = 0
-        """Those that count for the budget: without those that `is_refusal`."""
+        """Those that count for the budget: all that were not refused, for these cost no training."""
         self.n_failures = 0
         """Refusals included."""
         self.target_reached = False
@@ -53,10 +46,9 @@ class Tally:
 
     def add(self, trial: Trial) -> None:
         self.trained += trial.student_epochs
-        refused = is_refusal(trial)
-        self.n_trials += not refused
+        self.n_trials += not trial.refused
         self.n_failures += not trial.succeeded
-        if refused:
+        if trial.refused:
             self._refused.append(trial)
             return
         self._refused.clear()

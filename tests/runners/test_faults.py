@@ -297,8 +297,8 @@ class Narrow(FormulaEvaluator):
     def evaluate(self, proposal: Proposal) -> Trial:
         if proposal.number % self.every == 0:
             return super().evaluate(proposal)
-        message = "LimitError: max_train_memory=4MB, but the narrowest student of the family needs 9MB"
-        return Trial.of(proposal, status="error", message=message)
+        message = "max_train_memory=4MB, but the narrowest student of the family needs 9MB"
+        return Trial.of(proposal, status="refused", message=message)
 
 
 def test_families_that_no_width_brings_within_the_limits_are_no_trials_of_the_budget(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_families_that_no_width_brings_within_the_limits_are_no_trials_of_the_bu
     assert again.trials == result.trials
     Narrow.every = 10**9
     try:
-        with pytest.raises(TooManyFailures, match=r"20 trials in a row failed, 20 of them with 'error: LimitError"):
+        with pytest.raises(TooManyFailures, match=r"20 trials in a row failed, 20 of them with 'refused: max_train"):
             simulate(1, engine=SimulatedEngine(1, Narrow()), n_trials=6, **options)
     finally:
         Narrow.every = 5

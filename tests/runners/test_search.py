@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from naslib_autokd.records import AskLog, Proposal, Trial, TrialStore, derive_seed
+from naslib_autokd.records import AskLog, Proposal, Trial, TrialStore, derive_seed, with_digest
 from naslib_autokd.runners.results import SearchResult
 from naslib_autokd.runners.run_folder import ReplayError, RunFolderError, open_run
 from naslib_autokd.runners.search import search
@@ -103,11 +104,19 @@ def test_replay_that_differs_is_told(tmp_path: Path) -> None:
     run(tmp_path, n_trials=3, optimizer="random_search")
     path = tmp_path / "asks.jsonl"
     lines = path.read_text().splitlines()
-    stored = json.loads(lines[1])
-    lines[1] = json.dumps({**stored, "seed": stored["seed"] + 1})
+    ask = AskLog(path)[1]
+    lines[1] = with_digest(replace(ask, seed=ask.seed + 1).to_json()).decode().strip()
     path.write_text("\n".join([*lines, ""]))
     with pytest.raises(ReplayError, match="proposal 1 is not proposed again"):
         run(tmp_path, n_trials=3, optimizer="random_search")
+
+
+def test_records_without_digests_are_believed_and_said_to_be(tmp_path: Path) -> None:
+    run(tmp_path, n_trials=2, optimizer="random_search")
+    path = tmp_path / "trials.jsonl"
+    path.write_text("".join(trial.to_json() + "\n" for trial in TrialStore(path)))
+    with pytest.warns(RuntimeWarning, match="2 records of .* carry no digests"):
+        assert len(run(tmp_path, n_trials=3, optimizer="random_search").trials) == 3
 
 
 @pytest.mark.parametrize("n_kept", [0, 2])
