@@ -184,7 +184,7 @@ def optimizer_name(optimizer: object) -> str:
     """Its name, or that of its class or function."""
     if is_optimizer(optimizer):
         return type(optimizer).__name__
-    return optimizer if isinstance(optimizer, str) else getattr(optimizer, "_optimizer_name__", repr(optimizer))
+    return optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", repr(optimizer))
 
 
 def run_settings(

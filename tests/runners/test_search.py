@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from naslib_autokd.optimizers.random_search import RandomSearch
 from naslib_autokd.records import AskLog, Proposal, Trial, TrialStore, derive_seed, with_digest
 from naslib_autokd.runners.results import SearchResult
 from naslib_autokd.runners.run_folder import ReplayError, RunFolderError, open_run
 from naslib_autokd.runners.search import search
+from naslib_autokd.runners.setup import optimizer_name
+from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.tasks import get_task
 
 TASK = get_task("cluttered-digits")
@@ -139,6 +142,12 @@ def test_run_folder_says_what_was_run(tmp_path: Path) -> None:
     assert (stored["optimizer"], stored["seed"], stored["n_trials"]) == ("random_search", 3, 2)
     assert {"torch", "smac", "python"} <= set(stored["environment"])
     assert get_task(str(tmp_path / "task.yaml")) == TASK
+
+
+def test_the_folder_of_a_class_or_object_has_its_name() -> None:
+    assert optimizer_name("autokd") == "autokd"
+    assert optimizer_name(RandomSearch) == "RandomSearch"
+    assert optimizer_name(RandomSearch(HNAGSpace("hnag-small"), max_budget_epochs=9)) == "RandomSearch"
 
 
 class FailingEvaluator(FormulaEvaluator):
