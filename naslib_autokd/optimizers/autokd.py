@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ from naslib_autokd.optimizers.base import (
     nearest,
 )
 from naslib_autokd.optimizers.budget_aware_gp import (
+    EXACT_ROWS,
     Array,
     BudgetAwareGP,
     SpaceVectors,
@@ -119,6 +121,12 @@ class _Row:
     budget: int
     cost: float
     succeeded: bool
+
+
+class _Fitted(NamedTuple):
+    model: BudgetAwareGP
+    rows: list[_Row]
+    """The trials behind it; of very many those that it sees through, and the latest."""
 
 
 _Key = tuple[int, str, int, int]  # number, digest, budget, seed of a trial
@@ -233,7 +241,8 @@ class AutoKD:
         self._exhausted = False
         self._replayed_budget: int | None = None
         self._watch_budgets = fidelity in ("auto", "even") and model == "budget-aware-gp"
-        self._fitted: tuple[int, BudgetAwareGP | None] = (-1, None)
+        self._fitted: tuple[int, _Fitted | None] = (-1, None)
+        self._checkpoint: tuple[int, _Fitted | None] = (-1, None)  # the model of so many first trials
         self._fitted_others: tuple[int, dict[str, BudgetAwareGP]] = (-1, {})
         self._version = 0  # counts tells
         self._selector: BudgetAwareSelector | None = None
@@ -548,10 +557,10 @@ class AutoKD:
         """
         return self._rows(self._trials)
 
-    def _rows(self, of: Mapping[_Key, Trial]) -> list[_Row]:
+    def _rows(self, of: Mapping[_Key, Trial], worst_of: Mapping[_Key, Trial] | None = None) -> list[_Row]:
         trials = [of[key] for key in sorted(of)]
         worst: dict[int, float] = {}
-        for trial in trials:
+        for trial in (of if worst_of is None else worst_of).values():
             if trial.succeeded:
                 worst[trial.budget_epochs] = max(trial.cost, worst.get(trial.budget_epochs, -math.inf))
         if not worst:
@@ -566,20 +575,39 @@ class AutoKD:
 
     def fitted_model(self) -> BudgetAwareGP | None:
         """The budget-aware model of all trials so far; None below 2 rows."""
-        version, model = self._fitted
+        version, fitted = self._fitted
         if version != self._version:
-            model = self._fit(self.rows())
-            self._fitted = (self._version, model)
-        return model
+            fitted = self._fit(self._trials)
+            self._fitted = (self._version, fitted)
+        return None if fitted is None else fitted.model
 
-    def _fit(self, rows: Sequence[_Row]) -> BudgetAwareGP | None:
+    def _fit(self, trials: Mapping[_Key, Trial]) -> _Fitted | None:
+        """The model of these trials: the one of the last checkpoint (`last_checkpoint`) and the rows since."""
+        n = last_checkpoint(len(trials), 20 if self._even else EXACT_ROWS)
+        if self._checkpoint[0] != n or n == len(trials):
+            first = trials if n == len(trials) else dict(islice(trials.items(), n))
+            self._checkpoint = (n, self._fit_all(self._rows(first), n))
+        fitted = self._checkpoint[1]
+        if n == len(trials):
+            return fitted
+        rows = self._rows(dict(islice(trials.items(), n, None)), trials)
+        if fitted is None or not {row.budget for row in rows} <= set(fitted.model.means):
+            return self._fit_all(self._rows(trials), len(trials))
+        return _Fitted(fitted.model.with_rows(*self._arrays(rows)), [*fitted.rows, *rows])
+
+    def _fit_all(self, rows: Sequence[_Row], n: int) -> _Fitted | None:
         if len(rows) < 2:
             return None
-        return BudgetAwareGP(self.vectors.groups, max_budget=self.max_budget_epochs).fit(
+        model = BudgetAwareGP(self.vectors.groups, max_budget=self.max_budget_epochs)
+        model.fit(*self._arrays(rows), rng=np.random.default_rng([self.seed, 1, n]))
+        return _Fitted(model, [rows[i] for i in model.inducing])
+
+    def _arrays(self, rows: Sequence[_Row]) -> tuple[Array, Array, Array]:
+        """Features, budgets and costs."""
+        return (
             self.vectors.features(np.array([row.vector for row in rows])),
             np.array([row.budget for row in rows], dtype=float),
             np.array([row.cost for row in rows]),
-            rng=np.random.default_rng([self.seed, 1, len(rows)]),
         )
 
     def expected_costs(self) -> dict[str, float]:
@@ -679,21 +707,38 @@ class AutoKD:
         return self._misleads(self._trials)
 
     def _misleads(self, trials: Mapping[_Key, Trial]) -> bool:
-        if len(self.ladder) < 2:
+        if len(self.ladder) < 2 or last_checkpoint(len(trials), EXACT_ROWS) < len(trials):
             return False
         low, high = self.ladder[-2:]
         at_both = [trial for trial in trials.values() if trial.budget_epochs in (low, high)]
         pair = next((p for p in _budget_agreement(at_both) if (p.low, p.high) == (low, high)), None)
         if pair is None or pair.n < MIN_PAIRS or (not self._even and not pair.kendall_tau <= 0.0):
             return False
-        model = self.fitted_model() if trials is self._trials else self._fit(self._rows(trials))
+        fitted = self._fit(trials)
         needed = math.sqrt(low / high) if self._even else MIN_CORRELATION
-        return model is not None and model.budget_correlation(low, high) < needed
+        return fitted is not None and fitted.model.budget_correlation(low, high) < needed
 
     # --- used by the selector
 
     def features_of(self, digests: Sequence[str]) -> Array:
         return self.vectors.features(np.array([self._configurations[digest].get_array() for digest in digests]))
+
+    def fitted(self) -> _Fitted:
+        self.fitted_model()
+        assert self._fitted[1] is not None
+        return self._fitted[1]
+
+    @property
+    def n_succeeded(self) -> int:
+        return sum(trial.succeeded for trial in self._trials.values())
+
+    def best_costs(self) -> list[tuple[int, float]]:
+        """Lowest observed cost of each budget with a success, ascending budgets."""
+        best: dict[int, float] = {}
+        for trial in self._trials.values():
+            if trial.succeeded:
+                best[trial.budget_epochs] = min(trial.cost, best.get(trial.budget_epochs, math.inf))
+        return sorted(best.items())
 
     def trained_from(self, budget: int) -> set[str]:
         return {t.candidate_digest for t in self._trials.values() if t.budget_epochs >= budget}
@@ -718,6 +763,21 @@ def _budget_agreement(trials: Iterable[Trial]) -> list[BudgetAgreement]:
             tau = float(kendalltau(a, b).statistic) if varied else math.nan
             pairs.append(BudgetAgreement(low, high, len(both), tau))
     return pairs
+
+
+def last_checkpoint(n_rows: int, always_below: int) -> int:
+    """The last number of rows at which kernel parameters are fitted: each, and above a limit 5% more than before.
+
+    Examples:
+        >>> [last_checkpoint(n, 300) for n in (7, 300, 301, 314, 315, 10_000)]
+        [7, 300, 300, 300, 315, 9866]
+    """
+    if n_rows <= always_below:
+        return n_rows
+    checkpoint = always_below
+    while (following := math.ceil(1.05 * checkpoint)) <= n_rows:
+        checkpoint = following
+    return checkpoint
 
 
 def _distinct(trials: Iterable[Trial]) -> dict[_Key, Trial]:
@@ -808,11 +868,10 @@ class BudgetAwareSelector(ConfigSelector):
         owner, index = self._owner, len(self._chosen)
         if index < self._n_initial and index < len(self._initial_design_configs):
             yield self._initial_design_configs[index]
-        rows = owner.rows() if owner.model != "random" else []
         # a full training is too dear for chance where low budgets look around
         share = 0.0 if budget == owner.max_budget_epochs and owner.judges_at_low_budgets else owner.random_share
-        if sum(row.succeeded for row in rows) >= 5 and rng.random() >= share:
-            pool = self._best_first(rows, rng, budget, taken)
+        if owner.model != "random" and owner.n_succeeded >= 5 and rng.random() >= share:
+            pool = self._best_first(rng, budget, taken)
         else:
             pool = owner.vectors.sample(64, rng)
         for further in range(17):  # more for a finite space
@@ -835,11 +894,10 @@ class BudgetAwareSelector(ConfigSelector):
             proposal.candidate.digest for proposal, _ in owner._pending.values() if proposal.budget_epochs >= budget
         }
 
-    def _best_first(self, rows: list[_Row], rng: np.random.Generator, budget: int | None, taken: set[str]) -> Array:
+    def _best_first(self, rng: np.random.Generator, budget: int | None, taken: set[str]) -> Array:
         owner = self._owner
-        model = owner.fitted_model()
-        assert model is not None
-        top = float(max(row.budget for row in rows if row.succeeded))
+        model, rows = owner.fitted()
+        top = float(owner.best_costs()[-1][0])
         vectors = np.array([row.vector for row in rows])
         seen, first = np.unique([row.digest for row in rows], return_index=True)
         known = vectors[first]
@@ -847,7 +905,7 @@ class BudgetAwareSelector(ConfigSelector):
         best = float(mean.min())
         own_noise = 0.0
         if owner.repeats_exactly:
-            best = min(row.cost for row in rows if row.succeeded and row.budget == top)
+            best = owner.best_costs()[-1][1]
             own_noise = model.noise_sd(top)
         waiting = [proposal.candidate.digest for proposal, _ in owner._pending.values()]
         if budget is None:  # taken for a rung and not asked for yet; when brackets are given up they never will be

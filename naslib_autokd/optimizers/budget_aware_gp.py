@@ -16,6 +16,7 @@ Source: ours; the kernel over (x, budget) follows the multi-task idea of Swersky
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,10 @@ OFFSET_VARIANCE = 25.0
 BUDGET_DECAY = 2.0
 FIT_ROWS = 150
 """Above 200 rows the kernel's parameters are fitted on this many of them; predictions use all."""
+EXACT_ROWS = 300
+"""Above so many rows they are seen through as many inducing ones (`BudgetAwareGP._condition_sparse`)."""
+ALL_POINTS = 4096
+"""Points of a finite space that are all scored; of larger ones a draw, and what is near its best."""
 
 
 class SpaceVectors:
@@ -241,6 +246,7 @@ class BudgetAwareGP:
         """Learn the kernel's parameters (unless given) and condition on the rows.
 
         ``rng`` draws the rows that parameters are fitted on when there are more than 200; without it the last ones.
+        It draws inducing rows, too, the same ones as long as its seed is the same.
         """
         budgets = np.asarray(budgets, dtype=float)
         self.budgets = np.unique(budgets)
@@ -251,16 +257,32 @@ class BudgetAwareGP:
         self.means = means
         self._y = residuals / self.scale
         self._features, self._row_budgets = features, budgets
+        keys = np.arange(len(costs))[::-1].astype(float) if rng is None else rng.random(len(costs))
         if parameters is None:
             rows = np.arange(len(costs))
             if len(rows) > 200:
                 # the largest budget is what we ask about: its rows first, then a draw from the others
-                keys = np.arange(len(rows))[::-1].astype(float) if rng is None else rng.random(len(rows))
                 rows = np.sort(np.lexsort((keys, -budgets))[:FIT_ROWS])
             parameters = self._fit_parameters(features[rows], budgets[rows], self._y[rows])
         self.parameters = parameters
-        self._condition()
+        self.inducing = np.arange(len(costs))
+        """Rows that predictions go through: all, or as many as `EXACT_ROWS`."""
+        if len(costs) <= EXACT_ROWS:
+            self._condition()
+        else:
+            self.inducing = self._inducing(keys)
+            self._condition_sparse()
         return self
+
+    def _inducing(self, keys: Array) -> NDArray[np.int_]:
+        """Rows that stand for all: the best of the largest budget, the best of all, and a draw, a third each."""
+        third = EXACT_ROWS // 3
+        best = np.argsort(self._y, kind="stable")
+        top = best[self._row_budgets[best] == self.budgets[-1]][:third]
+        good = best[~np.isin(best, top)][:third]
+        rest = np.setdiff1d(np.arange(len(keys)), np.concatenate([top, good]))
+        drawn = rest[np.argsort(keys[rest], kind="stable")][: EXACT_ROWS - len(top) - len(good)]
+        return np.sort(np.concatenate([top, good, drawn]))
 
     def _u(self, budgets: Array) -> Array:
         top = np.log(self.max_budget)
@@ -346,6 +368,65 @@ class BudgetAwareGP:
         self._inverse_lower = _inverse_of_lower(np.linalg.cholesky(kernel))
         self._alpha = self._inverse_lower.T @ (self._inverse_lower @ self._y)
 
+    def _condition_sparse(self) -> None:
+        """FITC (Snelson and Ghahramani 2006): rows depend on each other through the inducing ones only.
+
+        With ``n`` rows and ``m`` inducing ones O(n m^2). The result has the form of `_condition` for the latter:
+        `predict` and `with_pending` know no difference.
+        """
+        features, budgets, y = self._features, self._row_budgets, self._y
+        self._features, self._row_budgets, self._y = (rows[self.inducing] for rows in (features, budgets, y))
+        among = self.kernel(self._features, self._row_budgets, self._features, self._row_budgets)
+        among[np.diag_indices(len(among))] *= 1.0 + 1e-6
+        self._whitening = _inverse_of_lower(np.linalg.cholesky(among))
+        self._sums = self._sums_of(features, budgets, y)
+        self._solve_sparse(*self._sums)
+
+    def _sums_of(self, features: Array, budgets: Array, y: Array) -> tuple[Array, Array]:
+        """What rows say about the whitened inducing values: precision ``(m, m)``, and its product with their mean."""
+        seen = self._whitening @ self.kernel(self._features, self._row_budgets, features, budgets)  # (m, n)
+        prior_variance = np.exp(self.parameters.shared) + np.exp(self.parameters.own) + OFFSET_VARIANCE
+        unseen = np.maximum(prior_variance - np.einsum("mn,mn->n", seen, seen), 0.0) + self._noise(budgets) + 1e-9
+        weighted = seen / unseen
+        return weighted @ seen.T, weighted @ y
+
+    def _solve_sparse(self, precision: Array, weighted_mean: Array) -> None:
+        root = _inverse_of_lower(np.linalg.cholesky(precision + np.eye(len(precision))))
+        covariance = root.T @ root
+        self._alpha = self._whitening.T @ (covariance @ weighted_mean)
+        explained = (1.0 + 1e-9) * np.eye(len(covariance)) - covariance
+        self._inverse_lower = np.linalg.cholesky(explained).T @ self._whitening
+
+    def with_rows(self, features: Array, budgets: Array, costs: Array) -> BudgetAwareGP:
+        """The same model with further rows, at budgets that it knows; parameters and inducing rows stay.
+
+        O(n^2) for each row, or O(m^2) with inducing ones.
+        """
+        other = copy.copy(self)
+        y = (costs - np.array([self.means[budget] for budget in budgets])) / self.scale
+        if hasattr(self, "_sums"):
+            other._solve_sparse(*(a + b for a, b in zip(self._sums, self._sums_of(features, budgets, y), strict=True)))
+        else:
+            other._append(features, budgets, y)
+            other._alpha = other._inverse_lower.T @ (other._inverse_lower @ other._y)
+        return other
+
+    def _append(self, features: Array, budgets: Array, y: Array) -> None:
+        """The factor with further rows; ``_alpha`` stays as it is."""
+        new = self.kernel(features, budgets, features, budgets)
+        new[np.diag_indices(len(new))] += self._noise(budgets) + 1e-9
+        below = self.kernel(features, budgets, self._features, self._row_budgets) @ self._inverse_lower.T
+        corner = _inverse_of_lower(np.linalg.cholesky(new - below @ below.T))
+        self._inverse_lower = np.block(
+            [
+                [self._inverse_lower, np.zeros((len(self._y), len(new)))],
+                [-corner @ below @ self._inverse_lower, corner],
+            ]
+        )
+        self._features = np.concatenate([self._features, features])
+        self._row_budgets = np.concatenate([self._row_budgets, budgets])
+        self._y = np.concatenate([self._y, y])
+
     def predict(self, features: Array, budget: float) -> tuple[Array, Array]:
         """Mean and standard deviation of the expected cost (without noise) at a budget that has rows, ``(m,)`` each."""
         if budget not in self.means:
@@ -367,29 +448,10 @@ class BudgetAwareGP:
         if len(features) == 0:
             return self
         mean, _ = self.predict(features, budget)
-        other = BudgetAwareGP(self.groups, max_budget=self.max_budget, max_iterations=self.max_iterations)
-        other.budgets, other.means, other.scale, other.parameters = (
-            self.budgets,
-            self.means,
-            self.scale,
-            self.parameters,
-        )
-        other._features = np.concatenate([self._features, features])
-        other._row_budgets = np.concatenate([self._row_budgets, np.full(len(features), float(budget))])
-        other._y = np.concatenate([self._y, (mean - self.means[budget]) / self.scale])
+        other = copy.copy(self)
+        other._append(features, np.full(len(features), float(budget)), (mean - self.means[budget]) / self.scale)
         # a row at its posterior mean teaches nothing about means: the weights of the others stay, its own is 0
-        at = np.full(len(features), float(budget))
-        new = self.kernel(features, at, features, at)
-        new[np.diag_indices(len(new))] += self._noise(at) + 1e-9
-        below = self.kernel(features, at, self._features, self._row_budgets) @ self._inverse_lower.T
-        corner = _inverse_of_lower(np.linalg.cholesky(new - below @ below.T))
-        other._inverse_lower = np.block(
-            [
-                [self._inverse_lower, np.zeros((len(self._y), len(new)))],
-                [-corner @ below @ self._inverse_lower, corner],
-            ]
-        )
-        other._alpha = np.concatenate([self._alpha, np.zeros(len(new))])
+        other._alpha = np.concatenate([self._alpha, np.zeros(len(features))])
         return other
 
     def budget_correlation(self, low: float, high: float) -> float:
@@ -425,15 +487,16 @@ def maximise(
 ) -> Array:
     """Legal vectors, best score first: samples of the space and ``starts``, then rounds of perturbations.
 
-    Of a space that lists its points (`SpaceVectors.points`) all of them are scored instead.
+    Of a space that lists its points (`SpaceVectors.points`) all of them are scored instead, if they are few.
 
     Args:
         score: Features ``(m, p)`` to values ``(m,)``, larger is better.
         starts: Vectors ``(k, columns)`` to begin from, for example the best known ones.
     """
-    if vectors.points is not None:
+    if vectors.points is not None and len(vectors.points) <= ALL_POINTS:
         return vectors.points[np.argsort(-score(vectors.features(vectors.points)), kind="stable")]
-    pool = np.concatenate([starts.reshape(-1, len(vectors.space)), vectors.sample(n_samples, rng)])
+    drawn = vectors.sample(n_samples, rng) if vectors.points is None else rng.choice(vectors.points, ALL_POINTS // 4)
+    pool = np.concatenate([starts.reshape(-1, len(vectors.space)), drawn])
     values = score(vectors.features(pool))
     for sd in steps if vectors.n_dimensions else ():
         best = pool[np.argsort(-values, kind="stable")[:n_starts]]
