@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import networkx
 import numpy as np
@@ -216,6 +218,39 @@ def test_stages_follow_their_ratios(
     stages = Generator(top, ErdosRenyi(1), WattsStrogatz(1, 0), stage_ratios=ratios).stages
     assert tuple(stages.count(s) for s in range(3)) == sizes
     assert list(stages) == sorted(stages)
+
+
+def stages_of_the_authors(n_nodes: int, shares: tuple[float, ...]) -> tuple[int, ...]:
+    """The rule of vega_NAGO's ``logical_graph.get_stage_list``."""
+    if n_nodes == 3:
+        return 0, 1, 2
+    stage, end, found = 0, shares[0] * n_nodes, []
+    for node in range(n_nodes):
+        if node >= end:
+            stage += 1
+            end += shares[stage] * n_nodes
+        found.append(stage)
+    return tuple(found)
+
+
+def stages_here(n_nodes: int, shares: tuple[float, ...]) -> tuple[int, ...]:
+    return Generator(WattsStrogatz(n_nodes, 2, 0.5), ErdosRenyi(1), WattsStrogatz(1, 0), stage_ratios=shares).stages
+
+
+def test_the_differences_to_the_authors_stages_are_those_that_the_page_states() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "concepts.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([\d. ]+?)(?: \(`nago.yml`\))? \| ([\d ]+) \| ([\d ]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 5
+    for n_nodes, shares, theirs, ours in rows:
+        setting = int(n_nodes), tuple(map(float, shares.split()))
+        assert stages_of_the_authors(*setting) == tuple(map(int, theirs.split()))
+        assert stages_here(*setting) == tuple(map(int, ours.split()))
+    tenths = [(a / 10, b / 10, (10 - a - b) / 10) for a in range(11) for b in range(11 - a)]
+    settings = [(n, shares) for n in range(4, 11) for shares in tenths]
+    differ = [setting for setting in settings if stages_of_the_authors(*setting) != stages_here(*setting)]
+    assert f"{len(differ)} of {len(settings)} settings differ" in page
+    assert all(min(shares) * n < 1 for n, shares in differ)
+    assert all(stages_of_the_authors(n, (1 / 3,) * 3) == stages_here(n, (1.0,) * 3) for n in range(3, 11))
 
 
 def test_k_3_means_2_and_k_5_means_4() -> None:

@@ -103,7 +103,8 @@ class Generator:
 
         So fractions are rounded up in favour of the earlier stage, as in the authors' code: 4 nodes at equal ratios
         are 2 + 1 + 1, 5 are 2 + 2 + 1, 10 are 4 + 3 + 3. Three nodes are 1 + 1 + 1 at equal ratios and follow the
-        same law otherwise (the authors' code then ignores the ratios). A stage can be empty, by a zero ratio or
+        same law otherwise (the authors' code then ignores the ratios; it also never skips a stage, and takes ratios for
+        shares that sum to one: see the page Concepts). A stage can be empty, by a zero ratio or
         because the others took all nodes: its halving still happens on the way, and the network's output is in the
         stage of the last node.
         """
