@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from naslib_autokd.search_spaces.hnag.graphs import Graph
-from naslib_autokd.search_spaces.hnag.student import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, MERGE_WEIGHT_START, Student
+from naslib_autokd.search_spaces.hnag.steps import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM
+from naslib_autokd.search_spaces.hnag.student import MERGE_WEIGHT_START, Student
 from naslib_autokd.search_spaces.hnag.wiring import (
     OPERATIONS,
     BottomGraph,

@@ -24,13 +24,15 @@ DEFAULTS: dict[str, Any] = {
     "dataset": None,
     "optimizer": None,
     "out_dir": "run",
+    "config_id": -1,  # of NASLib's bbo runner: a folder more, config_0; -1: none
     "data": "",  # folder of the images; NASLib always takes its own
     "save_arch_weights": False,  # NASLib's Trainer fails where it is missing
     "plot_arch_weights": False,
     "search": {
         "epochs": 100,
         "checkpoint_freq": 1000,
-        "fidelity": -1,  # epochs of a training; -1: in full
+        "fidelity": -1,  # epochs of a training; -1, or beyond the full one (NASLib's files: 108, 200): in full
+        "equal_cost": False,  # an epoch of our optimizers costs one full training, whatever their budgets
         # RegularizedEvolution
         "sample_size": 10,
         "population_size": 30,
@@ -47,6 +49,13 @@ DEFAULTS: dict[str, Any] = {
         "max_mutations": 1,
         "num_candidates": 200,
         "debug_predictor": False,
+        # zero-cost scores beside the encoding: Bananas, Npenas
+        "zc": False,
+        "zc_ensemble": False,  # the same, for Npenas
+        "zc_names": [],
+        "zc_only": False,
+        "use_zc_api": False,
+        "load_labeled": False,
         # one-shot optimizers: rates of `one_shot.NASLibOneShot`, for hundreds of steps (NASLib: for 19,500)
         "learning_rate": 0.1,
         "learning_rate_min": 0.0,
@@ -95,7 +104,10 @@ DEFAULTS: dict[str, Any] = {
 }
 
 IGNORED = {  # in NASLib's files, without a meaning there or here
-    "search": {"budgets", "data_size", "warm_start_epochs", "output_weights", "seed"},
+    "search": {
+        *("budgets", "data_size", "warm_start_epochs", "output_weights", "seed"),
+        *("threshold", "normalization", "normalization_exponent"),  # of its GSparsity, which is not offered
+    },
     "evaluation": {"data_size", "warm_start_epochs"},
 }
 
@@ -178,10 +190,22 @@ def _checked(key: str, default: Any, value: Any, where: str) -> Any:
 
 
 def save_folder(config: Mapping[str, Any]) -> Path:
-    """Where a run writes, as NASLib's runners: ``out_dir/search_space/dataset/optimizer/seed``.
+    """Where a run writes, as NASLib's runners: ``out_dir/search_space/dataset/optimizer[/config_ID]/seed``.
 
     Of a task file the name without its folder counts, of ``module:Class`` the class.
     """
     dataset = Path(config["dataset"]).stem if config["dataset"].endswith((".yaml", ".yml")) else config["dataset"]
     dataset = dataset.rpartition(":")[2]
-    return Path(config["out_dir"], config["search_space"], dataset, config["optimizer"], str(config["seed"]))
+    which = [f"config_{config['config_id']}"] if config["config_id"] >= 0 else []
+    return Path(config["out_dir"], config["search_space"], dataset, config["optimizer"], *which, str(config["seed"]))
+
+
+def fidelity_note(asked: int, full: int) -> str:
+    """What is to be said where a configuration's ``search.fidelity`` is not the ``full`` training's epochs."""
+    if asked > full:
+        return f"search.fidelity is {asked}, but a full training has {full} epochs: {full} it is, for every optimizer"
+    return (
+        f"search.fidelity is {asked}: NASLib's RandomSearch and the optimizers of naslib_autokd train {asked} of "
+        f"{full} epochs, its other optimizers all {full}, so that they do not compare; take -1 for all, or "
+        f"KDDatasetAPI(budget_epochs={asked}), for which {asked} epochs are a full training"
+    )

@@ -8,6 +8,7 @@ per (architecture, epochs), answers everything else from its record, and is its 
 from __future__ import annotations
 
 import inspect
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from naslib_autokd.distillation.costs import latency_s
 from naslib_autokd.distillation.training import accuracy, limited_threads, predict, train
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.evaluators.kd import KDEvaluator
+from naslib_autokd.plugin.config import fidelity_note
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.loaders import task_data
 from naslib_autokd.records import CandidateLike, Proposal, Trial, TrialStore, derive_seed
@@ -33,6 +35,8 @@ NASLIB = load_naslib()
 
 from naslib.search_spaces.core.graph import Graph  # noqa: E402
 from naslib.search_spaces.core.query_metrics import Metric  # noqa: E402
+
+logger = logging.getLogger("naslib.autokd")  # below NASLib's, whose handlers its runners set up
 
 NOT_MEASURED = -1.0
 """What NASLib itself writes for a loss that it does not have."""
@@ -134,6 +138,7 @@ class KDDatasetAPI:
         self._by_proposal: dict[tuple[int, str, int, int], Trial] = {}
         self._unasked: dict[int, Trial] = {}  # by identity: loaded, and not asked for since
         self._replaying = False
+        self._fidelities: set[int] = set()  # other than the full one that NASLib asked for
         self._next_number = 0
         self._latency: dict[tuple[int, str, int, int], float] = {}
         self._curves: dict[tuple[int, str, int, int], dict[str, list[float]]] = {}
@@ -171,7 +176,8 @@ class KDDatasetAPI:
         Args:
             arch: A search space of NASLib's that holds a sampled architecture, or a candidate.
             dataset: The task's name, or None.
-            epoch: Epochs of training, in [1, budget_epochs]; -1 is the full budget.
+            epoch: Epochs of training; -1, and what is beyond ``budget_epochs``, is the full budget (NASLib's shipped
+                configurations have ``fidelity: 108`` and 200, for its tables), which is logged once.
             path: Ignored, as by NASLib's benchmarks.
 
         Raises:
@@ -296,12 +302,16 @@ class KDDatasetAPI:
     def _budget(self, epoch: Any) -> int:
         if epoch is None or epoch == -1:
             return self.budget_epochs
-        if isinstance(epoch, bool) or int(epoch) != epoch or not 1 <= epoch <= self.budget_epochs:
+        if isinstance(epoch, bool) or int(epoch) != epoch or epoch < 1:
             raise ValueError(
-                f"epoch must be a number of training epochs in [1, {self.budget_epochs}] (task {self.task.name!r}), "
-                f"or -1 for all, got {epoch}; NASLib's config sets it as search.fidelity"
+                f"epoch must be a number of training epochs, at least 1 (the full training of task "
+                f"{self.task.name!r} has {self.budget_epochs}), or -1 for all, got {epoch}; NASLib's config sets it as "
+                "search.fidelity"
             )
-        return int(epoch)
+        if epoch != self.budget_epochs and epoch not in self._fidelities:
+            self._fidelities.add(epoch)
+            logger.warning(fidelity_note(int(epoch), self.budget_epochs))
+        return min(int(epoch), self.budget_epochs)
 
     def is_for(self, dataset: str) -> bool:
         """Whether a configuration's ``dataset`` means this task: by its name, that of its data, or its file."""

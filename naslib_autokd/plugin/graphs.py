@@ -27,8 +27,14 @@ import numpy as np
 import torch
 
 from naslib_autokd.plugin.architectures import ARCHITECTURES, Architecture, EdgeOperations
+from naslib_autokd.plugin.candidates import (
+    KD_WEIGHT_RANGE,
+    TEMPERATURE_RANGE,
+    ArchitectureCandidate,
+    ArchitectureSpace,
+)
+from naslib_autokd.plugin.layers import without_batch_norms
 from naslib_autokd.plugin.loader import load_naslib
-from naslib_autokd.plugin.spaces import KD_WEIGHT_RANGE, TEMPERATURE_RANGE, ArchitectureCandidate, NASLibSpace
 from naslib_autokd.search_spaces.hnag.parameters import KDSettings
 from naslib_autokd.tasks import Task, did_you_mean
 
@@ -64,11 +70,11 @@ class KDGraph(Graph):
     _held: ClassVar[str]
     """Where NASLib's class keeps its architecture."""
 
-    def __init__(self, space: NASLibSpace | None = None, task: Task | None = None) -> None:
+    def __init__(self, space: ArchitectureSpace | None = None, task: Task | None = None) -> None:
         Graph.__init__(self)  # not the constructor of NASLib's class, which builds its network
         self.add_node(1)  # a graph without nodes is false
         self.name = self.space_name
-        self.space = NASLibSpace(self.space_name) if space is None else space
+        self.space = ArchitectureSpace(self.space_name) if space is None else space
         if self.space.name != self.space_name:
             raise ValueError(f"this is a graph of {self.space_name}, got the space {self.space.name}")
         self.task = task
@@ -265,9 +271,25 @@ class KDGraph(Graph):
         twin.is_parsed = False
         return twin
 
+    def cpu(self) -> Any:
+        """With its network: NASLib's zero-cost measures start so, and l2_norm then looks for layers at once."""
+        if not self.is_parsed:
+            self.parse()
+        return super().cpu()
+
+    def get_prunable_copy(self, bn: bool = True) -> torch.nn.Module:
+        """What NASLib's zero-cost measures take apart: a copy with its network, without batch norms if not ``bn``."""
+        twin = copy.deepcopy(self)
+        if not twin.is_parsed:
+            twin.parse()
+        return twin if bn else without_batch_norms(twin)
+
+    def get_loss_fn(self) -> Any:
+        return torch.nn.functional.cross_entropy
+
     def forward(self, x: Any, *args: Any) -> Any:
         if not self.is_parsed:
-            raise ValueError("the graph has no network yet; call parse() first")
+            self.parse()
         return self.network(x)
 
     def __repr__(self) -> str:

@@ -17,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from naslib_autokd.plugin.layers import LayeredStudent, without_batch_norms
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.records import derive_seed
 from naslib_autokd.search_spaces.hnag import encoding
 from naslib_autokd.search_spaces.hnag.individual import WiringCandidate, mutate, neighbours
 from naslib_autokd.search_spaces.hnag.parameters import Candidate, HNAGSpace
+from naslib_autokd.search_spaces.hnag.student import Student
 from naslib_autokd.search_spaces.hnag.wiring import StudentSpec, fit_width
 from naslib_autokd.tasks import Task, get_task
 
@@ -331,16 +333,24 @@ class HNAGSearchSpace(Graph):
         Raises:
             ValueError: If there is no architecture, or (`ParameterBudgetError`) it does not fit the task.
         """
-        from naslib_autokd.plugin.layers import LayeredStudent
-        from naslib_autokd.search_spaces.hnag.student import Student
-
         self.student = LayeredStudent(Student(self.student_spec(seed), seed=derive_seed(seed, "weights")))
         self.is_parsed = True
 
     def _network(self) -> Any:
         if self.student is None:
-            raise ValueError("this HNAGSearchSpace has no network yet; call parse() after it holds an architecture")
+            self.parse()
         return self.student
+
+    def cpu(self) -> HNAGSearchSpace:
+        """With its network: NASLib's zero-cost measures start so, and l2_norm then looks for layers at once."""
+        self._network()
+        return super().cpu()
+
+    def get_prunable_copy(self, bn: bool = True) -> nn.Module:
+        """What NASLib's zero-cost measures take apart: a copy with its network, without batch norms if not ``bn``."""
+        twin = self.clone()
+        twin._network()
+        return twin if bn else without_batch_norms(twin)
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         """Logits (batch, classes) of images (batch, channels, height, width), by the parsed student."""
@@ -355,9 +365,6 @@ class HNAGSearchSpace(Graph):
 
     def reset_weights(self, inplace: bool = False) -> HNAGSearchSpace:
         """Draw new initial weights, by torch's global generator; of a clone unless ``inplace``."""
-        from naslib_autokd.plugin.layers import LayeredStudent
-        from naslib_autokd.search_spaces.hnag.student import Student
-
         graph = self if inplace else self.clone()
         network = graph._network()
         fresh = Student(network.spec, seed=int(torch.randint(2**31, ())))

@@ -46,6 +46,12 @@ class TrainImages(Dataset[Batch]):
         self.data = data
         self._rng = torch.Generator().manual_seed(seed)
 
+    def __deepcopy__(self, memo: Any) -> TrainImages:
+        """The images are shared (NASLib copies its loader for every architecture that it scores), the draws are not."""
+        twin = TrainImages(self.data, 0)
+        twin._rng.set_state(self._rng.get_state())
+        return twin
+
     def __len__(self) -> int:
         return len(self.data.train_labels)
 

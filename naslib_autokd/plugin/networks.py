@@ -194,6 +194,10 @@ class NetworkSize:
         """Of the heaviest architecture."""
         return self.fixed_params() + sum(map(max, self.operation_params()))
 
+    def all_params(self) -> int:
+        """Of the supernet."""
+        return self.fixed_params() + sum(map(sum, self.operation_params()))
+
     def graph(self) -> Any:
         """NASLib's graph of this size, all operations on every edge, not parsed."""
         return GRAPHS[self.space](

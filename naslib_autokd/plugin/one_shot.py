@@ -2,8 +2,8 @@
 
 NASLib's optimizers are used as they are: their ``step`` is called with batches of the task, and the loss is the one
 attribute that is replaced. What NASLib's Trainer does around them is done here without its data loaders: epochs, the
-cosine schedule, and random states. The found architecture is built anew by `networks.discrete_network`, as the graph
-that NASLib hands out keeps batch norms without statistics, and is trained like every other method's.
+cosine schedule, and random states. The spaces are those of `supernets`. The found architecture is built anew, as the
+graph that NASLib hands out keeps batch norms without statistics, and is trained like every other method's.
 
 Handled here, as upstream does not (Develop, 0b51bc18): GDAS draws for ever once an architecture weight is not a number;
 all three go to the first GPU wherever torch sees one.
@@ -16,7 +16,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -38,19 +38,8 @@ NASLIB = load_naslib()
 
 from naslib.optimizers import DARTSOptimizer, DrNASOptimizer, GDASOptimizer  # noqa: E402
 
-from naslib_autokd.plugin.networks import (  # noqa: E402
-    CELLS,
-    EDGES,
-    GRAPHS,
-    OPERATIONS,
-    Architecture,
-    NetworkSize,
-    architecture_of,
-    check_space,
-    discrete_network,
-    fit_network,
-    fit_supernet,
-)
+from naslib_autokd.plugin.networks import NetworkSize  # noqa: E402
+from naslib_autokd.plugin.supernets import SPACES, Architecture, DARTSSupernet, supernet_from_dict  # noqa: E402
 
 OPTIMIZERS: dict[str, type] = {"darts": DARTSOptimizer, "gdas": GDASOptimizer, "drnas": DrNASOptimizer}
 OBJECTIVES = ("kd", "ce")
@@ -126,10 +115,9 @@ class NASLibOneShotResult:
     optimizer: str
     space: str
     op_indices: Architecture
+    """An operation for each edge; of nasbench301 NASLib's compact tuple."""
     task: Task
-    size: NetworkSize
-    """Of the found network."""
-    supernet: NetworkSize
+    supernet: NetworkSize | DARTSSupernet
     history: tuple[SupernetEpoch, ...]
     student_epochs: float
     step_cost: float
@@ -145,16 +133,7 @@ class NASLibOneShotResult:
 
     @property
     def architecture(self) -> dict[str, Any]:
-        return {
-            "space": self.space,
-            "op_indices": list(self.op_indices),
-            "operations": {
-                f"{cell}({u},{v})": OPERATIONS[self.space][op]
-                for (cell, u, v), op in zip(EDGES[self.space], self.op_indices, strict=True)
-            },
-            "channels": list(self.size.channels),
-            "cells_per_stage": self.size.cells_per_stage,
-        }
+        return SPACES[self.space].described(self.op_indices, self.task)
 
     @property
     def curve(self) -> list[tuple[float, float]]:
@@ -177,10 +156,25 @@ class NASLibOneShotResult:
             },
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], task: Task) -> NASLibOneShotResult:
+        """Inverse of `to_dict`, for a search on this task."""
+        space = values["architecture"]["space"]
+        plain = ("optimizer", "student_epochs", "status", "collapsed", "message", "step_cost", "step_cpu_s", "search_s")
+        return cls(
+            space=space,
+            op_indices=SPACES[space].architecture(values["architecture"]),
+            task=task,
+            supernet=supernet_from_dict(values["supernet"]),
+            history=tuple(
+                SupernetEpoch(**row | {"architecture": _tuples(row["architecture"])}) for row in values["history"]
+            ),
+            **{name: values[name] for name in plain},
+        )
+
     def build(self, seed: int = 0) -> nn.Module:
         """The found network with new weights."""
-        with seeded(seed):
-            return discrete_network(self.space, self.op_indices, self.task)
+        return SPACES[self.space].network(self.op_indices, self.task, seed)
 
     def outcome(self) -> dict[str, Any]:
         """Everything but the times: equal, bit for bit, for the same seed."""
@@ -197,17 +191,7 @@ class NASLibOneShotResult:
 
 def collapse(space: str, architecture: Architecture) -> str:
     """Why the (normal) cell counts as collapsed, or "" if it does not: mostly skip or none, or no weights at all."""
-    kept = [
-        OPERATIONS[space][op]
-        for (cell, *_), op in zip(EDGES[space], architecture, strict=True)
-        if cell == CELLS[space][0]
-    ]
-    empty = sum(operation in ("skip_connect", "none") for operation in kept)
-    if 2 * empty > len(kept):
-        return f"{empty} of {len(kept)} edges of the {CELLS[space][0].replace('_', ' ')} are skip connections or none"
-    if not any("conv" in operation for operation in kept):
-        return f"none of the {len(kept)} edges of the {CELLS[space][0].replace('_', ' ')} has weights"
-    return ""
+    return SPACES[space].collapse(architecture)
 
 
 # The search -----------------------------------------------------------------------------------------------------------
@@ -220,7 +204,7 @@ class NASLibOneShot:
     Args:
         optimizer: ``"darts"``, ``"gdas"`` or ``"drnas"``.
         objective: ``"kd"``: the distillation loss in both levels; ``"ce"``: cross-entropy.
-        space: ``"nasbench201"`` or ``"simple_cell"``.
+        space: ``"nasbench201"``, ``"nasbench301"`` (DARTS's own) or ``"simple_cell"``.
         kd: Temperature and weight of the distillation loss, in the search and in the final training.
         step_cost: Student steps charged per search step; by default see `search_step_cost`.
 
@@ -247,7 +231,7 @@ class NASLibOneShot:
         for name, value, known in (
             ("NASLib one-shot optimizer", self.optimizer, OPTIMIZERS),
             ("objective", self.objective, OBJECTIVES),
-            ("NASLib space", self.space, GRAPHS),
+            ("NASLib space", self.space, SPACES),
         ):
             if value not in known:
                 raise ValueError(nearest(value, known, name))
@@ -274,9 +258,7 @@ class NASLibOneShot:
         """
         data = evaluator.data
         task, device = data.task, data.device
-        check_space(self.space, task)
-        heaviest = [row.index(max(row)) for row in fit_supernet(self.space, task).operation_params()]
-        fit_network(self.space, heaviest, task)
+        SPACES[self.space].check(task)
         with limited_threads(getattr(evaluator, "threads", 1)), _only_device(device), _global_seed(seed, device):
             return self._search(evaluator, budget_student_epochs, seed, progress)
 
@@ -299,7 +281,8 @@ class NASLibOneShot:
         inner, outer, epoch_steps = bilevel_batches(evaluator, batch_size, rng, soft=self.objective == "kd")
         n_epochs = math.ceil(n_steps / epoch_steps)
 
-        supernet = fit_supernet(self.space, task)
+        space = SPACES[self.space]
+        supernet = space.supernet(task)
         optimizer = self.naslib_optimizer(supernet, n_epochs, data.device)
         loss = optimizer.loss
         optimizer.before_training()
@@ -307,7 +290,7 @@ class NASLibOneShot:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer.op_optimizer, n_steps, eta_min=self.learning_rate_min
         )
-        architecture = _strongest(optimizer)
+        architecture = space.strongest(optimizer)
         history: list[SupernetEpoch] = []
         status, message, done, start_cpu = "success", "", 0, time.process_time()
         while done < n_steps and status == "success":
@@ -329,7 +312,7 @@ class NASLibOneShot:
                 val_total += float(val_loss.detach())
                 correct += int((val_logits.argmax(dim=1) == val_labels).sum())
             else:
-                architecture = _strongest(optimizer)
+                architecture = space.strongest(optimizer)
                 history.append(
                     SupernetEpoch(
                         epoch=len(history) + 1,
@@ -342,24 +325,24 @@ class NASLibOneShot:
                     )
                 )
                 if progress is not None:
-                    empty = sum(OPERATIONS[self.space][op] in ("skip_connect", "none") for op in architecture)
+                    kept = space.kept(architecture)
+                    empty = sum(operation in ("skip_connect", "none") for operation in kept) / len(kept)
                     progress(
                         done / n_steps,
-                        f"supernet {history[-1].val_accuracy:.1%}, skips and nones {empty / len(architecture):.0%}",
+                        f"supernet {history[-1].val_accuracy:.1%}, skips and nones {empty:.0%}",
                     )
         step_cpu_s = (time.process_time() - start_cpu) / done
         if status == "success":
             optimizer.after_training()
             with warnings.catch_warnings():  # NASLib gives torch's tensors to numpy's argmax
                 warnings.filterwarnings("ignore", "__array_wrap__", DeprecationWarning)
-                architecture = architecture_of(optimizer.get_final_architecture(), self.space)
+                architecture = space.found(optimizer)
         why = collapse(self.space, architecture)
         return NASLibOneShotResult(
             optimizer=self.optimizer,
             space=self.space,
             op_indices=architecture,
             task=task,
-            size=fit_network(self.space, architecture, task),
             supernet=supernet,
             history=tuple(history),
             student_epochs=done * step_cost / student_steps,
@@ -371,7 +354,7 @@ class NASLibOneShot:
             message="; ".join(filter(None, (message, why))),
         )
 
-    def naslib_optimizer(self, supernet: NetworkSize, n_epochs: int, device: torch.device) -> Any:
+    def naslib_optimizer(self, supernet: NetworkSize | DARTSSupernet, n_epochs: int, device: torch.device) -> Any:
         """NASLib's optimizer with the supernet in it and our loss; weights come from torch's global generator."""
         optimizer = OPTIMIZERS[self.optimizer](
             learning_rate=self.learning_rate,
@@ -403,8 +386,8 @@ class NASLibOneShot:
             return self.step_cost
         shape = (task.in_channels, task.image_size, task.image_size)
         with seeded(0):
-            optimizer = self.naslib_optimizer(fit_supernet(self.space, task), 1, torch.device("cpu"))
-        graph, n_ops = optimizer.graph, len(OPERATIONS[self.space])
+            optimizer = self.naslib_optimizer(SPACES[self.space].supernet(task), 1, torch.device("cpu"))
+        graph, n_ops = optimizer.graph, len(SPACES[self.space].operations)
         every, one = [torch.full((n_ops,), 1 / n_ops)], list(torch.eye(n_ops))
         draws = {"darts": every, "drnas": every, "gdas": one}[self.optimizer]
         work = 0.0
@@ -416,11 +399,6 @@ class NASLibOneShot:
             graph.update_edges(set_weights, scope=optimizer.scope, private_edge_data=False)
             work += forward_work(graph, shape) / len(draws)
         return 2 * work / reference_work(task)
-
-
-def _strongest(optimizer: Any) -> Architecture:
-    """The operation of the largest alpha of every edge: NASLib's discretisation."""
-    return tuple(int(alpha.detach().argmax()) for alpha in optimizer.architectural_weights)
 
 
 @contextlib.contextmanager
@@ -452,6 +430,10 @@ def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(own)
             np.random.set_state(legacy)  # noqa: NPY002
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 # Factories ------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ import contextlib
 import inspect
 import io
 import json
+import logging
 import math
 import random
 import warnings
@@ -51,6 +52,9 @@ from naslib_autokd.optimizers.base import (
     replay,
 )
 from naslib_autokd.plugin.architectures import ARCHITECTURES
+from naslib_autokd.plugin.candidates import ArchitectureSpace
+from naslib_autokd.plugin.config import fidelity_note
+from naslib_autokd.plugin.graphs import graph_class
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.spaces import NASLibSpace
 from naslib_autokd.plugin.tabular import TabularEvaluator
@@ -63,6 +67,8 @@ from fvcore.common.config import CfgNode  # noqa: E402
 from naslib import optimizers as upstream  # noqa: E402
 from naslib.optimizers.core.metaclasses import MetaOptimizer  # noqa: E402
 from naslib.search_spaces.core.query_metrics import Metric  # noqa: E402
+
+logger = logging.getLogger("naslib.autokd")  # below NASLib's, whose handlers its runners set up
 
 WORST_ACCURACY = 0.0
 """What NASLib is told of a failed training, in percent: NaN would stop its optimizers or freeze their incumbent."""
@@ -501,7 +507,8 @@ base_predictor = _factory("base_predictor")
 def graph_of(space: Any) -> Any:
     """The NASLib graph of one of our spaces.
 
-    `HNAGSpace` has `plugin.hnag.HNAGSearchSpace`; any other space brings its own, by a method ``graph()``.
+    `HNAGSpace` has `plugin.hnag.HNAGSearchSpace`, NASLib's own spaces those of `plugin.graphs`; any other space brings
+    its own, by a method ``graph()``.
 
     Raises:
         ValueError: If the space has none.
@@ -510,6 +517,8 @@ def graph_of(space: Any) -> Any:
         from naslib_autokd.plugin.hnag import HNAGSearchSpace
 
         return HNAGSearchSpace(space=space)
+    if isinstance(space, ArchitectureSpace):
+        return graph_class(space.name)(space)
     if hasattr(space, "graph"):
         return space.graph()
     raise ValueError(
@@ -557,14 +566,32 @@ def _name(graph: Any) -> str:
 # --- in NASLib's Trainer
 
 
-class BasePredictor(upstream.BasePredictor):
-    """NASLib's BasePredictor with the four statistics that its Trainer unpacks; the class itself gives three."""
+def four_statistics(optimizer: Any, report_incumbent: bool = True) -> tuple[float, ...]:
+    """Training, validation and test accuracy (percent) and training time: what NASLib's Trainer unpacks."""
+    best = optimizer.get_final_architecture() if report_incumbent else optimizer.history[-1].arch
+    metrics = (Metric.TRAIN_ACCURACY, Metric.VAL_ACCURACY, Metric.TEST_ACCURACY, Metric.TRAIN_TIME)
+    return tuple(best.query(metric, optimizer.dataset, dataset_api=optimizer.dataset_api) for metric in metrics)
 
-    def train_statistics(self, report_incumbent: bool = True) -> tuple[float, ...]:
-        """Training, validation and test accuracy (percent) and training time, as NASLib's other optimizers."""
-        best = self.get_final_architecture() if report_incumbent else self.history[-1].arch
-        time = best.query(Metric.TRAIN_TIME, self.dataset, dataset_api=self.dataset_api)
-        return (*super().train_statistics(report_incumbent), time)
+
+REPAIRS: tuple[tuple[Any, str, Any], ...] = (
+    (upstream.BasePredictor, "train_statistics", four_statistics),
+    (upstream.Npenas, "_get_best_candidates", upstream.Bananas._get_best_candidates),
+)
+"""Methods of NASLib's that cannot work, and what does: BasePredictor gives three statistics where the Trainer unpacks
+four, Npenas asks for zero-cost scores (``search.zc_ensemble``) with two arguments that nobody takes. `register` puts
+them in; the classes below have them anyway."""
+
+
+class BasePredictor(upstream.BasePredictor):
+    """NASLib's, repaired (`REPAIRS`)."""
+
+    train_statistics = four_statistics
+
+
+class Npenas(upstream.Npenas):
+    """NASLib's, repaired (`REPAIRS`)."""
+
+    _get_best_candidates = upstream.Bananas._get_best_candidates
 
 
 # --- our optimizers as NASLib's
@@ -608,10 +635,15 @@ class AskTellOptimizer(MetaOptimizer):
     included. With NASLib's tables the accuracy at that epoch is looked up. The Trainer's checkpoints hold all trials,
     so that ``Trainer.search(resume_from=...)`` goes on as if it had never stopped.
 
+    An epoch of NASLib's is one evaluation, whatever it costs. With ``search.equal_cost`` it is the cost of one full
+    training, for a comparison with optimizers that train in full only: as many proposals are evaluated in an epoch as
+    that pays for. What does not fit waits for the next epoch, so that never more is spent than
+    ``search.epochs`` full trainings cost.
+
     Args:
         config: NASLib's (``CfgNode``). Read: ``dataset``, ``search.epochs`` (number of proposals), ``search.seed``,
-            ``search.fidelity`` (epochs of a full training; -1 or missing: what the ``dataset_api`` or the space has),
-            ``search.min_budget_epochs`` (by default the task's).
+            ``search.fidelity`` (epochs of a full training; -1, missing or beyond it: what the ``dataset_api`` or the
+            space has), ``search.min_budget_epochs`` (by default the task's), ``search.equal_cost`` (see below).
         optimizer: Name or factory (`optimizers.base.get_optimizer`).
         options: Options of the optimizer.
 
@@ -634,6 +666,8 @@ class AskTellOptimizer(MetaOptimizer):
         self._name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", repr(optimizer))
         self._factory = get_optimizer(optimizer)
         self._options = options
+        self.equal_cost = bool(config.search.get("equal_cost", False))
+        self._waiting: Proposal | None = None
         self._journal = _Journal()
         self._statistics: dict[tuple[int, str, int, int], tuple[float, float, float, float]] = {}
 
@@ -661,10 +695,15 @@ class AskTellOptimizer(MetaOptimizer):
         self.optimizer = self._build()
 
     def _full_training(self) -> int:
+        full = max(self._table.budgets) if self._table else getattr(self.dataset_api, "budget_epochs", None)
         asked = self.config.search.get("fidelity", -1)
-        if isinstance(asked, int) and asked > 0:
-            return asked
-        return max(self._table.budgets) if self._table else int(getattr(self.dataset_api, "budget_epochs", 1))
+        if not isinstance(asked, int) or asked <= 0:
+            return int(full or 1)
+        if full is None:
+            return int(asked)
+        if asked != full:
+            logger.warning(fidelity_note(asked, full))
+        return int(min(asked, full))
 
     def _build(self) -> Any:
         search = self.config.search
@@ -674,7 +713,7 @@ class AskTellOptimizer(MetaOptimizer):
         elif minimum is None:
             minimum = getattr(getattr(self.dataset_api, "task", None), "min_budget_epochs", 1)
         # a trial of Hyperband with two rungs costs two thirds of a full one, and so `runners.search` counts
-        total = max(1.0, self.epochs * 2 / 3) * self.max_budget_epochs
+        total = max(1.0, self.epochs * (1 if self.equal_cost else 2 / 3)) * self.max_budget_epochs
         try:
             return self._factory(
                 self.space,
@@ -690,20 +729,31 @@ class AskTellOptimizer(MetaOptimizer):
     def new_epoch(self, epoch: int) -> None:
         """Ask, evaluate, tell; nothing once every point of a finite space was tried."""
         self._restore()
-        try:
-            proposal = self.optimizer.ask()
-        except SpaceExhausted:
-            return
-        trial = self._evaluate(proposal)
-        self._journal.append(trial)
-        self.optimizer.tell(trial)
+        while True:
+            try:
+                proposal = self._waiting or self.optimizer.ask()
+            except SpaceExhausted:
+                return
+            if self.equal_cost and self._spent() + proposal.budget_epochs > (epoch + 1) * self.max_budget_epochs + 1e-6:
+                self._waiting = proposal
+                return
+            self._waiting = None
+            trial = self._evaluate(proposal)
+            self._journal.append(trial)
+            self.optimizer.tell(trial)
+            if not self.equal_cost:
+                return
+
+    def _spent(self) -> float:
+        """Student-epochs so far; a family that was refused counts as one, so that an epoch of refusals ends."""
+        return sum(trial.student_epochs or 1.0 for trial in self._journal.trials)
 
     def train_statistics(self, report_incumbent: bool = True) -> tuple[float, float, float, float]:
         """Training, validation and test accuracy (percent; test -1 where it is closed) and training time.
 
         Of the incumbent, at the largest budget that succeeded (0, 0, -1, 0 before a success), or of the newest trial.
         """
-        trial = self._best() if report_incumbent else self.trials[-1]
+        trial = self._best() if report_incumbent else next(iter(self.trials[-1:]), None)
         if trial is None or not trial.succeeded:
             return WORST_ACCURACY, WORST_ACCURACY, -1.0, 0.0
         key = (trial.number, trial.candidate_digest, trial.budget_epochs, trial.seed)
@@ -796,7 +846,9 @@ class AskTellOptimizer(MetaOptimizer):
             return train, val, -1.0, trial.train_s
         # a table needs no operations on the edges of the graph, and NASLib's own takes half a second to clone
         arch = (
-            with_candidate(self.space.graph(), trial.candidate) if self._table else self._architecture(trial.candidate)
+            with_candidate(graph_of(self.space), trial.candidate)
+            if self._table
+            else self._architecture(trial.candidate)
         )
         test, time = (
             self._query(arch, metric, trial.budget_epochs) for metric in (Metric.TEST_ACCURACY, Metric.TRAIN_TIME)

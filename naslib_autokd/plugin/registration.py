@@ -19,6 +19,8 @@ What is replaced or added in NASLib          Why, and what it does for our names
                                              cifar10 and cifar100, which NASLib has):
                                              `loaders.data_loaders`
 ``optimizers.AutoKD``                        attribute added, like NASLib's own           -
+``optimizers.BasePredictor``,                one method of each cannot work, see          repaired for every space
+``optimizers.Npenas``                        `plugin.optimizers.REPAIRS`
 ``defaults.trainer.Trainer.evaluate``        the test split is closed during a search: a  the same call, unchanged
                                              ``dataset_api`` that is a `KDDatasetAPI` is
                                              passed on as ``dataset_api.final()``
@@ -85,6 +87,8 @@ def register(*, benchmark: bool = False) -> None:
         _add(vars(spaces), {"HNAGSearchSpace": hnag.HNAGSearchSpace})
         optimizers: Any = importlib.import_module("naslib_autokd.plugin.optimizers")
         _add(vars(importlib.import_module("naslib.optimizers")), {"AutoKD": optimizers.AutoKD})
+        for owner, name, repaired in optimizers.REPAIRS:
+            _set(owner, name, repaired)
         _open_test_split_in_evaluate()
     except BaseException:
         unregister()
@@ -184,8 +188,13 @@ def _open_test_split_in_evaluate() -> None:
             dataset_api = dataset_api.final()
         return original(self, retrain, search_model, resume_from, best_arch, dataset_api, metric)
 
-    Trainer.evaluate = evaluate
-    _undo.append(lambda: setattr(Trainer, "evaluate", original))
+    _set(Trainer, "evaluate", evaluate)
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    original = vars(owner)[name]
+    setattr(owner, name, value)
+    _undo.append(lambda: setattr(owner, name, original))
 
 
 def _is_ours(name: Any) -> bool:

@@ -3,9 +3,11 @@
     python -m naslib_autokd.plugin.runner --config-file hnag-autokd.yaml [KEY VALUE ...]
 
 Any optimizer runs in `KDTrainer`, NASLib's Trainer with a record: a run that was killed is continued by the same
-command. The folder ``out_dir/search_space/dataset/optimizer/seed`` holds NASLib's files (``errors.json``, ``log.log``,
-``search/``) and ours (``config.yaml``, ``task.yaml``, ``run.yaml``, ``trials.jsonl``, ``finals.jsonl``, ``students/``,
-``result.json``). A file name without a folder that does not exist here is looked for among the configurations that
+command, and nothing that was trained is trained again. A one-shot search is one training: killed in its supernet it
+begins again, killed later its finals go on. The folder ``out_dir/search_space/dataset/optimizer/seed`` holds NASLib's
+files (``errors.json``, ``log.log``, ``search/``), ``config.yaml`` and ``result.json``, and where students are trained
+``task.yaml``, ``run.yaml``, ``trials.jsonl`` (of one-shot methods ``search.json``), ``finals.jsonl`` and ``students/``.
+A file name without a folder that does not exist here is looked for among the configurations that
 come with the package (``--list`` names them).
 
 Search spaces: ``hnag``, ``hnag-small``, ``hnag-wide``, each also as ``...-individual``; ``nasbench101``,
@@ -32,7 +34,7 @@ import yaml
 
 from naslib_autokd.files import write_whole
 from naslib_autokd.optimizers.base import OPTIMIZERS, nearest
-from naslib_autokd.plugin.config import ConfigError, load_config, save_folder
+from naslib_autokd.plugin.config import ConfigError, fidelity_note, load_config, save_folder
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.runners.run_folder import RESULT
 from naslib_autokd.tasks import TASKS, get_task
@@ -50,6 +52,12 @@ DISCRETE = {
 """NASLib's short names, and its classes."""
 
 ONE_SHOT = ("darts", "gdas", "drnas")
+
+ZERO_COST_PREDICTORS = ("lgb", "ngb", "rf", "xgb")
+"""Predictors of NASLib's that take zero-cost scores."""
+
+FILES = ("errors.json", "trials.jsonl", "search.json", "finals.jsonl", "result.json", "log.log")
+"""What a run may leave, for the last line."""
 
 SPACES_OF_NASLIB = ("nasbench101", "nasbench201", "nasbench301", "simple_cell")
 
@@ -79,6 +87,13 @@ def run(config: dict[str, Any], progress: Callable[[str], None] = lambda _: None
     names = [*DISCRETE, *ONE_SHOT, *OPTIMIZERS]
     if config["optimizer"] not in names:
         raise ConfigError(nearest(config["optimizer"], names, "optimizer"))
+    if (zc := _zero_cost(config)) and not config["search"]["zc_names"]:
+        raise ConfigError(f"search.{zc} needs search.zc_names, for example [synflow, jacov]")
+    if zc and config["search"]["predictor_type"] not in ZERO_COST_PREDICTORS:
+        raise ConfigError(
+            f"search.{zc} goes with predictor_type {', '.join(ZERO_COST_PREDICTORS)}; NASLib's "
+            f"{config['search']['predictor_type']!r} takes no zero-cost scores"
+        )
     if config["options"] and config["optimizer"] not in OPTIMIZERS:
         raise ConfigError(f"options are for our optimizers ({', '.join(OPTIMIZERS)}); NASLib's are keys of search")
     load_naslib()
@@ -132,20 +147,32 @@ def naslib_config(config: dict[str, Any]) -> Any:
     return CfgNode({**content, "save": str(save_folder(config)), "gpu": None, "eval_only": False, "resume": False})
 
 
-def _run_discrete(config: dict[str, Any], folder: Path, progress: Callable[[str], None]) -> RunResult:
-    from naslib.utils import set_seed
+def _zero_cost(config: dict[str, Any]) -> str:
+    """The key that asks this optimizer of NASLib's for zero-cost scores; empty if none does."""
+    key = {"bananas": "zc", "npenas": "zc_ensemble"}.get(config["optimizer"], "")
+    return key if key and config["search"][key] else ""
 
+
+def _run_discrete(config: dict[str, Any], folder: Path, progress: Callable[[str], None]) -> RunResult:
+    from naslib.utils import get_train_val_loaders, set_seed
+
+    from naslib_autokd.plugin.loaders import data_loaders
     from naslib_autokd.plugin.trainer import KDTrainer
 
     node = naslib_config(config)
-    api = _dataset_api(config)
+    api = _dataset_api(config, progress)
     if api is not None:
         node.dataset = api.task.name
     space = _search_space(config, api)
     table = _table(config) if api is None else None
+    node.search.fidelity = _fidelity(config, api, table, progress)
     set_seed(config["seed"])
     optimizer = _optimizer(config, node)
+    zero_cost, optimizer.zc = getattr(optimizer, "zc", None), None
     optimizer.adapt_search_space(space, dataset_api=table if api is None else api)
+    if zero_cost:  # NASLib's own loaders do not know our data
+        optimizer.zc = zero_cost
+        optimizer.train_loader = get_train_val_loaders(node)[0] if api is None else data_loaders(node, data=api.data)[0]
     trainer = KDTrainer(optimizer, node, lightweight_output=True, dataset_api=api)
 
     def after_epoch(epoch: int) -> None:
@@ -167,7 +194,7 @@ def _run_discrete(config: dict[str, Any], folder: Path, progress: Callable[[str]
 def _run_one_shot(config: dict[str, Any], folder: Path, progress: Callable[[str], None]) -> RunResult:
     from functools import partial
 
-    from naslib_autokd.plugin.one_shot import NASLibOneShot
+    from naslib_autokd.plugin.one_shot import NASLibOneShot, NASLibOneShotResult
     from naslib_autokd.records import content_digest, derive_seed
     from naslib_autokd.runners.finals import train_finals
     from naslib_autokd.runners.run_folder import open_run
@@ -183,7 +210,7 @@ def _run_one_shot(config: dict[str, Any], folder: Path, progress: Callable[[str]
         space=config["search_space"],
         **{name: search[name] for name in names},
     )
-    api = _dataset_api(config)
+    api = _dataset_api(config, progress)
     if api is None:
         raise ConfigError(
             f"{config['optimizer']} trains a supernet, so dataset must be a task ({', '.join(TASKS)}), "
@@ -198,29 +225,58 @@ def _run_one_shot(config: dict[str, Any], folder: Path, progress: Callable[[str]
         batch = min(task.batch_size, n // 2)
         steps = search["epochs"] * max(1, (n // 2) // batch)
         budget = (steps + 0.5) * method.search_step_cost(task) / max(1, evaluator.data.n_shown // task.batch_size)
-    found = method.search(
-        evaluator, budget, config["seed"], lambda share, text: progress(f"{100 * share:.0f}% of the search, {text}")
-    )
-    (folder / "search.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    path = folder / "search.json"
+    if path.exists():  # of this run, says open_run
+        progress(f"the search is over: {path}")
+        found = NASLibOneShotResult.from_dict(json.loads(path.read_text(encoding="utf-8")), task)
+    else:
+        found = method.search(
+            evaluator, budget, config["seed"], lambda share, text: progress(f"{100 * share:.0f}% of the search, {text}")
+        )
+        write_whole(path, (json.dumps(found.to_dict(), indent=1) + "\n").encode())
     seeds = [derive_seed(config["seed"], "final", index) for index in range(kd["n_finals"])]
     students = [(partial(found.build, derive_seed(seed, "weights")), seed) for seed in seeds]
     label = f"{task.name}/{content_digest(found.architecture)}"
     finals = train_finals(evaluator, students, kd=method.kd, label=label, out=folder)
     accuracy = 100.0 * sum(finals.test_accuracies) / len(finals.test_accuracies)
-    supernet = found.supernet
     errors = {
         "train_acc": [],
         "valid_acc": [100.0 * accuracy for _, accuracy in found.curve],
         "test_acc": [accuracy],
         "runtime": [found.search_s],
         "train_time": [],
-        "params": (supernet.fixed_params() + sum(map(sum, supernet.operation_params()))) / 1e6,
+        "params": found.supernet.all_params() / 1e6,
     }
     (folder / "errors.json").write_text(json.dumps([naslib_config(config), errors]), encoding="utf-8")
     return RunResult(folder, found.architecture, accuracy, [r.to_dict() for r in finals.results], found.n_students)
 
 
-def _dataset_api(config: dict[str, Any]) -> Any:
+def _fidelity(config: dict[str, Any], api: Any, table: Any, progress: Callable[[str], None]) -> int:
+    """What NASLib's optimizers get as ``search.fidelity``, so that all evaluate at the same number of epochs.
+
+    With our tasks that is the full training, which the ``dataset_api`` was given. With a table NASLib's RandomSearch
+    takes the number as an index into the learning curve of NAS-Bench-201 (its other spaces have none); its other
+    optimizers do not read it, which is said.
+    """
+    asked: int = config["search"]["fidelity"]
+    if api is not None or asked < 1:
+        return -1
+    from naslib_autokd.plugin.tabular import TabularEvaluator
+
+    full = max(TabularEvaluator(table, config["search_space"], config["dataset"]).budgets)
+    if config["search_space"] != "nasbench201" or asked >= full:
+        progress(f"search.fidelity {asked}: {config['search_space']} is asked for its {full} epochs")
+        return -1
+    name = DISCRETE.get(config["optimizer"])
+    if name not in (None, "RandomSearch"):
+        progress(
+            f"note: NASLib's {name} does not read search.fidelity and asks for all {full} epochs; RandomSearch and the "
+            f"optimizers of naslib_autokd evaluate at {asked}. They compare with search.fidelity -1"
+        )
+    return asked - 1 if name == "RandomSearch" else asked
+
+
+def _dataset_api(config: dict[str, Any], progress: Callable[[str], None]) -> Any:
     """A `KDDatasetAPI` of the configuration's task; None if a benchmark's table answers.
 
     NASLib's spaces on cifar10 and cifar100 have tables, which are asked unless ``data`` names a folder of images.
@@ -236,8 +292,12 @@ def _dataset_api(config: dict[str, Any]) -> Any:
         "threads": kd["threads"],
         "objective": kd["objective"],
     }
-    if isinstance(fidelity, int) and fidelity > 0:
-        options["budget_epochs"] = fidelity
+
+    def api_of(most_epochs: int, **which: Any) -> Any:
+        if fidelity > most_epochs:
+            progress(fidelity_note(fidelity, most_epochs))
+        return KDDatasetAPI(budget_epochs=min(fidelity, most_epochs) if fidelity > 0 else None, **which, **options)
+
     if kd["teacher"]:
         options["teacher"] = kd["teacher"]
     dataset = config["dataset"]
@@ -245,7 +305,8 @@ def _dataset_api(config: dict[str, Any]) -> Any:
         return None
     if dataset in TASKS or dataset.endswith((".yaml", ".yml")):
         overrides = {"data_dir": config["data"]} if config["data"] else {}
-        return KDDatasetAPI(task=get_task(dataset, **overrides), **options)
+        task = get_task(dataset, **overrides)
+        return api_of(task.max_budget_epochs, task=task)
     if ":" in dataset:
         from naslib_autokd.plugin.custom_data import task_from_custom_dataset
 
@@ -258,7 +319,8 @@ def _dataset_api(config: dict[str, Any]) -> Any:
         finally:
             sys.path.remove(os.getcwd())
         node = naslib_config({**config, "dataset": name})
-        return KDDatasetAPI(data=task_from_custom_dataset(found, node), **options)
+        data = task_from_custom_dataset(found, node)
+        return api_of(data.task.max_budget_epochs, data=data)
     if config["search_space"] not in SPACES_OF_NASLIB:
         raise ConfigError(nearest(dataset, list(TASKS), "dataset"))
     return None
@@ -290,17 +352,18 @@ def _search_space(config: dict[str, Any], api: Any) -> Any:
 
     space_of_naslib = NASLibSpace(name, search_kd=search_kd)
     space_of_naslib.check(api.task)
-    return space_of_naslib.graph()
+    return space_of_naslib.graph(api.task)
 
 
 def _optimizer(config: dict[str, Any], node: Any) -> Any:
     name = config["optimizer"]
     from naslib import optimizers
 
-    from naslib_autokd.plugin.optimizers import AskTellOptimizer, AutoKD, BasePredictor
+    from naslib_autokd.plugin import optimizers as ours
+    from naslib_autokd.plugin.optimizers import AskTellOptimizer, AutoKD
 
     if name in DISCRETE:
-        return BasePredictor(node) if name == "bp" else getattr(optimizers, DISCRETE[name])(node)
+        return getattr(ours if name in ("bp", "npenas") else optimizers, DISCRETE[name])(node)
     if name == "autokd":
         return AutoKD(node, **config["options"])
     return AskTellOptimizer(node, name, **config["options"])
@@ -340,7 +403,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     students = f", {len(result.students)} trained in full" if result.students else ""
     print(f"test accuracy {result.test_accuracy:.2f}%{students}; {result.n_trainings} trainings in the search")
-    print(f"in {result.folder}: errors.json, trials.jsonl, result.json ...")
+    print(f"in {result.folder}: {', '.join(name for name in FILES if (result.folder / name).exists())}")
     return 0
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from naslib_autokd.plugin.spaces import ArchitectureCandidate, NASLibSpace
+from naslib_autokd.plugin.candidates import ArchitectureCandidate, ArchitectureSpace
+from naslib_autokd.plugin.spaces import NASLibSpace
 from naslib_autokd.plugin.students import DrawnArchitecture
 from naslib_autokd.records import Proposal, Trial, derive_seed
 from naslib_autokd.tasks import did_you_mean
@@ -84,7 +85,7 @@ class TabularEvaluator:
     def __init__(
         self,
         dataset_api: dict[str, Any] | None = None,
-        space: str | NASLibSpace = "nasbench201",
+        space: str | ArchitectureSpace = "nasbench201",
         dataset: str = "cifar10",
     ) -> None:
         name = space if isinstance(space, str) else space.name

@@ -125,7 +125,7 @@ def edge_weights(spec: StudentSpec, merge_weights: Sequence[float]) -> dict[Edge
     Raises:
         ValueError: If their number is not the student's.
     """
-    from naslib_autokd.search_spaces.hnag.student import Plan
+    from naslib_autokd.search_spaces.hnag.steps import Plan
 
     plan, wiring = Plan(spec), spec.wiring
     if len(merge_weights) != plan.n_merge_weights:

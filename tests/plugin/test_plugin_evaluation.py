@@ -303,8 +303,10 @@ def test_wrong_queries_are_errors_before_any_training(evaluation, table):
         table.query(arch(), "VAL_ACC")
     with pytest.raises(ValueError, match="dataset 'cifar10' is asked for, but this dataset_api trains on 'cluttered"):
         table.query(arch(), metric.VAL_ACCURACY, "cifar10")
-    for epoch in (0, 10, 200, -2, 2.5, True):
-        with pytest.raises(ValueError, match=r"epoch must be a number of training epochs in \[1, 9\]"):
+    for epoch in (0, -2, 2.5, True):
+        with pytest.raises(
+            ValueError, match=r"epoch must be a number of training epochs, at least 1 \(the full .* 9\)"
+        ):
             table.query(arch(), metric.VAL_ACCURACY, epoch=epoch)
     with pytest.raises(ValueError, match="SimpleNamespace is no architecture that can be trained here"):
         table.query(SimpleNamespace(), metric.VAL_ACCURACY)
@@ -312,6 +314,22 @@ def test_wrong_queries_are_errors_before_any_training(evaluation, table):
         table["nb201_data"]
     assert len(table.store) == 0
     assert table.query(arch(), metric.VAL_ACCURACY, "cluttered-digits", path="individual") > 0
+
+
+def test_naslibs_fidelities_are_the_full_training_and_lower_ones_are_said(evaluation, table, caplog):
+    """108 and 200 stand in NASLib's files, for its tables; what is said, is said once."""
+    metric = evaluation.Metric
+    full = table.query(arch(), metric.VAL_ACCURACY)
+    for epoch in (108, 200, 108, 9):
+        assert table.query(arch(), metric.VAL_ACCURACY, epoch=epoch) == full
+    assert [trial.budget_epochs for trial in table.store] == [9]
+    assert [text.split(",")[0] for text in caplog.messages] == ["search.fidelity is 108", "search.fidelity is 200"]
+    assert "a full training has 9 epochs: 9 it is" in caplog.text
+    caplog.clear()
+    for _ in range(2):
+        table.query(arch(), metric.VAL_ACCURACY, epoch=3)
+    assert len(caplog.messages) == 1
+    assert "train 3 of 9 epochs, its other optimizers all 9, so that they do not compare" in caplog.text
 
 
 def test_naslibs_own_spaces_are_told_what_to_do_instead(evaluation, table):

@@ -345,3 +345,73 @@ def test_a_comparison_with_naslibs_optimizers(tmp_path: Path) -> None:
         assert job.n_params <= 24_000
         assert job.details["host"].startswith("NASLib ")
     assert (tmp_path / "naslib-darts" / "seed-0" / "search.json").exists()
+
+
+# --- DARTS's own space
+
+
+@pytest.mark.slow  # NASLib builds and clones this supernet for seconds
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("objective", ["kd", "ce"])
+def test_nasbench301_is_searched_with_the_teacher(optimizer: str, objective: str, spy: Spy) -> None:
+    """Two steps: the loss is the one asked for, weights and alphas move, and the found cells are built and learn."""
+    from naslib_autokd.plugin.one_shot import NASLibOneShotResult
+
+    task_of = evaluator(n=32, batch_size=8)
+    found = method(optimizer, objective=objective, space="nasbench301").search(task_of, 2 * 2.0 / 4, seed=3)
+    assert len(spy.steps) == 2
+    assert (found.status, len(found.history)) == ("success", 1)
+    assert all(bool(gradient.abs().sum() > 0) for gradient in spy.alpha_gradients[0])
+    after = dict(spy.optimizer.graph.named_parameters())
+    assert any(not torch.equal(after[name], before) for name, before in spy.before.items())
+    logits, labels, loss = spy.losses[0]
+    plain = float(F.cross_entropy(logits, labels))
+    assert (loss == pytest.approx(plain, rel=1e-4)) == (objective == "ce")
+    assert (
+        NASLibOneShotResult.from_dict(json.loads(json.dumps(found.to_dict())), found.task).outcome() == found.outcome()
+    )
+    network = found.build(1)
+    assert sum(p.numel() for p in network.parameters()) <= found.task.max_params
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_found_on_nasbench301_is_what_naslib_finds() -> None:
+    """Alphas of many values, against NASLib's own discretisation, which deletes edges of its graph."""
+    from naslib.search_spaces.nasbench301.conversions import convert_naslib_to_compact
+
+    from naslib_autokd.plugin.architectures import ARCHITECTURES
+    from naslib_autokd.plugin.supernets import SPACES as KNOWN
+
+    space: Any = KNOWN["nasbench301"]
+    optimizer = method("darts", space="nasbench301").naslib_optimizer(
+        space.supernet(evaluator().task), 1, torch.device("cpu")
+    )
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for alpha in optimizer.architectural_weights:
+            alpha.copy_(torch.randn(alpha.shape, generator=rng))
+            alpha[1] += 2  # "none" would win often
+    ours = space.strongest(optimizer)
+    theirs = ARCHITECTURES["nasbench301"].canonical(convert_naslib_to_compact(optimizer.get_final_architecture()))
+    assert ours == theirs
+    assert len(set(space.kept(ours))) > 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_supernet_of_nasbench301_has_the_size_of_naslibs() -> None:
+    """At NASLib's widths it is NASLib's graph, without the auxiliary head."""
+    from naslib.optimizers import DARTSOptimizer
+    from naslib.search_spaces import NasBench301SearchSpace
+
+    from naslib_autokd.plugin.supernets import DARTSSupernet
+
+    theirs = DARTSOptimizer()
+    theirs.adapt_search_space(NasBench301SearchSpace(auxiliary=False), "cifar10")
+    n_params = sum(p.numel() for name, p in theirs.graph.named_parameters() if "alpha" not in name)
+    assert DARTSSupernet((16, 32, 64), 3, 10).all_params() == n_params
+    with pytest.raises(ValueError, match=r"must be a multiple of 4; .* image_size=10: change it to 12"):
+        method("darts", space="nasbench301").search(evaluator(image_size=10), 2, seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -431,6 +432,45 @@ def test_autokd_reads_its_options_from_the_config(plugin: Any, tmp_path: Path) -
     word = plugin.AutoKD(naslib_config(tmp_path, fidelity="full"))
     word.adapt_search_space(ToyGraph(), dataset_api=ToyAPI(27))
     assert (word.optimizer.fidelity, word.optimizer.ladder) == ("full", (27,))
+
+
+@pytest.mark.parametrize("name", ["autokd", "hyperband", "random_search"])
+def test_an_epoch_can_be_the_cost_of_a_full_training(plugin: Any, tmp_path: Path, name: str) -> None:
+    """NASLib's epochs count evaluations, and those of ours are mostly short."""
+    epochs, full = 12, 9
+    counted = adapted(plugin, naslib_config(tmp_path, fidelity=full), name)
+    optimizer = adapted(plugin, naslib_config(tmp_path, fidelity=full, equal_cost=True, epochs=epochs), name)
+    for epoch in range(epochs):
+        counted.new_epoch(epoch)
+        optimizer.new_epoch(epoch)
+        spent = sum(trial.student_epochs for trial in optimizer.trials)
+        assert epoch * full < spent + full
+        assert spent <= (epoch + 1) * full
+    assert len(counted.trials) == epochs
+    if name == "random_search":
+        assert spent == sum(trial.student_epochs for trial in counted.trials) == epochs * full
+    else:
+        assert spent > (epochs - 1) * full > sum(trial.student_epochs for trial in counted.trials)
+    # continued from a checkpoint in the middle, it goes on as if it had never stopped
+    again = adapted(plugin, naslib_config(tmp_path, fidelity=full, equal_cost=True, epochs=epochs), name)
+    half = adapted(plugin, naslib_config(tmp_path, fidelity=full, equal_cost=True, epochs=epochs), name)
+    for epoch in range(epochs // 2):
+        half.new_epoch(epoch)
+    again.get_checkpointables()["model"].load_state_dict(half.get_checkpointables()["model"].state_dict())
+    for epoch in range(epochs // 2, epochs):
+        again.new_epoch(epoch)
+    assert [t.candidate_digest for t in again.trials] == [t.candidate_digest for t in optimizer.trials]
+
+
+def test_an_epoch_of_refusals_ends(plugin: Any, tmp_path: Path) -> None:
+    class Nothing(ToyAPI):
+        def evaluate_proposal(self, proposal: Any) -> Any:
+            return dataclasses.replace(answer(proposal, "error"), student_epochs=0.0)
+
+    optimizer = adapted(plugin, naslib_config(tmp_path, fidelity=9, equal_cost=True), "random_search", api=Nothing())
+    for epoch in range(3):
+        optimizer.new_epoch(epoch)
+    assert len(optimizer.trials) == 3 * 9 - 8  # a refusal counts as one epoch, and a full training must be left
 
 
 def test_what_is_wrong_with_a_config_is_said(plugin: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -48,7 +49,12 @@ def surface() -> dict[str, Any]:
         for name in ("supported_search_spaces", "dataset_n_classes", "dataset_to_channels")
     }
     attributes = {module.__name__: sorted(vars(module)) for module in (optimizers, search_spaces)}
-    return functions | tables | attributes | {"evaluate": Trainer.evaluate}
+    methods = {
+        "evaluate": Trainer.evaluate,
+        "train_statistics": optimizers.BasePredictor.train_statistics,
+        "_get_best_candidates": optimizers.Npenas._get_best_candidates,
+    }
+    return functions | tables | attributes | methods
 
 
 @needs_naslib
@@ -203,6 +209,49 @@ def test_naslibs_trainer_opens_the_test_split_in_evaluate_only(naslib, tmp_path)
     assert trainer.evaluate(dataset_api=api, metric=Metric.VAL_ACCURACY) == trainer.search_trajectory.valid_acc[-1]
     naslib_autokd.unregister()
     assert trainer.evaluate(dataset_api=api) == -1.0
+
+
+@needs_naslib
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("BasePredictor", {"epochs": 20}),
+        ("BasePredictor", {"epochs": 5}),
+        ("Bananas", {"epochs": 5, "zc": True, "zc_names": ["jacov"]}),
+        ("Npenas", {"epochs": 5, "zc_ensemble": True, "zc_names": ["jacov"]}),
+    ],
+)
+@pytest.mark.parametrize("space", ["hnag", "hnag-individual"])
+def test_naslibs_optimizers_run_on_hnag_in_naslibs_trainer(naslib, tmp_path, name, options, space):
+    """After `register` alone: BasePredictor's statistics, zero-cost scores of students that nobody has parsed."""
+    from naslib import optimizers
+    from naslib.defaults.trainer import Trainer
+    from naslib.search_spaces import get_search_space
+
+    from naslib_autokd.plugin import KDDatasetAPI
+
+    gc.freeze()  # NASLib's measures collect garbage every time, half a second each
+    common = {"predictor_type": "xgb", "num_ensemble": 2, "encoding_type": "path", "debug_predictor": False, "k": 1}
+    common |= {"acq_fn_type": "its", "acq_fn_optimization": "mutation", "num_candidates": 2, "num_init": 3}
+    common |= {"num_arches_to_mutate": 2, "max_mutations": 1, "batch_size": 8}
+    settings = config(tmp_path, **(common | options))
+    for folder in ("search", "eval"):
+        (tmp_path / folder).mkdir()
+    api = KDDatasetAPI(JudgedTable())
+    optimizer = getattr(optimizers, name)(settings)
+    optimizer.adapt_search_space(get_search_space(space, "cluttered-digits"), dataset_api=api)
+    trainer = Trainer(optimizer, settings, lightweight_output=True)
+    trainer.search()
+    gc.unfreeze()
+    assert api.n_trained == options["epochs"]
+    assert trainer.evaluate(dataset_api=api) == 50.0
+    assert trainer.search_trajectory.train_time == [3.0] * options["epochs"]
+    if "zc_names" in options:
+        scores = [model.zc_scores["jacov"] for model in optimizer.train_data]
+        # families that differ in their distillation alone have the same student
+        assert len(set(scores)) == len({repr(model.arch.student_spec()) for model in optimizer.train_data})
+        assert -1e8 not in scores
 
 
 OWN_TESTS = ("nb201_search_space", "nb101_search_space", "optimizer_factory", "simple_cell_search_space", "utils")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from naslib_autokd.plugin.config import DEFAULTS, ConfigError, check_config, load_config, save_folder
-from naslib_autokd.plugin.loader import naslib_missing
+from naslib_autokd.plugin.loader import find_naslib, naslib_missing
 from naslib_autokd.plugin.runner import CONFIGS, DISCRETE, ONE_SHOT, find_config, main
 
 needs_naslib = pytest.mark.skipif(naslib_missing() is not None, reason=f"NASLib is missing: {naslib_missing()}")
@@ -166,7 +166,10 @@ def small(name: str, task: Path, out: Path, **more: Any) -> list[str]:
 
 @needs_naslib
 @pytest.mark.filterwarnings("ignore")  # NASLib's, and those of the packages of its predictors
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "nasbench301-darts.yaml" else name for name in SHIPPED],
+)
 def test_every_shipped_configuration_runs(
     name: str, tiny_task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +219,72 @@ def test_another_configuration_is_not_mixed_into_a_run(
     assert "belongs to another run" in capsys.readouterr().err
 
 
+NASLIBS = {
+    "runners/nas/discrete_config.yaml": "re",
+    "runners/bbo/discrete_config.yaml": "re",
+    "runners/nas_predictors/discrete_config.yaml": "bananas",
+    "defaults/darts_defaults.yaml": "darts",
+}
+"""Configurations of a search that NASLib ships."""
+
+
+@needs_naslib
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NASLIBS)
+def test_naslibs_own_configurations_run(
+    name: str, tiny_task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With another data set and fewer epochs: their fidelities of 108 and 200 are those of NASLib's tables."""
+    asked = yaml.safe_load((find_naslib() / name).read_text())
+    changes = {"dataset": tiny_task, "out_dir": tmp_path, "search.epochs": 3, "search.num_init": 2}
+    changes |= {"search.predictor_type": "xgb", "search.num_candidates": 2, "kd.budget": 20.0}
+    words = [str(word) for pair in changes.items() for word in pair]
+    assert main(["--config-file", str(find_naslib() / name), *words]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr()
+    which = ["config_0"] if "bbo" in name else []
+    folder = Path(tmp_path, "nasbench201", "tiny", NASLIBS[name], *which, str(asked["seed"]))
+    assert (folder / "result.json").exists()
+    if asked["search"]["fidelity"] > 3:
+        assert f"search.fidelity is {asked['search']['fidelity']}, but a full training has 3 epochs" in printed.err
+    named = printed.out.splitlines()[-1].rpartition(": ")[2].split(", ")
+    assert all((folder / file).exists() for file in named)
+    assert ("search.json" if NASLIBS[name] == "darts" else "trials.jsonl") in named
+
+
+@pytest.mark.slow
+@needs_naslib
+@pytest.mark.filterwarnings("ignore")
+def test_zero_cost_scores_of_naslibs_space_are_those_of_the_tasks_networks(tiny_task: Path, tmp_path: Path) -> None:
+    zc = {"search.zc": True, "search.zc_names": "[jacov]", "search.batch_size": 8, "search.num_candidates": 4}
+    assert main(small("hnag-bananas.yaml", tiny_task, tmp_path, search_space="nasbench201", **zc)) == 0
+    trials = (tmp_path / "nasbench201" / "tiny" / "bananas" / "0" / "trials.jsonl").read_text().splitlines()
+    assert 3 <= len(trials) <= 5  # a mutation may be known
+
+
+@needs_naslib
+@pytest.mark.filterwarnings("ignore")
+def test_a_one_shot_search_that_is_over_is_not_repeated(
+    tiny_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed in its final students: they go on from what the search found."""
+    from naslib_autokd.plugin.one_shot import NASLibOneShot, NASLibOneShotResult
+    from naslib_autokd.tasks import get_task
+
+    arguments = small("nasbench201-darts.yaml", tiny_task, tmp_path)
+    folder = tmp_path / "nasbench201" / "tiny" / "darts" / "0"
+    assert main(arguments) == 0
+    found = json.loads((folder / "search.json").read_text())
+    result = (folder / "result.json").read_bytes()
+    assert NASLibOneShotResult.from_dict(found, get_task(str(tiny_task))).to_dict() == found
+    (folder / "result.json").unlink()
+    (folder / "finals.jsonl").unlink()
+    monkeypatch.setattr(NASLibOneShot, "search", None)
+    assert main(arguments) == 0
+    assert "the search is over: " in capsys.readouterr().err
+    assert json.loads((folder / "result.json").read_bytes())["architecture"] == json.loads(result)["architecture"]
+    assert json.loads((folder / "result.json").read_bytes())["test_accuracy"] == json.loads(result)["test_accuracy"]
+
+
 @needs_naslib
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
@@ -225,7 +294,16 @@ def test_another_configuration_is_not_mixed_into_a_run(
         ({"dataset": "cluttered-digit"}, "unknown dataset 'cluttered-digit'.*cluttered-digits"),
         ({"search_space": "nasbench201", "dataset": "cifar10"}, "nb201_cifar10_full_training.pickle"),
         ({"dataset": "nowhere:Data"}, "cannot be imported"),
-        ({"search.fidelity": 99}, "budget_epochs must be in"),
+        ({"optimizer": "bananas", "search.zc": True}, r"search\.zc needs search\.zc_names"),
+        (
+            {
+                "optimizer": "npenas",
+                "search.zc_ensemble": True,
+                "search.zc_names": "[jacov]",
+                "search.predictor_type": "gp",
+            },
+            "search.zc_ensemble goes with predictor_type lgb, ngb, rf, xgb",
+        ),
         ({"kd.device": "cuda:77"}, "cuda:77"),
     ],
 )

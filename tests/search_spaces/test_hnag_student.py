@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
 from naslib_autokd.search_spaces.hnag.graphs import Graph
-from naslib_autokd.search_spaces.hnag.student import BATCH_NORM_EPS, Student, weighted_sum
+from naslib_autokd.search_spaces.hnag.steps import BATCH_NORM_EPS, weighted_sum
+from naslib_autokd.search_spaces.hnag.student import Student
 from naslib_autokd.search_spaces.hnag.wiring import OPERATIONS, StudentSpec
 
 EVERYTHING = Generator(

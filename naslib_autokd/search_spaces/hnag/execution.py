@@ -1,6 +1,6 @@
 """The execution plan: a student's body as one autograd function that runs a flat program over one block of memory.
 
-`student.Student` defines what is computed, step by step, and remains the reference; this module computes the same
+`steps.run_steps` defines what is computed, step by step, and remains the reference; this module computes the same
 function, gradients and running statistics with less time and memory:
 
 * Only outputs of convolutions and poolings are kept for the backward pass. Merges, ReLUs and batch norms are recomputed
@@ -12,7 +12,7 @@ function, gradients and running statistics with less time and memory:
   last use, over forward and backward pass together.
 * The head's 1x1 convolution, batch norm, ReLU and pooling exist for a few channels at a time.
 
-`Program` compiles a `student.Plan` into instructions. `Kernels` run them: C, compiled at first use with the system's
+`Program` compiles a `steps.Plan` into instructions. `Kernels` run them: C, compiled at first use with the system's
 compiler (`execution.c`, where the memory layout is explained), one call for a whole pass. Without a compiler, and where
 single operations have to be seen, the steps run.
 
@@ -42,10 +42,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -56,14 +56,14 @@ from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from naslib_autokd.files import cache_folder, locked, ours_alone, private_folder, write_whole
-from naslib_autokd.search_spaces.hnag.student import (
+from naslib_autokd.search_spaces.hnag.steps import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
     Plan,
     Step,
-    Student,
     run_steps,
 )
+from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
 logger = logging.getLogger(__name__)
 
@@ -642,7 +642,23 @@ MIN_BATCH_SHARE = 4
 """Fewer images than a vector holds are padded to a whole one; below this part of it the steps are faster."""
 
 
-def chosen(student: Student, images: Tensor) -> Kernels | None:
+class Body(Protocol):
+    """What `chosen` looks at: a `student.Student`."""
+
+    plan: Plan
+    training: bool
+    stage_maps: nn.ModuleList
+
+    @property
+    def spec(self) -> StudentSpec: ...
+
+    @property
+    def execution(self) -> str: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+def chosen(student: Body, images: Tensor) -> Kernels | None:
     """What runs the student's body; None: the readable steps.
 
     The steps run where single operations have to be seen (hooks on feature maps, dispatch and function modes, tracing,
@@ -669,7 +685,7 @@ def chosen(student: Student, images: Tensor) -> Kernels | None:
     return engine
 
 
-def _watched(student: Student) -> bool:
+def _watched(student: Body) -> bool:
     """Whether somebody wants to see single operations."""
     mode = _get_current_dispatch_mode()
     function_mode = torch.overrides._get_current_function_mode()
@@ -705,7 +721,7 @@ def body(
     gates: Tensor,
     training: bool,
 ) -> Tensor:
-    """Pooled features (batch, features) of images, as `student.run_steps`; updates the running statistics."""
+    """Pooled features (batch, features) of images, as `steps.run_steps`; updates the running statistics."""
     inputs = (images, gates, norm_weight, norm_bias, *convs)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         return _Body.apply(_Setting(plan, engine, running, training), *inputs)
