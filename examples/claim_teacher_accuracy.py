@@ -159,11 +159,11 @@ def table(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def conclude(result: dict[str, Any]) -> list[str]:
     """The table as text, what its numbers say, and what they do not."""
-    from naslib_autokd.runners.statistics import mean_interval
+    from naslib_autokd.runners.statistics import SHARE, mean_interval
 
     teacher, rows = result["teacher"], table(result)
-    accuracy = mean_interval([row["test_accuracy"] for row in rows])
-    kept = mean_interval([row["test_accuracy_kept"] for row in rows])
+    accuracy = mean_interval([row["test_accuracy"] for row in rows], bounds=SHARE)
+    kept = mean_interval([row["test_accuracy_kept"] for row in rows], bounds=SHARE)
     difference = mean_interval([row["minus_teacher"] for row in rows])
     heads = ("search", "students", "test %", "kept student", "minus teacher", "params", "share", "train mem", "MACs")
     lines = [

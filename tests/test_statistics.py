@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_interval_covers_the_truth_at_its_nominal_rate() -> None:
 
 def test_one_value_has_no_interval() -> None:
     interval = mean_interval([0.5])
-    assert (interval.low, interval.high, interval.percent()) == (None, None, "50.0 [one seed]")
+    assert (interval.low, interval.high, interval.percent()) == (None, None, "50.0 [one value]")
 
 
 def test_paired_test_finds_nothing_between_equals_at_its_nominal_rate() -> None:
@@ -264,6 +265,31 @@ def test_equal_pairs_and_missing_values_of_the_signed_rank_test() -> None:
     assert np.isnan(signed_rank_test([np.nan], [0.1]).shift)
 
 
+def test_differences_that_differ_by_rounding_are_ties() -> None:
+    # accuracies of 400 images: five differences of one image, three of one in the other direction
+    a = np.array([364, 352, 341, 333, 371, 360, 349, 338])
+    b = a + np.array([1, 1, 1, 1, 1, 1, 1, -1])
+    counted, shares = signed_rank_test(a, b), signed_rank_test(a / 400, b / 400)
+    assert len(set(np.abs(a / 400 - b / 400).tolist())) > 1  # what rounding makes of one image
+    # 8 equal sizes: the sum of positive ranks is 4.5 times the number of positive signs, a sign test
+    assert shares.p_value == counted.p_value == pytest.approx(2 * (1 + 8) / 2**8)
+    assert signed_rank_test([0.1 + 0.2], [0.3]).n_equal == 1
+
+
+@pytest.mark.parametrize("n", [2, 5, 8])
+def test_signed_rank_p_value_is_that_of_all_signs(n: int) -> None:
+    rng = np.random.default_rng(n)
+    for _ in range(40):
+        images = rng.integers(-4, 5, size=n)
+        unequal = images[images != 0]
+        ranks_of = stats.rankdata(np.abs(unequal))
+        observed = abs(float((ranks_of * np.sign(unequal)).sum()))
+        signs = itertools.product((-1, 1), repeat=len(unequal))
+        expected = np.mean([abs(float((ranks_of * s).sum())) >= observed - 1e-9 for s in signs])
+        base = rng.integers(300, 390, size=n)
+        assert signed_rank_test((base + images) / 400, base / 400).p_value == pytest.approx(expected)
+
+
 def test_holm_of_a_worked_example() -> None:
     # sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, 0.04 * 1 and never less than the one before
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
@@ -335,7 +361,7 @@ def test_groups_are_the_largest_sets_within_the_critical_difference() -> None:
     order = np.arange(5.0)[:, None].repeat(50, axis=1)
     clear = friedman_test(order)
     assert clear.groups == ()
-    assert clear.p_value == 0.0
+    assert clear.p_value == pytest.approx(math.factorial(5) ** -49.0)  # all seeds agree
     # 10 seeds: CD 1.93; neighbours cannot be told apart, others can
     few = friedman_test(order[[2, 0, 1, 4, 3], :10])
     assert few.groups == ((1, 2), (2, 0), (0, 4), (4, 3))
@@ -345,6 +371,46 @@ def test_groups_are_the_largest_sets_within_the_critical_difference() -> None:
     alone = friedman_test(np.zeros((1, 8)))
     assert (alone.p_value, alone.groups, alone.critical_difference) == (None, (), 0.0)
     assert friedman_test(np.array([[1.0], [2.0]])).p_value is None
+
+
+@pytest.mark.parametrize(("k", "n", "p_value"), [(3, 2, 1 / 6), (2, 3, 1 / 4), (4, 3, 1 / 576), (2, 40, 2.0**-39)])
+def test_friedmans_p_value_is_exact_where_all_seeds_agree(k: int, n: int, p_value: float) -> None:
+    found = friedman_test(np.arange(float(k))[:, None].repeat(n, axis=1))
+    assert found.p_value == pytest.approx(p_value)
+    assert found.smallest_p_value == pytest.approx(p_value)
+
+
+def test_friedmans_p_value_is_that_of_the_published_table() -> None:
+    # Hollander and Wolfe's table A.15 for k = 3 and n = 4: P(S >= 6.5) = 0.042, P(S >= 8) = 0.005
+    def orders(*columns: str) -> np.ndarray:
+        return np.array([[float(c.index(method)) for c in columns] for method in "abc"])
+
+    for values, statistic, expected in (
+        (orders("abc", "abc", "abc", "bac"), 6.5, 0.042),
+        (orders("abc", "abc", "abc", "abc"), 8.0, 0.005),
+        (orders("abc", "abc", "abc", "abc", "cab"), None, None),
+    ):
+        found = friedman_test(values)
+        chi_square = stats.friedmanchisquare(*values).statistic
+        assert found.p_value is not None
+        if statistic is not None:
+            assert chi_square == pytest.approx(statistic)
+            assert found.p_value == pytest.approx(expected, abs=6e-4)
+        each = [list(itertools.permutations(range(3)))] * values.shape[1]
+        sums = np.array([np.sum(draw, axis=0) for draw in itertools.product(*each)])
+        far = ((sums - values.shape[1]) ** 2).sum(axis=1) >= ((values.sum(axis=1) - values.shape[1]) ** 2).sum() - 1e-9
+        assert found.p_value == pytest.approx(far.mean())
+
+
+@pytest.mark.parametrize("n", [2, 5, 8, 20])
+def test_false_alarms_are_at_most_nominal_at_every_number_of_seeds(n: int) -> None:
+    rng = np.random.default_rng(n)
+    studies = rng.integers(330, 370, size=(100, 4, n)) / 400  # with ties
+    friedman = [friedman_test(study).p_value for study in studies]
+    wilcoxon = [signed_rank_test(study[0], study[1]).p_value for study in studies]
+    for p_values in (friedman, wilcoxon):
+        alarms = sum(p is not None and p <= 0.05 for p in p_values)
+        assert stats.binomtest(alarms, len(studies), 0.05, alternative="greater").pvalue > 1e-3
 
 
 # ---- nothing is found between equals, but at the nominal rate -------------------------------------------------------

@@ -179,6 +179,8 @@ def results_table(comparison: BaselineComparison) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from naslib_autokd.reports.terminal import n_parameters
+
     n = len(comparison.seeds)
     table = Table(
         box=SIMPLE_HEAD,
@@ -195,12 +197,12 @@ def results_table(comparison: BaselineComparison) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in comparison.rows:
         differences = [_signed(row.gain), *([_signed(row.behind_family)] if with_family else [])]
-        costs = [f"{row.n_params / 1e3:.1f}k", f"{row.macs / 1e6:.2f}", f"{100 * row.test_agreement:.1f}"]
+        costs = [n_parameters(row.n_params), f"{row.macs / 1e6:.2f}", f"{100 * row.test_agreement:.1f}"]
         table.add_row(
             row.student, row.short_title, row.test_accuracy.percent(), *differences, *costs, published_gain(row.loss)
         )
     teacher = comparison.teacher
-    costs = [f"{teacher.n_params / 1e3:.1f}k", f"{teacher.macs / 1e6:.2f}"]
+    costs = [n_parameters(teacher.n_params), f"{teacher.macs / 1e6:.2f}"]
     table.add_row("teacher", "", f"{100 * (teacher.test_accuracy or 0):.1f}", *[""] * (len(names) - 1), *costs)
     return table
 
@@ -340,4 +342,6 @@ def _test(row: BaselineRow) -> str:
 
 
 def _costs(row: BaselineRow) -> str:
-    return f"{row.n_params / 1e3:.1f}k parameters and {row.macs / 1e6:.2f} MMACs"
+    from naslib_autokd.reports.terminal import n_parameters
+
+    return f"{n_parameters(row.n_params)} parameters and {row.macs / 1e6:.2f} MMACs"

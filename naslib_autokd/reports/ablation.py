@@ -34,6 +34,7 @@ from naslib_autokd.reports.figures import (
 from naslib_autokd.reports.terminal import print_table
 from naslib_autokd.runners.ablation import SimulatedRun, StudyResult
 from naslib_autokd.runners.statistics import (
+    LEVEL,
     Band,
     FloatArray,
     FriedmanTest,
@@ -47,9 +48,6 @@ from naslib_autokd.runners.statistics import (
     speed_up,
     step_curve,
 )
-
-LEVEL = 0.05
-"""Family-wise error rate of the conclusions."""
 
 GRID_POINTS = 200
 """Resolution of curves and speed-ups over trials: a factor of 1.03 for 500 trials."""
@@ -135,6 +133,8 @@ def summary(result: StudyResult) -> StudySummary:
     friedman = None
     if len(labels) > 1 and common:
         friedman = friedman_test([[_final(result, runs[label][seed]) for seed in common] for label in labels], LEVEL)
+        if friedman.smallest_p_value > LEVEL:  # ranks of so few seeds say nothing
+            friedman = None
     tests = {
         label: signed_rank_test(*_pairs(result, runs[label], runs[reference]))
         for label in labels

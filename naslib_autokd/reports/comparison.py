@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from naslib_autokd.escaping import csv_cell
-from naslib_autokd.reports.terminal import console_for, print_table, say
+from naslib_autokd.reports.terminal import console_for, n_parameters, print_table, say
 from naslib_autokd.runners.comparison import Comparison, JobProgress, Method
-from naslib_autokd.runners.statistics import mean_interval
+from naslib_autokd.runners.statistics import SHARE, mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def _costs(n_params: float, macs: float, train_memory_bytes: float) -> tuple[str, str, str]:
-    return f"{n_params / 1e3:.1f}k", f"{macs / 1e6:.2f}", f"{train_memory_bytes / 2**20:.1f}"
+    return n_parameters(n_params), f"{macs / 1e6:.2f}", f"{train_memory_bytes / 2**20:.1f}"
 
 
 def _title(comparison: Comparison) -> str:
@@ -96,7 +96,8 @@ def what_it_shows(comparison: Comparison) -> list[str]:
         first = comparison.rows[0].label
         shown = f"{interval.n} paired seeds" + ("" if p_value is None else f", p = {p_value:.2g}")
         if interval.low is None or interval.high is None:
-            lines.append(f"{first} against {row.label}: one seed, no interval; run more (--seeds).")
+            few = "one seed" if interval.n == 1 else f"{interval.n} seeds with equal differences"
+            lines.append(f"{first} against {row.label}: {few}, no interval; run more (--seeds).")
         elif interval.low > 0:
             lines.append(f"{first} is ahead of {row.label}: the interval lies above 0 ({shown}).")
         elif interval.high < 0:
@@ -205,12 +206,10 @@ def _finals(axes: Axes, position: int, jobs: Sequence[Any], colour: str) -> None
     for k, job in enumerate(jobs):
         x = position + 0.16 * (k - (len(jobs) - 1) / 2) / max(1, len(jobs) / 3)
         axes.plot([x] * len(job.test_accuracies), [100 * y for y in job.test_accuracies], ".", color=colour, alpha=0.5)
-    interval = mean_interval([sum(job.test_accuracies) / len(job.test_accuracies) for job in jobs])
+    interval = mean_interval([sum(job.test_accuracies) / len(job.test_accuracies) for job in jobs], bounds=SHARE)
     axes.plot([position], [100 * interval.mean], "_", color=colour, markersize=22, markeredgewidth=2)
     if interval.low is not None and interval.high is not None:
-        # an interval of two or three seeds can leave the possible accuracies
-        ends = [100 * max(interval.low, 0.0), 100 * min(interval.high, 1.0)]
-        axes.plot([position, position], ends, color=colour, linewidth=1.2)
+        axes.plot([position, position], [100 * interval.low, 100 * interval.high], color=colour, linewidth=1.2)
 
 
 class LiveComparison:

@@ -40,7 +40,7 @@ from naslib_autokd.reports.importance import (
 )
 from naslib_autokd.reports.run_data import Row, RunData
 from naslib_autokd.runners.run_folder import TRIALS
-from naslib_autokd.runners.statistics import mean_interval
+from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.tasks import did_you_mean
 
 FORMATS = ("pdf", "png", "svg")
@@ -175,7 +175,7 @@ def _finals(run: RunData, folder: FigureFolder) -> None:
         for row in own:
             key = row["seed"] if run.kind == "comparison" else row["index"]
             by_seed.setdefault(key, []).append(100 * row["test_accuracy"])
-        interval = mean_interval([float(np.mean(values)) for values in by_seed.values()])
+        interval = mean_interval([float(np.mean(values)) for values in by_seed.values()], bounds=SHARE)
         # an interval of two or three seeds can leave the possible accuracies
         ends = [None if end is None else min(max(end, 0.0), 100.0) for end in (interval.low, interval.high)]
         label = method if run.kind == "comparison" else "final students"

@@ -38,6 +38,8 @@ from naslib_autokd.runners.run_folder import (
 )
 from naslib_autokd.runners.session import read_status
 from naslib_autokd.runners.statistics import (
+    LEVEL,
+    SHARE,
     bootstrap_band,
     friedman_test,
     holm,
@@ -525,7 +527,7 @@ def _search_answer(
         }
     tested = [final["test_accuracy"] for final in finals if final.get("test_accuracy") is not None]
     if tested:
-        interval = mean_interval(tested)
+        interval = mean_interval(tested, bounds=SHARE)
         answer |= {
             "family_accuracy": interval.mean,
             "family_accuracy_low": interval.low,
@@ -842,10 +844,9 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
         for pair in job.details.get("agreement", [])
     ]
     missing["front"] = "A comparison's searches minimise the error alone, so there is no Pareto front."
-    if len(seeds) < 2:
-        missing["ranks"] = "Ranks and tests need results of at least two seeds."
+    missing["ranks"] = RANKS_MISSING
     _say_missing(tables, missing, all_trials, tables["finals"])
-    best = _best_student(students, trained)
+    best = _best_student(students)
     answer: dict[str, Any] = {}
     if rows_of:
         answer = {
@@ -883,10 +884,9 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
     )
 
 
-def _best_student(students: Sequence[dict[str, Any]], methods: Sequence[Any]) -> dict[str, Any] | None:
-    """Of the first method's kept students the best by validation."""
-    own = [student for student in students if methods and student["method"] == methods[0].label]
-    return max(own, key=lambda student: student["val_accuracy"], default=None)
+def _best_student(students: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of all methods' kept students the best by validation, whoever found it."""
+    return max(students, key=lambda student: student["val_accuracy"], default=None)
 
 
 def _comparison_problem(
@@ -978,8 +978,14 @@ def _comparison_tests(rows: Sequence[Any], jobs: Sequence[Any]) -> tuple[list[Ro
     ranks: list[Row] = []
     if len(common) > 1:
         friedman = friedman_test([[errors[row.label][seed] for seed in common] for row in rows])
-        ranks = _rank_rows([row.label for row in rows], friedman)
+        if friedman.smallest_p_value <= LEVEL:
+            ranks = _rank_rows([row.label for row in rows], friedman)
     return tests, ranks
+
+
+RANKS_MISSING = (
+    "Ranks need two methods, and so many seeds that these could show a difference by agreeing (Friedman's test)."
+)
 
 
 def _rank_rows(labels: Sequence[str], friedman: Any) -> list[Row]:
@@ -1068,8 +1074,7 @@ def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
             }
             for run in result.runs
         ]
-    if study.seeds < 2:
-        missing["ranks"] = "Ranks and tests need at least two seeds."
+    missing["ranks"] = RANKS_MISSING
     problem = ""
     if len(found) < n_jobs:
         problem = f"{len(found)} of {n_jobs} runs of the study are there: the same command adds the others."

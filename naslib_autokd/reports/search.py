@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from naslib_autokd.reports.terminal import Live, say
+from naslib_autokd.reports.terminal import Live, n_parameters, say
 from naslib_autokd.runners.finals import FinalStudents
 from naslib_autokd.runners.results import SearchProgress, SearchResult
-from naslib_autokd.runners.statistics import mean_interval
+from naslib_autokd.runners.statistics import SHARE, mean_interval
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import FinalResult
@@ -99,7 +99,7 @@ class SearchReport:
 
 def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalResult) -> SearchReport:
     """Incumbent family, distribution of its students, the kept student against the teacher, agreement of budgets."""
-    test = mean_interval(finals.test_accuracies)
+    test = mean_interval(finals.test_accuracies, bounds=SHARE)
     best = finals.best
     assert best.test_accuracy is not None
     assert teacher.test_accuracy is not None
@@ -115,9 +115,9 @@ def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalRes
         f"after {len(result.trials)} trials, {result.student_epochs:.0f} student-epochs, {result.search_s:.0f} s"
         f" (stopped by {result.stop_reason})",
         f"its students, {n} trained in full: test accuracy {test.percent()}",
-        f"kept by validation: test accuracy {100 * best.test_accuracy:.1f}%, {best.n_params / 1e3:.1f}k parameters, "
+        f"kept by validation: test accuracy {100 * best.test_accuracy:.1f}%, {n_parameters(best.n_params)} parameters, "
         f"{best.macs / 1e6:.2f} MMACs, agrees with the teacher on {100 * (best.test_agreement or 0):.1f}%",
-        f"teacher: test accuracy {100 * teacher.test_accuracy:.1f}%, {teacher.n_params / 1e3:.1f}k parameters, "
+        f"teacher: test accuracy {100 * teacher.test_accuracy:.1f}%, {n_parameters(teacher.n_params)} parameters, "
         f"{f'{teacher.macs / 1e6:.2f} MMACs' if teacher.macs else 'multiply-adds not counted'}",
         *(["rank agreement of the budgets:", *agreement] if agreement else []),
     )

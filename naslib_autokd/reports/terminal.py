@@ -33,6 +33,11 @@ def console_for(*, stderr: bool = False) -> Console:
     return console
 
 
+def n_parameters(n: float) -> str:
+    """``23.7k``, ``11.18M``."""
+    return f"{n / 1e3:.1f}k" if n < 1e6 else f"{n / 1e6:.2f}M"
+
+
 def say(console: Console, text: str) -> None:
     """One line as it is: no markup, and no line breaks that would cut a path or a command."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

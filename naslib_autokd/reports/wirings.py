@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
+from naslib_autokd.reports.terminal import n_parameters
 from naslib_autokd.search_spaces.hnag.graphs import Graph
 from naslib_autokd.search_spaces.hnag.wiring import MERGES, NO_MERGE, OPERATIONS, Cell, StudentSpec, Wiring
 
@@ -651,7 +652,7 @@ def _merge_text(wirings: Sequence[Wiring]) -> str:
 def _params_text(n_params: int) -> str:
     if n_params < 10_000:
         return f"{n_params:,} parameters"
-    return f"{n_params / 1e3:.1f}k parameters" if n_params < 1_000_000 else f"{n_params / 1e6:.2f}M parameters"
+    return f"{n_parameters(n_params)} parameters"
 
 
 def _text_width(text: str, size: float) -> float:

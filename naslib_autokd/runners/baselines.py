@@ -36,7 +36,7 @@ from naslib_autokd.runners.run_folder import (
     open_run,
 )
 from naslib_autokd.runners.session import SearchInterrupted
-from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
+from naslib_autokd.runners.statistics import SHARE, Interval, PairedDifference, mean_interval, paired_difference
 from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.settings import read_document
 from naslib_autokd.tasks import Task, get_task
@@ -406,8 +406,8 @@ def make_rows(trainings: Sequence[Training]) -> list[BaselineRow]:
             BaselineRow(
                 student=student,
                 loss=loss,
-                test_accuracy=mean_interval([t.test_accuracy for t in values]),
-                val_accuracy=mean_interval([t.result.val_accuracy for t in values]),
+                test_accuracy=mean_interval([t.test_accuracy for t in values], bounds=SHARE),
+                val_accuracy=mean_interval([t.result.val_accuracy for t in values], bounds=SHARE),
                 gain=_difference(found, plain),
                 behind_family=_difference(family, found) if student != FAMILY else None,
                 n_params=_mean([t.result.n_params for t in values]),

@@ -29,7 +29,7 @@ from naslib_autokd.runners.results import SearchProgress
 from naslib_autokd.runners.run_folder import COMPARISON, RESULT, RunFolder, open_run
 from naslib_autokd.runners.search import search
 from naslib_autokd.runners.setup import check_space, search_space
-from naslib_autokd.runners.statistics import Interval, PairedDifference, mean_interval, paired_difference
+from naslib_autokd.runners.statistics import SHARE, Interval, PairedDifference, mean_interval, paired_difference
 from naslib_autokd.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -521,8 +521,8 @@ def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list
         rows.append(
             Row(
                 label=method.label,
-                test_accuracy=mean_interval([job.test_accuracy for job in values]),
-                mean_test_accuracy=mean_interval([_mean(job.test_accuracies) for job in values]),
+                test_accuracy=mean_interval([job.test_accuracy for job in values], bounds=SHARE),
+                mean_test_accuracy=mean_interval([_mean(job.test_accuracies) for job in values], bounds=SHARE),
                 difference=difference,
                 teacher_agreement=_mean([job.teacher_agreement for job in values]),
                 n_params=_mean([job.n_params for job in values]),

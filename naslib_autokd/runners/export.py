@@ -27,7 +27,7 @@ from naslib_autokd.escaping import code, markdown
 from naslib_autokd.files import write_whole
 from naslib_autokd.runners.finals import kept_final
 from naslib_autokd.runners.run_folder import FINALS, RESULT, TRIALS, RunFolder, read_settings, remove_leftovers
-from naslib_autokd.runners.statistics import mean_interval
+from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.tasks import did_you_mean
 
 if TYPE_CHECKING:
@@ -436,7 +436,7 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         lines.append(_row("teacher", teacher))
     lines.append("")
     if len(finals) > 1:
-        interval = mean_interval([final["test_accuracy"] for final in finals])
+        interval = mean_interval([final["test_accuracy"] for final in finals], bounds=SHARE)
         lines += [
             f"{len(finals)} students of the same family, trained in full: test accuracy {interval.percent()} % "
             "(mean and 95% interval). This one was kept by its validation accuracy "

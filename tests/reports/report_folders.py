@@ -146,9 +146,17 @@ def write_search(
 
 
 def write_comparison(
-    folder: Path, seeds: int = 4, *, finished: bool = True, failed: tuple[str, int, str] | None = None
+    folder: Path,
+    seeds: int = 4,
+    *,
+    finished: bool = True,
+    failed: tuple[str, int, str] | None = None,
+    best: str = "AutoKD",
 ) -> Path:
-    """AutoKD against both DARTS on ``seeds`` seeds; AutoKD is ahead of DARTS without KD by 3 points."""
+    """AutoKD against both DARTS on ``seeds`` seeds; AutoKD is ahead of DARTS without KD by 3 points.
+
+    The students of the method ``best`` have the highest validation accuracies.
+    """
     task = get_task("cluttered-digits")
     settings = {"methods": [asdict(method) for method in AUTOKD_VS_DARTS], "budget": 45.0, "n_finals": 2}
     open_run(folder, task, json.loads(json.dumps({**settings, "device": "cpu", "teacher": None})))
@@ -162,9 +170,10 @@ def write_comparison(
                 (path / "error.txt").write_text(f"Traceback (most recent call last):\n  somewhere\n{failed[2]}\n")
                 continue
             lines = []
+            values = tuple(0.89 + 0.001 * index + 0.01 * (method.label == best) for index in range(2))
             for index in range(2):
                 test = 0.9 + gains[method.label] + 0.004 * np.sin(seed + 2 * index + len(method.label))
-                lines.append(final(seed, 0.89 + 0.001 * index, test_accuracy=round(float(test), 6)))
+                lines.append(final(seed, values[index], test_accuracy=round(float(test), 6)))
             if method.kind == "search":
                 write_search(path, 7, finals=lines)
                 (path / "result.json").unlink()
@@ -177,7 +186,7 @@ def write_comparison(
                 seed=seed,
                 test_accuracies=tests,
                 test_accuracy=tests[1],
-                val_accuracies=(0.89, 0.891),
+                val_accuracies=values,
                 teacher_agreement=0.925,
                 n_params=23_456,
                 macs=1_234_567,

@@ -312,6 +312,16 @@ def test_comparison_pairs_ranks_and_tests(tmp_path: Path) -> None:
     assert sum(row["n"] for row in found.table("agreement") if row["method"] == "AutoKD") == 6 * 200
 
 
+@pytest.mark.parametrize("best", ["AutoKD", "DARTS with KD"])
+def test_the_answer_of_a_comparison_is_the_best_methods_student(best: str, tmp_path: Path) -> None:
+    found = read_run(write_comparison(tmp_path / "comparison", 2, best=best))
+    assert found.answer["student_method"] == best
+    own = [row for row in found.table("finals") if row["method"] == best]
+    assert found.answer["student"]["test_accuracy"] in {row["test_accuracy"] for row in own}
+    assert found.table("ranks") == []  # two seeds of three methods agree by chance in one of six studies
+    assert "so many seeds" in found.missing["ranks"]
+
+
 def test_unfinished_comparison_with_a_failed_job(tmp_path: Path) -> None:
     failed = ("DARTS", 1, f"ValueError: {NASTY}")
     folder = write_comparison(tmp_path / "comparison", 2, finished=False, failed=failed)

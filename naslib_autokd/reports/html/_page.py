@@ -114,7 +114,9 @@ def ratio(value: float | None, less: str = "smaller") -> str:
     """``1.6x smaller`` for a teacher that has 1.6 times as much, ``1.4x the teacher's`` where the student has more."""
     if value is None or value <= 0:
         return ""
-    return f"{value:.2g}x {less} than the teacher's" if value >= 1 else f"{1 / value:.2g}x the teacher's"
+    times = max(value, 1 / value)
+    said = f"{times:.2g}" if times < 99.5 else f"{times:.0f}"
+    return f"{said}x {less} than the teacher's" if value >= 1 else f"{said}x the teacher's"
 
 
 # ---- pieces of the page --------------------------------------------------------------------------------------------

@@ -101,8 +101,8 @@ def _answer_sentences(run: RunData) -> list[str]:
     if run.kind == "comparison":
         if answer.get("student_method"):
             says.append(
-                f"The student above is the best by validation of {answer['student_method']} "
-                f"(seed {answer['student_seed']})."
+                "The student above is the best by validation of all methods' students: it is of "
+                f"{answer['student_method']} (seed {answer['student_seed']})."
             )
         return [*says, *run.conclusions]
     if answer.get("family_accuracy") is not None:
@@ -111,7 +111,11 @@ def _answer_sentences(run: RunData) -> list[str]:
         says.append(
             f"The family: {n} student{'s' * (n > 1)} of family {answer['family']} trained in full reach "
             f"{percent(answer['family_accuracy'])} {ends} test accuracy"
-            + (", mean and 95% interval over wirings and weight seeds." if ends else " (one student: no interval).")
+            + (
+                ", mean and 95% interval over wirings and weight seeds."
+                if ends
+                else f" ({'one student' if n == 1 else 'all equal'}: no interval)."
+            )
         )
     if answer.get("expected_cost") is not None:
         says.append(
