@@ -124,6 +124,43 @@ def test_the_check_of_circles_can_fail(tmp_path: Path) -> None:
     assert circles(module_imports(tmp_path)) == [{"data.images", "data.views"}]
 
 
+GUESSES = {
+    "io_counters": "psutil, not on macOS",
+    "read_chars": "psutil, Linux",
+    "write_chars": "psutil, Linux",
+    "shared": "psutil, Linux",
+    "sched_getaffinity": "os, not on macOS",
+    "address": "Dask",
+    "refusal": "ours, of a job that has started",
+    "workers": "Dask: clusters that start no jobs have none",
+    "lower_vectorized": "ConfigSpace, of numbers",
+    "upper_vectorized": "ConfigSpace, of numbers",
+    "__name__": "Python",
+    "__qualname__": "Python",
+}
+"""Attributes that may be missing, of other software's objects."""
+
+
+def guesses(source: str) -> list[str]:
+    """Attributes of which ``source`` asks whether an object has them."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        ast.unparse(call.args[1]).strip("'")
+        for call in calls
+        if (ast.unparse(call.func), len(call.args)) in (("hasattr", 2), ("getattr", 3))
+    ]
+
+
+@pytest.mark.parametrize("room", ["runners", "evaluators", "optimizers"])
+def test_what_an_object_can_do_is_said_by_a_protocol(room: str) -> None:
+    found = {name for path in (PACKAGE / room).glob("*.py") for name in guesses(path.read_text(encoding="utf-8"))}
+    assert found <= set(GUESSES)
+
+
+def test_the_check_of_guesses_can_fail() -> None:
+    assert guesses("hasattr(optimizer, 'attach') or getattr(space, 'check', None)") == ["attach", "check"]
+
+
 READS_PICTURES = {"data/decoding.py", "data/prepare_picture.py"}
 """The second is what exported students come with."""
 PICTURE_READERS = {"imread", "read_image", "decode_image", "decode_jpeg", "decode_png", "pil_loader", "default_loader"}

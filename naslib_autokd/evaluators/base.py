@@ -39,6 +39,50 @@ class HasObjective(Protocol):
         """``kd``, or ``ce`` for the labels alone."""
 
 
+@runtime_checkable
+class HasTeacher(Protocol):
+    """An evaluator with a teacher."""
+
+    @property
+    def teacher(self) -> Any:
+        """`teachers.teacher.Teacher`."""
+
+
+@runtime_checkable
+class HasTask(Protocol):
+    """An evaluator of one task."""
+
+    @property
+    def task(self) -> Any:
+        """`tasks.Task`."""
+
+
+@runtime_checkable
+class HasBudgets(Protocol):
+    """An evaluator that answers for some budgets only."""
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Ascending."""
+
+
+@runtime_checkable
+class SaysIfItRepeats(Protocol):
+    """An evaluator that knows whether the seed of a proposal makes a difference."""
+
+    @property
+    def repeats_exactly(self) -> bool:
+        """Whether it makes none."""
+
+
+@runtime_checkable
+class LimitsThreads(Protocol):
+    """An evaluator that trains with so many CPU threads."""
+
+    @property
+    def threads(self) -> int: ...
+
+
 class Score(NamedTuple):
     """A training-free score of one student."""
 

@@ -44,6 +44,7 @@ from naslib_autokd.evaluators.surrogate import (
     trainings_of,
 )
 from naslib_autokd.records import Proposal, Trial, derive_seed
+from naslib_autokd.search_spaces import HasSize
 from naslib_autokd.search_spaces.hnag.individual import WiringCandidate
 from naslib_autokd.search_spaces.hnag.parameters import Candidate, HNAGSpace
 from naslib_autokd.search_spaces.hnag.wiring import StudentSpec, Wiring, fit_width
@@ -248,7 +249,7 @@ class KDBenchmark:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _family(self, candidate: Any) -> _Family:
-        if getattr(candidate, "size", 1.0) != 1.0:
+        if isinstance(candidate, HasSize) and candidate.size != 1.0:
             raise BenchmarkError(
                 f"the benchmark {self.name} has students of the task's full parameter limit only, not of "
                 f"{candidate.size:g} of it: search a space without search_size"

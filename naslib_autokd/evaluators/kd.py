@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -41,6 +41,7 @@ from naslib_autokd.evaluators.results import same_bytes
 from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
 from naslib_autokd.files import write_whole
 from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_digest, derive_seed
+from naslib_autokd.search_spaces import BuildsItself, DescribesStudents, HasSize
 from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, fit_width
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 from naslib_autokd.teachers.load import TeacherSource, load_teacher
@@ -75,6 +76,14 @@ class SpecLike(Protocol):
     def macs(self) -> int: ...
     @property
     def depth(self) -> int | None: ...
+
+
+@runtime_checkable
+class HasSpec(Protocol):
+    """A module that knows its description (`SpecLike`, with ``to_dict``), which its file then holds."""
+
+    @property
+    def spec(self) -> Any: ...
 
 
 class KDEvaluator:
@@ -158,9 +167,8 @@ class KDEvaluator:
             LimitError: If no width of it keeps the limits.
             ParameterBudgetError: If no width of it has at most the task's ``max_params`` parameters.
         """
-        own = getattr(candidate, "student_spec", None)
-        if own is not None:
-            spec = own(self.task, seed)
+        if isinstance(candidate, DescribesStudents):
+            spec = candidate.student_spec(self.task, seed)
             if broken := self.limits.broken(lambda cost: self.cost_of(spec, cost)):
                 texts = [
                     f"{name}={limit:.4g}, the student needs {value:.4g}" for name, (value, limit) in broken.items()
@@ -181,7 +189,7 @@ class KDEvaluator:
                 width_multiple=self.task.width_multiple,
             )
 
-        size = getattr(candidate, "size", 1.0)
+        size = candidate.size if isinstance(candidate, HasSize) else 1.0
         if size == 1.0 and not self.limits:
             return fit(self.task.max_params)
         try:
@@ -204,9 +212,8 @@ class KDEvaluator:
 
     def build_student(self, spec: Any, seed: int) -> nn.Module:
         """The module of a spec, with weights drawn by ``derive_seed(seed, "weights")``."""
-        own = getattr(spec, "build", None)
-        if own is not None:
-            return cast(nn.Module, own(derive_seed(seed, "weights")))
+        if isinstance(spec, BuildsItself):
+            return cast(nn.Module, spec.build(derive_seed(seed, "weights")))
         from naslib_autokd.search_spaces.hnag.student import Student
 
         return Student(spec, seed=derive_seed(seed, "weights"))
@@ -495,7 +502,7 @@ class KDEvaluator:
 
     def student_file(self, model: nn.Module, result: FinalResult) -> bytes:
         """Weights as safetensors, with spec, normalisation, classes, result and its digest as metadata."""
-        spec = getattr(model, "spec", None)
+        spec: Any = model.spec if isinstance(model, HasSpec) else None
         metadata = {
             "spec": None if spec is None else spec.to_dict(),
             "classes": list(self.data.classes),

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ConfigSpace import Configuration, ConfigurationSpace
+from ConfigSpace.forbidden import ForbiddenConjunction, ForbiddenRelation
 from scipy.stats import kendalltau
 from smac import BlackBoxFacade, HyperparameterOptimizationFacade, MultiFidelityFacade, Scenario
 from smac.acquisition.maximizer import LocalAndSortedRandomSearch, LocalSearch
@@ -1014,8 +1015,10 @@ def _clause_names(space: ConfigurationSpace) -> set[str]:
         stack = [clause]
         while stack:
             part = stack.pop()
-            stack += list(getattr(part, "components", ()))
-            for attribute in ("hyperparameter", "left", "right"):
-                if hasattr(part, attribute):
-                    names.add(getattr(part, attribute).name)
+            if isinstance(part, ForbiddenConjunction):
+                stack += part.components
+            elif isinstance(part, ForbiddenRelation):
+                names |= {part.left.name, part.right.name}
+            else:
+                names.add(part.hyperparameter.name)
     return names

@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
+from naslib_autokd.evaluators.base import HasBudgets, SaysIfItRepeats
 from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial
 from naslib_autokd.tasks import did_you_mean
 
@@ -172,36 +173,38 @@ One that has an argument ``evaluator_budgets`` or ``repeats_exactly`` is told wh
 """
 
 
-def _lazy(module: str, attribute: str, **defaults: Any) -> Callable[..., Any]:
+class _Lazy:
     """A factory that imports its module when it is called; ``defaults`` are options the caller may override."""
 
-    def load() -> Callable[..., Any]:
+    def __init__(self, module: str, attribute: str, **defaults: Any) -> None:
+        self._place, self._defaults = (module, attribute), defaults
+        self.__name__ = self.__qualname__ = attribute
+
+    def load(self) -> Callable[..., Any]:
+        """What is called."""
+        module, attribute = self._place
         found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
         return found
 
-    def factory(*args: Any, **options: Any) -> Any:
-        return load()(*args, **(defaults | options))
-
-    factory.__name__ = factory.__qualname__ = attribute
-    factory.load = load  # type: ignore[attr-defined]  # what is called, for those who look at its parameters
-    return factory
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.load()(*args, **(self._defaults | options))
 
 
 OPTIMIZERS: dict[str, OptimizerFactory] = {
-    "autokd": _lazy("naslib_autokd.optimizers.autokd", "AutoKD"),
-    "autokd-full": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", fidelity="full"),
-    "random_search": _lazy("naslib_autokd.optimizers.random_search", "RandomSearch"),
-    "two-stage-random": _lazy("naslib_autokd.optimizers.two_stage_random", "TwoStageRandom"),
-    "regularized_evolution": _lazy("naslib_autokd.optimizers.regularized_evolution", "RegularizedEvolution"),
-    "local_search": _lazy("naslib_autokd.optimizers.local_search", "LocalSearch"),
-    "reinforce": _lazy("naslib_autokd.optimizers.reinforce", "Reinforce"),
-    "diswot": _lazy("naslib_autokd.optimizers.diswot", "DisWOT"),
-    "tpe": _lazy("naslib_autokd.optimizers.tpe", "TPE"),
-    "tpe-hyperband": _lazy("naslib_autokd.optimizers.tpe", "TPE", hyperband=True),
-    "hyperband": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="random", choose_by="observed"),
-    "smac-rf": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="rf", fidelity="full", choose_by="observed"),
-    "smac-gp": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="gp", fidelity="full", choose_by="observed"),
-    "smac-mf": _lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="rf", choose_by="observed"),
+    "autokd": _Lazy("naslib_autokd.optimizers.autokd", "AutoKD"),
+    "autokd-full": _Lazy("naslib_autokd.optimizers.autokd", "AutoKD", fidelity="full"),
+    "random_search": _Lazy("naslib_autokd.optimizers.random_search", "RandomSearch"),
+    "two-stage-random": _Lazy("naslib_autokd.optimizers.two_stage_random", "TwoStageRandom"),
+    "regularized_evolution": _Lazy("naslib_autokd.optimizers.regularized_evolution", "RegularizedEvolution"),
+    "local_search": _Lazy("naslib_autokd.optimizers.local_search", "LocalSearch"),
+    "reinforce": _Lazy("naslib_autokd.optimizers.reinforce", "Reinforce"),
+    "diswot": _Lazy("naslib_autokd.optimizers.diswot", "DisWOT"),
+    "tpe": _Lazy("naslib_autokd.optimizers.tpe", "TPE"),
+    "tpe-hyperband": _Lazy("naslib_autokd.optimizers.tpe", "TPE", hyperband=True),
+    "hyperband": _Lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="random", choose_by="observed"),
+    "smac-rf": _Lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="rf", fidelity="full", choose_by="observed"),
+    "smac-gp": _Lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="gp", fidelity="full", choose_by="observed"),
+    "smac-mf": _Lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="rf", choose_by="observed"),
 }
 """Ask-and-tell optimizers by name. The ``smac-*`` entries are SMAC's stock facades, kept for comparison."""
 
@@ -209,7 +212,7 @@ MULTI_OBJECTIVE = ("autokd", "autokd-full", "hyperband")
 """Those that search for a front when they are given ``objectives``; the others minimise the error alone."""
 
 ONE_SHOT_METHODS: dict[str, Callable[..., OneShotMethod]] = {
-    "darts": _lazy("naslib_autokd.optimizers.darts", "DARTS"),
+    "darts": _Lazy("naslib_autokd.optimizers.darts", "DARTS"),
 }
 
 
@@ -326,15 +329,21 @@ def known_to(factory: Callable[..., Any], evaluator: Any) -> dict[str, Any]:
     ``evaluator_budgets``: of a benchmark, all that it answers for (its ``budgets``). ``repeats_exactly``: whether the
     seed of a proposal makes no difference (the evaluator's attribute of this name; not known of most).
     """
-    facts = {
-        "evaluator_budgets": getattr(evaluator, "budgets", None),
-        "repeats_exactly": getattr(evaluator, "repeats_exactly", None),
-    }
-    try:
-        parameters = inspect.signature(getattr(factory, "load", lambda: factory)()).parameters
-    except (TypeError, ValueError):  # no signature
-        return {}
+    facts: dict[str, Any] = {}
+    if isinstance(evaluator, HasBudgets):
+        facts["evaluator_budgets"] = evaluator.budgets
+    if isinstance(evaluator, SaysIfItRepeats):
+        facts["repeats_exactly"] = evaluator.repeats_exactly
+    parameters = parameters_of(factory)
     return {name: fact for name, fact in facts.items() if fact is not None and name in parameters}
+
+
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """What a factory can be called with; empty if it does not tell."""
+    try:
+        return inspect.signature(factory.load() if isinstance(factory, _Lazy) else factory).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
 class SpaceExhausted(RuntimeError):

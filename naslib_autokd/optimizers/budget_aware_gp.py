@@ -27,6 +27,8 @@ from scipy.linalg.lapack import dtrtri
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
+from naslib_autokd.search_spaces import ListsPoints
+
 Array = NDArray[np.float64]
 
 OFFSET_VARIANCE = 25.0
@@ -51,7 +53,7 @@ class SpaceVectors:
         from ConfigSpace.hyperparameters import CategoricalHyperparameter, Constant, OrdinalHyperparameter
 
         self.space = space
-        self.points: Array | None = getattr(space, "legal_vectors", None)
+        self.points: Array | None = space.legal_vectors if isinstance(space, ListsPoints) else None
         """All legal vectors, of a space that lists them (a table's, `search_spaces.table`)."""
         self.names: list[str] = []
         """Hyperparameters that vary, in the order of their length scales."""
@@ -149,14 +151,15 @@ class SpaceVectors:
 
     def _legal(self, vectors: Array) -> Array:
         """Sets inactive coordinates to NaN and drops what a clause forbids."""
+        from ConfigSpace.conditions import Condition
+
         by_row = vectors.T.copy()  # ConfigSpace wants (hyperparameters, points)
         for _ in range(len(self.space.conditions)):  # a child of an inactive child is inactive too: until all agree
             before = np.isnan(by_row).sum()
             for condition in self.space.conditions:
                 satisfied = condition.satisfied_by_vector_array(by_row)
-                children = getattr(condition, "child_vector_id", None)
-                if children is None:
-                    children = condition.get_children_vector()
+                one = isinstance(condition, Condition)
+                children = condition.child_vector_id if one else condition.get_children_vector()
                 for child in np.unique(np.atleast_1d(children)):
                     by_row[int(child), ~satisfied] = np.nan
             if np.isnan(by_row).sum() == before:

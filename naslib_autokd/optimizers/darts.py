@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from naslib_autokd.distillation.losses import distillation_loss
 from naslib_autokd.distillation.training import limited_threads
+from naslib_autokd.evaluators.base import LimitsThreads
 from naslib_autokd.records import derive_seed
 from naslib_autokd.search_spaces.cell.genotype import (
     OPERATIONS,
@@ -413,7 +414,7 @@ class DARTS:
                     progress((index + fraction) / n_searches, prefix + text)
 
             own_seed = seed if index == 0 else derive_seed(seed, "search", index)
-            with limited_threads(getattr(evaluator, "threads", 1)):
+            with limited_threads(evaluator.threads if isinstance(evaluator, LimitsThreads) else 1):
                 results.append(self._search_once(evaluator, share, own_seed, tell))
             if n_searches > 1:
                 final_seed = derive_seed(own_seed, "selection")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from naslib_autokd.evaluators.base import Score
+from naslib_autokd.evaluators.base import HasTeacher, Score, ScoresUntrained
 from naslib_autokd.optimizers.base import SearchSpaceLike
 from naslib_autokd.optimizers.full_budget import FullBudgetOptimizer, plain_values
 from naslib_autokd.optimizers.moves import Moves
@@ -108,17 +108,16 @@ class DisWOT(FullBudgetOptimizer):
         Raises:
             ValueError: If the evaluator cannot score; also (`TeacherError`) if its teacher shows no layers.
         """
-        score = getattr(evaluator, "training_free_score", None)
-        if score is None:
+        if not isinstance(evaluator, ScoresUntrained):
             raise ValueError(
                 f"DisWOT scores untrained students, which {type(evaluator).__name__} cannot; it needs a method "
                 "training_free_score(candidate, seed), as KDEvaluator and the benchmark of its trainings have"
             )
-        if (teacher := getattr(evaluator, "teacher", None)) is not None:
+        if isinstance(evaluator, HasTeacher):
             from naslib_autokd.teachers.onnx import require_layers
 
-            require_layers(teacher, "DisWOT")
-        self._score = score
+            require_layers(evaluator.teacher, "DisWOT")
+        self._score = evaluator.training_free_score
 
     @property
     def extra_student_epochs(self) -> float:

@@ -109,7 +109,9 @@ class FullBudgetOptimizer(ABC):
 
 def plain_values(configuration: Any) -> dict[str, Any]:
     """Values of the active hyperparameters as plain Python objects that JSON can hold."""
-    return {name: value.item() if hasattr(value, "item") else value for name, value in dict(configuration).items()}
+    return {
+        name: value.item() if isinstance(value, np.generic) else value for name, value in dict(configuration).items()
+    }
 
 
 def candidate_of(space: SearchSpaceLike, trial: Trial | Ask, configurations: Any = None) -> Any:

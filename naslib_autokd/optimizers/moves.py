@@ -14,6 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ConfigSpace.conditions import Conjunction, OrConjunction
+from ConfigSpace.hyperparameters import (
+    CategoricalHyperparameter,
+    Constant,
+    IntegerHyperparameter,
+    OrdinalHyperparameter,
+)
+
+from naslib_autokd.search_spaces import ListsPoints
 
 Values = dict[str, Any]
 """Values of the active hyperparameters, parents before their children."""
@@ -130,8 +139,7 @@ class Moves:
         """By name, parents before their children (ConfigSpace's order)."""
         self._conditions = {name: configurations.parent_conditions_of[name] for name in configurations}
         self._clauses = list(configurations.forbidden_clauses)
-        self._draw_row = getattr(configurations, "draw_row", None)
-        self._nearest_row = getattr(configurations, "nearest_row", None)
+        self._table = configurations if isinstance(configurations, ListsPoints) else None
 
     def is_active(self, name: str, values: Mapping[str, Any]) -> bool:
         """Whether ``name`` has a value, given those of its parents."""
@@ -150,8 +158,8 @@ class Moves:
 
     def _moved(self, values: Mapping[str, Any], name: str, value: Any, rng: np.random.Generator) -> Values:
         """``values`` with another value of one active hyperparameter; in a table the nearest row that has it."""
-        if self._nearest_row is not None:
-            row: Values = self._nearest_row({**values, name: value}, name)
+        if self._table is not None:
+            row: Values = self._table.nearest_row({**values, name: value}, name)
             return row
         return self.completed({**values, name: value}, rng)
 
@@ -161,8 +169,8 @@ class Moves:
         Raises:
             RuntimeError: If `ATTEMPTS` draws were all forbidden.
         """
-        if self._draw_row is not None:
-            row: Values = self._draw_row(rng)
+        if self._table is not None:
+            row: Values = self._table.draw_row(rng)
             return row
         for _ in range(ATTEMPTS):
             point = self.completed({}, rng)
@@ -202,21 +210,21 @@ class Moves:
 
 def _is_satisfied(condition: Any, values: Mapping[str, Any]) -> bool:
     """ConfigSpace's ``satisfied_by_value``, which raises if the parent is inactive itself; here it is not satisfied."""
-    if hasattr(condition, "components"):
+    if isinstance(condition, Conjunction):
         parts = (_is_satisfied(part, values) for part in condition.components)
-        return any(parts) if type(condition).__name__ == "OrConjunction" else all(parts)
+        return any(parts) if isinstance(condition, OrConjunction) else all(parts)
     return condition.parent.name in values and bool(condition.satisfied_by_value(values))
 
 
 def _dimension(hyperparameter: Any) -> Choice | Number:
     def plain(value: Any) -> Any:
-        return value.item() if hasattr(value, "item") else value
+        return value.item() if isinstance(value, np.generic) else value
 
-    if hasattr(hyperparameter, "choices"):
+    if isinstance(hyperparameter, CategoricalHyperparameter):
         return Choice(tuple(plain(item) for item in hyperparameter.choices))
-    if hasattr(hyperparameter, "sequence"):
+    if isinstance(hyperparameter, OrdinalHyperparameter):
         return Choice(tuple(plain(item) for item in hyperparameter.sequence), ordered=True)
-    if not hasattr(hyperparameter, "lower"):
+    if isinstance(hyperparameter, Constant):
         return Choice((plain(hyperparameter.value),))
-    integer = "Integer" in type(hyperparameter).__name__
+    integer = isinstance(hyperparameter, IntegerHyperparameter)
     return Number(plain(hyperparameter.lower), plain(hyperparameter.upper), integer, bool(hyperparameter.log))

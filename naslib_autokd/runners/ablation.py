@@ -29,10 +29,11 @@ from typing import Any
 
 import yaml
 
-from naslib_autokd.evaluators.base import Benchmark
+from naslib_autokd.evaluators.base import Benchmark, HasTask
 from naslib_autokd.optimizers.base import (
     Optimizer,
     OptimizerFactory,
+    ScoresStudents,
     SearchSpaceLike,
     SpaceExhausted,
     get_optimizer,
@@ -45,6 +46,7 @@ from naslib_autokd.runners.session import SearchInterrupted
 from naslib_autokd.runners.setup import check_options
 from naslib_autokd.runners.study import Study, StudyError, StudyMethod, get_study
 from naslib_autokd.runners.tally import TooManyFailures
+from naslib_autokd.search_spaces import FreezesItself, HasDefault
 
 GRID_POINTS = 80
 """Points of a run that are looked at, at most: above so many full trainings they are spaced logarithmically."""
@@ -133,8 +135,8 @@ def variant(space: Any, changes: Mapping[str, Any]) -> SearchSpaceLike:
         space = space.replaced(search_kd=search_kd, kd=kd, mode=hnag.get("mode", space.mode))
     if changes.get("freeze"):
         # of a table the rows that have these values: a point of it means its nearest row, which may have others
-        frozen = getattr(space, "frozen", None)
-        space = FrozenSpace(space, changes["freeze"]) if frozen is None else frozen(changes["freeze"])
+        frozen = changes["freeze"]
+        space = space.frozen(frozen) if isinstance(space, FreezesItself) else FrozenSpace(space, frozen)
     found: SearchSpaceLike = space
     return found
 
@@ -178,8 +180,7 @@ def min_budget_of(benchmark: Benchmark, given: int | None = None) -> int:
     """The smallest budget that optimizers may use."""
     if given is not None:
         return given
-    task = getattr(benchmark, "task", None)
-    return int(getattr(task, "min_budget_epochs", benchmark.budgets[0]))
+    return int(benchmark.task.min_budget_epochs if isinstance(benchmark, HasTask) else benchmark.budgets[0])
 
 
 def make_optimizer(
@@ -210,9 +211,8 @@ def make_optimizer(
         )
     except TypeError as error:  # an option that the optimizer does not have
         raise ValueError(f"optimizer {method.to_dict()['optimizer']!r}: {error}") from error
-    attach = getattr(optimizer, "attach", None)  # of training-free methods, which score students themselves
-    if attach is not None:
-        attach(benchmark)
+    if isinstance(optimizer, ScoresStudents):
+        optimizer.attach(benchmark)
     return optimizer, space
 
 
@@ -255,6 +255,7 @@ def simulate(
     )
     record = _Recorder(benchmark, optimizer, grid(total, full))
     first = _default_proposal(space, full, seed) if start_with_default else None
+    scoring = optimizer if isinstance(optimizer, ScoresStudents) else None
     trained, n_trials, failed_in_a_row = 0.0, 0, 0
     while True:
         try:
@@ -262,7 +263,7 @@ def simulate(
         except SpaceExhausted:  # what it has found by now is all that it will find
             record.until(math.inf, n_trials)
             break
-        spent = trained + getattr(optimizer, "extra_student_epochs", 0.0)  # asking may have cost
+        spent = trained + (scoring.extra_student_epochs if scoring else 0.0)  # asking may have cost
         if spent + proposal.budget_epochs > total:
             record.until(math.inf, n_trials)
             break
@@ -288,8 +289,9 @@ def simulate(
 
 
 def _default_proposal(space: SearchSpaceLike, full: int, seed: int) -> Proposal | None:
-    default = getattr(space, "default_candidate", None)
-    return None if default is None else Proposal(default(), full, derive_seed(seed, "trial", -1), -1)
+    if not isinstance(space, HasDefault):
+        return None
+    return Proposal(space.default_candidate(), full, derive_seed(seed, "trial", -1), -1)
 
 
 class _Recorder:

@@ -112,12 +112,13 @@ def uniform_families(space: HNAGSpace, n: int, seed: int) -> list[Candidate]:
 
 def _family_at(space: HNAGSpace, configuration_space: Any, point: Any) -> Candidate | None:
     """The family at a point of the unit cube; None if the space forbids it."""
+    from ConfigSpace.hyperparameters import CategoricalHyperparameter, OrdinalHyperparameter
+
     values: dict[str, Any] = {}
     for hyperparameter, u in zip(configuration_space.values(), point, strict=True):
-        size = getattr(hyperparameter, "size", None)
         # choices and ordinals have vectors 0, 1, ...; numbers have [0, 1], integers at the middle of their share
-        discrete = hasattr(hyperparameter, "choices") or hasattr(hyperparameter, "sequence")
-        vector = min(int(u * size), size - 1) if discrete else float(u)  # type: ignore[operator]
+        discrete = isinstance(hyperparameter, CategoricalHyperparameter | OrdinalHyperparameter)
+        vector = min(int(u * hyperparameter.size), hyperparameter.size - 1) if discrete else float(u)
         values[hyperparameter.name] = hyperparameter.to_value(vector)
     return _legal_family(space, configuration_space, values)
 
@@ -141,6 +142,8 @@ def dense_families(space: HNAGSpace, trials: Sequence[Trial], n: int, seed: int)
     A parent is drawn by its rank (the best most often); each number moves by a normal step (sd 0.15 of its range)
     with probability one half, each choice is redrawn with probability 0.2.
     """
+    from ConfigSpace.hyperparameters import CategoricalHyperparameter, OrdinalHyperparameter
+
     largest = max(trial.budget_epochs for trial in trials)
     full = sorted((t for t in trials if t.budget_epochs == largest), key=lambda t: (t.cost, t.number))
     parents = [Candidate.from_dict({**trial.candidate, "wiring_seed": None}) for trial in full[: -(-len(full) // 5)]]
@@ -153,7 +156,11 @@ def dense_families(space: HNAGSpace, trials: Sequence[Trial], n: int, seed: int)
         values: dict[str, Any] = {}
         for name, hyperparameter in configuration_space.items():
             value = known.get(name, hyperparameter.default_value)
-            choices = getattr(hyperparameter, "choices", None) or getattr(hyperparameter, "sequence", None)
+            choices: Sequence[Any] | None = None
+            if isinstance(hyperparameter, CategoricalHyperparameter):
+                choices = hyperparameter.choices
+            elif isinstance(hyperparameter, OrdinalHyperparameter):
+                choices = hyperparameter.sequence
             if choices is not None:
                 value = choices[int(rng.integers(len(choices)))] if rng.random() < 0.2 else value
             elif rng.random() < 0.5:

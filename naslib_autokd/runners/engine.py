@@ -585,7 +585,8 @@ class DaskEngine:
             raise ValueError(f"gpu_memory is a share in (0, 1], got {gpu_memory}")
         here = scheduler is None and cluster is None
         if here and workers is None:
-            workers = default_workers(getattr(factory, "keywords", {}).get("threads", 1), tuple(devices))
+            threads = factory.keywords.get("threads", 1) if isinstance(factory, partial) else 1
+            workers = default_workers(threads, tuple(devices))
         known = workers if here and isolate else None
         self._pool = DaskPool(
             partial(trial_handler, factory, tuple(devices), gpu_memory=gpu_memory, workers=known),

@@ -15,6 +15,7 @@ from naslib_autokd.optimizers.base import (
     SearchSpaceLike,
     get_optimizer,
     known_to,
+    parameters_of,
 )
 from naslib_autokd.records import Proposal, derive_seed
 from naslib_autokd.runners.run_folder import BUDGETS, read_settings
@@ -161,9 +162,8 @@ def check_options(optimizer: str | OptimizerFactory, factory: Callable[..., Any]
     Raises:
         ValueError: Names the option and the nearest one.
     """
-    try:
-        parameters = inspect.signature(getattr(factory, "load", lambda: factory)()).parameters
-    except (TypeError, ValueError):  # no signature: the call itself will tell
+    parameters = parameters_of(factory)
+    if not parameters:  # the call itself will tell
         return
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return

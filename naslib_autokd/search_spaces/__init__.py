@@ -6,7 +6,7 @@ the group ``naslib_autokd.search_spaces`` add (NASLib's own spaces do, see ``nas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
@@ -69,6 +69,53 @@ class DescribesItself(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Plain values, for ``run.yaml``: a run is continued with the same only."""
+
+
+@runtime_checkable
+class FreezesItself(Protocol):
+    """A space whose points with some values fixed are another space of its own kind (a table's rows)."""
+
+    def frozen(self, fixed: Mapping[str, Any]) -> Any: ...
+
+
+@runtime_checkable
+class ListsPoints(Protocol):
+    """A ``ConfigurationSpace`` of listed points (a table's rows): all others mean the nearest of these."""
+
+    @property
+    def legal_vectors(self) -> Any:
+        """All of them, as ConfigSpace's vectors, ``(n_points, n_hyperparameters)``."""
+
+    def draw_row(self, rng: Any) -> dict[str, Any]:
+        """The values of one, drawn uniformly."""
+
+    def nearest_row(self, values: Mapping[str, Any], held: str) -> dict[str, Any]:
+        """The values of the one nearest to ``values`` with the same value of ``held``."""
+
+
+@runtime_checkable
+class DescribesStudents(Protocol):
+    """A candidate of a space other than HNAG: it draws and fits its students itself."""
+
+    def student_spec(self, task: Any, seed: int) -> Any:
+        """The student that ``seed`` draws (`evaluators.kd.SpecLike`, and `BuildsItself`)."""
+
+
+@runtime_checkable
+class BuildsItself(Protocol):
+    """A description of a student of another kind than HNAG's."""
+
+    def build(self, seed: int) -> Any:
+        """The ``nn.Module``, with weights drawn by ``seed``."""
+
+
+@runtime_checkable
+class HasSize(Protocol):
+    """A candidate whose students are a share of the largest that the task allows."""
+
+    @property
+    def size(self) -> float:
+        """In (0, 1]."""
 
 
 @runtime_checkable
