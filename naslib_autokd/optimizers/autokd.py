@@ -601,7 +601,7 @@ class AutoKD:
             return None
         model = BudgetAwareGP(self.vectors.groups, max_budget=self.max_budget_epochs)
         model.fit(*self._arrays(rows), rng=np.random.default_rng([self.seed, 1, n]))
-        return _Fitted(model, [rows[i] for i in model.inducing])
+        return _Fitted(model, [rows[int(i)] for i in model.inducing])
 
     def _arrays(self, rows: Sequence[_Row]) -> tuple[Array, Array, Array]:
         """Features, budgets and costs."""

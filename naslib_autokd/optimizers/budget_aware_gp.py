@@ -236,6 +236,8 @@ class BudgetAwareGP:
         self.d = int(self.groups.max()) + 1 if len(self.groups) else 0
         self.max_budget = float(max_budget)
         self.max_iterations = max_iterations
+        self._sums: tuple[Array, Array] | None = None
+        """Of all rows, with inducing ones."""
 
     def fit(
         self,
@@ -407,7 +409,7 @@ class BudgetAwareGP:
         """
         other = copy.copy(self)
         y = (costs - np.array([self.means[budget] for budget in budgets])) / self.scale
-        if hasattr(self, "_sums"):
+        if self._sums is not None:
             other._solve_sparse(*(a + b for a, b in zip(self._sums, self._sums_of(features, budgets, y), strict=True)))
         else:
             other._append(features, budgets, y)
