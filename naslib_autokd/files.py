@@ -170,6 +170,24 @@ def cache_folder() -> Path:
     return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "naslib_autokd"
 
 
+def cache_place(name: str) -> Path:
+    """The folder ``name`` of `cache_folder`, or of `private_folder` where another user has laid a link in its place."""
+    folder = cache_folder() / name
+    if not foreign_link(folder):
+        return folder
+    log.warning("%s is a link of another user and is not followed; %s is used", folder, private_folder() / name)
+    return private_folder() / name
+
+
+def foreign_link(path: Path) -> bool:
+    """Whether a path is a link that neither this user nor the machine's owner has laid."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISLNK(status.st_mode) and status.st_uid not in (os.getuid(), 0)
+
+
 def _expanded(place: str) -> Path:
     try:
         return Path(place).expanduser()

@@ -141,6 +141,7 @@ def job_results(out: Path) -> dict[str, tuple[int, bytes]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_comparison_goes_on_and_repeats_no_job(number: int, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SMALL_TASK)

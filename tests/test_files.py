@@ -16,7 +16,8 @@ import filelock
 import pytest
 
 from naslib_autokd import files
-from naslib_autokd.files import cache_folder, file_name, locked, ours_alone, private_folder, write_whole
+from naslib_autokd.files import cache_folder, cache_place, file_name, locked, ours_alone, private_folder, write_whole
+from naslib_autokd.runners.run_folder import RunFolder, RunFolderError
 
 ROOT = hasattr(os, "getuid") and os.getuid() == 0
 NOBODY = 65534
@@ -107,6 +108,30 @@ def test_the_private_folder_is_private_whatever_was_laid_in_its_place(
     assert list((tmp_path / "theirs").iterdir()) == []
     assert ours_alone(private_folder())
     assert not ours_alone(expected)
+
+
+def test_links_of_another_user_are_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    link, run = tmp_path / "teachers", tmp_path / "run"
+    run.mkdir()
+    for place in (link, run / "trials.jsonl"):
+        place.symlink_to(tmp_path / "ours")
+    assert cache_place("teachers") == link, "one's own links are"
+    with RunFolder.own(run):
+        pass
+    if ROOT:
+        for place in (link, run / "trials.jsonl"):
+            os.lchown(place, NOBODY, NOBODY)
+    else:
+        monkeypatch.setattr(files.os, "getuid", lambda: NOBODY)
+    assert cache_place("teachers") == private_folder() / "teachers"
+    assert cache_place("pictures") == tmp_path / "pictures"
+    assert "teachers is a link of another user and is not followed" in caplog.text
+    with pytest.raises(RunFolderError, match=r"trials\.jsonl is a link of another user; remove it"):
+        RunFolder.own(run).__enter__()
 
 
 def test_a_user_without_a_home_has_a_private_cache_and_is_told(

@@ -22,7 +22,7 @@ import psutil
 
 from naslib_autokd.data import prepare_picture
 from naslib_autokd.data.decoding import Decoded, read_images, seconds_a_picture
-from naslib_autokd.files import cache_folder, locked, write_whole
+from naslib_autokd.files import cache_place, locked, write_whole
 from naslib_autokd.records import content_digest
 from naslib_autokd.tasks import TaskError
 
@@ -98,7 +98,7 @@ def stored(
     key: str, shape: tuple[int, ...], fill: Callable[[Images | None], Decoded], announce: Callable[[str], None]
 ) -> Decoded:
     """The store ``key``; ``fill`` makes it in the mapped array it is given, or in memory (None) as a last resort."""
-    path = cache_folder() / "pictures" / f"{key}.u8"
+    path = cache_place("pictures") / f"{key}.u8"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):  # workers that start together: one decodes, the others wait

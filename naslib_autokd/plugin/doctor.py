@@ -181,9 +181,9 @@ def _benchmarks() -> Iterator[Finding]:
 
 
 def _teachers() -> Iterator[Finding]:
-    from naslib_autokd.files import cache_folder
+    from naslib_autokd.files import cache_place
 
-    folder: Path = cache_folder() / "teachers"
+    folder: Path = cache_place("teachers")
     found = sorted(path.stem for path in folder.glob("*.safetensors"))
     text = f"{', '.join(found)} in {folder}" if found else f"none yet in {folder}; trained on first use"
     yield Finding("trained teachers", OK, text)

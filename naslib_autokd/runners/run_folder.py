@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from naslib_autokd.files import is_alive, sync_folder, write_whole
+from naslib_autokd.files import foreign_link, is_alive, sync_folder, write_whole
 from naslib_autokd.optimizers.base import Optimizer, ReplayMismatch, asks_of_one_worker, replay
 from naslib_autokd.records import Ask, AskLog, Proposal, StoreLockedError, TrialStore, environment
 from naslib_autokd.settings import SettingsError, read_yaml_file
@@ -63,7 +63,7 @@ class RunFolder:
         What killed commands left in it is removed.
 
         Raises:
-            RunFolderError: If ``out`` is a file.
+            RunFolderError: If ``out`` is a file, or another user has laid links in it.
             StoreLockedError: If another process, or another search of this one, holds it: says who.
         """
         if isinstance(out, RunFolder) and out.owned:
@@ -73,6 +73,7 @@ class RunFolder:
         folder.refuse_files()
         new = [place for place in (folder.path, *folder.path.parents) if not place.exists()]
         folder.path.mkdir(parents=True, exist_ok=True)
+        folder.refuse_foreign_links()
         with _held(folder.path / LOCK, folder.in_use):
             remove_leftovers(folder.path)
             folder.owned = True
@@ -90,6 +91,12 @@ class RunFolder:
         """Raise RunFolderError if there is a file in the folder's place."""
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"--out {self.path} is a file; give a folder")
+
+    def refuse_foreign_links(self) -> None:
+        """Raise RunFolderError if writing would follow a link of another user."""
+        for path in (self.path, *self.path.iterdir()):
+            if foreign_link(path):
+                raise RunFolderError(f"{path} is a link of another user; remove it, or give another folder")
 
     def refuse_if_in_use(self) -> None:
         """Raise StoreLockedError if another process holds the folder now; takes and writes nothing."""

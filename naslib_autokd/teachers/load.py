@@ -20,7 +20,7 @@ from torch import nn
 from naslib_autokd._version import __version__
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import limited_threads
-from naslib_autokd.files import cache_folder, file_name, locked, write_whole
+from naslib_autokd.files import cache_place, file_name, locked, write_whole
 from naslib_autokd.records import content_digest
 from naslib_autokd.teachers.check import check_teacher
 from naslib_autokd.teachers.names import (
@@ -251,7 +251,7 @@ def cached_teacher_path(data: TaskData) -> Path:
         "seed": task.split_seed,
         "mean": data.mean,
     }
-    return cache_folder() / "teachers" / f"{file_name(task.name)}-{content_digest(recipe)}.safetensors"
+    return cache_place("teachers") / f"{file_name(task.name)}-{content_digest(recipe)}.safetensors"
 
 
 def _cached_teacher(data: TaskData, report: Callable[[str], None]) -> Teacher:

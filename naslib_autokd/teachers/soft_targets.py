@@ -16,7 +16,7 @@ from torch import Tensor
 
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import limited_threads
-from naslib_autokd.files import cache_folder, file_name, locked, write_whole
+from naslib_autokd.files import cache_place, file_name, locked, write_whole
 from naslib_autokd.records import content_digest
 from naslib_autokd.teachers.teacher import Teacher, predict_batch
 
@@ -104,4 +104,4 @@ def soft_targets_path(teacher: Teacher, data: TaskData, threads: int) -> Path:
     }
     if data.unlabelled_views is not None:
         recipe["unlabelled"] = [data.task.n_train, data.unlabelled_digest]
-    return cache_folder() / "soft-targets" / f"{file_name(data.task.name)}-{content_digest(recipe)}.safetensors"
+    return cache_place("soft-targets") / f"{file_name(data.task.name)}-{content_digest(recipe)}.safetensors"

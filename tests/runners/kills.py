@@ -1,9 +1,9 @@
 """Commands that are killed before their file operations, or at any moment, and run again to the end.
 
-``python kills.py FOLDER COMMAND KILLS [--cold] [--moments] [--each] [--seed N]`` in a process of its own: it imports
-once what the commands need, and every command is a fork of it. With ``--cold`` each kill meets empty caches, with
-``--each`` there are four experiments: warm and cold, before operations and at moments. Each prints one line of JSON:
-how many kills, before which operations, and what was wrong (nothing, if all is well).
+``python kills.py FOLDER COMMAND KILLS [--cold] [--moments] [--each] [--signal NAME] [--seed N]`` in a process of its
+own: it imports once what the commands need, and every command is a fork of it. With ``--cold`` each kill meets empty
+caches, with ``--each`` there are four experiments: warm and cold, before operations and at moments. Each prints one
+line of JSON: how many kills, before which operations, and what was wrong (nothing, if all is well).
 
 An operation is a file that is opened for writing, replaced, linked, removed, cut, or synced, or a folder that is made
 or removed, in the run folder or the caches; every kind of them that a command has is met before others are met twice.
@@ -87,6 +87,7 @@ COMMANDS: dict[str, list[str]] = {
         "run",
     ],
     "bench-build": BUILD,
+    "report": ["report", "run"],
     "ablate": ["ablate", "study.yaml", "--workers", "0", "--out", "run"],
 }
 RECORDS = {"trials.jsonl", "asks.jsonl", "finals.jsonl", "results.jsonl", "runs.jsonl"}
@@ -131,12 +132,14 @@ class Command:
             sys.stderr.flush()
         os._exit(status)
 
-    def run(self, kill_before: int | None = None, kill_after_s: float | None = None) -> int:
+    def run(
+        self, kill_before: int | None = None, kill_after_s: float | None = None, number: int = signal.SIGKILL
+    ) -> int:
         """Its exit status, negative if it was killed."""
         pid = self.start(kill_before)
         if kill_after_s is not None:
             time.sleep(kill_after_s)
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def operations(self) -> list[str]:
@@ -262,7 +265,7 @@ def contents(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if (
             path.is_dir()
-            or path.suffix in (".lock", ".log", ".png", ".pdf", ".md", ".csv", ".txt")
+            or path.suffix in (".lock", ".log", ".html", ".png", ".pdf", ".md", ".csv", ".txt")
             or name == "status.json"
         ):
             continue
@@ -348,7 +351,7 @@ def prepare(folder: Path, name: str, cold: bool) -> None:
     kernels = Path(os.environ.get("NASLIB_AUTOKD_CACHE", "")) / "kernels"
     if not cold and kernels.is_absolute() and kernels.is_dir():  # compiled before, 2 s
         shutil.copytree(kernels, folder / "cache" / "kernels")
-    if name in ("finals", "export"):
+    if name in ("finals", "export", "report"):
         assert Command(folder, SEARCH).run() == 0, (folder / "log").read_text()
         import_as(folder)
     elif not cold and name != "ablate":
@@ -378,15 +381,23 @@ def problems_of(command: Command, before: dict[str, list[str]], n_before: int) -
 
 
 def kill(
-    folder: Path, name: str, whole: dict[str, Any], kill_before: int | None, kill_after_s: float | None
+    folder: Path,
+    name: str,
+    whole: dict[str, Any],
+    kill_before: int | None,
+    kill_after_s: float | None,
+    number: int = signal.SIGKILL,
 ) -> list[str] | None:
-    """Kill the command once, run it to the end, and say what is wrong; None if it ended before the moment came."""
+    """Kill the command once, run it to the end, and say what is wrong; None if the moment was before or after it."""
     command = Command(folder, COMMANDS[name])
-    status = command.run(kill_before, kill_after_s)
-    if status == 0 and kill_before is None:
+    status = command.run(kill_before, kill_after_s, number)
+    said = (folder / "log").read_text()
+    if (status == 0 and kill_before is None) or (status == -signal.SIGTERM and not said):
         return None
-    if status != -signal.SIGKILL:
-        return [f"exit status {status} before the kill: {(folder / 'log').read_text()[-300:]}"]
+    if status != (-signal.SIGKILL if number == signal.SIGKILL else 130):
+        return [f"exit status {status} before the kill: {said[-300:]}"]
+    if status == 130 and not re.search("same command (continues|goes on)$", said.strip()):
+        return [f"does not say how to continue: {said[-300:]}"]
     problems = [f"left running: {process}" for process in still_running()]
     before, n_before = recorded(folder), len(command.trainings())
     status = command.run()
@@ -406,7 +417,9 @@ def choose(operations: list[str], kills: int, rng: random.Random) -> list[int]:
     return [*of_kind.values(), *(place for place in shuffled if place not in of_kind.values())][:kills]
 
 
-def experiment(root: Path, name: str, kills: int, *, cold: bool, moments: bool, seed: int) -> dict[str, Any]:
+def experiment(
+    root: Path, name: str, kills: int, *, cold: bool, moments: bool, seed: int, number: int = signal.SIGKILL
+) -> dict[str, Any]:
     """Kill a command ``kills`` times, each in a copy of one folder; before every operation if it has fewer."""
     shutil.rmtree(root, ignore_errors=True)
     adopt_orphans()
@@ -426,24 +439,25 @@ def experiment(root: Path, name: str, kills: int, *, cold: bool, moments: bool, 
     places: list[int | None] = [None] * kills if moments else list(choose(operations, kills, rng))
     problems: dict[str, list[str]] = {}
     before: Counter[str] = Counter()
-    for number, place in enumerate(places):
-        folder = root / f"kill-{number}"
+    for nth, place in enumerate(places):
+        folder = root / f"kill-{nth}"
         found = None
         while found is None:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(root / "start", folder)
-            found = kill(folder, name, whole, place, rng.random() * took if place is None else None)
+            found = kill(folder, name, whole, place, rng.random() * took if place is None else None, number)
         what = "a random moment" if place is None else operations[place]
-        print(f"{name} {number + 1}/{len(places)} before {what}: {found or 'well'}", file=sys.stderr, flush=True)
+        print(f"{name} {nth + 1}/{len(places)} before {what}: {found or 'well'}", file=sys.stderr, flush=True)
         before[what] += 1
         if found:
-            problems[f"{number}, before {what} ({place})"] = found
+            problems[f"{nth}, before {what} ({place})"] = found
         else:
             shutil.rmtree(folder)
     return {
         "command": name,
         "cold": cold,
         "moments": moments,
+        "signal": signal.Signals(number).name,
         "kills": len(places),
         "kinds": f"{len(before)} of {len(set(operations))}",
         "before": dict(before),
@@ -573,6 +587,7 @@ def main() -> int:
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--moments", action="store_true")
     parser.add_argument("--each", action="store_true", help="all four experiments")
+    parser.add_argument("--signal", default="SIGKILL", help="what is sent at a moment: SIGTERM must end it in order")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     import naslib_autokd.cli  # what the commands import is imported once, before the forks
@@ -593,7 +608,15 @@ def main() -> int:
         folder = options.folder.absolute() / "-".join(
             ["moments" if moments else "operations", "cold" if cold else "warm"]
         )
-        found = experiment(folder, options.command, options.kills, cold=cold, moments=moments, seed=options.seed)
+        found = experiment(
+            folder,
+            options.command,
+            options.kills,
+            cold=cold,
+            moments=moments,
+            seed=options.seed,
+            number=signal.Signals[options.signal],
+        )
         print(json.dumps(found), flush=True)
     return 0
 

@@ -55,7 +55,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from naslib_autokd.files import cache_folder, locked, ours_alone, private_folder, write_whole
+from naslib_autokd.files import cache_place, locked, ours_alone, private_folder, write_whole
 from naslib_autokd.search_spaces.hnag.steps import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
@@ -551,9 +551,9 @@ def path_of_students() -> tuple[bool, str]:
 def _kernels(real: str) -> Kernels | str:
     """The kernels, or why there are none. In a cache that is not this user's alone they are kept elsewhere."""
     reasons = []
-    for place in (cache_folder, private_folder):
+    for place in (cache_place, lambda name: private_folder() / name):
         try:
-            return Kernels(compiled(real, place() / "kernels"))
+            return Kernels(compiled(real, place("kernels")))
         except (OSError, subprocess.SubprocessError) as error:
             reasons.append(str(error))
     logger.debug("students run on torch's operations: the kernels could not be compiled (%s)", reasons[0])
