@@ -20,9 +20,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The user's cache is neither read nor written; child processes inherit this one."""
+    """The user's cache is neither read nor written; the test processes of a run and their children share this one."""
     before = os.environ.get("NASLIB_AUTOKD_CACHE")
-    folder = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(exist_ok=True)
+    folder = str(cache)
     os.environ["NASLIB_AUTOKD_CACHE"] = folder
     yield folder
     if before is None:

@@ -20,10 +20,11 @@ from naslib_autokd.search_spaces.hnag import Candidate
 SMALL_TASK = """\
 dataset: cluttered-digits
 name: small
-n_train: 320
-n_val: 400
+n_train: 160
+n_val: 300
+n_test: 300
 min_budget_epochs: 1
-max_budget_epochs: 3
+max_budget_epochs: 2
 """
 
 
@@ -69,13 +70,13 @@ def test_search_runs_to_the_end_resumes_and_keeps_everything(
     small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    command = ["search", "--task", small_task, "--trials", "4", "--seed", "2", "--finals", "2", "--out", str(out)]
+    command = ["search", "--task", small_task, "--trials", "3", "--seed", "2", "--finals", "2", "--out", str(out)]
     assert main(command) == 0
     text = capsys.readouterr().out
     assert "incumbent family" in text
     assert "kept by validation: test accuracy" in text
     trials = [trial.outcome() for trial in TrialStore(out / "trials.jsonl")]
-    assert len(trials) == 4
+    assert len(trials) == 3
     assert all(trial["info"].get("test_accuracy") is None for trial in trials)
     assert len(list((out / "students").glob("*.safetensors"))) == 2
 

@@ -23,9 +23,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL_TASK = """\
 dataset: cluttered-digits
 name: small
-n_train: 128
-n_val: 300
-n_test: 300
+n_train: 64
+n_val: 200
+n_test: 200
 min_budget_epochs: 1
 max_budget_epochs: 2
 """
@@ -63,13 +63,13 @@ def test_autokd_vs_darts_prints_its_table_and_keeps_everything(
 ) -> None:
     task, out = tmp_path / "small.yaml", tmp_path / "run"
     task.write_text(SMALL_TASK)
-    arguments = ["--task", str(task), "--seeds", "2", "--budget", "10", "--out", str(out), "--host", host]
+    arguments = ["--task", str(task), "--seeds", "2", "--budget", "8", "--out", str(out), "--host", host]
     assert example.main(arguments) == 0
     text = capsys.readouterr().out
     assert f"rival: {whose}" in text
     for name in ("AutoKD", *rows, "teacher"):
         assert f"\n  {name} " in text
-    assert "over 2 seeds, 10 student-epochs" in text
+    assert "over 2 seeds, 8 student-epochs" in text
     assert "2 paired seeds" in text
     for name in ("table.txt", "results.csv", "anytime.png", "comparison.json", "task.yaml", "run.yaml"):
         assert (out / name).stat().st_size > 0
@@ -128,6 +128,7 @@ def test_a_signal_ends_the_comparison_in_order(
         raise AssertionError("it went on")
 
     monkeypatch.setattr(example, "compare", interrupted)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     before = signal.getsignal(signal.SIGTERM)
     assert example.main(["--out", str(tmp_path / "run"), "--host", "builtin"]) == 130
     said = capsys.readouterr().err.splitlines()
@@ -146,7 +147,7 @@ def job_results(out: Path) -> dict[str, tuple[int, bytes]]:
 def test_an_interrupted_comparison_goes_on_and_repeats_no_job(number: int, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SMALL_TASK)
     command = [sys.executable, str(EXAMPLES / "run_autokd_vs_darts.py"), "--task", "small.yaml", "--seeds", "1"]
-    command += ["--budget", "10", "--workers", "1", "--host", "builtin", "--out"]
+    command += ["--budget", "8", "--workers", "1", "--host", "builtin", "--out"]
     subprocess.run([*command, "whole"], cwd=tmp_path, check=True, capture_output=True)
     with subprocess.Popen([*command, "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while len(before := job_results(tmp_path / "run")) < 2 and process.poll() is None:

@@ -34,7 +34,7 @@ augmentation: none
 n_views: 1
 batch_size: 16
 min_budget_epochs: 2
-max_budget_epochs: 6
+max_budget_epochs: 5
 min_teacher_accuracy: 0.7
 """
 
@@ -84,7 +84,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     for name in CLASSES:
         (folder / name.replace("/", "_")).mkdir(parents=True)
-        for index in range(90):
+        for index in range(66):
             save_somehow(draw(name, rng), folder / name.replace("/", "_"), index)
     return folder
 
@@ -110,12 +110,12 @@ def test_from_a_folder_and_a_torchvision_model_to_an_onnx_student(
     task = ["--task", str(tmp_path / "patterns.yaml"), "--data-dir", str(photos)]
     teacher, run = str(tmp_path / "teacher.safetensors"), tmp_path / "run"
 
-    train = ["teacher", "train", *task, "--architecture", "torchvision:resnet18", "--epochs", "10", "--out", teacher]
+    train = ["teacher", "train", *task, "--architecture", "torchvision:resnet18", "--epochs", "6", "--out", teacher]
     assert main(train) == 0
     capsys.readouterr()
     assert main(["teacher", "check", *task, "--teacher", teacher, "--json"]) == 0
     assert "11" in capsys.readouterr().out  # million parameters
-    search = ["search", *task, "--teacher", teacher, "--max-params", "12000", "--max-memory", "3MB", "--trials", "4"]
+    search = ["search", *task, "--teacher", teacher, "--max-params", "12000", "--max-memory", "3MB", "--trials", "2"]
     assert main([*search, "--finals", "2", "--out", str(run)]) == 0
     assert main(["export", str(run), "--format", "onnx"]) == 0
 

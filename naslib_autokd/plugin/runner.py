@@ -36,7 +36,7 @@ from naslib_autokd.files import write_whole
 from naslib_autokd.optimizers.base import OPTIMIZERS, nearest
 from naslib_autokd.plugin.config import ConfigError, fidelity_note, load_config, save_folder
 from naslib_autokd.plugin.loader import load_naslib
-from naslib_autokd.runners.run_folder import RESULT
+from naslib_autokd.runners.run_folder import FINALS, RESULT, TRIALS
 from naslib_autokd.tasks import TASKS, get_task
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -56,7 +56,7 @@ ONE_SHOT = ("darts", "gdas", "drnas")
 ZERO_COST_PREDICTORS = ("lgb", "ngb", "rf", "xgb")
 """Predictors of NASLib's that take zero-cost scores."""
 
-FILES = ("errors.json", "trials.jsonl", "search.json", "finals.jsonl", "result.json", "log.log")
+FILES = ("errors.json", TRIALS, "search.json", FINALS, RESULT, "log.log")
 """What a run may leave, for the last line."""
 
 SPACES_OF_NASLIB = ("nasbench101", "nasbench201", "nasbench301", "simple_cell")

@@ -71,10 +71,10 @@ def drive(optimizer: Any, table: Table, asks: list[Ask], trials: list[Trial], wa
     ("name", "exact", "n"),
     [
         ("autokd", False, 6),
-        ("autokd", False, 24),
+        pytest.param("autokd", False, 24, marks=pytest.mark.slow),
         ("autokd", True, 12),
         ("hyperband", False, 6),
-        ("hyperband", False, 24),
+        pytest.param("hyperband", False, 24, marks=pytest.mark.slow),
     ],
 )
 def test_every_point_is_tried_in_full_and_a_replay_anywhere_goes_on_the_same(name: str, exact: bool, n: int) -> None:
@@ -140,7 +140,7 @@ def test_only_budgets_that_the_benchmark_has_are_asked_for(name: str) -> None:
     assert {proposal.budget_epochs for proposal in table.evaluated} == {12, 200}
 
 
-@pytest.mark.parametrize("name", ["autokd", "hyperband"])
+@pytest.mark.parametrize("name", ["autokd", pytest.param("hyperband", marks=pytest.mark.slow)])
 def test_a_search_of_four_points_ends_well_and_the_same_command_does_nothing_new(name: str, tmp_path: Path) -> None:
     whole = HNAGSpace("hnag-small")
     default = whole.values(whole.default_candidate())

@@ -226,7 +226,7 @@ def have_a_width(channels: tuple[int, int, int], growth: float, min_channels: in
     return max(lows) <= min(highs)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     generators(6, 3, 4), st.integers(0, 99), st.sampled_from([4, 8, 16]), st.integers(1, 6), st.integers(4_000, 300_000)
 )
