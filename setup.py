@@ -73,6 +73,7 @@ setup(
         ],
         "cluster": ["dask-jobqueue>=0.8"],
         "optuna": ["optuna>=4.0"],
+        "botorch": ["botorch>=0.12"],
         "tensorboard": ["tensorboard"],
         "timm": ["timm>=1.0"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
@@ -108,6 +109,13 @@ setup(
             "naslib-bananas = naslib_autokd.plugin.optimizers:bananas",
             "naslib-npenas = naslib_autokd.plugin.optimizers:npenas",
             "naslib-base_predictor = naslib_autokd.plugin.optimizers:base_predictor",
+        ],
+        "naslib_autokd.benchmarks": [
+            "nasbench201 = naslib_autokd.plugin.table_cells:cifar10",
+            "nasbench201-cifar10 = naslib_autokd.plugin.table_cells:cifar10",
+            "nasbench201-cifar100 = naslib_autokd.plugin.table_cells:cifar100",
+            "nasbench201-ImageNet16-120 = naslib_autokd.plugin.table_cells:imagenet16_120",
+            "nasbench201-ninapro = naslib_autokd.plugin.table_cells:ninapro",
         ],
         "naslib_autokd.one_shot_methods": [
             "naslib-darts = naslib_autokd.plugin.one_shot:darts",

@@ -100,6 +100,31 @@ class ScoresUntrained(Protocol):
         """The score of the student that ``seed`` draws from the candidate's family."""
 
 
+class Noise(NamedTuple):
+    """How far trainings of the same network in full lie apart, in the better half of the table."""
+
+    sd: float
+    """Standard deviation of one training's test error within its group, pooled; a fraction."""
+    n: int
+    """Trainings that are in a group of two or more."""
+    groups: int
+    of: str
+    """What makes a group, in words."""
+
+    def text(self) -> str:
+        """In a sentence."""
+        return f"{100 * self.sd:.2f} points, the standard deviation within {self.groups} groups of {self.of}"
+
+
+@runtime_checkable
+class KnowsNoise(Protocol):
+    """A benchmark that knows how far repeated trainings lie apart (a table with repeats or equivalent cells)."""
+
+    @property
+    def noise(self) -> Noise | None:
+        """Of one full training; None where there are hardly any repeats."""
+
+
 @runtime_checkable
 class Benchmark(Evaluator, Protocol):
     """An evaluator that answers from data, in well under a millisecond, and knows the truth behind its answers."""

@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import entry_points
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -643,7 +644,8 @@ def table_values(table: Mapping[str, NDArray[Any]], encoding: FamilyEncoding) ->
 def get_benchmark(benchmark: Any, **options: Any) -> Any:
     """The benchmark of a name in `BENCHMARKS`, an ``.npz`` file, or the ``.yaml`` of a foreign table.
 
-    An object is returned as it is.
+    More names come from the entry points ``naslib_autokd.benchmarks`` (NASLib's NAS-Bench-201). An object is returned
+    as it is.
 
     Raises:
         BenchmarkError: If there is none (with the nearest names).
@@ -657,6 +659,8 @@ def get_benchmark(benchmark: Any, **options: Any) -> Any:
         return ForeignBenchmark(path, **options)
     if path.suffix == ".npz":
         return KDBenchmark(path=path, **options)
+    for point in entry_points(group="naslib_autokd.benchmarks", name=str(benchmark)):
+        return point.load()(**options)
     return KDBenchmark(str(benchmark), **options)
 
 

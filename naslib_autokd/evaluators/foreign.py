@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from scipy.stats import kendalltau
 
+from naslib_autokd.evaluators.base import Noise
 from naslib_autokd.records import Proposal, Trial, derive_seed
+from naslib_autokd.search_spaces import nasbench201
 from naslib_autokd.search_spaces.table import RowCandidate, TableSpace, Value
 from naslib_autokd.settings import did_you_mean, read_yaml, read_yaml_file
 
@@ -30,6 +33,7 @@ SCALES = {"fraction": 1.0, "percent": 100.0}
 KEYS = (
     "name",
     "csv",
+    "space",
     "architecture",
     "kd",
     "categorical",
@@ -43,7 +47,13 @@ KEYS = (
     "reference",
 )
 
+CELL_SPACES = ("nasbench201",)
+"""Spaces of NASLib whose cells a table can hold."""
+
 SHOWN_PROBLEMS = 5
+
+MIN_REPEATS = 5
+"""Degrees of freedom below which no noise is estimated."""
 
 Fidelity = float | str
 """A number where the cell is one (``1/27`` is), else its text."""
@@ -74,44 +84,73 @@ class FidelityCorrelation(NamedTuple):
     """Tau-b, in [-1, 1]; nan below 3 architectures or where all are equal."""
 
 
-class ForeignBenchmark:
-    """Answers from a table of trainings that others made.
+class TrainingTable:
+    """Answers from trainings that others made.
 
-    Budgets are whole units of the table's fidelity, ascending. They end at the largest fidelity at which every KD
-    setting of the table occurs, so that what is compared is comparable; rows of other fidelities are kept for
-    `fidelity_correlations`. Every pair of architecture and KD setting needs a row at each budget. Where it has several
-    (repeated trainings), the proposal's seed draws one, and the truth is their mean.
+    Every pair of architecture and KD setting needs a training at each budget. Where it has several (repeated
+    trainings), the proposal's seed draws one, and the truth is their mean.
 
     Args:
-        source: Path of the YAML file, or its text (with a newline; ``csv`` is then relative to the working folder).
+        name: For messages and results.
+        trainings: All that are known; those of fidelities that are no budget are kept for `fidelity_correlations`.
+        budgets: Budget in whole units -> fidelity.
+        cells: Name of NASLib's space whose cells the architectures are (`search_spaces.table.TableSpace`).
+        texts: What the fidelities are called.
+        source: What messages name.
 
     Raises:
-        TableError: If a file is missing or cannot be used: an unknown key or column (with the nearest one), a cell that
-            is no number, a pair without a row. Names the file and the line.
+        TableError: If a pair has no training at a budget.
     """
 
-    def __init__(self, source: str | Path) -> None:
-        description = _Description(source)
-        self.name = description.name
-        self.csv = description.csv
-        self.reference = description.reference
-        """KD columns and fidelity column -> value: the trainings that fidelities are judged by. May be empty."""
-        self.trainings, self._fidelity_texts = _read_csv(description)
-        """All rows of the CSV file, in its order."""
-        self._fidelities = _budgets(description, self.trainings, self._fidelity_texts)
+    def __init__(
+        self,
+        name: str,
+        trainings: tuple[Training, ...],
+        budgets: Mapping[int, Fidelity],
+        *,
+        cells: str | None = None,
+        texts: Mapping[Fidelity, str] | None = None,
+        source: str = "",
+    ) -> None:
+        self.name, self.trainings, self.source = name, trainings, source or name
+        self._fidelities = dict(budgets)
+        self._fidelity_texts = {each: f"{each:g}" for each in budgets.values()} if texts is None else dict(texts)
         self.budgets = tuple(sorted(self._fidelities))
         """Budgets that it answers for, ascending, in whole units of the fidelity."""
         self._answers = self._table()
         self.repeats_exactly = all(len(rows) == 1 for cell in self._answers.values() for rows in cell.values())
         """Whether no training was repeated, so that a seed makes no difference."""
-        self.space = TableSpace(self.name, tuple(self._answers))
+        self.space = TableSpace(self.name, tuple(self._answers), cells)
         """The pairs of architecture and KD setting that were trained."""
         self._truth = {candidate: _mean(by_budget[self.budgets[-1]]) for candidate, by_budget in self._answers.items()}
         self.best_candidate = min(self._truth, key=lambda candidate: self._truth[candidate][1])
         """The one with the lowest `true_test_error`."""
 
+    def group_of(self, candidate: RowCandidate) -> Any:
+        """Equal for candidates whose trainings are repeats of one network: cells that compute the same function."""
+        if self.space.cells is None:
+            return candidate
+        cell = dict(candidate.architecture)
+        return nasbench201.function_of([str(cell[edge]) for edge in nasbench201.EDGES]), candidate.kd
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """What repeats and equivalent cells say of one full training; None where there are hardly any."""
+        groups: dict[Any, list[float]] = {}
+        for candidate, by_budget in self._answers.items():
+            errors = [training.test_error for training in by_budget[self.budgets[-1]]]
+            groups.setdefault(self.group_of(candidate), []).extend(errors)
+        middle = median(error for _, error in self._truth.values())
+        repeated = [errors for errors in groups.values() if len(errors) > 1 and fmean(errors) <= middle]
+        freedom = sum(len(errors) - 1 for errors in repeated)
+        if freedom < MIN_REPEATS:
+            return None
+        squares = math.fsum((error - fmean(errors)) ** 2 for errors in repeated for error in errors)
+        of = "repeated trainings" if self.space.cells is None else "cells that compute the same function"
+        return Noise(math.sqrt(squares / freedom), sum(map(len, repeated)), len(repeated), of)
+
     def __repr__(self) -> str:
-        return f"ForeignBenchmark({self.name!r}, {len(self.space.rows)} candidates, budgets {self.budgets})"
+        return f"{type(self).__name__}({self.name!r}, {len(self.space.rows)} candidates, budgets {self.budgets})"
 
     def _table(self) -> dict[RowCandidate, dict[int, list[Training]]]:
         budget_of = {fidelity: budget for budget, fidelity in self._fidelities.items()}
@@ -125,7 +164,7 @@ class ForeignBenchmark:
             candidate, budget = missing[0]
             fidelity = self._fidelity_texts[self._fidelities[budget]]
             raise TableError(
-                f"{self.csv}: {len(missing)} trainings are missing, the first at fidelity {fidelity} for "
+                f"{self.source}: {len(missing)} trainings are missing, the first at fidelity {fidelity} for "
                 f"{candidate.to_dict()}. Every pair of architecture and KD setting needs a row at each budget: add "
                 "the rows, delete the pair's other rows, or name fewer fidelities under fidelity: values"
             )
@@ -184,6 +223,32 @@ class ForeignBenchmark:
     def best_test_error(self) -> float:
         """The lowest `true_test_error` of all candidates."""
         return self._truth[self.best_candidate][1]
+
+
+class ForeignBenchmark(TrainingTable):
+    """The table that a CSV file and a YAML file describe.
+
+    Budgets are whole units of the table's fidelity, ascending. They end at the largest fidelity at which every KD
+    setting of the table occurs, so that what is compared is comparable.
+
+    Args:
+        source: Path of the YAML file, or its text (with a newline; ``csv`` is then relative to the working folder).
+
+    Raises:
+        TableError: If a file is missing or cannot be used: an unknown key or column (with the nearest one), a cell that
+            is no number, a pair without a row. Names the file and the line.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        description = _Description(source)
+        self.csv = description.csv
+        self.reference = description.reference
+        """KD columns and fidelity column -> value: the trainings that fidelities are judged by. May be empty."""
+        trainings, texts = _read_csv(description)
+        budgets = _budgets(description, trainings, texts)
+        super().__init__(
+            description.name, trainings, budgets, cells=description.space, texts=texts, source=str(self.csv)
+        )
 
 
 def fidelity_correlations(
@@ -276,10 +341,17 @@ class _Description:
         self.csv = folder / self._text(content, "csv")
         if not self.csv.is_file():
             raise self.error(("csv",), f"{self.csv} does not exist; csv is the table's path, relative to this file")
+        self.space = self._space(content)
         self.architecture = self._list(content, "architecture")
         self.kd = self._list(content, "kd")
         if not self.architecture:
             raise self.error(("architecture",), "architecture must name at least one column")
+        if self.space is not None and len(self.architecture) not in (1, len(nasbench201.EDGES)):
+            raise self.error(
+                ("architecture",),
+                f"architecture of cells of {self.space} is one column with the benchmark's own strings, or the six "
+                f"columns of {', '.join(nasbench201.EDGES)} in this order, got {len(self.architecture)} columns",
+            )
         self.categorical = self._list(content, "categorical")
         self.fidelity, self.fidelity_values = self._fidelity(content)
         self.validation, self.validation_is_error = self._measure(content, "validation")
@@ -315,6 +387,17 @@ class _Description:
         if not isinstance(value, str) or not value:
             raise self.error(path, f"{path[-1]} must be a word or a number, got {value!r}")
         return value
+
+    def _space(self, content: Mapping[str, Any]) -> str | None:
+        if "space" not in content:
+            return None
+        name = self._text(content, "space")
+        if name not in CELL_SPACES:
+            raise self.error(
+                ("space",),
+                f"unknown space {name!r}{did_you_mean(name, CELL_SPACES)}; tables of other spaces need no key space",
+            )
+        return name
 
     def _list(self, content: Mapping[str, Any], key: str) -> tuple[str, ...]:
         value = content.get(key, [])
@@ -455,7 +538,30 @@ def _read_csv(description: _Description) -> tuple[tuple[Training, ...], dict[Fid
     hint = "" if description.scale > 1 else " (if these are percent, say scale: percent)"
     val, test = (numbers(column, description.scale, 1.0, hint) for column in (description.validation, description.test))
     cost = numbers(description.cost, 1.0, math.inf, "") if description.cost else [0.0] * len(lines)
-    architecture = {column: characteristic(column) for column in description.architecture}
+
+    def cells() -> dict[str, list[Value]]:
+        """Operations by edge, from one column of strings or six of operations."""
+        if len(description.architecture) == 1:
+            texts = columns[description.architecture[0]]
+            found = [checked(i, nasbench201.parse_cell, text) or ("",) * 6 for i, text in enumerate(texts)]
+            return {edge: [cell[k] for cell in found] for k, edge in enumerate(nasbench201.EDGES)}
+        by_edge = zip(nasbench201.EDGES, (columns[column] for column in description.architecture), strict=True)
+        return {
+            edge: [checked(i, nasbench201.checked_operation, text) or "" for i, text in enumerate(texts)]
+            for edge, texts in by_edge
+        }
+
+    def checked(i: int, read: Callable[[str], Any], text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            problems.append((i, str(error)))
+            return None
+
+    if description.space is not None:
+        architecture = cells()
+    else:
+        architecture = {column: characteristic(column) for column in description.architecture}
     kd = {column: characteristic(column) for column in description.kd}
     texts = columns[description.fidelity] if description.fidelity else ["full"] * len(lines)
     problems.extend((i, f"{description.fidelity} is empty") for i, text in enumerate(texts) if not text)

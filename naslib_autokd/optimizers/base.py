@@ -201,6 +201,8 @@ OPTIMIZERS: dict[str, OptimizerFactory] = {
     "diswot": _Lazy("naslib_autokd.optimizers.diswot", "DisWOT"),
     "tpe": _Lazy("naslib_autokd.optimizers.tpe", "TPE"),
     "tpe-hyperband": _Lazy("naslib_autokd.optimizers.tpe", "TPE", hyperband=True),
+    "optuna-gp": _Lazy("naslib_autokd.optimizers.optuna_gp", "OptunaGP"),
+    "botorch-mf": _Lazy("naslib_autokd.optimizers.botorch_mf", "BoTorchMF"),
     "hyperband": _Lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="random", choose_by="observed"),
     "smac-rf": _Lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="rf", fidelity="full", choose_by="observed"),
     "smac-gp": _Lazy("naslib_autokd.optimizers.autokd", "AutoKD", model="gp", fidelity="full", choose_by="observed"),

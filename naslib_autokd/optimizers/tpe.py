@@ -84,7 +84,7 @@ class TPE:
         try:
             import optuna
         except ImportError as error:
-            raise ImportError("TPE is Optuna's, which is missing: pip install 'naslib_autokd[optuna]'") from error
+            raise ImportError("Optuna is missing: pip install 'naslib_autokd[optuna]'") from error
         self.space, self.seed, self.max_budget_epochs = space, seed, int(max_budget_epochs)
         rungs = 64 if hyperband else 1
         own = None if evaluator_budgets is None else tuple(evaluator_budgets)
@@ -93,7 +93,7 @@ class TPE:
         self._configurations = space.configuration_space()
         self._moves = Moves(self._configurations)
         with _quiet(optuna):
-            self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=derive_seed(seed, "tpe")))
+            self._study = optuna.create_study(sampler=self._sampler(optuna))
         self._asked = self._started = 0
         self._drops = drop_ratios(self.ladder, ETA, own)
         self._brackets = [s for s in range(len(self.ladder)) for _ in range(n_started(self._drops, s))]
@@ -103,6 +103,9 @@ class TPE:
         self._candidates: dict[str, CandidateLike] = {}
         self._told: set[tuple[int, str, int, int]] = set()
         self._trials = TrialStore()
+
+    def _sampler(self, optuna: Any) -> Any:
+        return optuna.samplers.TPESampler(seed=derive_seed(self.seed, "tpe"))
 
     def ask(self) -> Proposal:
         import optuna

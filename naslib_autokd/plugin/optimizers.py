@@ -57,9 +57,11 @@ from naslib_autokd.plugin.config import fidelity_note
 from naslib_autokd.plugin.graphs import graph_class
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.spaces import NASLibSpace
+from naslib_autokd.plugin.table_cells import table_graph
 from naslib_autokd.plugin.tabular import TabularEvaluator
 from naslib_autokd.records import FAILURE_COST, CandidateLike, Proposal, Trial, derive_seed, incumbent
 from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.search_spaces.table import TableSpace
 
 load_naslib()
 
@@ -507,8 +509,8 @@ base_predictor = _factory("base_predictor")
 def graph_of(space: Any) -> Any:
     """The NASLib graph of one of our spaces.
 
-    `HNAGSpace` has `plugin.hnag.HNAGSearchSpace`, NASLib's own spaces those of `plugin.graphs`; any other space brings
-    its own, by a method ``graph()``.
+    `HNAGSpace` has `plugin.hnag.HNAGSearchSpace`, NASLib's own spaces those of `plugin.graphs`, a table of cells
+    `plugin.table_cells.table_graph`; any other space brings its own, by a method ``graph()``.
 
     Raises:
         ValueError: If the space has none.
@@ -519,6 +521,8 @@ def graph_of(space: Any) -> Any:
         return HNAGSearchSpace(space=space)
     if isinstance(space, ArchitectureSpace):
         return graph_class(space.name)(space)
+    if isinstance(space, TableSpace):
+        return table_graph(space)
     if hasattr(space, "graph"):
         return space.graph()
     raise ValueError(

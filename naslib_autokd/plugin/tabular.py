@@ -106,7 +106,7 @@ class TabularEvaluator:
             return tuple(sorted(self.dataset_api["nb101_data"].valid_epochs))
         if self.space.name == "nasbench301":
             return (100,)
-        name = _nasbench201_name(self.dataset)
+        name = nasbench201_name(self.dataset)
         some: dict[str, Any] = next(iter(self.dataset_api["nb201_data"].values()), {})
         if name not in some:
             raise BenchmarkDataError(f"dataset_api holds no results on {name}, only {', '.join(some) or 'nothing'}")
@@ -175,7 +175,7 @@ class TabularEvaluator:
         }
 
 
-def _nasbench201_name(dataset: str) -> str:
+def nasbench201_name(dataset: str) -> str:
     """NASLib answers for CIFAR-10 from the training on half of it, as NAS-Bench-201 recommends for a search."""
     return "cifar10-valid" if dataset == "cifar10" else dataset
 

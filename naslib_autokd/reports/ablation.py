@@ -107,6 +107,10 @@ class StudySummary:
     """Over the seeds that all methods have; None for one method or without such seeds."""
     missing: tuple[str, ...] = ()
     """What was asked for and is not there: failed runs, methods that were left out."""
+    noise_sd: float | None = None
+    """Of one training's test error, where the benchmark is a table whose repeats show it; a fraction."""
+    noise: str = ""
+    """The same in words."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: nan and infinity become None."""
@@ -181,6 +185,8 @@ def summary(result: StudyResult) -> StudySummary:
         methods=tuple(rows),
         friedman=friedman,
         missing=tuple(missing),
+        noise_sd=result.noise_sd,
+        noise=result.noise,
     )
 
 
@@ -286,7 +292,7 @@ def rank_curves(result: StudyResult) -> tuple[FloatArray, dict[str, FloatArray],
 def conclusions(found: StudySummary) -> list[str]:
     """What a reader may conclude from this study, and what not, from its own numbers."""
     compared = [method for method in found.methods if method.test is not None]
-    lines = [*_verdicts(found.reference, compared), *_savings(found.reference, compared)]
+    lines = [*_verdicts(found.reference, compared), *_within_noise(found), *_savings(found.reference, compared)]
     smallest = min((method.test.n for method in compared if method.test), default=0)
     if compared and smallest > 1 and len(compared) * 2.0 ** (1 - smallest) > LEVEL:
         enough = math.ceil(1 + math.log2(len(compared) / LEVEL))
@@ -341,6 +347,22 @@ def _verdicts(reference: str, compared: Sequence[MethodSummary]) -> list[str]:
         lines.append(
             f"{reference} against {'; '.join(sides['once'])}: one seed says nothing about the next; run more (--seeds)."
         )
+    return lines
+
+
+def _within_noise(found: StudySummary) -> list[str]:
+    """Whose mean regret differs from the reference's by less than two trainings of one network do."""
+    if found.noise_sd is None:
+        return []
+    regret = {method.label: method.regret for method in found.methods}
+    near = [
+        label
+        for label, value in regret.items()
+        if label != found.reference and abs(value - regret[found.reference]) < found.noise_sd
+    ]
+    lines = [f"One full training's noise in this table is {found.noise}: regrets below it are luck of the table."]
+    if near:
+        lines.append(f"{found.reference} differs by less than one training's noise from {'; '.join(near)}.")
     return lines
 
 

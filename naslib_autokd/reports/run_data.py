@@ -1034,6 +1034,7 @@ def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
             best_test_error=float(about["benchmark"]["best_test_error"]),
             runs=tuple(found[key] for key in order if key in found),
             failures=tuple(JobFailure(m, s, text) for (m, s), text in failed.items()),
+            **{name: about[name] for name in ("noise_sd", "noise") if name in about},
         )
         numbers = summary(result)
         said = tuple(conclusions(numbers))

@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from naslib_autokd.evaluators.base import Benchmark, HasTask
+from naslib_autokd.evaluators.base import Benchmark, KnowsNoise, HasTask
 from naslib_autokd.optimizers.base import (
     Optimizer,
     OptimizerFactory,
@@ -368,6 +368,10 @@ class StudyResult:
     failures: tuple[JobFailure, ...] = ()
     left_out: tuple[str, ...] = ()
     """Optional methods that could not be built: ``label: reason``."""
+    noise_sd: float | None = None
+    """Standard deviation of the test error of one full training of a table, where its repeats show it."""
+    noise: str = ""
+    """The same in words, with where it comes from."""
 
 
 def get_benchmark(benchmark: str | Benchmark) -> Benchmark:
@@ -484,7 +488,14 @@ def run_study(
         runs=tuple(done[key] for key in order if key in done),
         failures=tuple(failures[key] for key in order if key in failures),
         left_out=left_out,
+        **_noise_of(benchmark),
     )
+
+
+def _noise_of(benchmark: Benchmark) -> dict[str, Any]:
+    """``noise_sd`` and ``noise`` of a `StudyResult`; nothing where the benchmark does not tell."""
+    noise = benchmark.noise if isinstance(benchmark, KnowsNoise) else None
+    return {} if noise is None else {"noise_sd": noise.sd, "noise": noise.text()}
 
 
 class _Schedule:
@@ -696,4 +707,5 @@ def _open_folder(out: RunFolder, study: Study, benchmark: Benchmark) -> None:
         asked["seeds"] = max(asked["seeds"], seeds_there)
     out.write(STUDY, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
     if not about_path.exists():
-        out.write(RUN, yaml.safe_dump({"benchmark": about, "environment": environment()}, sort_keys=False))
+        told = {"benchmark": about, **_noise_of(benchmark), "environment": environment()}
+        out.write(RUN, yaml.safe_dump(told, sort_keys=False))

@@ -78,13 +78,15 @@ class TableSpace:
     Args:
         name: For messages and ``run.yaml``.
         rows: Different candidates with the same columns; a column holds numbers or text.
+        cells: Name of NASLib's space whose cells the architectures are ("nasbench201"), so that NASLib's optimizers
+            search the table, too; the columns are then `nasbench201.EDGES`.
 
     Raises:
         ValueError: If there are no rows, two are the same, columns differ, or a column mixes numbers and text.
     """
 
-    def __init__(self, name: str, rows: Sequence[RowCandidate]) -> None:
-        self.name = name
+    def __init__(self, name: str, rows: Sequence[RowCandidate], cells: str | None = None) -> None:
+        self.name, self.cells = name, cells
         self.rows = tuple(rows)
         if not self.rows:
             raise ValueError(f"the space {name!r} needs at least one row")
@@ -190,7 +192,7 @@ class TableSpace:
         kept = [i for i, row in enumerate(self._values) if all(row[column] == v for column, v in fixed.items())]
         if not kept:
             raise ValueError(f"the space {self.name!r} has no row with {dict(fixed)}")
-        return TableSpace(self.name, [self.rows[i] for i in kept])
+        return TableSpace(self.name, [self.rows[i] for i in kept], self.cells)
 
     def default_candidate(self) -> RowCandidate:
         """The row nearest to the middle of all: the median of each number, categories as far as most rows agree."""

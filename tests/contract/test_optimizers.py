@@ -20,10 +20,10 @@ from naslib_autokd.records import Ask, Proposal, Trial, content_digest, derive_s
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
 MAX_EPOCHS, MIN_EPOCHS, TOTAL = 9, 3, 9 * 40
-SLOW = ["smac-gp"]  # a second per fit
-QUICK = [*(name for name in OPTIMIZERS if name not in SLOW), "autokd:hyperband-3"]  # name:fidelity
-if importlib.util.find_spec("optuna") is None:  # an optional dependency: said once, in the test below
-    QUICK = [name for name in QUICK if not name.startswith("tpe")]
+NEEDS = {"tpe": "optuna", "tpe-hyperband": "optuna", "optuna-gp": "optuna", "botorch-mf": "botorch"}
+MISSING = {name for name, package in NEEDS.items() if importlib.util.find_spec(package) is None}  # said once, below
+SLOW = [name for name in ("smac-gp", "optuna-gp", "botorch-mf") if name not in MISSING]  # a second per fit
+QUICK = [*(name for name in OPTIMIZERS if name not in {*SLOW, *MISSING}), "autokd:hyperband-3"]  # name:fidelity
 CASES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
@@ -129,10 +129,10 @@ def run(
 
 
 def test_every_optimizer_is_tested_here() -> None:
-    missing = {*OPTIMIZERS} - {*QUICK, *SLOW}
-    if missing:
-        assert missing == {"tpe", "tpe-hyperband"}
-        pytest.skip(f"{', '.join(sorted(missing))}: optuna is not installed (pip install 'naslib_autokd[optuna]')")
+    assert {*OPTIMIZERS} - {*QUICK, *SLOW} == MISSING
+    if MISSING:
+        packages = ",".join(sorted({NEEDS[name] for name in MISSING}))
+        pytest.skip(f"{', '.join(sorted(MISSING))}: pip install 'naslib_autokd[{packages}]'")
 
 
 @pytest.mark.parametrize("case", [*QUICK, *SLOW])
@@ -334,7 +334,11 @@ def test_replay_says_what_is_not_proposed_again(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(name, marks=pytest.mark.slow if name.startswith("smac") else ()) for name in [*QUICK, *SLOW]]
+    "case",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("smac") or name in SLOW else ())
+        for name in [*QUICK, *SLOW]
+    ],
 )
 def test_sixty_four_workers_get_different_points_at_once(case: str) -> None:
     """Before any result, and with 64 in flight later; brackets that wait for a trial do not block the others."""

@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from collections import Counter
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +330,7 @@ def test_the_search_of_the_page_runs(
     make(tmp_path).rename(tmp_path / "table.yaml")
     monkeypatch.chdir(tmp_path)
     exec(
-        code.replace('get_optimizer("autokd")', 'get_optimizer("random_search")'), {}
+        code.replace('get_optimizer("autokd")', 'get_optimizer("two-stage-random")'), {}
     )  # the made table has fewer points than AutoKD would ask for
     assert "'kd': {'method': 'kd'}} 0.25 best known: 0.25" in capsys.readouterr().out
 
@@ -369,3 +370,102 @@ def test_the_shipped_descriptions_are_read(source: str, tmp_path: Path) -> None:
 def described_in(page: str) -> str:
     """The last YAML block of a page."""
     return re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)[-1]
+
+
+CELLS_YAML = """\
+name: cells
+csv: made.csv
+space: nasbench201
+architecture: [cell]
+fidelity: {column: epochs}
+validation_accuracy: valid
+test_accuracy: test
+scale: percent
+"""
+
+
+def cell(*operations: str) -> str:
+    a, b, c, d, e, f = operations
+    return f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
+
+
+def cells_csv() -> tuple[str, str]:
+    """Seven twins (node 1 is idle, so what leaves it does not matter) and a poor cell; as strings, as six columns."""
+    twins = [
+        ("none", "nor_conv_3x3", a, "skip_connect", b, "nor_conv_1x1")
+        for a in ("none", "skip_connect", "avg_pool_3x3")
+        for b in ("none", "skip_connect", "avg_pool_3x3")
+    ][:7]
+    rows = [(each, 90 + i) for i, each in enumerate(twins)] + [(("skip_connect",) * 6, 20)] * 1
+    rows += [(("skip_connect",) * 5 + ("avg_pool_3x3",), 10)]
+    strings = ["cell,epochs,valid,test"] + [f"{cell(*each)},200,{right},{right}" for each, right in rows]
+    columns = ["a,b,c,d,e,f,epochs,valid,test"] + [f"{','.join(each)},200,{right},{right}" for each, right in rows]
+    return "\n".join(strings) + "\n", "\n".join(columns) + "\n"
+
+
+def test_cells_of_nas_bench_201_are_read_from_strings_or_columns(tmp_path: Path) -> None:
+    strings, columns = cells_csv()
+    found = ForeignBenchmark(make(tmp_path, CELLS_YAML, strings))
+    same = ForeignBenchmark(make(tmp_path, CELLS_YAML.replace("[cell]", "[a, b, c, d, e, f]"), columns))
+    assert found.space.rows == same.space.rows
+    assert found.space.columns == ("e01", "e02", "e03", "e12", "e13", "e23")
+    assert found.space.cells == "nasbench201"
+    assert found.space.frozen({"e01": "none"}).cells == "nasbench201"
+
+
+def test_equivalent_cells_and_repeats_show_one_trainings_noise(tmp_path: Path, made: ForeignBenchmark) -> None:
+    strings, _ = cells_csv()
+    noise = ForeignBenchmark(make(tmp_path, CELLS_YAML, strings)).noise
+    assert noise is not None
+    assert noise.sd == pytest.approx(math.sqrt(28 / 6) / 100)  # of 90 to 96; the poor cells have no twin
+    assert noise[1:3] == (7, 1)
+    assert noise.text() == "2.16 points, the standard deviation within 1 groups of cells that compute the same function"
+    assert made.noise is None  # no training of it is repeated
+    cells = "".join(f"{w},conv,none,1,{v},{v},1\n" for w in (8, 16) for v in (0.5, 0.6, 0.7, 0.8))
+    repeats = "width,operation,method,share,valid,test,minutes\n" + cells
+    noise = ForeignBenchmark(make(tmp_path, DESCRIPTION, repeats)).noise
+    assert noise is not None
+    assert (noise.sd, noise.n, noise.groups) == (pytest.approx(math.sqrt(0.1 / 6)), 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "replaced", "message"),
+    [
+        ("nasbench201\n", "nasbench21\n", r"line 3: unknown space 'nasbench21'.*did you mean 'nasbench201'"),
+        (
+            "[cell]",
+            "[cell, epochs2, x]",
+            r"line 4: architecture of cells of nasbench201 is one column .* got 3 columns",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_table_of_cells_is_told_with_its_line(
+    tmp_path: Path, text: str, replaced: str, message: str
+) -> None:
+    with pytest.raises(TableError, match=message):
+        ForeignBenchmark(make(tmp_path, CELLS_YAML.replace(text, replaced), cells_csv()[0]))
+
+
+def test_a_cell_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    strings, columns = cells_csv()
+    with pytest.raises(TableError, match=r"line 2: unknown operation 'nor_conv_3'.*did you mean"):
+        ForeignBenchmark(make(tmp_path, CELLS_YAML, strings.replace("nor_conv_3x3", "nor_conv_3")))
+    six = CELLS_YAML.replace("[cell]", "[a, b, c, d, e, f]")
+    with pytest.raises(TableError, match=r"line 6: unknown operation 'skip'"):
+        ForeignBenchmark(
+            make(tmp_path, six, columns.replace("skip_connect,skip_connect,skip_connect", "skip,skip,skip", 1))
+        )
+
+
+def test_benchmarks_of_other_packages_are_found_by_name(
+    made: ForeignBenchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = EntryPoints([EntryPoint("elsewhere", f"{__name__}:of_an_entry_point", "naslib_autokd.benchmarks")])
+    monkeypatch.setattr("naslib_autokd.evaluators.benchmark.entry_points", lambda **keys: points.select(**keys))
+    assert get_benchmark("elsewhere") == "found"
+    with pytest.raises(ValueError, match="there is no benchmark of 'elsewher'"):
+        get_benchmark("elsewher")
+
+
+def of_an_entry_point() -> str:
+    return "found"

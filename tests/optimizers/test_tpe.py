@@ -14,10 +14,13 @@ from naslib_autokd.records import Proposal, Trial, derive_seed
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
 
-def test_without_optuna_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ImportError, match=r"pip install 'naslib_autokd\[optuna\]'"):
-        get_optimizer("tpe")(HNAGSpace("hnag"), max_budget_epochs=9)
+@pytest.mark.parametrize(("name", "package"), [("tpe", "optuna"), ("optuna-gp", "optuna"), ("botorch-mf", "botorch")])
+def test_without_its_package_the_error_says_how_to_install_it(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"is missing: pip install 'naslib_autokd\[{package}\]'"):
+        get_optimizer(name)(HNAGSpace("hnag"), max_budget_epochs=9)
 
 
 class Numbers:

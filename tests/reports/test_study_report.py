@@ -130,6 +130,16 @@ def test_speed_up_is_that_of_the_reference_over_each_method(result: StudyResult)
     assert found.methods[0].speed_up_epochs is None
 
 
+def test_differences_within_one_trainings_noise_are_said_to_be(result: StudyResult) -> None:
+    regret = {method.label: method.regret for method in summary(result).methods}
+    apart = abs(regret["twin"] - regret["AutoKD"])
+    assert not any("noise" in line for line in conclusions(summary(result)))
+    for sd, said in ((1.01 * apart, True), (0.99 * apart, False)):
+        lines = conclusions(summary(replace(result, noise_sd=sd, noise="of 3 groups")))
+        assert any("One full training's noise in this table is of 3 groups" in line for line in lines)
+        assert any("less than one training's noise from" in line and "twin" in line for line in lines) == said
+
+
 def test_ranks_are_one_per_seed_and_count_ties() -> None:
     runs = [run_of("a", s, [0.3, 0.2]) for s in range(4)] + [run_of("b", s, [0.3, 0.3]) for s in range(4)]
     grid, averages, n = rank_curves(study_of(["a", "b"], runs))

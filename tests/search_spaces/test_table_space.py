@@ -224,7 +224,7 @@ def start(name: str, space: TableSpace) -> Any:
 
 
 NEEDS_EVALUATOR = {"diswot"}  # its scores are those of students that can be built
-SLOW = {"smac-gp"}
+SLOW = {"smac-gp", "optuna-gp", "botorch-mf"}
 CASES = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name in OPTIMIZERS
@@ -234,8 +234,8 @@ CASES = [
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_optimizer_searches_a_table_and_continues(name: str) -> None:
-    if name.startswith("tpe"):
-        pytest.importorskip("optuna")
+    if name.startswith(("tpe", "optuna", "botorch")):
+        pytest.importorskip("botorch" if name.startswith("botorch") else "optuna")
     space = table()
     optimizer = start(name, space)
     asks, trials = [], []
