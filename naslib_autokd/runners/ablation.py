@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from naslib_autokd.evaluators.base import Benchmark, KnowsNoise, HasTask
+from naslib_autokd.evaluators.base import Benchmark, HasTask, KnowsNoise
 from naslib_autokd.optimizers.base import (
     Optimizer,
     OptimizerFactory,
