@@ -64,7 +64,7 @@ def _value(rng: random.Random, path: Path) -> str:
     else:
         place[key] = rng.choice(VALUES)
         what = f"= {place[key]!r:.30}"
-    lines[at] = json.dumps(document)
+    lines[at] = json.dumps(document, separators=(",", ":") if path.suffix == ".jsonl" else None)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return f"line {at + 1} {trail} {what}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -99,6 +100,20 @@ def test_a_sample_of_damaged_folders_is_read_or_refused(
     whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert complaints(range(18), whole, tmp_path, capfd, 1) == []
+
+
+@pytest.mark.parametrize("words", [COMMANDS[0], COMMANDS[5]], ids=["status", "report"])
+def test_a_possible_value_in_place_of_the_one_that_was_written_is_refused(
+    words: list[str], whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    trials = tmp_path / "run" / "trials.jsonl"
+    trials.write_text(re.sub(r'"val_accuracy":0\.\d+', '"val_accuracy":0.99', trials.read_text(), count=1))
+    with pytest.raises(SystemExit, match="2"):
+        raise SystemExit(main([str(tmp_path / "run") if word == "RUN" else word for word in words]))
+    said = capfd.readouterr().err
+    assert re.search(r"trials.jsonl, line \d: this is not the line that was written", said)
+    assert "put back what was there, or start a new run folder" in said
 
 
 @pytest.mark.slow
