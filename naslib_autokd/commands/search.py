@@ -206,6 +206,8 @@ def run(options: argparse.Namespace) -> int:
             stop=stop,
         )
         report = search_report(result, finals, evaluator.teacher_row())
+        if evaluator.data.skipped:
+            folder.keep_splits(evaluator.data)  # the test split has been read here, too
         folder.write(RESULT, json.dumps(report.data, indent=1))
         if result.front:
             write_front(result.front, result.trials, options.out)

@@ -15,7 +15,7 @@ import numpy as np
 
 from naslib_autokd.data.decoding import Look, look_at, seconds_a_picture
 from naslib_autokd.data.folders import TOLD, ImageFiles, decided, layout_of, split_files
-from naslib_autokd.data.layout import BY_TOOLS, Layout, pictures_below, some
+from naslib_autokd.data.layout import BY_TOOLS, Layout, counted, pictures_below, some
 from naslib_autokd.data.load import resolve
 from naslib_autokd.data.unlabelled import others
 from naslib_autokd.files import cache_folder
@@ -45,7 +45,7 @@ def summary(task: Task) -> list[str]:
     counts = _counts(layout, splits)
     parts = ", ".join(f"{len(files.names):,} for {_PURPOSE[split]}" for split, files in splits.items())
     total = sum(map(sum, counts.values()))
-    first = f"{layout.root}: {len(layout.classes)} classes, {total:,} images ({parts}; {_drawn(layout)})"
+    first = f"{layout.root}: {len(layout.classes)} classes, {counted(total, 'image')} ({parts}; {_drawn(layout)})"
     warnings = _uneven(counts) + _too_few(counts)
     left_out = [f"{layout.root}: {line}" for line in layout.lines_left_out()]
     TOLD.update(left_out)
@@ -85,8 +85,8 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
     problem = None
     if unreadable and not task.skip_unreadable:
         problem = (
-            f"{len(unreadable):,} of {len(looks):,} images cannot be read, such as {unreadable[0]}; mend or remove "
-            "them, or set skip_unreadable: true in the task to leave such out"
+            f"{len(unreadable):,} of {counted(len(looks), 'image')} cannot be read, such as {unreadable[0]}; mend or "
+            "remove them, or set skip_unreadable: true in the task to leave such out"
         )
     elif untaught := [name for name, of in counts.items() if not of[0] and not task.n_teacher]:
         problem = f"no training image of class {some(untaught)} is left; add images or remove the class"
@@ -142,13 +142,21 @@ def _estimate(task: Task, paths: list[Path], n: int) -> dict[str, Any]:
     }
 
 
+def _be(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
 def _unfit(task: Task, readable: dict[str, Look], estimate: dict[str, Any]) -> list[str]:
     """Pictures that say less than they should, and too little room."""
     lines = []
     if small := sum(min(look.width, look.height) < task.image_size for look in readable.values()):
-        lines.append(f"{small:,} images are smaller than the task's {task.image_size} pixels and are enlarged")
+        be = _be(small)
+        lines.append(
+            f"{counted(small, 'image')} {be} smaller than the task's {task.image_size} pixels and {be} enlarged"
+        )
     if guesses := [f"{name}: {look.guess}" for name, look in readable.items() if look.guess]:
-        lines.append(f"{len(guesses):,} images are 16-bit grey without a stated range, such as {guesses[0]}")
+        n = len(guesses)
+        lines.append(f"{counted(n, 'image')} {_be(n)} 16-bit grey without a stated range, such as {guesses[0]}")
     size, free = estimate["array_bytes"], estimate["disk_free_bytes"]
     if size > free:
         lines.append(f"decoded they need {size / 1e9:.1f} GB, and {cache_folder()} has {free / 1e9:.1f} GB free")
@@ -162,13 +170,13 @@ def lines_of(found: dict[str, Any]) -> list[tuple[str, str]]:
     balance = "even" if sizes[largest] == sizes[smallest] else f"most of {largest}, fewest of {smallest}"
     splits = ", ".join(f"{n:,} for {_PURPOSE[split]}" for split, n in found["splits"].items())
     lines = [
-        ("folder", f"{found['folder']}: {found['n_images']:,} images"),
+        ("folder", f"{found['folder']}: {counted(found['n_images'], 'image')}"),
         ("classes", f"{found['n_classes']}: {some(f'{name} {n:,}' for name, n in sizes.items())}"),
         ("balance", f"{balance}: {found['majority_share']:.1%} in the largest class"),
         ("splits", f"{splits}; {found['splits_from']}"),
     ]
     if found["n_unlabelled"]:
-        lines.append(("unlabelled", f"{found['n_unlabelled']:,} images"))
+        lines.append(("unlabelled", counted(found["n_unlabelled"], "image")))
     if found["shorter_side"] is not None:
         low, middle, high = found["shorter_side"]
         shape = f"up to {found['longest_shape']:.1f} times as long"
@@ -187,15 +195,16 @@ def lines_of(found: dict[str, Any]) -> list[tuple[str, str]]:
         if groups := found["duplicates"][kind]:
             exact = sum(group["same_file"] for group in groups)
             pairs = some((" = ".join(group["files"]) for group in groups), "; ")
-            lines.append(("duplicates", f"{len(groups):,} images {what} ({exact:,} as the same file): {pairs}"))
+            n = counted(len(groups), "image")
+            lines.append(("duplicates", f"{n} {what} ({exact:,} as the same file): {pairs}"))
     return lines + [("warning", text) for text in found["warnings"]]
 
 
 _PURPOSE = {"train": "training", "val": "validation", "test": "test"}
 _DUPLICATES = {
-    "between_splits": "stand in more than one split",
-    "in_two_classes": "stand in more than one class",
-    "within_a_split": "stand twice in one split",
+    "between_splits": "in more than one split",
+    "in_two_classes": "in more than one class",
+    "within_a_split": "twice in one split",
 }
 
 

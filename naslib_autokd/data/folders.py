@@ -85,7 +85,14 @@ def load_files(
     if not task.n_teacher or train_skipped:
         require_every_class(task, train_split[1], classes)
     members = {"train": train_names, "val": val_names, "test": test.names}
-    return Loaded(train_split, val_split, lambda: test.read(task)[0], classes, members, (*train_skipped, *val_skipped))
+    skipped = [*train_skipped, *val_skipped]
+
+    def read_test() -> Split:
+        split, _, left_out = test.read(task)
+        skipped.extend(line for line in left_out if line not in skipped)
+        return split
+
+    return Loaded(train_split, val_split, read_test, classes, members, skipped)
 
 
 def decided(

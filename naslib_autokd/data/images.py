@@ -52,8 +52,8 @@ class TaskData:
     members: Mapping[str, Members] = field(default_factory=dict, repr=False)
     """Of ``train`` (the teacher's, in order; students see the first ``n_train``), ``val`` and ``test`` (not where the
     dataset keeps its test images in files of their own)."""
-    skipped: tuple[str, ...] = ()
-    """A line for each training or validation image that could not be read and was left out."""
+    skipped: list[str] = field(default_factory=list)
+    """A line for each image that could not be read and was left out; those of the test split once it was read."""
     unlabelled_views: Views | None = None
     """Likewise of the pictures of ``unlabelled_dir``, ``n_unlabelled`` of them."""
 
@@ -177,7 +177,8 @@ class Loaded:
     make_test: Callable[[], Split]
     classes: tuple[str, ...]
     members: Mapping[str, Members]
-    skipped: tuple[str, ...] = ()
+    skipped: list[str] = field(default_factory=list)
+    """A line for each image that could not be read; ``make_test`` adds those of the test split."""
 
 
 def moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

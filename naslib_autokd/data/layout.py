@@ -57,7 +57,7 @@ class Layout:
     def lines_left_out(self) -> list[str]:
         """A line for each reason, but for what no user has put there."""
         return [
-            f"left out: {len(names)} {'file' if len(names) == 1 else 'files'} ({why}): {some(names)}"
+            f"left out: {counted(len(names), 'file')} ({why}): {some(names)}"
             for why, names in self.left_out.items()
             if why != BY_TOOLS
         ]
@@ -271,7 +271,7 @@ def _read_classes(layout: Layout, chosen: Mapping[str, _Folder]) -> None:
         where = layout.root / folder.path
         found[split] = list(folder.folders)
         if len(found[split]) < 2:
-            loose = f" (and {len(folder.pictures)} images in no folder)" if folder.pictures else ""
+            loose = f" (and {counted(len(folder.pictures), 'image')} in no folder)" if folder.pictures else ""
             raise TaskError(
                 f"{where} needs one subfolder of images per class, at least two; found {len(found[split])}{loose}"
             )
@@ -299,7 +299,7 @@ def _read_classes(layout: Layout, chosen: Mapping[str, _Folder]) -> None:
 def _instead(layout: Layout, path: str) -> str:
     """What a class folder without pictures has."""
     parts = [
-        f"{len(inside)} {why}"
+        f"{counted(len(inside), 'file')}, {why}"
         for why, names in layout.left_out.items()
         if (inside := [name for name in names if name.startswith(f"{path}/")])
     ]
@@ -325,6 +325,11 @@ def _only_case(odd: list[str]) -> str:
     """Said of different classes of which some are the same but for capitals."""
     same = {_same_name(name) for name in odd}
     return "; they differ only in how they are written: rename one" if 2 * len(same) == len(odd) else ""
+
+
+def counted(n: int, what: str) -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def some(names: Iterable[str], between: str = ", ") -> str:

@@ -69,11 +69,12 @@ def prepared(task: Task, loaded: Loaded, device: torch.device | str) -> TaskData
     views = task.n_views * (4 * n_train * len(classes) + 24 * n_teacher)  # soft targets; offsets and mirrors
     require_memory(task, f"n_views={task.n_views} of {n_teacher:,} images", views)
     task = get_task(task, n_train=n_train, n_teacher=n_teacher, n_val=len(val[1]))
-    members, skipped, unlabelled = loaded.members, loaded.skipped, None
+    members, unlabelled = loaded.members, None
     if task.unlabelled_dir is not None:
         found = read_unlabelled(task, loaded)
         unlabelled = draw_views(found.images, task, "views of unlabelled")
-        members, skipped = {**members, "unlabelled": found.names}, (*skipped, *found.skipped)
+        members = {**members, "unlabelled": found.names}
+        loaded.skipped.extend(found.skipped)
         task = get_task(task, n_unlabelled=len(found.names))
     mean, std = moments(teacher[0])  # of all the teacher's: n_train must not change a teacher
     val_images, val_labels = as_tensors(val, torch.device(device))
@@ -88,7 +89,7 @@ def prepared(task: Task, loaded: Loaded, device: torch.device | str) -> TaskData
         std=std,
         make_test=loaded.make_test,
         members=members,
-        skipped=skipped,
+        skipped=loaded.skipped,
         unlabelled_views=None if unlabelled is None else unlabelled.to(torch.device(device)),
     )
 

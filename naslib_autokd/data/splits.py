@@ -59,7 +59,8 @@ def save_splits(data: TaskData, folder: str | Path) -> Path:
     """Keep in ``folder`` which image is in which split, or check that a run that began there has the same ones.
 
     ``splits.json``: ``task``, ``task_digest``, ``data_digest``, ``classes``, ``splits`` (`TaskData.members`) and
-    ``skipped``. File names are relative to the data folder, so the folder may be moved.
+    ``skipped``, to which those of the test split are added when it has been read and this is called again. File names
+    are relative to the data folder, so the folder may be moved.
 
     Raises:
         TaskError: If the splits that are kept there are others: says which images came, went or changed.
@@ -87,7 +88,8 @@ def save_splits(data: TaskData, folder: str | Path) -> Path:
                 f"{path}: the files are the same as when this run began, but the pixels of some, or the way they are "
                 "drawn, have changed; give another folder for the run, or the images as they were"
             )
-        return path
+        if set(content["skipped"]) <= set(kept.get("skipped", ())):
+            return path
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content, indent=1).encode())
     return path

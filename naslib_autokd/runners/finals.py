@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from naslib_autokd.evaluators.base import HasImages
 from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.files import sync_folder, write_whole
 from naslib_autokd.records import content_digest, derive_seed
@@ -204,6 +205,8 @@ def train_finals(
             model, result = evaluator.train_final(build, kd, seed, name=label)
             result = evaluator.judge(model, result)
             finals.add(index, result, evaluator.student_file(model, result) if finals.folder is not None else b"")
+        if finals.folder is not None and isinstance(evaluator, HasImages) and evaluator.data.skipped:
+            RunFolder(finals.folder).keep_splits(evaluator.data)  # the test split has been read
         return finals.result()
 
 

@@ -128,6 +128,12 @@ def check_teacher(teacher: Teacher, data: TaskData, *, thorough: bool = False) -
     return reached
 
 
+def _are_indices(outputs: Tensor, n_classes: int) -> bool:
+    """Whether all are whole numbers of classes, and not all the same."""
+    whole = (outputs == outputs.round()) & (outputs >= 0) & (outputs < n_classes)
+    return bool(whole.all()) and bool((outputs != outputs.flatten()[0]).any())
+
+
 def _answers(teacher: Teacher, data: TaskData) -> Tensor:
     """Logits of the validation images, if they are such."""
     task, images = data.task, data.val_images
@@ -139,6 +145,11 @@ def _answers(teacher: Teacher, data: TaskData) -> Tensor:
     except Exception as error:  # the network is the user's: it may raise anything
         shape = f"{task.in_channels}x{task.image_size}x{task.image_size}"
         raise TeacherError(f"the teacher cannot take the images of {task.name!r} ({shape}): {error}") from error
+    if outputs.numel() == len(images) and task.n_classes > 2 and _are_indices(outputs, task.n_classes):
+        raise TeacherError(
+            f"the teacher returns class indices (shape {tuple(outputs.shape)} for {len(images)} images); return "
+            f"logits, {task.n_classes} for each image: what the argmax is taken of"
+        )
     if outputs.ndim != 2 or outputs.shape[1] != task.n_classes:
         one = outputs.ndim == 2 and outputs.shape[1] == 1 and task.n_classes == 2
         raise TeacherError(

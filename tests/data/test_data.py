@@ -315,11 +315,28 @@ def test_unreadable_files_are_left_out_counted_and_listed_if_asked(tmp_path, cap
     data = load_data(get_task(task, skip_unreadable=True))
     n_read = len(data.teacher_labels) + len(data.val_labels) + len(data.read_test()[1])
     assert n_read == 39
-    listed = [line.split(" is not")[0] for line in (*data.skipped, *caplog.text.split(": "))]
-    assert {str(tmp_path / "a" / "90.png"), str(tmp_path / "b" / "3.png")} <= set(listed)
+    listed = [line.split(" is not")[0] for line in data.skipped]
+    assert set(listed) == {str(tmp_path / "a" / "90.png"), str(tmp_path / "b" / "3.png")}
+    assert "unreadable" in caplog.text
     for split, images in (("train", data.teacher_labels), ("val", data.val_labels)):
         assert len(data.members[split]) == len(images)
         assert not {"a/90.png", "b/3.png"} & set(data.members[split])
+
+
+def test_splits_of_a_run_name_what_could_not_be_read_of_the_test_images_once_they_were(tmp_path):
+    write_images(tmp_path / "images", {"a": 20, "b": 20})
+    task = get_task("imagefolder", data_dir=str(tmp_path / "images"), image_size=8, skip_unreadable=True)
+    damaged = tmp_path / "images" / load_data(task).members["test"][0]
+    damaged.write_bytes(b"not an image")
+    data = load_data(task)
+    file = save_splits(data, tmp_path)
+    assert json.loads(file.read_text())["skipped"] == []
+    data.to("cpu").read_test()
+    before = json.loads(file.read_text())
+    assert json.loads(save_splits(data, tmp_path).read_text()) == {**before, "skipped": data.skipped}
+    assert data.skipped[0].startswith(f"{damaged} is not a readable image")
+    save_splits(load_data(task), tmp_path)
+    assert json.loads(file.read_text())["skipped"] == data.skipped, "a later session has not read them"
 
 
 def test_a_class_that_unreadable_files_leave_empty_is_an_error(tmp_path):

@@ -198,7 +198,7 @@ def test_names_that_would_move_the_cursor_are_shown_as_text(tmp_path):
 def test_an_empty_class_is_named_with_what_it_has_instead(tmp_path):
     fill(tmp_path, "cat", "dog", "cow", count=1)
     (tmp_path / "cow" / "0.png").rename(tmp_path / "cow" / "0.heic")
-    with pytest.raises(TaskError, match=r"class folder .*cow has no images \(but 1 HEIC pictures, which"):
+    with pytest.raises(TaskError, match=r"class folder .*cow has no images \(but 1 file, HEIC pictures, which"):
         resolve(get_task("imagefolder", data_dir=str(tmp_path)))
 
 

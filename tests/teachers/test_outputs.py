@@ -151,6 +151,8 @@ def test_probabilities_teach_as_the_logits_do(name: str, temperature: float, dat
         (lambda z: None, r"returns a NoneType \(without tensors\), but logits are a tensor \(2, 4\)"),
         (lambda z: z[:, :, None, None].expand(-1, -1, 2, 2), r"answers with shape \(240, 4, 2, 2\)"),
         (lambda z: z.nope, "cannot take the images of 'bars' .*nope"),
+        (lambda z: z.argmax(1), r"returns class indices \(shape \(240,\) .* return logits, 4 for each image"),
+        (lambda z: z.argmax(1, keepdim=True).float(), r"returns class indices \(shape \(240, 1\)"),
         (lambda z: z.round().long(), "answers with numbers of type int64, but logits are floats"),
     ],
 )

@@ -51,21 +51,25 @@ PUBLISHED_HEAD_RATIO = 4.7
 """1280 / 272: the authors' fixed head over the last stage of a student of 4M parameters."""
 
 
+MAX_TEMPERATURE = 100.0
+"""Above it the loss is rounding: float32 logarithms err by 2e-7, times the square of the temperature by 0.002."""
+
+
 @dataclass(frozen=True)
 class KDSettings:
     """Hyperparameters of the distillation loss.
 
     Raises:
-        ValueError: If ``temperature`` is not positive or ``kd_weight`` not in [0, 1].
+        ValueError: If ``temperature`` is not in (0, `MAX_TEMPERATURE`] or ``kd_weight`` not in [0, 1].
     """
 
     temperature: float = 4.0
-    """Softens teacher and student; positive, 1 leaves them as they are."""
+    """Softens teacher and student; 1 leaves them as they are."""
     kd_weight: float = 0.9
     """Share of the teacher's term; 0 is ordinary training, 1 ignores the labels."""
 
     def __post_init__(self) -> None:
-        temperature = check_real(self.temperature, "temperature", 0.0, math.inf, open_low=True)
+        temperature = check_real(self.temperature, "temperature", 0.0, MAX_TEMPERATURE, open_low=True)
         object.__setattr__(self, "temperature", temperature)
         object.__setattr__(self, "kd_weight", check_real(self.kd_weight, "kd_weight", 0.0, 1.0))
 
@@ -172,7 +176,7 @@ class Preset:
             ("p", 0.0, 1.0, False),
             ("channel_growth", 0.0, math.inf, True),
             ("stage_ratio", 0.0, math.inf, True),
-            ("temperature", 0.0, math.inf, True),
+            ("temperature", 0.0, MAX_TEMPERATURE, True),
             ("kd_weight", 0.0, 1.0, False),
         ):
             bounds = check_range(getattr(self, name), name, low, high, open_low=open_low)
