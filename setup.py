@@ -6,6 +6,10 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION: dict[str, str] = {}
+ZERO_COST = (
+    *("epe_nas", "fisher", "grad_norm", "grasp", "jacov", "l2_norm"),
+    *("nwot", "plain", "snip", "synflow", "zen"),
+)  # NASLib's measures: `plugin.zero_cost.MEASURES`
 exec((HERE / "naslib_autokd" / "_version.py").read_text(), VERSION)
 
 setup(
@@ -109,6 +113,7 @@ setup(
             "naslib-bananas = naslib_autokd.plugin.optimizers:bananas",
             "naslib-npenas = naslib_autokd.plugin.optimizers:npenas",
             "naslib-base_predictor = naslib_autokd.plugin.optimizers:base_predictor",
+            *(f"naslib-zerocost:{name} = naslib_autokd.plugin.zero_cost:{name}" for name in ZERO_COST),
         ],
         "naslib_autokd.benchmarks": [
             "nasbench201 = naslib_autokd.plugin.table_cells:cifar10",

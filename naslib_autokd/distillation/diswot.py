@@ -162,6 +162,21 @@ def last_features(network: nn.Module, images: Tensor) -> LastFeatures:
     return LastFeatures(maps.detach(), torch.stack(weights, dim=1))
 
 
+def watched_features(network: nn.Module, images: Tensor) -> Tensor:  # (batch, channels, height, width)
+    """The last feature map that the forward pass makes; see `last_features`.
+
+    Raises:
+        DisWOTError: If no convolution is seen.
+    """
+    watch = _Watch(len(images))
+    with watch:
+        network(images)
+    maps = watch.last if watch.last is not None else watch.last_of_one_position
+    if maps is None:
+        raise DisWOTError(f"no convolution was seen in {type(network).__name__}")
+    return maps
+
+
 class _Watch(TorchFunctionMode):
     """Keeps the last feature map of a batch that torch's functions return."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from naslib_autokd.search_spaces.hnag.steps import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, weighted_sum
 from naslib_autokd.search_spaces.hnag.student import Student
@@ -18,7 +19,7 @@ from naslib_autokd.search_spaces.hnag.student import Student
 class LayeredStudent(nn.Module):
     """The same function of the same parameters as a `Student`, whose values it copies.
 
-    Only the memory layout differs (channels come first: some measures take views).
+    Only the memory layout differs (channels come first: some measures take views). Draws no random numbers.
     """
 
     def __init__(self, student: Student) -> None:
@@ -37,8 +38,9 @@ class LayeredStudent(nn.Module):
                 stride, padding, groups = step.detail
                 weight = student.convs[step.slot]
                 n_out, n_in, height, width = weight.shape
-                layer = nn.Conv2d(n_in * groups, n_out, (height, width), stride, padding, groups=groups, bias=False)
-                _copy({layer.weight: weight})
+                shape = (n_in * groups, n_out, (height, width), stride, padding)
+                layer = conv = skip_init(nn.Conv2d, *shape, groups=groups, bias=False)
+                _copy({conv.weight: weight})
             elif step.kind == "norm":
                 channels = self.plan.norm_channels[step.slot]
                 layer = nn.BatchNorm2d(channels, BATCH_NORM_EPS, BATCH_NORM_MOMENTUM)
@@ -65,7 +67,7 @@ class LayeredStudent(nn.Module):
         merge = student.merge_weights
         self.merge_weights = None if merge is None else nn.Parameter(merge.detach().clone())
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(self.plan.features, student.spec.n_classes)
+        self.classifier = skip_init(nn.Linear, self.plan.features, student.spec.n_classes)
         _copy({self.classifier.weight: student.classifier_weight, self.classifier.bias: student.classifier_bias})
 
     def features(self, images: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ from threadpoolctl import ThreadpoolController  # scikit-learn needs it too
 from naslib_autokd.optimizers import autokd
 from naslib_autokd.optimizers.base import (
     OptimizerFactory,
+    ScoresStudents,
     SearchSpaceLike,
     SpaceExhausted,
     answers,
@@ -719,7 +720,7 @@ class AskTellOptimizer(MetaOptimizer):
         # a trial of Hyperband with two rungs costs two thirds of a full one, and so `runners.search` counts
         total = max(1.0, self.epochs * (1 if self.equal_cost else 2 / 3)) * self.max_budget_epochs
         try:
-            return self._factory(
+            optimizer = self._factory(
                 self.space,
                 seed=self.seed,
                 max_budget_epochs=self.max_budget_epochs,
@@ -729,6 +730,9 @@ class AskTellOptimizer(MetaOptimizer):
             )
         except TypeError as error:  # an option that the optimizer does not have
             raise ValueError(f"optimizer {self._name!r}: {error}") from error
+        if isinstance(optimizer, ScoresStudents):
+            optimizer.attach(getattr(self.dataset_api, "evaluator", self.dataset_api))
+        return optimizer
 
     def new_epoch(self, epoch: int) -> None:
         """Ask, evaluate, tell; nothing once every point of a finite space was tried."""
@@ -750,7 +754,8 @@ class AskTellOptimizer(MetaOptimizer):
 
     def _spent(self) -> float:
         """Student-epochs so far; a family that was refused counts as one, so that an epoch of refusals ends."""
-        return sum(trial.student_epochs or 1.0 for trial in self._journal.trials)
+        scores = self.optimizer.extra_student_epochs if isinstance(self.optimizer, ScoresStudents) else 0.0
+        return float(scores + sum(trial.student_epochs or 1.0 for trial in self._journal.trials))
 
     def train_statistics(self, report_incumbent: bool = True) -> tuple[float, float, float, float]:
         """Training, validation and test accuracy (percent; test -1 where it is closed) and training time.

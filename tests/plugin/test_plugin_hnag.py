@@ -497,10 +497,12 @@ def test_parse_builds_the_student_that_an_evaluation_trains(mode: str) -> None:
 
 
 def test_networks_that_are_not_there_or_do_not_fit() -> None:
-    graph = sampled()
-    for call in (lambda: graph(torch.zeros(1, 1, 12, 12)), graph.reset_weights):
-        with pytest.raises(ValueError, match=r"call parse\(\)"):
-            call()
+    graph, parsed = sampled(), sampled()
+    parsed.parse()
+    images = torch.zeros(1, 1, 12, 12)
+    assert torch.equal(graph(images), parsed(images)), "parsed when a network is asked for"
+    with pytest.raises(ValueError, match="sample it first"):
+        type(graph)()(images)
     huge = sampled(preset="hnag", seed=2)
     huge.set_spec(
         Candidate(Generator(WattsStrogatz(10, 4, 0.5), ErdosRenyi(10, 0.5), WattsStrogatz(10, 4, 0.5), head_ratio=4.7))
