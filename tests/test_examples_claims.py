@@ -60,6 +60,7 @@ def small(tmp_path: Path) -> str:
     return str(tmp_path / "small.yaml")
 
 
+@pytest.mark.slow
 def test_the_teachers_claim_is_a_table_a_verdict_and_files(
     teacher_claim: ModuleType,
     small: str,

@@ -22,7 +22,7 @@ from naslib_autokd.search_spaces.hnag import HNAGSpace
 MAX_EPOCHS, MIN_EPOCHS, TOTAL = 9, 3, 9 * 40
 NEEDS = {"tpe": "optuna", "tpe-hyperband": "optuna", "optuna-gp": "optuna", "botorch-mf": "botorch"}
 MISSING = {name for name, package in NEEDS.items() if importlib.util.find_spec(package) is None}  # said once, below
-SLOW = [name for name in ("smac-gp", "optuna-gp", "botorch-mf") if name not in MISSING]  # a second per fit
+SLOW = [name for name in ("smac-gp", "smac-rf", "optuna-gp", "botorch-mf") if name not in MISSING]  # a second per fit
 QUICK = [*(name for name in OPTIMIZERS if name not in {*SLOW, *MISSING}), "autokd:hyperband-3"]  # name:fidelity
 CASES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
@@ -272,7 +272,9 @@ def mixed(proposal: Proposal) -> Trial:
     return answer(proposal, status="success" if proposal.seed % 6 else ("error", "timeout")[proposal.number % 2])
 
 
-@pytest.mark.parametrize(("n_workers", "n_events", "cuts"), [(1, 52, (1, 20, 37)), (4, 64, (2, 23, 48))])
+@pytest.mark.parametrize(
+    ("n_workers", "n_events", "cuts"), [pytest.param(1, 52, (1, 20, 37), marks=pytest.mark.slow), (4, 48, (2, 17, 36))]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_cut_anywhere_continues_as_if_it_had_not_been(
     case: str, n_workers: int, n_events: int, cuts: tuple[int, ...]

@@ -309,6 +309,7 @@ def test_the_shipped_table_is_what_it_says(shipped):
         assert KDBenchmark(name).task == get_task(name)
 
 
+@pytest.mark.slow
 def test_fitting_again_gives_the_same_bytes(toy_file, tmp_path):
     trials, stages = trainings(n_families=60)
     order = np.random.default_rng(0).permutation(len(trials)).tolist()
@@ -318,6 +319,7 @@ def test_fitting_again_gives_the_same_bytes(toy_file, tmp_path):
     assert again.with_suffix(".json").read_text() == toy_file.with_suffix(".json").read_text()
 
 
+@pytest.mark.slow
 def test_held_out_families_are_not_fitted(toy_file, tmp_path):
     trials, stages = trainings(n_families=60)
     worse = [

@@ -228,6 +228,7 @@ def test_the_search_command_keeps_checkpoints_in_its_run_folder(tmp_path):
     assert "continue_from_checkpoint" not in evaluation_options(parse(["search", "--out", str(tmp_path / "run")]))
 
 
+@pytest.mark.slow
 def test_a_search_that_continues_students_can_be_killed_and_continued(continuing, tmp_path, tiny_data):
     def outcomes(folder, *n_trials):
         for n in n_trials:

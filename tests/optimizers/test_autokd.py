@@ -448,6 +448,7 @@ def test_continuing_fits_no_model_but_for_an_open_rung(n_workers: int, monkeypat
 @pytest.mark.parametrize(
     "n_workers", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_a_low_budget_that_was_given_up_stays_given_up_in_a_continued_run(n_workers: int) -> None:
     """Cut before, at and after the point, also in the middle of a rung that was then left unfinished."""
     schedule = np.random.default_rng(n_workers).integers(0, 1000, 140).tolist()

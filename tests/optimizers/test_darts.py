@@ -141,6 +141,7 @@ def test_a_search_keeps_its_budget_and_repeats_bit_for_bit(order, data, objectiv
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same():
     code = (
         "import json; from test_darts import DARTS, SMALL, evaluator; "
@@ -177,6 +178,7 @@ def test_divergence_is_a_result_with_a_reason():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_the_best_of_several_searches_is_chosen_by_validation():
     asked: list[tuple[int, int | None]] = []
 

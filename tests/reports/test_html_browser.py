@@ -223,6 +223,7 @@ def check_ranges(page: Any) -> None:
     page.wait_for_function("() => !document.querySelector('[data-parallel] p').textContent.includes('inside')")
 
 
+@pytest.mark.slow
 def test_texts_can_be_read_in_both_themes_and_run_nothing(browser: Browser, tmp_path: Path) -> None:
     task = get_task("cluttered-digits", data_dir=NASTY)
     lines = [final(0, 0.9, test_counts=counts((NASTY, *"123456789")))]

@@ -228,6 +228,7 @@ def test_embedded_json_cannot_end_its_script() -> None:
     assert json.loads(text) == {NASTY: [NASTY, None, None, 1.5], "<!--": "]]>"}
 
 
+@pytest.mark.slow
 def test_importance_finds_what_the_errors_were_made_of(tmp_path: Path) -> None:
     folder = write_search(tmp_path / "run", 240)
     found = read_run(folder)

@@ -204,6 +204,7 @@ def toy_report() -> tuple[Toy, ImportanceReport]:
     return toy, importance_of(toy, n=50, seed=0)  # the nearest power of 2 is 64
 
 
+@pytest.mark.slow
 def test_report_names_what_the_truth_is_made_of(toy_report: tuple[Toy, ImportanceReport], tmp_path: Path) -> None:
     folder = tmp_path / "new"
     files = write_importance_report(toy_report[1], folder)

@@ -200,6 +200,7 @@ def test_csv_files_hold_the_tables(kind: str, tables: list[str], runs: dict[str,
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".csv"]
 
 
+@pytest.mark.slow
 def test_the_comparisons_curves_are_the_means_and_pairs_are_from_the_tables(
     runs: dict[str, RunData], tmp_path: Path
 ) -> None:
@@ -277,6 +278,7 @@ def test_wrong_widths_and_formats_are_refused_before_anything_is_written(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_many_methods_with_long_names_stay_readable(readable: dict[str, tuple[str, str]], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     names = [f"a method with a rather long name (variant {i}) $x_{i}$" for i in range(12)]
@@ -307,6 +309,7 @@ def test_the_palette_is_okabe_and_itos_and_styles_repeat_late() -> None:
     assert set(figures.COLOURS) == {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"}
 
 
+@pytest.mark.slow
 def test_counts_of_many_classes_are_a_matrix_without_numbers(
     readable: dict[str, tuple[str, str]], tmp_path: Path
 ) -> None:

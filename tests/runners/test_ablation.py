@@ -206,6 +206,7 @@ for optimizer in ("random_search", "regularized_evolution"):
 """
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_run_in_another_process_with_another_hash_seed() -> None:
     script = _SCRIPT.format(folder=str(Path(__file__).parent))
     printed = []
@@ -512,6 +513,7 @@ def test_the_expected_time_counts_waiting_and_running_jobs() -> None:
     assert schedule.left_s() == pytest.approx((3.5 * 3.0 + 4 * 1.0) / 2)
 
 
+@pytest.mark.slow
 def test_workers_have_one_thread_each_and_load_the_benchmark_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

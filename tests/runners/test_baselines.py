@@ -140,6 +140,7 @@ def test_teachers_features_are_the_same_from_memory_and_live(evaluator):
     assert torch.equal(a.maps[0][0], a.maps[0][2])
 
 
+@pytest.mark.slow
 def test_attention_transfer_brings_the_maps_closer(task):
     task = get_task(task, n_train=128, max_budget_epochs=6)
     evaluator = baselines.BaselineEvaluator(task)
@@ -232,6 +233,7 @@ def test_workers_and_a_family_give_the_same_results(task, tmp_path):
     assert results[0].trainings[0].result.temperature == family.kd.temperature
 
 
+@pytest.mark.slow
 def test_a_searched_family_learns_with_feature_losses_too(task, tmp_path):
     default = get_search_space("hnag-small").default_candidate()
     family = replace(default, kd=KDSettings(temperature=2.0, kd_weight=0.5))

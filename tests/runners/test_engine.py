@@ -221,6 +221,7 @@ def test_devices_are_given_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device(("cuda",), 1) == "cuda"  # the evaluator says that there is none
 
 
+@pytest.mark.slow
 def test_each_worker_has_its_device() -> None:
     with DaskEngine(partial(FormulaEvaluator, 0.2), workers=2, devices=("cuda:0", "cuda:1")) as engine:
         trials = run_all(engine, 4)
@@ -292,7 +293,7 @@ class Witness(FormulaEvaluator):
         return trial
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_no_more_trials_run_at_once_than_there_are_workers(workers: int) -> None:
     with DaskEngine(partial(Witness, 0.2), workers=workers) as engine:
         for proposal in proposals(6):

@@ -91,7 +91,7 @@ def kill_and_continue(out: Path, kills: int, *arguments: str, trials: int, seed:
 @pytest.mark.parametrize(
     ("optimizer", "kills", "trials"),
     [
-        ("random_search", 2, 16),
+        pytest.param("random_search", 5, 16, marks=pytest.mark.slow),
         pytest.param("autokd", 20, 60, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )
@@ -109,7 +109,7 @@ def test_kill_9_anywhere_and_the_run_is_as_if_it_had_not_been(
 @pytest.mark.parametrize(
     ("optimizer", "kills", "trials"),
     [
-        ("random_search", 1, 12),
+        pytest.param("random_search", 2, 16, marks=pytest.mark.slow),
         pytest.param("autokd", 10, 60, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )

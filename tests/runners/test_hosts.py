@@ -238,6 +238,7 @@ def test_a_worker_that_waits_for_somebody_who_lives_is_left_alone(short: Limits)
     worker.close()
 
 
+@pytest.mark.slow
 def test_who_computes_does_not_stand_still_and_who_sleeps_does() -> None:
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     idle = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -45,7 +45,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, number: int, show: int, times: in
     return shown
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_study_finishes_the_running_search_and_goes_on_later(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

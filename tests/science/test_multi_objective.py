@@ -38,6 +38,7 @@ def run(benchmark, optimizer):
         spent += trial.student_epochs
 
 
+@pytest.mark.slow
 def test_the_front_dominates_that_of_random_search_at_equal_cost():
     benchmark = KDBenchmark("cluttered-digits")
     budgets = {"max_budget_epochs": 9, "min_budget_epochs": 3, "total_budget_epochs": EPOCHS}
