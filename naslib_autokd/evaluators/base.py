@@ -121,7 +121,7 @@ class KnowsNoise(Protocol):
     """A benchmark that knows how far repeated trainings lie apart (a table with repeats or equivalent cells)."""
 
     @property
-    def noise(self) -> Noise | None:
+    def training_noise(self) -> Noise | None:
         """Of one full training; None where there are hardly any repeats."""
 
 

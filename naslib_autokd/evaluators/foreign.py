@@ -134,7 +134,7 @@ class TrainingTable:
         return nasbench201.function_of([str(cell[edge]) for edge in nasbench201.EDGES]), candidate.kd
 
     @cached_property
-    def noise(self) -> Noise | None:
+    def training_noise(self) -> Noise | None:
         """What repeats and equivalent cells say of one full training; None where there are hardly any."""
         groups: dict[Any, list[float]] = {}
         for candidate, by_budget in self._answers.items():

@@ -494,7 +494,7 @@ def run_study(
 
 def _noise_of(benchmark: Benchmark) -> dict[str, Any]:
     """``noise_sd`` and ``noise`` of a `StudyResult`; nothing where the benchmark does not tell."""
-    noise = benchmark.noise if isinstance(benchmark, KnowsNoise) else None
+    noise = benchmark.training_noise if isinstance(benchmark, KnowsNoise) else None
     return {} if noise is None else {"noise_sd": noise.sd, "noise": noise.text()}
 
 

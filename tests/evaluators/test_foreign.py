@@ -415,15 +415,15 @@ def test_cells_of_nas_bench_201_are_read_from_strings_or_columns(tmp_path: Path)
 
 def test_equivalent_cells_and_repeats_show_one_trainings_noise(tmp_path: Path, made: ForeignBenchmark) -> None:
     strings, _ = cells_csv()
-    noise = ForeignBenchmark(make(tmp_path, CELLS_YAML, strings)).noise
+    noise = ForeignBenchmark(make(tmp_path, CELLS_YAML, strings)).training_noise
     assert noise is not None
     assert noise.sd == pytest.approx(math.sqrt(28 / 6) / 100)  # of 90 to 96; the poor cells have no twin
     assert noise[1:3] == (7, 1)
     assert noise.text() == "2.16 points, the standard deviation within 1 groups of cells that compute the same function"
-    assert made.noise is None  # no training of it is repeated
+    assert made.training_noise is None  # no training of it is repeated
     cells = "".join(f"{w},conv,none,1,{v},{v},1\n" for w in (8, 16) for v in (0.5, 0.6, 0.7, 0.8))
     repeats = "width,operation,method,share,valid,test,minutes\n" + cells
-    noise = ForeignBenchmark(make(tmp_path, DESCRIPTION, repeats)).noise
+    noise = ForeignBenchmark(make(tmp_path, DESCRIPTION, repeats)).training_noise
     assert noise is not None
     assert (noise.sd, noise.n, noise.groups) == (pytest.approx(math.sqrt(0.1 / 6)), 8, 2)
 

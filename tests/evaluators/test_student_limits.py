@@ -69,7 +69,7 @@ def test_a_limit_that_no_width_keeps_is_a_trial_without_epochs_that_says_the_sma
     with pytest.raises(LimitError, match="narrowest student"):
         evaluator.student_spec(FAMILY, 1)
     trial = evaluator.evaluate(Proposal(FAMILY, 3, 1, 0))
-    assert (trial.status, trial.student_epochs) == ("error", 0.0)
+    assert (trial.status, trial.student_epochs) == ("refused", 0.0)
     needed = re.search(r"needs ([0-9.]+[KM]B) \(of a training step, --max-memory\)", trial.message)
     assert needed is not None
     reachable = StudentLimits(max_train_memory=parse_size(needed[1]))
