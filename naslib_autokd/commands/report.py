@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,14 @@ def run(options: argparse.Namespace) -> int:
 
     from naslib_autokd.reports.html import page
     from naslib_autokd.reports.run_data import read_run
+    from naslib_autokd.runners.run_folder import remove_leftovers
 
     out = options.runs[0] / "report.html" if options.out is None else options.out
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; give a file, for example {out / 'report.html'}")
     runs = [read_run(folder) for folder in options.runs]
     out.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out.parent, f"{glob.escape(out.name)}.*.tmp")
     write_whole(out, page(runs).encode())
     figures: list[Path] = []
     if options.figures is not None:

@@ -119,6 +119,7 @@ class Command:
             from naslib_autokd.cli import main
 
             status = main(self.arguments)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended
             (self.folder / "modules").write_text("\n".join(sys.modules))
         except SystemExit as error:
             status = int(error.code or 0)

@@ -38,6 +38,14 @@ def test_a_hundred_kills_lose_nothing_and_leave_nothing(command: str, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_signal_at_any_moment_ends_a_command_in_order(command: str, tmp_path: Path) -> None:
+    (found,) = experiments(tmp_path, command, "10", "--moments", "--signal", "SIGTERM")
+    assert (found["kills"], found["problems"]) == (10, {})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("tree", TREES)
 def test_random_processes_of_a_tree_of_workers_are_killed(tree: str, tmp_path: Path) -> None:
     (found,) = experiments(tmp_path, tree, "50")
