@@ -7,7 +7,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ def complaint(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     return ""
 
 
-def complaints(indices: range, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], n: int) -> list[str]:
+def complaints(
+    indices: Iterable[int], whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], n: int
+) -> list[str]:
     found = []
     for index in indices:
         folder = tmp_path / str(index) / "run"
@@ -99,7 +101,7 @@ def complaints(indices: range, whole: Path, tmp_path: Path, capfd: pytest.Captur
 def test_a_sample_of_damaged_folders_is_read_or_refused(
     whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert complaints(range(18), whole, tmp_path, capfd, 1) == []
+    assert complaints([*range(18), 125], whole, tmp_path, capfd, 1) == []  # 125: a report without trials
 
 
 @pytest.mark.parametrize("words", [COMMANDS[0], COMMANDS[5]], ids=["status", "report"])

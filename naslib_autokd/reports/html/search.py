@@ -108,8 +108,9 @@ def _answer_sentences(run: RunData) -> list[str]:
     if answer.get("family_accuracy") is not None:
         n = answer["family_accuracy_n"]
         ends = interval(answer["family_accuracy_low"], answer["family_accuracy_high"])
+        family = f" of family {answer['family']}" if "family" in answer else ""  # its trials may be lost
         says.append(
-            f"The family: {n} student{'s' * (n > 1)} of family {answer['family']} trained in full reach "
+            f"The family: {n} student{'s' * (n > 1)}{family} trained in full reach "
             f"{percent(answer['family_accuracy'])} {ends} test accuracy"
             + (
                 ", mean and 95% interval over wirings and weight seeds."
