@@ -38,10 +38,10 @@ def watchdog() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise Stuck
 
-    before = signal.signal(signal.SIGALRM, stop)
+    before = signal.signal(signal.SIGPROF, stop)
     yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.signal(signal.SIGPROF, before)
 
 
 def complaint(case: Case, folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
@@ -51,7 +51,7 @@ def complaint(case: Case, folder: Path, capfd: pytest.CaptureFixture[str]) -> st
         (folder / name).write_bytes(content)
     os.chdir(folder)
     started, status = time.process_time(), -1
-    signal.alarm(30)
+    signal.setitimer(signal.ITIMER_PROF, 30)  # of processor time: the machine may be busy
     try:
         status = main(case.words)
     except SystemExit as ended:
@@ -61,7 +61,7 @@ def complaint(case: Case, folder: Path, capfd: pytest.CaptureFixture[str]) -> st
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         said = capfd.readouterr()
     took = time.process_time() - started
     lines = said.err.strip().splitlines()

@@ -24,6 +24,7 @@ from naslib_autokd._version import __version__
 from naslib_autokd.data import prepare_picture
 from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.escaping import code, markdown
+from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.files import write_whole
 from naslib_autokd.runners.finals import kept_final
 from naslib_autokd.runners.run_folder import FINALS, RESULT, TRIALS, RunFolder, read_settings, remove_leftovers
@@ -530,6 +531,9 @@ def _report(path: Path) -> dict[str, Any]:
     """What ``result.json`` says; empty if it is not there or cannot be read, for the card can do without."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        for result in (content["teacher"], *content["finals"]):
+            if result and FinalResult.from_dict(result).test_accuracy is None:
+                return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
-    return content if isinstance(content, dict) and isinstance(content.get("candidate"), dict) else {}
+    return content if isinstance(content.get("candidate"), dict) else {}
