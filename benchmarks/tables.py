@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from naslib_autokd.evaluators.base import Benchmark
 from naslib_autokd.evaluators.benchmark import get_benchmark
 from naslib_autokd.optimizers.local_search import LocalSearch
 from naslib_autokd.reports.figures import markdown_table, write_csv
@@ -34,18 +35,19 @@ WITHOUT = ("diswot",)
 """Score students that are built, which the rows of a table are not."""
 
 
-def study_of(table: Path, budget: int, seeds: int) -> Study:
+def study_of(benchmark: Benchmark, budget: int, seeds: int) -> Study:
     study = get_study("optimizers")
     methods = tuple(method for method in study.methods if method.optimizer not in WITHOUT)
-    name = f"{table.stem}-{budget}"
-    return replace(study, name=name, benchmark=str(table), full_trainings=float(budget), seeds=seeds, methods=methods)
+    name = f"{benchmark.name}-{budget}"
+    return replace(study, name=name, benchmark=benchmark, full_trainings=float(budget), seeds=seeds, methods=methods)
 
 
 def run(options: argparse.Namespace) -> None:
     methods = None if options.methods is None else options.methods.split(",")
+    benchmarks = [get_benchmark(table) for table in options.tables]
     for budget in options.budgets:
-        for table in options.tables:
-            study = study_of(table, budget, options.seeds)
+        for benchmark in benchmarks:
+            study = study_of(benchmark, budget, options.seeds)
             found = run_study(
                 study,
                 options.out / study.name,
@@ -75,19 +77,19 @@ def report(options: argparse.Namespace) -> None:
     for table in options.tables:
         benchmark = get_benchmark(table)
         best, lines, cells = benchmark.best_test_error, [], dict[tuple[str, int], str]()
-        labels = [method.label for method in study_of(table, 1, 1).methods]
+        labels = [method.label for method in study_of(benchmark, 1, 1).methods]
         for budget in options.budgets:
-            folder = options.out / f"{table.stem}-{budget}"
+            folder = options.out / f"{benchmark.name}-{budget}"
             runs = regrets(folder, best) if (folder / STUDY_RUNS).is_file() else {}
             rows = _rows([label for label in labels if label in runs], runs, best)
             lines += [[budget, *row] for row in rows]
             cells |= {(str(row[0]), budget): _cell(row) for row in rows}
         known = [label for label in labels if any((label, budget) in cells for budget in options.budgets)]
-        write_csv(RESULTS / f"{table.stem}.csv", COLUMNS, lines)
+        write_csv(RESULTS / f"{benchmark.name}.csv", COLUMNS, lines)
         header = ["method", *(f"{budget} full trainings" for budget in options.budgets)]
         body = [[label, *(cells.get((label, budget), "-") for budget in options.budgets)] for label in known]
         text = markdown_table(header, body)
-        (RESULTS / f"{table.stem}.md").write_text(f"{text}\n{CAPTION}\n", encoding="utf-8")
+        (RESULTS / f"{benchmark.name}.md").write_text(f"{text}\n{CAPTION}\n", encoding="utf-8")
         print(text)
 
 

@@ -367,25 +367,39 @@ def run_query(options: argparse.Namespace) -> int:
 
 
 def run_correlations(options: argparse.Namespace) -> int:
-    from naslib_autokd.evaluators.foreign import ForeignBenchmark, correlation_table, fidelity_correlations
+    from naslib_autokd.evaluators.foreign import (
+        ForeignBenchmark,
+        correlation_notes,
+        correlation_table,
+        fidelity_correlations,
+    )
 
     benchmark = ForeignBenchmark(options.table)
     correlations = fidelity_correlations(benchmark)
     if options.json:
-        rows = [{**correlation._asdict(), "kd": dict(correlation.kd)} for correlation in correlations]
-        print_json({"benchmark": benchmark.name, "reference": dict(benchmark.reference), "correlations": rows})
+        rows = [{**c._asdict(), "kd": dict(c.kd), "picked": dict(c.picked)} for c in correlations]
+        content = {"benchmark": benchmark.name, "reference": dict(benchmark.reference), "correlations": rows}
+        print_json({**content, "notes": correlation_notes(benchmark, correlations)})
         return 0
-    table = correlation_table(benchmark, correlations)
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    print(
-        f"{benchmark.name}: Kendall's tau with {', '.join(f'{k}={v}' for k, v in benchmark.reference.items())} (test)"
-    )
-    for line in table:
-        cells = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        print("  ".join([line[0].ljust(widths[0]), *cells]).rstrip())
+    reference = ", ".join(f"{k}={v}" for k, v in benchmark.reference.items())
+    for what, title in (
+        ("tau", f"{benchmark.name}: Kendall's tau with {reference} (test)"),
+        ("regret", "Regret of what each would pick, in points of the same test error"),
+    ):
+        print(title)
+        _print_aligned(correlation_table(benchmark, correlations, what))
+    for note in correlation_notes(benchmark, correlations):
+        print(note)
     n = sorted({correlation.n for correlation in correlations})
     print(f"n = {' to '.join(map(str, (n[0], n[-1]) if len(n) > 1 else n))} architectures")
     return 0
+
+
+def _print_aligned(table: list[list[str]]) -> None:
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        cells = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        print("  ".join([line[0].ljust(widths[0]), *cells]).rstrip())
 
 
 def run_verify(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache, cached_property
@@ -44,6 +45,8 @@ KEYS = (
     "test_error",
     "scale",
     "cost",
+    "classes",
+    "baselines",
     "reference",
 )
 
@@ -71,6 +74,15 @@ class Training(NamedTuple):
     val_error: float
     test_error: float
     seconds: float
+    baselines: tuple[float, ...] = ()
+    """Values of the columns under ``baselines``."""
+
+
+COLLAPSED = 0.05
+"""A training has collapsed that is not so far above chance, as a share of the way to the best of its column."""
+
+MANY = 0.05
+"""Share of collapsed trainings from which a column is flagged."""
 
 
 class FidelityCorrelation(NamedTuple):
@@ -82,6 +94,19 @@ class FidelityCorrelation(NamedTuple):
     """Architectures that have both."""
     kendall_tau: float
     """Tau-b, in [-1, 1]; nan below 3 architectures or where all are equal."""
+    regret: float = math.nan
+    """Test error of the reference, of the architecture that is best here minus the lowest; mean over ties."""
+    picked: tuple[tuple[str, Value], ...] = ()
+    """That architecture; the first of ties."""
+    n_collapsed: int = 0
+    """Architectures whose training here is hardly above chance (`COLLAPSED`)."""
+    baseline: str = ""
+    """Column that was ranked by in place of the accuracy, the largest value first: it needs no training's result."""
+
+    @property
+    def flagged(self) -> bool:
+        """Whether so many trainings collapsed that the column says little."""
+        return self.n_collapsed >= MANY * max(self.n, 1)
 
 
 class TrainingTable:
@@ -242,6 +267,8 @@ class ForeignBenchmark(TrainingTable):
     def __init__(self, source: str | Path) -> None:
         description = _Description(source)
         self.csv = description.csv
+        self._classes, self._baselines = description.classes, description.baselines
+        self._cost = description.cost
         self.reference = description.reference
         """KD columns and fidelity column -> value: the trainings that fidelities are judged by. May be empty."""
         trainings, texts = _read_csv(description)
@@ -250,21 +277,32 @@ class ForeignBenchmark(TrainingTable):
             description.name, trainings, budgets, cells=description.space, texts=texts, source=str(self.csv)
         )
 
+    def free_baselines(self) -> list[tuple[str, Callable[[Training], float]]]:
+        """Columns that may rank architectures without any training's result, and how they are read."""
+        read = [(name, lambda t, i=i: float(t.baselines[i])) for i, name in enumerate(self._baselines)]
+        return [*([(self._cost, lambda t: t.seconds)] if self._cost else []), *read]
+
+    def collapse_below(self, errors: Sequence[float]) -> float:
+        """Validation accuracy below which a training of a column with these errors has collapsed."""
+        chance = 1 / self._classes if self._classes else 0.0
+        return chance + COLLAPSED * max(1 - min(errors) - chance, 0.0)
+
 
 def fidelity_correlations(
     benchmark: ForeignBenchmark, reference: Mapping[str, str] | None = None
 ) -> tuple[FidelityCorrelation, ...]:
-    """Do cheap trainings order architectures as the reference trainings do?
+    """Do cheap trainings order architectures as the reference trainings do, and what would they pick?
 
     Kendall's tau-b between the validation accuracy at each fidelity of each KD setting and the test accuracy of the
-    reference, over the architectures that have both. Repeats are averaged first.
+    reference, over the architectures that have both. Repeats are averaged first. After the KD settings come baselines
+    that look at no result: the cost of the reference's KD setting, and the YAML file's ``baselines``.
 
     Args:
         reference: A value of each KD column and of the fidelity column, for example full training without KD:
             ``{"method": "nokd", "data_fraction": "1"}``. None: the one of the YAML file.
 
     Returns:
-        KD settings in the order of the CSV file, and for each its fidelities, ascending.
+        KD settings in the order of the CSV file, then baselines, and for each its fidelities, ascending.
 
     Raises:
         TableError: If there is no reference, or the table has no such trainings.
@@ -286,33 +324,88 @@ def fidelity_correlations(
             test_errors.setdefault(architecture, []).append(training)
     if not test_errors:
         raise TableError(f"{benchmark.csv} has no rows with {', '.join(f'{k}={v}' for k, v in wanted.items())}")
+    truth = {architecture: _mean(trainings)[1] for architecture, trainings in test_errors.items()}
+    ranked: list[tuple[Any, str, Callable[[Sequence[Training]], float]]] = [
+        (kd, "", lambda trainings: _mean(trainings)[0]) for kd in cells
+    ]
+    of_reference = next(iter(test_errors.values()))[0].candidate.kd
+    for name, value in benchmark.free_baselines():
+        ranked.append((of_reference, name, lambda trainings, value=value: -fmean(map(value, trainings))))
     correlations = []
-    for kd, by_fidelity in cells.items():
-        for fidelity in _ascending(by_fidelity):
-            both = [architecture for architecture in by_fidelity[fidelity] if architecture in test_errors]
-            cheap = [_mean(by_fidelity[fidelity][architecture])[0] for architecture in both]
-            full = [_mean(test_errors[architecture])[1] for architecture in both]
-            varied = len(both) >= 3 and len(set(cheap)) > 1 and len(set(full)) > 1
-            tau = float(kendalltau(cheap, full).statistic) if varied else math.nan
-            correlations.append(FidelityCorrelation(kd, fidelity, len(both), tau))
+    for kd, baseline, low in ranked:
+        for fidelity in _ascending(cells[kd]):
+            trained = {each: trainings for each, trainings in cells[kd][fidelity].items() if each in truth}
+            if trained:
+                found = _agreement({each: low(trainings) for each, trainings in trained.items()}, truth)
+                errors = [_mean(trainings)[0] for trainings in trained.values()]
+                collapsed = 0 if baseline else sum(1 - error < benchmark.collapse_below(errors) for error in errors)
+                correlations.append(FidelityCorrelation(kd, fidelity, len(trained), *found, collapsed, baseline))
     return tuple(correlations)
 
 
-def correlation_table(benchmark: ForeignBenchmark, correlations: Iterable[FidelityCorrelation]) -> list[list[str]]:
-    """The correlations as rows of text, the header first: KD settings down, fidelities across."""
+def _agreement(low: Mapping[Any, float], truth: Mapping[Any, float]) -> tuple[float, float, Any]:
+    """Tau-b of the two over ``low``'s architectures, and the regret and name of the one that ``low`` picks."""
+    values, errors = list(low.values()), [truth[each] for each in low]
+    varied = len(values) >= 3 and len(set(values)) > 1 and len(set(errors)) > 1
+    tau = float(kendalltau(values, errors).statistic) if varied else math.nan
+    picked = [each for each, value in low.items() if value == min(values)]
+    return tau, fmean(truth[each] for each in picked) - min(errors), picked[0]
+
+
+def correlation_table(
+    benchmark: ForeignBenchmark, correlations: Iterable[FidelityCorrelation], what: str = "tau"
+) -> list[list[str]]:
+    """The correlations as rows of text, the header first: KD settings and baselines down, fidelities across.
+
+    Args:
+        what: "tau", or "regret" in points of test error. A column of which many trainings collapsed has a ``!``.
+    """
     correlations = tuple(correlations)
     fidelities = _ascending({c.fidelity: None for c in correlations})
-    found = {(c.kd, c.fidelity): f"{c.kendall_tau:.3f}" for c in correlations}
-    settings = dict.fromkeys(c.kd for c in correlations)
-    names = [column for column, _ in next(iter(settings), ())]
+
+    def text(c: FidelityCorrelation) -> str:
+        value = f"{c.kendall_tau:.3f}" if what == "tau" else f"{100 * c.regret:.2f}"
+        value = "-" if value == "nan" else value
+        return f"{value}!" if c.flagged else value
+
+    found = {(c.kd, c.baseline, c.fidelity): text(c) for c in correlations}
+    rows = dict.fromkeys((c.kd, c.baseline) for c in correlations)
+    names = [column for column, _ in next(iter(rows), ((), ""))[0]]
     header = [", ".join(names) or "KD", *(benchmark._fidelity_texts[f] for f in fidelities)]
-    return [
-        header,
-        *(
-            [", ".join(str(value) for _, value in kd) or "all", *(found.get((kd, f), "") for f in fidelities)]
-            for kd in settings
-        ),
+    return [header, *([_label(*row), *(found.get((*row, f), "") for f in fidelities)] for row in rows)]
+
+
+def _label(kd: Sequence[tuple[str, Value]], baseline: str) -> str:
+    return f"({baseline} alone)" if baseline else ", ".join(str(value) for _, value in kd) or "all"
+
+
+def correlation_notes(benchmark: ForeignBenchmark, correlations: Sequence[FidelityCorrelation]) -> list[str]:
+    """What a reader of the taus might miss, a sentence each: collapsed columns, baselines ahead, one pick for all."""
+    notes = [
+        f"! {_label(c.kd, '')} at {benchmark._fidelity_texts[c.fidelity]}: {c.n_collapsed} of {c.n} trainings "
+        "collapsed (hardly above chance), so this column says little."
+        for c in correlations
+        if c.flagged
     ]
+    for fidelity in _ascending({c.fidelity: None for c in correlations}):
+        where = benchmark._fidelity_texts[fidelity]
+        columns = [c for c in correlations if c.fidelity == fidelity and not c.baseline]
+        for free in (c for c in correlations if c.fidelity == fidelity and c.baseline):
+            behind = sum(c.kendall_tau < free.kendall_tau for c in columns)
+            if behind:
+                notes.append(
+                    f"At {where}, {free.baseline} alone orders better than {behind} of {len(columns)} columns (tau "
+                    f"{free.kendall_tau:.2f})."
+                )
+        picks = Counter(c.picked for c in columns)
+        most = max(picks.values(), default=0)
+        if len(columns) > 2 and most > len(columns) / 2:
+            taus = [c.kendall_tau for c in columns if picks[c.picked] == most]
+            notes.append(
+                f"At {where}, {most} of {len(columns)} columns pick the very same architecture, with taus from "
+                f"{min(taus):.2f} to {max(taus):.2f}."
+            )
+    return notes
 
 
 class _Description:
@@ -361,6 +454,8 @@ class _Description:
             raise self.error(("scale",), f"unknown scale {scale!r}{did_you_mean(scale, SCALES)}")
         self.scale = SCALES[scale]
         self.cost, self.seconds = self._cost(content)
+        self.classes = self._n_classes(content)
+        self.baselines = self._list(content, "baselines")
         roles = [("architecture", c) for c in self.architecture] + [("kd", c) for c in self.kd]
         roles += [("fidelity", self.fidelity)] if self.fidelity else []
         roles += [(self.validation_key, self.validation), (self.test_key, self.test)]
@@ -462,6 +557,14 @@ class _Description:
             raise self.error(("cost", "unit"), f"unknown unit {unit!r}{did_you_mean(unit, SECONDS)}")
         return section["column"], SECONDS[unit]
 
+    def _n_classes(self, content: Mapping[str, Any]) -> int | None:
+        if "classes" not in content:
+            return None
+        text = self._text(content, "classes")
+        if not (text.isdecimal() and int(text) >= 2):
+            raise self.error(("classes",), f"classes must be a whole number of at least 2, got {text!r}")
+        return int(text)
+
     def _reference(self, content: Mapping[str, Any]) -> dict[str, str]:
         value = content.get("reference", {})
         expected = [*self.kd, *([self.fidelity] if self.fidelity else [])]
@@ -497,6 +600,7 @@ def _read_csv(description: _Description) -> tuple[tuple[Training, ...], dict[Fid
         ((description.validation_key,), description.validation),
         ((description.test_key,), description.test),
         (("cost", "column"), description.cost),
+        *((("baselines",), column) for column in description.baselines),
     ]
     for path, column in named:
         if column is not None and column not in header:
@@ -538,6 +642,7 @@ def _read_csv(description: _Description) -> tuple[tuple[Training, ...], dict[Fid
     hint = "" if description.scale > 1 else " (if these are percent, say scale: percent)"
     val, test = (numbers(column, description.scale, 1.0, hint) for column in (description.validation, description.test))
     cost = numbers(description.cost, 1.0, math.inf, "") if description.cost else [0.0] * len(lines)
+    baselines = [numbers(column, 1.0, math.inf, "") for column in description.baselines]
 
     def cells() -> dict[str, list[Value]]:
         """Operations by edge, from one column of strings or six of operations."""
@@ -582,6 +687,7 @@ def _read_csv(description: _Description) -> tuple[tuple[Training, ...], dict[Fid
                 val[i] if description.validation_is_error else 1.0 - val[i],
                 test[i] if description.test_is_error else 1.0 - test[i],
                 cost[i] * description.seconds,
+                tuple(column[i] for column in baselines),
             )
         )
     return tuple(trainings), names

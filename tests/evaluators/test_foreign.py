@@ -18,6 +18,7 @@ from naslib_autokd.evaluators.benchmark import get_benchmark
 from naslib_autokd.evaluators.foreign import (
     ForeignBenchmark,
     TableError,
+    correlation_notes,
     correlation_table,
     fidelity_correlations,
 )
@@ -111,7 +112,7 @@ def test_rank_correlations_are_those_counted_by_hand(made: ForeignBenchmark) -> 
         ("kd", "1/9"): 4 / 6,  # 16 below 24: one pair wrong
         ("kd", "1/3"): 5 / math.sqrt(6 * 5),  # 16 and 24 are equal: tau-b has one pair less on that side
     }
-    correlations = fidelity_correlations(made)
+    correlations = [c for c in fidelity_correlations(made) if not c.baseline]
     assert {(c.kd[0][1], f"{c.fidelity:.3f}") for c in correlations} == {
         (method, f"{eval(share):.3f}") for method, share in expected
     }
@@ -132,15 +133,64 @@ def test_the_command_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert options.run(options) == 0
     assert capsys.readouterr().out.splitlines() == [
         "made: Kendall's tau with method=none, share=1 (test)",
-        "method    1/9    1/3       1",
-        "none    0.000  1.000  -1.000",
-        "kd      0.667  0.913",
+        "method             1/9    1/3       1",
+        "none             0.000  1.000  -1.000",
+        "kd               0.667  0.913",
+        "(minutes alone)      -      -       -",
+        "Regret of what each would pick, in points of the same test error",
+        "method             1/9    1/3      1",
+        "none              0.00   0.00  20.00",  # at 1 it takes the first for its 0.80: 0.60 in truth, the best 0.80
+        "kd                0.00   0.00",
+        "(minutes alone)  11.25  11.25  11.25",  # all cost the same: the mean of the four
         "n = 4 architectures",
     ]
 
 
+WIDE = """\
+name: wide
+csv: made.csv
+architecture: [width]
+kd: [method]
+fidelity: {column: epochs}
+validation_accuracy: valid
+test_accuracy: test
+baselines: [params]
+reference: {method: none, epochs: 9}
+"""
+
+
+def test_what_taus_hide_is_said(tmp_path: Path) -> None:
+    """Three methods that all pick the widest of 20, one of them with collapsed trainings, and parameters that know."""
+    rows = ["width,method,epochs,valid,test,params"]
+    for i in range(20):
+        right = 0.5 + i / 100
+        shuffled = 0.3 + (7 * i % 19) / 100 if i < 19 else 0.6
+        rows += [f"{i},none,9,{right},{right},{10 + i}", f"{i},none,1,{shuffled},{right},{10 + i}"]
+        rows += [f"{i},kd,1,{shuffled},{right},{10 + i}", f"{i},kd,9,{right},{right},{10 + i}"]
+        vid = 0.02 if i < 6 else 0.2 + i / 100
+        rows += [f"{i},vid,1,{vid},{right},{10 + i}", f"{i},vid,9,{right},{right},{10 + i}"]
+    table = "\n".join(rows) + "\n"
+    found = ForeignBenchmark(make(tmp_path, WIDE, table))
+    correlations = fidelity_correlations(found)
+    free = [c for c in correlations if c.baseline]
+    assert [(c.baseline, c.kendall_tau, c.regret) for c in free] == [("params", 1.0, 0.0)] * 2
+    collapsed = {(c.kd[0][1], c.fidelity): c.n_collapsed for c in correlations if c.n_collapsed}
+    assert collapsed == {}  # chance is not known
+    told = ForeignBenchmark(make(tmp_path, WIDE + "classes: 50\n", table))
+    correlations = fidelity_correlations(told)
+    assert {(c.kd[0][1], c.fidelity): c.n_collapsed for c in correlations if c.n_collapsed} == {("vid", 1.0): 6}
+    assert correlation_table(told, correlations)[3][1].endswith("!")
+    notes = correlation_notes(told, correlations)
+    assert notes[0] == ("! vid at 1: 6 of 20 trainings collapsed (hardly above chance), so this column says little.")
+    assert "At 1, params alone orders better than 3 of 3 columns (tau 1.00)." in notes
+    assert any(
+        note.startswith("At 1, 3 of 3 columns pick the very same architecture, with taus from") for note in notes
+    )
+
+
 def test_another_reference_can_be_asked_for(made: ForeignBenchmark) -> None:
-    found = {(c.kd[0][1], c.fidelity): c for c in fidelity_correlations(made, {"method": "kd", "share": "1/9"})}
+    wanted = {"method": "kd", "share": "1/9"}
+    found = {(c.kd[0][1], c.fidelity): c for c in fidelity_correlations(made, wanted) if not c.baseline}
     assert found["none", 1 / 3].kendall_tau == pytest.approx(4 / 6)  # there 16 is below 24
     assert found["kd", 1 / 9].kendall_tau == pytest.approx(1.0)
     with pytest.raises(TableError, match=r"no rows with method=kd, share=1$"):
@@ -165,7 +215,8 @@ def test_repeats_are_drawn_by_the_seed_and_their_mean_is_the_truth(tmp_path: Pat
     assert made.true_cost(best) == pytest.approx(0.3)
     assert made.true_test_error(best) == pytest.approx((0.25 + 0.35 + 0.30) / 3)
     # 0.3 on average as before, so the ranks are as before
-    assert fidelity_correlations(made)[-1].kendall_tau == pytest.approx(5 / math.sqrt(30))
+    learned = [c for c in fidelity_correlations(made) if not c.baseline]
+    assert learned[-1].kendall_tau == pytest.approx(5 / math.sqrt(30))
 
 
 def test_percent_errors_and_accuracies_say_the_same(tmp_path: Path, made: ForeignBenchmark) -> None:
