@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from collections import Counter
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -421,6 +423,44 @@ def test_the_shipped_descriptions_are_read(source: str, tmp_path: Path) -> None:
 def described_in(page: str) -> str:
     """The last YAML block of a page."""
     return re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)[-1]
+
+
+class FakeAPI:
+    """What the page asks of ``nas_201_api``: two cells, better after 200 epochs."""
+
+    cells = (
+        "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|",
+        "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|",
+    )
+
+    def __init__(self, path: str) -> None:
+        assert path.endswith(".pth")
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def arch(self, index: int) -> str:
+        return self.cells[index]
+
+    def get_cost_info(self, index: int, dataset: str) -> dict[str, float]:
+        return {"params": 0.1 + index}
+
+    def get_more_info(self, index: int, dataset: str, iepoch: None, hp: str, is_random: bool) -> dict[str, float]:
+        assert (dataset, iepoch, is_random) == ("cifar100", None, False)
+        return {"valid-accuracy": 1.0 + index * int(hp) / 4, "test-accuracy": 1.5 + index * int(hp) / 4}
+
+
+def test_nas_bench_201_of_the_page_becomes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = DOCS.read_text()
+    code = next(code for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "nas_201_api" in code)
+    text = next(text for text in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL) if "space:" in text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "nas_201_api", SimpleNamespace(NASBench201API=FakeAPI))
+    exec(code, {})
+    table = ForeignBenchmark(text)
+    assert (table.budgets, len(table.space.rows), table.space.cells) == ((12, 200), 2, "nasbench201")
+    assert table.best_test_error == pytest.approx(1 - 0.515)
+    assert {c.baseline for c in fidelity_correlations(table)} == {"", "params"}
 
 
 CELLS_YAML = """\
