@@ -94,6 +94,7 @@ TLS = "tests/runners/test_hosts.py::test_a_tls_scheduler_is_used_with_certificat
 SLURM = "tests/runners/test_engine.py::test_the_example_makes_a_slurm_script"
 KD_VARIANTS = "tests/runners/test_baselines.py::test_example_tests_the_claim"
 TEACHER_CLAIM = "tests/test_examples_claims.py"
+TABLES = "tests/test_benchmark_tables.py::test_a_small_study_is_run_continued_and_reported"
 USER = "nothing of ours"
 """Cloning, exporting a variable, starting Dask."""
 SMALL_STUDY = Here("--seeds 1 --student-epochs 18 --workers 1 --methods autokd")
@@ -118,6 +119,8 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd doctor": "tests/plugin/test_plugin_loader.py::test_the_doctor_names_what_is_missing",
     # measurements
     "python benchmarks/students.py": "tests/test_benchmark_students.py::test_a_small_run",
+    "python benchmarks/tables.py run nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
+    "python benchmarks/tables.py report nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
     # searches
     "naslib-autokd search --task cluttered-digits --trials 24 --seed 0 --out runs/first": HERE,
     "naslib-autokd status runs/first": HERE,
