@@ -92,6 +92,13 @@ MIN_CORRELATION = 0.75
 minus without: C (low budgets mislead) 8 runs gave it up, mean -0.0011; A 1 run, 0.0000; B 1 run, +0.0001; hnag 1 run,
 +0.0001; A20 (high noise) 1 run, +0.0007. Weak evidence, used only where both witnesses agree."""
 
+STALE_PER_PENDING = 4
+"""With so many trials in flight the kernel's parameters may miss one result, with 64 of them 16 (the model itself
+none): a fit takes longer than a sixty-fourth of a second."""
+
+CROWD = 16
+"""Trials in flight from which on a proposal is chosen among a quarter of the points: time matters more there."""
+
 _SMAC_STATUS = {
     "success": StatusType.SUCCESS,
     "timeout": StatusType.TIMEOUT,
@@ -243,6 +250,7 @@ class AutoKD:
         self._replayed_budget: int | None = None
         self._watch_budgets = fidelity in ("auto", "even") and model == "budget-aware-gp"
         self._fitted: tuple[int, _Fitted | None] = (-1, None)
+        self._refitted_at = 0  # so many trials were told when the kernel's parameters were last due
         self._checkpoint: tuple[int, _Fitted | None] = (-1, None)  # the model of so many first trials
         self._fitted_others: tuple[int, dict[str, BudgetAwareGP]] = (-1, {})
         self._version = 0  # counts tells
@@ -351,6 +359,8 @@ class AutoKD:
         Raises:
             SpaceExhausted: If every point of a finite space has been proposed so.
         """
+        if len(self._trials) - self._refitted_at > len(self._pending) // STALE_PER_PENDING:
+            self._refitted_at = len(self._trials)
         if self._watch_budgets and not self._full_only and self.low_budgets_mislead():
             self._full_only = True
         number = self._asked
@@ -414,7 +424,10 @@ class AutoKD:
                 self._tell_smac(pending[1], trial)
         else:
             self._adopt(trial)
-        self._trials[(trial.number, trial.candidate_digest, trial.budget_epochs, trial.seed)] = trial
+        key = (trial.number, trial.candidate_digest, trial.budget_epochs, trial.seed)
+        if self._trials.get(key, trial) != trial:
+            self._checkpoint = (-1, None)
+        self._trials[key] = trial
         self._version += 1
 
     def _adopt(self, trial: Trial) -> None:
@@ -578,14 +591,16 @@ class AutoKD:
         """The budget-aware model of all trials so far; None below 2 rows."""
         version, fitted = self._fitted
         if version != self._version:
-            fitted = self._fit(self._trials)
+            fitted = self._fit(self._trials, self._refitted_at)
             self._fitted = (self._version, fitted)
         return None if fitted is None else fitted.model
 
-    def _fit(self, trials: Mapping[_Key, Trial]) -> _Fitted | None:
+    def _fit(self, trials: Mapping[_Key, Trial], at_most: int | None = None) -> _Fitted | None:
         """The model of these trials: the one of the last checkpoint (`last_checkpoint`) and the rows since."""
         n = last_checkpoint(len(trials), 20 if self._even else EXACT_ROWS)
-        if self._checkpoint[0] != n or n == len(trials):
+        if at_most is not None and not self._even:
+            n = min(n, at_most)
+        if self._checkpoint[0] != n:
             first = trials if n == len(trials) else dict(islice(trials.items(), n))
             self._checkpoint = (n, self._fit_all(self._rows(first), n))
         fitted = self._checkpoint[1]
@@ -716,8 +731,11 @@ class AutoKD:
         if pair is None or pair.n < MIN_PAIRS or (not self._even and not pair.kendall_tau <= 0.0):
             return False
         fitted = self._fit(trials)
-        needed = math.sqrt(low / high) if self._even else MIN_CORRELATION
-        return fitted is not None and fitted.model.budget_correlation(low, high) < needed
+        if fitted is None or not self._even:
+            return fitted is not None and fitted.model.budget_correlation(low, high) < MIN_CORRELATION
+        # what one low training tells (its squared correlation) for its cost; on the ratio of eta as with brackets
+        needed = MIN_CORRELATION * math.sqrt(self.eta * low / high)
+        return fitted.model.correlation_of_a_training(low, high) < needed
 
     # --- used by the selector
 
@@ -849,6 +867,10 @@ class BudgetAwareSelector(ConfigSelector):
         while True:
             yield self.propose()
 
+    @cached_property
+    def _design(self) -> list[Any]:
+        return covering(self._initial_design_configs, self._owner.vectors.choices(), self._n_initial)
+
     def propose(self, budget: int | None = None) -> Any:
         """The next configuration. With a ``budget`` one may come again that is known from lower ones only."""
         candidate = self.script.popleft() if self.script else self._next(budget)
@@ -867,8 +889,8 @@ class BudgetAwareSelector(ConfigSelector):
 
     def _in_order_of_preference(self, rng: np.random.Generator, budget: int | None, taken: set[str]) -> Iterator[Any]:
         owner, index = self._owner, len(self._chosen)
-        if index < self._n_initial and index < len(self._initial_design_configs):
-            yield self._initial_design_configs[index]
+        if index < len(self._design):
+            yield self._design[index]
         # a full training is too dear for chance where low budgets look around
         share = 0.0 if budget == owner.max_budget_epochs and owner.judges_at_low_budgets else owner.random_share
         if owner.model != "random" and owner.n_succeeded >= 5 and rng.random() >= share:
@@ -904,6 +926,8 @@ class BudgetAwareSelector(ConfigSelector):
         known = vectors[first]
         mean, _ = model.predict(owner.vectors.features(known), top)
         best = float(mean.min())
+        if budget is not None and budget > top:  # nothing is known there: the best of what was judged below
+            return known[np.argsort(mean, kind="stable")]
         own_noise = 0.0
         if owner.repeats_exactly:
             best = owner.best_costs()[-1][1]
@@ -933,7 +957,28 @@ class BudgetAwareSelector(ConfigSelector):
         if owner.judges_at_low_budgets and budget is not None:  # what lower budgets found to be good
             judged = [i for i in order[:64] if seen[i] not in taken]
             starts = np.concatenate([starts, known[judged]])
-        return maximise(owner.vectors, score, starts, rng)
+        few: dict[str, Any] = {"n_samples": 128, "n_starts": 4, "n_perturbations": 12} if len(waiting) >= CROWD else {}
+        return maximise(owner.vectors, score, starts, rng, **few)
+
+
+def covering(points: Sequence[Any], choices: Mapping[str, Sequence[Any]], n: int) -> list[Any]:
+    """The first ``n`` points, if they have every choice of every category; else those that do, as far as there are any.
+
+    Then as many as the largest category has choices at least, each the first of the points with the most new choices.
+    """
+    design = list(points[:n])
+    wanted = {(name, choice) for name, values in choices.items() for choice in values}
+
+    def of(point: Any) -> set[tuple[str, Any]]:
+        return {(name, point[name]) for name in choices if name in point}
+
+    if not n or wanted <= set().union(*map(of, design)):
+        return design
+    n, left, design = max(n, *map(len, choices.values())), list(points), []
+    while left and len(design) < n:
+        design.append(left.pop(max(range(len(left)), key=lambda i: len(of(left[i]) & wanted))))
+        wanted -= of(design[-1])
+    return design
 
 
 class Compromise:

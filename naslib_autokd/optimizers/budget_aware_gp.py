@@ -92,6 +92,11 @@ class SpaceVectors:
         self.groups = np.array(groups, dtype=int)
         """Which hyperparameter (length scale) each feature column belongs to."""
 
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """Of each category without order, what it can be."""
+        named = zip(self.names, self._unordered, strict=True)
+        return {name: tuple(self.space[name].choices) for name, unordered in named if unordered}
+
     @property
     def n_dimensions(self) -> int:
         return len(self.names)
@@ -464,6 +469,12 @@ class BudgetAwareGP:
         u = self._u(np.array([low, high], dtype=float))
         a1, a2 = np.exp(self.parameters.shared), np.exp(self.parameters.own)
         return float((a1 + a2 * np.exp(-BUDGET_DECAY * abs(u[0] - u[1]))) / (a1 + a2))
+
+    def correlation_of_a_training(self, low: float, high: float) -> float:
+        """The same between what one training at ``low`` shows, with its noise, and the true cost at ``high``."""
+        signal = np.exp(self.parameters.shared) + np.exp(self.parameters.own)
+        share = signal / (signal + self._noise(np.array([low]))[0])
+        return float(self.budget_correlation(low, high) * np.sqrt(share))
 
 
 def _inverse_of_lower(lower: NDArray[Any]) -> Array:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from naslib_autokd.optimizers import OPTIMIZERS, get_one_shot_method, get_optimizer, replay
-from naslib_autokd.optimizers.autokd import AutoKD, budget_ladder
-from naslib_autokd.optimizers.budget_aware_gp import BudgetAwareGP
+from naslib_autokd.optimizers.autokd import AutoKD, budget_ladder, covering
+from naslib_autokd.optimizers.budget_aware_gp import EXACT_ROWS, BudgetAwareGP
 from naslib_autokd.optimizers.random_search import RandomSearch
 from naslib_autokd.records import Ask, Proposal, Trial, content_digest
 
@@ -268,6 +268,68 @@ def test_a_low_budget_that_misleads_is_given_up(misleading: bool) -> None:
     for told in optimizer._trials.values():
         asked_for.tell(told)
     assert {asked_for.ask().budget_epochs for _ in range(9)} == {9, 27}
+
+
+@pytest.mark.parametrize(("kind", "useless"), [("opposite", True), ("noise", True), ("good", False)])
+def test_low_budgets_without_a_use_are_given_up_soon(kind: str, useless: bool) -> None:
+    """Where evaluations repeat exactly: after 12 families that were trained at both budgets."""
+    optimizer, rng = build(repeats_exactly=True), np.random.default_rng(0)
+    for number, point in enumerate(np.linspace(0.0, 1.0, 12)):
+        low = {"opposite": 0.4 - 0.1 * point, "noise": 0.3 + 0.1 * rng.random(), "good": 0.3 + 0.1 * point}[kind]
+        optimizer.tell(trial(100 + number, float(point), 9, float(low)))
+        optimizer.tell(trial(200 + number, float(point), 27, 0.1 + 0.1 * float(point)))
+    assert optimizer.low_budgets_mislead() == useless
+    assert optimizer.ask().budget_epochs == (27 if useless else 9)
+    assert optimizer.full_only == useless
+
+
+def test_parameters_are_fitted_less_often_the_more_trials_are_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = []
+    fit = BudgetAwareGP._fit_parameters
+    monkeypatch.setattr(BudgetAwareGP, "_fit_parameters", lambda self, *rows: fits.append(1) or fit(self, *rows))
+    counts = {}
+    for n_workers in (1, 32):
+        optimizer = build(fidelity="full", random_share=0.0)
+        in_flight = [optimizer.ask() for _ in range(n_workers - 1)]
+        fits.clear()
+        for _ in range(48):
+            in_flight.append(optimizer.ask())
+            proposal = in_flight.pop(0)
+            optimizer.tell(Trial.of(proposal, cost=true_error(proposal.candidate)))
+        counts[n_workers] = len(fits)
+    assert counts[1] >= 35
+    assert counts[32] <= 8
+
+
+def test_hundreds_of_trials_are_seen_through_few_and_parameters_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = []
+    fit = BudgetAwareGP._fit_parameters
+    monkeypatch.setattr(BudgetAwareGP, "_fit_parameters", lambda self, *rows: fits.append(1) or fit(self, *rows))
+    optimizer = build(n_initial=1, random_share=0.0)
+    rng = np.random.default_rng(0)
+    for number in range(340):
+        point = float(rng.random())
+        optimizer.tell(trial(-1 - number, point, 27 if number % 3 else 9, 0.1 + 0.1 * (point - 0.4) ** 2))
+    proposals = []
+    for _ in range(14):
+        proposals.append(optimizer.ask())
+        cost = true_error(proposals[-1].candidate)
+        optimizer.tell(Trial.of(proposals[-1], cost=cost))
+    assert len(fits) == 2  # at 331 and 348 rows
+    assert len(optimizer.fitted().model._features) == EXACT_ROWS
+    assert len({proposal.candidate for proposal in proposals}) > 4
+
+
+def test_the_first_design_has_every_choice_of_every_category() -> None:
+    points = [{"kd": "abcdefghij"[i % 3 if i < 20 else i % 10], "merge": "xy"[i % 2], "t": i} for i in range(64)]
+    choices = {"kd": tuple("abcdefghij"), "merge": ("x", "y")}
+    design = covering(points, choices, 9)
+    assert {point["kd"] for point in design} == set("abcdefghij")
+    assert len(design) == 10
+    few = {"merge": ("x", "y")}
+    assert covering(points, few, 9) == covering(points, {}, 9) == points[:9]  # nothing is missed: as they came
+    assert covering(points[:5], choices, 9) == points[:3] + points[3:5]  # as far as there are any
+    assert covering(points, choices, 0) == []
 
 
 def test_families_known_from_low_budgets_may_come_again_for_a_full_training() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
+from naslib_autokd.optimizers import budget_aware_gp
 from naslib_autokd.optimizers.budget_aware_gp import (
     BudgetAwareGP,
     KernelParameters,
@@ -152,6 +153,51 @@ def test_more_than_200_rows_are_fitted_on_fewer_and_predicted_from_all() -> None
     mean, _ = model.predict(features, 27.0)
     truth = 0.1 + 0.2 * ((features - 0.4) ** 2).sum(1) + 0.5 / 27
     assert np.abs(mean - truth).mean() < 0.005
+
+
+def fitc_posterior(model: BudgetAwareGP, rows: Any, y: Any, query: Any, budget: float) -> tuple[np.ndarray, np.ndarray]:
+    """Snelson and Ghahramani 2006, eq. 6 to 8, with dense matrices of all rows."""
+    features, budgets = rows
+    at = np.full(len(query), budget)
+    inducing = model._features, model._row_budgets
+    among = model.kernel(*inducing, *inducing)
+    through = np.linalg.solve(among, model.kernel(*inducing, features, budgets))
+    low_rank = model.kernel(features, budgets, *inducing) @ through
+    full = low_rank + np.diag(np.diag(model.kernel(features, budgets, features, budgets) - low_rank))
+    full += np.diag(model._noise(budgets))
+    cross = model.kernel(query, at, *inducing) @ through
+    mean = model.means[budget] + model.scale * cross @ np.linalg.solve(full, y)
+    explained = np.einsum("ij,ji->i", cross, np.linalg.solve(full, cross.T))
+    prior_variance = np.diag(model.kernel(query, at, query, at))
+    return mean, model.scale * np.sqrt(prior_variance - explained)
+
+
+def test_many_rows_are_seen_through_inducing_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_aware_gp, "EXACT_ROWS", 30)
+    features, budgets, costs = data(90)
+    query = np.random.default_rng(1).random((5, 3))
+    whole = BudgetAwareGP(np.arange(3), max_budget=27).fit(features, budgets, costs, rng=np.random.default_rng(0))
+    assert len(whole._features) == 30
+    best = min(np.flatnonzero(budgets == 27.0), key=lambda row: costs[row])
+    assert best in whole.inducing
+    y = (costs - np.array([whole.means[b] for b in budgets])) / whole.scale
+    expected = fitc_posterior(whole, (features, budgets), y, query, 27.0)
+    np.testing.assert_allclose(whole.predict(query, 27.0), expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("exact_rows", [30, 300])
+def test_rows_may_come_later(exact_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_aware_gp, "EXACT_ROWS", exact_rows)
+    features, budgets, costs = data(90)
+    query = np.random.default_rng(1).random((5, 3))
+    early = BudgetAwareGP(np.arange(3), max_budget=27).fit(features[:70], budgets[:70], costs[:70])
+    late = early.with_rows(features[70:], budgets[70:], costs[70:])
+    y = (costs - np.array([early.means[b] for b in budgets])) / early.scale
+    through = early if exact_rows == 30 else late  # with all rows inducing FITC is exact
+    np.testing.assert_allclose(
+        late.predict(query, 27.0), fitc_posterior(through, (features, budgets), y, query, 27.0), rtol=2e-3
+    )
+    assert (late.predict(query, 27.0)[1] < early.predict(query, 27.0)[1]).all()
 
 
 def test_equal_costs_and_one_budget_are_no_problem() -> None:
