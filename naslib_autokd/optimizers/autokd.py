@@ -13,6 +13,8 @@ Departures from SMAC's habits, each because the other way was measured to be wor
 * Failures are told at a finite cost, so that brackets drop them, and enter the model at the worst success of their
   budget: a cost of 1.0 would destroy the model's scale.
 * The incumbent is the lowest posterior mean among families trained at the largest budget, not the luckiest training.
+* Where evaluations repeat exactly (a table) there are no brackets: they never trained in full what a low budget had
+  judged and not promoted, so the search stood still. Budgets take turns, each with the best expected improvement.
 * Proposal ``k`` depends only on (seed, k, trials so far): no hidden random state, no dependence on PYTHONHASHSEED.
   SMAC's own files are not used (``overwrite=True``, a temporary folder removed at once); the run's store is the record,
   and a run is continued by `AutoKD.fast_forward`: SMAC's brackets are fed the stored proposals, no model is fitted.
