@@ -251,7 +251,7 @@ class AutoKD:
         self._exhausted = False
         self._replayed_budget: int | None = None
         self._watch_budgets = fidelity in ("auto", "even") and model == "budget-aware-gp"
-        self._fitted: tuple[int, _Fitted | None] = (-1, None)
+        self._fitted: tuple[tuple[int, int | None], _Fitted | None] = ((-1, None), None)
         self._refitted_at = 0  # so many trials were told when the kernel's parameters were last due
         self._checkpoint: tuple[int, _Fitted | None] = (-1, None)  # the model of so many first trials
         self._fitted_others: tuple[int, dict[str, BudgetAwareGP]] = (-1, {})
@@ -591,11 +591,21 @@ class AutoKD:
 
     def fitted_model(self) -> BudgetAwareGP | None:
         """The budget-aware model of all trials so far; None below 2 rows."""
-        version, fitted = self._fitted
-        if version != self._version:
-            fitted = self._fit(self._trials, self._refitted_at)
-            self._fitted = (self._version, fitted)
+        fitted = self._fit_once(None)
         return None if fitted is None else fitted.model
+
+    def fitted(self) -> _Fitted:
+        """The model that proposals are made with (there is one: trials have succeeded)."""
+        fitted = self._fit_once(self._refitted_at)
+        assert fitted is not None
+        return fitted
+
+    def _fit_once(self, at_most: int | None) -> _Fitted | None:
+        stale = at_most is not None and at_most < len(self._trials) and not self._even
+        key = (self._version, at_most if stale else None)
+        if self._fitted[0] != key:
+            self._fitted = (key, self._fit(self._trials, at_most))
+        return self._fitted[1]
 
     def _fit(self, trials: Mapping[_Key, Trial], at_most: int | None = None) -> _Fitted | None:
         """The model of these trials: the one of the last checkpoint (`last_checkpoint`) and the rows since."""
@@ -732,7 +742,7 @@ class AutoKD:
         pair = next((p for p in _budget_agreement(at_both) if (p.low, p.high) == (low, high)), None)
         if pair is None or pair.n < MIN_PAIRS or (not self._even and not pair.kendall_tau <= 0.0):
             return False
-        fitted = self._fit(trials)
+        fitted = self._fit_once(None) if trials is self._trials else self._fit(trials)
         if fitted is None or not self._even:
             return fitted is not None and fitted.model.budget_correlation(low, high) < MIN_CORRELATION
         # what one low training tells (its squared correlation) for its cost; on the ratio of eta as with brackets
@@ -743,11 +753,6 @@ class AutoKD:
 
     def features_of(self, digests: Sequence[str]) -> Array:
         return self.vectors.features(np.array([self._configurations[digest].get_array() for digest in digests]))
-
-    def fitted(self) -> _Fitted:
-        self.fitted_model()
-        assert self._fitted[1] is not None
-        return self._fitted[1]
 
     @property
     def n_succeeded(self) -> int:

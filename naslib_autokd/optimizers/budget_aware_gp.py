@@ -10,7 +10,7 @@ The offset of each budget has a wide prior and is integrated out. It removes the
 reach the large budget, so standardising within a budget would make a promoted good family look average. Parameters
 are maximum a posteriori (analytic gradient, L-BFGS, one start). Everything is numpy: 0.02 s of CPU per proposal at 20
 trials, 0.06 s at 100 (one core, 10 hyperparameters). More than `EXACT_ROWS` rows are seen through as many inducing
-ones, so that the cost grows with the rows and not with their cube (``benchmarks/proposals.py``).
+ones, so that the cost grows with the rows and not with their cube (``benchmarks/many_trials.py``).
 
 Source: ours; the kernel over (x, budget) follows the multi-task idea of Swersky et al. 2013 (arXiv:1406.3896), inducing
 rows are FITC's (Snelson and Ghahramani 2006, "Sparse Gaussian Processes using Pseudo-inputs").

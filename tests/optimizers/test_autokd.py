@@ -301,6 +301,24 @@ def test_parameters_are_fitted_less_often_the_more_trials_are_in_flight(monkeypa
     assert counts[32] <= 8
 
 
+def test_who_asks_for_the_incumbent_changes_nothing() -> None:
+    """With trials in flight the parameters of a proposal are a few results old, those of an answer are not."""
+    proposals = []
+    for curious in (False, True):
+        optimizer = build(fidelity="full", n_initial=3)
+        in_flight = [optimizer.ask() for _ in range(9)]
+        asked = []
+        for _ in range(16):
+            proposal = in_flight.pop(0)
+            optimizer.tell(Trial.of(proposal, cost=true_error(proposal.candidate)))
+            if curious:
+                optimizer.incumbent()
+            asked.append(optimizer.ask())
+            in_flight.append(asked[-1])
+        proposals.append(asked)
+    assert proposals[0] == proposals[1]
+
+
 def test_hundreds_of_trials_are_seen_through_few_and_parameters_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     fits = []
     fit = BudgetAwareGP._fit_parameters
