@@ -729,7 +729,8 @@ class AutoKD:
         """Whether two witnesses agree that the rung below the top does not order families as the top does.
 
         The ranks of the promoted families (at least `MIN_PAIRS` of them, Kendall's tau not above 0) and the model,
-        which sees all trials (correlation below `MIN_CORRELATION`). Either alone is too noisy: where the low budget
+        which sees all trials (correlation below `MIN_CORRELATION`; where budgets take turns that of one training with
+        its noise, and for what it costs). Either alone is too noisy: where the low budget
         is good, tau of 5 pairs is below 0 in every fourth run.
         """
         return self._misleads(self._trials)
@@ -740,7 +741,7 @@ class AutoKD:
         low, high = self.ladder[-2:]
         at_both = [trial for trial in trials.values() if trial.budget_epochs in (low, high)]
         pair = next((p for p in _budget_agreement(at_both) if (p.low, p.high) == (low, high)), None)
-        if pair is None or pair.n < MIN_PAIRS or (not self._even and not pair.kendall_tau <= 0.0):
+        if pair is None or pair.n < MIN_PAIRS or not pair.kendall_tau <= 0.0:
             return False
         fitted = self._fit_once(None) if trials is self._trials else self._fit(trials)
         if fitted is None or not self._even:
