@@ -31,6 +31,7 @@ from naslib_autokd.runners.study import Study, get_study
 RESULTS = Path(__file__).parent / "results" / "tables"
 BUDGETS = (10, 30, 50, 100)
 """Full trainings."""
+REFERENCE = "AutoKD"
 WITHOUT = ("diswot",)
 """Score students that are built, which the rows of a table are not."""
 
@@ -104,12 +105,10 @@ CAPTION = (
 
 
 def _rows(labels: Sequence[str], runs: dict[str, dict[int, SimulatedRun]], best: float) -> list[list[Any]]:
-    """A row of the CSV file for each method; all but the first (AutoKD) are tested against it."""
-    if not labels:
-        return []
+    """A row of the CSV file for each method; all others are tested against `REFERENCE`."""
     finals = {label: {s: 100 * (r.test_error[-1] - best) for s, r in sorted(runs[label].items())} for label in labels}
-    reference = finals[labels[0]]
-    pairs = {label: [s for s in finals[label] if s in reference] for label in labels[1:]}
+    reference = finals.get(REFERENCE, {})
+    pairs = {label: [s for s in finals[label] if s in reference] for label in labels if label != REFERENCE}
     tests = {
         label: signed_rank_test([finals[label][s] for s in seeds], [reference[s] for s in seeds])
         for label, seeds in pairs.items()

@@ -25,7 +25,7 @@ from naslib_autokd.optimizers.base import (
     in_order,
 )
 from naslib_autokd.optimizers.budget_aware_gp import Array, SpaceVectors
-from naslib_autokd.optimizers.full_budget import candidate_of
+from naslib_autokd.optimizers.full_budget import candidate_of, plain_values
 from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial, TrialStore, derive_seed
 
 ETA = 3
@@ -73,7 +73,9 @@ class BoTorchMF:
             if value != int(value) or value < 3:
                 raise ValueError(f"{name} must be a whole number of at least 3, got {value}")
         try:
-            import botorch  # noqa: F401
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # its packages use what torch deprecates
+                import botorch  # noqa: F401
         except ImportError as error:
             raise ImportError("BoTorch is missing: pip install 'naslib_autokd[botorch]'") from error
         self.space, self.seed, self.max_budget_epochs = space, int(seed), int(max_budget_epochs)
@@ -174,7 +176,7 @@ class BoTorchMF:
         return candidate
 
     def _candidate(self, vector: Array) -> CandidateLike:
-        found: CandidateLike = self.space.candidate(dict(self._vectors.configuration(vector)))
+        found: CandidateLike = self.space.candidate(plain_values(self._vectors.configuration(vector)))
         return found
 
     def _best_of_pool(self, rng: np.random.Generator) -> tuple[CandidateLike, int]:
