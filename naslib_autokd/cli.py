@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        with terminate_as_interrupt():
+        with terminate_as_interrupt(), plain_warnings():
             return int(options.run(options) or 0)
     except KeyboardInterrupt as error:
         print(f"interrupted; {str(error) or 'what finished is saved, the same command continues'}", file=sys.stderr)
@@ -66,6 +67,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"naslib-autokd: error: {error_text(error)}", file=sys.stderr)
         return exit_status(error)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """What we warn of is a line for people, without the place in our code that others' warnings have."""
+    from naslib_autokd.records import RecordWarning
+
+    usual = warnings.formatwarning
+
+    def plain(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, RecordWarning):
+            return f"naslib-autokd: warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 @contextmanager

@@ -315,6 +315,10 @@ class StoreLockedError(RuntimeError):
     """Another process writes this store."""
 
 
+class RecordWarning(RuntimeWarning):
+    """Something about the records of a run that its owner should know, and that stops nothing."""
+
+
 class CorruptStoreError(ValueError):
     """A line of the store that is not the last one cannot be read."""
 
@@ -515,7 +519,7 @@ class _RecordFile(ABC, Generic[_Record]):
         if torn:
             warnings.warn(
                 f"{self.path}: dropped a torn last line of {torn} bytes (the run was killed while writing it)",
-                RuntimeWarning,
+                RecordWarning,
                 stacklevel=3,
             )
             os.truncate(self.path, self._good_bytes)

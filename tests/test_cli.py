@@ -7,14 +7,15 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from naslib_autokd.cli import build_parser, exit_status, main, parse_size
+from naslib_autokd.cli import build_parser, exit_status, main, parse_size, plain_warnings
 from naslib_autokd.commands._parser import subcommands
-from naslib_autokd.records import StoreLockedError, StoreWriteError, TrialStore
+from naslib_autokd.records import RecordWarning, StoreLockedError, StoreWriteError, TrialStore
 from naslib_autokd.search_spaces.hnag import Candidate
 
 SMALL_TASK = """\
@@ -151,6 +152,14 @@ def test_bad_input_is_one_line_and_status_2(
     assert error.startswith("naslib-autokd: error: ")
     assert len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == [], "nothing is left behind by a refused command"
+
+
+def test_own_warnings_are_lines_for_people() -> None:
+    usual = warnings.formatwarning
+    with plain_warnings():
+        assert warnings.formatwarning("2 records", RecordWarning, "a.py", 3) == "naslib-autokd: warning: 2 records\n"
+        assert "a.py:3: UserWarning: x" in warnings.formatwarning("x", UserWarning, "a.py", 3, "code")
+    assert warnings.formatwarning is usual
 
 
 def test_bad_values_in_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

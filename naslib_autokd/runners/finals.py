@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from naslib_autokd.evaluators.base import HasImages
 from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.files import sync_folder, write_whole
-from naslib_autokd.records import content_digest, derive_seed
+from naslib_autokd.records import RecordWarning, content_digest, derive_seed
 from naslib_autokd.runners.run_folder import FINALS, STUDENTS, RunFolder, append_line
 from naslib_autokd.runners.session import SearchInterrupted, Session, log
 
@@ -344,7 +344,7 @@ def _usable(folder: Path, label: str) -> list[FinalRecord]:
             usable[record.index] = record
             continue
         again = "" if isinstance(record, FinalRecord) and record.index in usable else "; it is trained again"
-        warnings.warn(f"{path}, line {number}: {problem}{again}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{path}, line {number}: {problem}{again}", RecordWarning, stacklevel=2)
     content = "".join(record.line() + "\n" for record in usable.values())
     if len(usable) < len(lines) or not path.read_bytes().endswith(b"\n"):
         write_whole(path, content.encode())

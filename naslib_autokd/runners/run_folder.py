@@ -28,7 +28,7 @@ import yaml
 
 from naslib_autokd.files import foreign_link, is_alive, sync_folder, write_whole
 from naslib_autokd.optimizers.base import Optimizer, ReplayMismatch, asks_of_one_worker, replay
-from naslib_autokd.records import Ask, AskLog, Proposal, StoreLockedError, TrialStore, environment
+from naslib_autokd.records import Ask, AskLog, Proposal, RecordWarning, StoreLockedError, TrialStore, environment
 from naslib_autokd.settings import SettingsError, read_yaml_file
 from naslib_autokd.tasks import Task
 
@@ -164,7 +164,7 @@ class Records:
             warnings.warn(
                 f"{old} records of {self.trials.path} or {ASKS} carry no digests (an older version wrote them): "
                 "the run goes on with what they say, edited or not",
-                RuntimeWarning,
+                RecordWarning,
                 stacklevel=2,
             )
         return self
