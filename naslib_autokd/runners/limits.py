@@ -161,7 +161,8 @@ class WorkerProcess:
             ours, theirs = socket.socketpair()
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
             path = import_path(sys.path)
-            code = f"import sys; sys.path[:] = {path!r}; from {__name__} import child; child({theirs.fileno()})"
+            start = f"from {__name__} import child; child({theirs.fileno()}, {os.getpid()})"
+            code = f"import sys; sys.path[:] = {path!r}; {start}"
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 pass_fds=(theirs.fileno(),),
@@ -360,10 +361,10 @@ def resident_bytes(pid: int) -> int:
 # --- in the child ---------------------------------------------------------------------------------------------------
 
 
-def child(descriptor: int) -> None:
+def child(descriptor: int, parent: int) -> None:
     """Main function of the child: load, then job after job until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    end_with_parent()
+    end_with_parent(parent)
     faulthandler.enable()
     keep_freed_memory()
     connection = Connection(descriptor)
@@ -394,11 +395,12 @@ def attempt(handler: Handler, job: Any, report: Report) -> Outcome:
         return Outcome(None, status, message, details, time.perf_counter() - started)
 
 
-def end_with_parent() -> None:
-    """Have this process killed when its parent ends, even by kill -9."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Have this process killed when its parent ends, even by kill -9; at once if that has come while it was started."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also if this process hangs in C (Linux)
+    if os.getppid() != parent:
+        os._exit(1)
 
     def watch() -> None:
         while os.getppid() == parent:

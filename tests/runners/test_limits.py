@@ -139,6 +139,13 @@ def test_a_hanging_child_ends_with_its_parent() -> None:
     assert not child.is_running()
 
 
+def test_a_child_whose_parent_was_killed_while_it_was_started_ends_at_once() -> None:
+    gone = 2**22 + 1  # beyond the largest number of a process
+    code = f"from naslib_autokd.runners.limits import end_with_parent; end_with_parent({gone}); print('it works on')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
+
+
 def test_mapped_files_are_no_memory_of_a_trial(tmp_path):
     """All workers map one file of decoded pictures: its pages are not those of one process."""
     path = tmp_path / "pictures.u8"
