@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -330,7 +330,7 @@ def fidelity_correlations(
     ]
     of_reference = next(iter(test_errors.values()))[0].candidate.kd
     for name, value in benchmark.free_baselines():
-        ranked.append((of_reference, name, lambda trainings, value=value: -fmean(map(value, trainings))))
+        ranked.append((of_reference, name, partial(_better_first, value)))
     correlations = []
     for kd, baseline, low in ranked:
         for fidelity in _ascending(cells[kd]):
@@ -644,7 +644,7 @@ def _read_csv(description: _Description) -> tuple[tuple[Training, ...], dict[Fid
     cost = numbers(description.cost, 1.0, math.inf, "") if description.cost else [0.0] * len(lines)
     baselines = [numbers(column, 1.0, math.inf, "") for column in description.baselines]
 
-    def cells() -> dict[str, list[Value]]:
+    def operations() -> dict[str, list[Value]]:
         """Operations by edge, from one column of strings or six of operations."""
         if len(description.architecture) == 1:
             texts = columns[description.architecture[0]]
@@ -664,7 +664,7 @@ def _read_csv(description: _Description) -> tuple[tuple[Training, ...], dict[Fid
             return None
 
     if description.space is not None:
-        architecture = cells()
+        architecture = operations()
     else:
         architecture = {column: characteristic(column) for column in description.architecture}
     kd = {column: characteristic(column) for column in description.kd}
@@ -760,6 +760,11 @@ def _ascending(fidelities: Iterable[Fidelity]) -> list[Fidelity]:
     fidelities = list(fidelities)
     numbers = sorted(f for f in fidelities if not isinstance(f, str))
     return [*numbers, *(f for f in fidelities if isinstance(f, str))]
+
+
+def _better_first(value: Callable[[Training], float], trainings: Sequence[Training]) -> float:
+    """Minus the mean value: what ranks the largest first."""
+    return -fmean(map(value, trainings))
 
 
 def _mean(trainings: Sequence[Training]) -> tuple[float, float]:

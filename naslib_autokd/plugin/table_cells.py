@@ -51,7 +51,7 @@ def _table_graph_class(cells: str) -> Any:
     upstream = graph_class(cells)
     architectures = ARCHITECTURES[cells]
 
-    class TableGraph(upstream):  # type: ignore[misc]
+    class TableGraph(upstream):  # type: ignore[misc, valid-type]
         table: TableSpace
 
         def __deepcopy__(self, memo: dict[int, Any]) -> Any:
