@@ -86,6 +86,7 @@ RUNNER = "tests/plugin/test_plugin_runner.py::test_every_shipped_configuration_r
 NASLIB_SEARCH = (
     "tests/plugin/test_plugin_runner.py::test_our_command_line_searches_naslibs_spaces_with_naslibs_optimizers"
 )
+ZERO_COST = "tests/plugin/test_plugin_zero_cost.py::test_scores_come_first_are_charged_and_are_replayed"
 WORKERS = "tests/test_cli.py::test_workers_find_what_one_worker_finds_and_their_limits_hold"
 DEVICES = "tests/runners/test_engine.py::test_each_worker_has_its_device"
 DATA_CHECK = "tests/test_commands_data.py::test_the_command"
@@ -200,6 +201,8 @@ COMMANDS: dict[str, str] = {
     # NASLib
     "naslib-autokd search --optimizer naslib-bananas --option num_init=8 --option k=4 --trials 24 "
     "--out runs/bananas": NASLIB_SEARCH,
+    "naslib-autokd search --optimizer naslib-zerocost:jacov --option n_scored=100 --trials 12 "
+    "--out runs/jacov": ZERO_COST,
     "python -m naslib_autokd.plugin.runner --list": CI,
     "python -m naslib_autokd.plugin.runner --config-file hnag-autokd.yaml search.epochs 40": RUNNER,
     "python -m naslib_autokd.plugin.runner --config-file hnag-autokd.yaml seed 3 search.epochs 40": RUNNER,
