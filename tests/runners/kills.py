@@ -479,24 +479,25 @@ def kind_of(process: Any, main: int) -> str:
     return "worker" if "import child" in " ".join(process.cmdline()) else "helper"
 
 
-def strike(command: Command, rng: random.Random, kills: int, killed: Counter[str]) -> int:
+def strike(command: Command, rng: random.Random, kills: int, killed: Counter[str], pause_s: float) -> int:
     """Run a command, killing live processes of its tree at random moments, and give its exit status.
 
     A dead worker is replaced, so that one run takes many kills; it ends with the command's own death or its work.
+    Between two kills there are up to ``pause_s`` seconds.
     """
     import psutil
 
     pid = command.start()
-    process, moment = psutil.Process(pid), time.monotonic() + rng.uniform(0.2, 6)
+    process, moment = psutil.Process(pid), time.monotonic() + rng.uniform(0.2, pause_s)
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > moment and sum(killed.values()) < kills:
-            moment = time.monotonic() + rng.uniform(0.2, 6)
+            moment = time.monotonic() + rng.uniform(0.2, pause_s)
             with contextlib.suppress(psutil.Error):
                 victim = rng.choice([process, *process.children(recursive=True)])
-                finals = (command.folder / "run" / "students").exists()
+                finals = recorded(command.folder).get("trials.jsonl", [])[7:]
                 kind = kind_of(victim, pid)
                 victim.kill()
                 killed[f"{kind}, in the {'finals' if finals else 'search'}"] += 1
@@ -545,7 +546,9 @@ def tree_experiment(root: Path, name: str, kills: int, *, seed: int) -> dict[str
     adopt_orphans()
     prepare(root, "search", cold=False)
     command = Command(root, TREE)
+    started = time.monotonic()
     assert command.run() == 0, (root / "log").read_text()
+    pause_s = time.monotonic() - started
     whole = [json.loads(line) for line in recorded(root)["trials.jsonl"]]
     forget_finals(root / "run")
     (root / "run").rename(root / "searched")
@@ -561,7 +564,7 @@ def tree_experiment(root: Path, name: str, kills: int, *, seed: int) -> dict[str
     while sum(killed.values()) < kills or not ended:
         before = recorded(root)
         (root / "log").unlink(missing_ok=True)
-        status = strike(command, rng, kills, killed)
+        status = strike(command, rng, kills, killed, pause_s)
         found = [f"left running: {process}" for process in still_running()]
         after, said = recorded(root), (root / "log").read_text()
         found += [f"lost lines of {file}" for file, was in before.items() if after.get(file, [])[: len(was)] != was]
