@@ -35,7 +35,7 @@ REFERENCE = "AutoKD"
 WITHOUT = ("diswot",)
 """Score students that are built, which the rows of a table are not."""
 MORE = tuple(
-    StudyMethod(f"{name} (NASLib, XGBoost)", f"naslib-{name.lower()}", {"predictor_type": "xgb"}, optional=True)
+    StudyMethod(f"{name} (NASLib with XGBoost)", f"naslib-{name.lower()}", {"predictor_type": "xgb"}, optional=True)
     for name in ("BANANAS", "NPENAS")
 )
 """The study has them with LightGBM, which cannot split the first ten cells (leaves of 5, 8 cells drawn)."""
