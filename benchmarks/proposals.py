@@ -17,6 +17,7 @@ import time
 import warnings
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -66,6 +67,16 @@ def seconds_of_asks(name: str, n_trials: int, limit: float) -> list[float]:
     return found
 
 
+def write(rows: list[list[Any]]) -> None:
+    folder = FigureFolder(RESULTS)
+    folder.table("proposals", ["method", "trials", "mean_cpu_s", "largest_cpu_s"], rows)
+    lines = []
+    for place, label in enumerate(dict.fromkeys(str(row[0]) for row in rows)):
+        own = [row for row in rows if row[0] == label]
+        lines.append(Line(label, [r[1] for r in own], [r[2] for r in own], place, steps=False))
+    line_chart(folder, "proposals", lines, xlabel="trials", ylabel="CPU s of a proposal", log_y=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -74,7 +85,7 @@ def main() -> None:
     parser.add_argument("--optimizers", type=lambda text: tuple(text.split(",")), default=tuple(LABELS))
     parser.add_argument("--limit", type=float, default=10.0)
     options = parser.parse_args()
-    rows: list[list[object]] = []
+    rows: list[list[Any]] = []
     warnings.simplefilter("ignore")
     with threadpool_limits(limits=1):
         for name in options.optimizers:
@@ -88,13 +99,7 @@ def main() -> None:
                 print(*rows[-1], flush=True)
                 if max(seconds) > options.limit:
                     break
-    folder = FigureFolder(RESULTS)
-    folder.table("proposals", ["method", "trials", "mean_cpu_s", "largest_cpu_s"], rows)
-    lines = []
-    for place, label in enumerate(dict.fromkeys(str(row[0]) for row in rows)):
-        own = [row for row in rows if row[0] == label]
-        lines.append(Line(label, [r[1] for r in own], [r[2] for r in own], place, steps=False))
-    line_chart(folder, "proposals", lines, xlabel="trials", ylabel="CPU s of a proposal", log_y=True)
+    write(rows)
 
 
 if __name__ == "__main__":

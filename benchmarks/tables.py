@@ -137,7 +137,8 @@ def _cell(row: list[Any]) -> str:
     n, regret, low, high, n_optimum, p_holm = row[1], row[2], row[3], row[4], row[6], row[-1]
     star = "*" if p_holm is not None and p_holm <= 0.05 else ""
     many = "" if n == 20 else f", n = {n}"
-    return f"{regret:.2f} [{low:.2f}, {high:.2f}]{star} ({n_optimum}{many})"
+    interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+    return f"{regret:.2f}{interval}{star} ({n_optimum}{many})"
 
 
 # --- local search until the optimum ---------------------------------------------------------------------------------

@@ -42,7 +42,9 @@ def add(commands: Any) -> None:
     where = benchmark.add_mutually_exclusive_group()
     where.add_argument("--task", help="the benchmark of this task, instead of the study's")
     where.add_argument(
-        "--benchmark", metavar="NAME", help="another benchmark: a name, a fitted .npz file, or a table's .yaml"
+        "--benchmark",
+        metavar="NAME",
+        help="another benchmark: a name (NASLib has nasbench201-cifar100 ...), a fitted .npz file, a table's .yaml",
     )
     what = parser.add_argument_group("budget and methods")
     add_option(what, "--seeds", default_text="the study's")

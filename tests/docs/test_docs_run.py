@@ -95,6 +95,7 @@ TLS = "tests/runners/test_hosts.py::test_a_tls_scheduler_is_used_with_certificat
 SLURM = "tests/runners/test_engine.py::test_the_example_makes_a_slurm_script"
 KD_VARIANTS = "tests/runners/test_baselines.py::test_example_tests_the_claim"
 TEACHER_CLAIM = "tests/test_examples_claims.py"
+NASBENCH201 = "tests/plugin/test_table_cells.py::test_naslibs_pickles_are_a_benchmark"
 TABLES = "tests/test_benchmark_tables.py::test_a_small_study_is_run_continued_and_reported"
 USER = "nothing of ours"
 """Cloning, exporting a variable, starting Dask."""
@@ -180,6 +181,7 @@ COMMANDS: dict[str, str] = {
     ),
     "naslib-autokd ablate kd-settings --print > my.yaml": HERE,
     "naslib-autokd ablate my.yaml --workers 4 --out runs/mine": Here("--seeds 1 --student-epochs 18 --workers 1"),
+    "naslib-autokd ablate optimizers --benchmark nasbench201-cifar100": NASBENCH201,
     "naslib-autokd ablate optimizers --benchmark table.yaml --student-epochs 270": Here(
         "--seeds 1 --student-epochs 4 --workers 1 --methods random_search"
     ),
