@@ -186,7 +186,8 @@ def conclude(result: dict[str, Any]) -> list[str]:
     lines.append(f"Memory of a forward pass of one image: {over:.2f} of the teacher's at most (not limited).")
     noise = (teacher["test_accuracy"] * (1 - teacher["test_accuracy"]) / result["n_test"]) ** 0.5
     if difference.low is None or difference.high is None:
-        lines.append("One search says nothing about the claim: give --seeds.")
+        few = "One search says" if difference.n == 1 else "Searches that all differ by the same say"
+        lines.append(f"{few} nothing about the claim: give --seeds.")
     elif difference.low > -MARGIN:
         lines.append(f"The claim holds here: at most {100 * MARGIN:.0f} point below the teacher (95% interval).")
     elif difference.high < -MARGIN:

@@ -318,7 +318,8 @@ def family_conclusions(comparison: BaselineComparison) -> list[str]:
     interval = best.behind_family.difference
     name = "Plain KD on the searched family"
     if interval.low is None or interval.high is None:
-        lines.append(f"{name} against it: {_signed(best.behind_family)} points on one seed, which shows nothing.")
+        few = "one seed" if interval.n == 1 else f"{interval.n} seeds that all differ by the same"
+        lines.append(f"{name} against it: {_signed(best.behind_family)} points on {few}, which shows nothing.")
     elif interval.low > 0:
         lines.append(f"{name} is ahead of it by {_signed(best.behind_family)} points: the claim holds in this run.")
     elif interval.high < 0:
