@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+from kills import TASK
 
 from naslib_autokd.search_spaces.hnag import execution
 
@@ -29,19 +30,6 @@ pytestmark = [
     pytest.mark.timeout(1800),
     pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become another user"),
 ]
-TASK = """\
-name: tiny-digits
-dataset: digits
-n_train: 64
-n_teacher: 400
-n_val: 64
-n_test: 64
-max_params: 3000
-teacher_epochs: 4
-min_teacher_accuracy: 0.5
-min_budget_epochs: 1
-max_budget_epochs: 2
-"""
 MODULES = "sitecustomize usercustomize naslib_autokd torch numpy yaml dask distributed cloudpickle psutil pickle signal"
 PLANTED = "open({marker!r}, 'a').write('imported ' + __file__ + '\\n')\n"
 LIBRARY = """\
