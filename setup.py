@@ -45,6 +45,7 @@ setup(
         "safetensors>=0.4.3",
         "pyyaml>=6.0",
         "filelock>=3.13",
+        "msgspec>=0.19",
         "matplotlib>=3.8",
         "rich>=13",
         "pillow>=10",

@@ -24,9 +24,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar, Union
 
 import filelock
+import msgspec
 
 from naslib_autokd._version import __version__
 from naslib_autokd.files import sync_folder
@@ -39,8 +40,6 @@ FAILURE_COST = 1.0
 _CHUNK_BYTES = 2**16
 """Of a file of records, parsed at once."""
 _Record = TypeVar("_Record", "Trial", "Ask")
-
-_INFINITY = math.inf
 
 _OLD_REFUSALS = ("LimitError:", "ParameterBudgetError:")
 """What messages of refused families begin with in records of older versions, where their status is "error"."""
@@ -146,10 +145,10 @@ class Trial:
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"accuracies and agreement must be in [0, 1], got {share}")
         for amount in (self.student_epochs, self.sample_s, self.build_s, self.train_s, self.evaluate_s):
-            if not 0 <= amount < _INFINITY:
+            if not 0 <= amount < math.inf:
                 raise ValueError(f"epochs and seconds must be finite and not negative, got {amount}")
         for count in (self.n_params, self.budget_used, self.macs, self.depth, self.train_memory_bytes):
-            if count is not None and not 0 <= count < _INFINITY:
+            if count is not None and not 0 <= count < math.inf:
                 raise ValueError(f"sizes and costs must be finite and not negative, got {count}")
         if type(self.curve) is not tuple:
             object.__setattr__(self, "curve", tuple(self.curve))
@@ -256,9 +255,10 @@ _TRIAL_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("channels", "curve"), (list, tuple)),
 }
 """What the values of a record are; `from_dict` takes nothing else."""
-_NUMBERS = frozenset(_NUMBER)
-_GOOD_SHAPES: set[tuple[tuple[str, ...], tuple[type, ...]]] = set()
-"""Names and types of records that were found to be good: nearly all records have one of a few."""
+_SHARES = ("cost", "val_accuracy", "train_accuracy", "teacher_agreement")
+_SIZES = ("n_params", "budget_used", "macs", "depth", "train_memory_bytes")
+_LEAST = dict.fromkeys((*_SHARES, *_SIZES, "student_epochs", *TIMING_FIELDS, "after"), 0) | {"budget_epochs": 1}
+"""The least values, as `Trial` and `Ask` check them; shares are at most 1."""
 
 
 def _from_fields(
@@ -266,17 +266,13 @@ def _from_fields(
 ) -> _Record:
     if not isinstance(values, Mapping):
         raise ValueError(f"no {what}: {str(values)[:40]!r}")
-    shape = (tuple(values), tuple(map(type, values.values())))
-    if shape not in _GOOD_SHAPES:
-        for name, value in values.items():
-            if name in types and type(value) not in types[name]:
-                wanted = " or ".join("null" if kind is _NONE else kind.__name__ for kind in types[name])
-                raise ValueError(f"{name} must be {wanted}, got {str(value)[:40]!r}")
-        if len(_GOOD_SHAPES) < 1000:
-            _GOOD_SHAPES.add(shape)
+    for name, value in values.items():
+        if name in types and type(value) not in types[name]:
+            wanted = " or ".join("null" if kind is _NONE else kind.__name__ for kind in types[name])
+            raise ValueError(f"{name} must be {wanted}, got {str(value)[:40]!r}")
     for name in ("curve", "channels"):
         numbers = values.get(name, ())
-        if not (_NUMBERS.issuperset(map(type, numbers)) and all(map(math.isfinite, numbers))):
+        if not all(type(number) in _NUMBER and math.isfinite(number) for number in numbers):
             raise ValueError(f"{name} must be finite numbers, got {str(numbers)[:60]}")
     try:
         return cls(**values)
@@ -341,25 +337,40 @@ class _Candidate:
         return json.loads(value) if type(value) is bytes else value
 
     def __set__(self, record: Any, value: Any) -> None:
-        self._slot.__set__(record, value)
+        self._slot.__set__(record, bytes(value) if type(value) is msgspec.Raw else value)
 
 
 for _kind in (Trial, Ask):
     setattr(_kind, "candidate", _Candidate(vars(_kind)["candidate"]))  # noqa: B010
+_SLOTS = {kind: [vars(kind)[name].__set__ for name in kind.__slots__] for kind in (Trial, Ask)}
 
 
-def _split(text: bytes) -> tuple[bytes, bytes]:
-    """A record's JSON with an empty candidate, and its candidate's; the latter is empty if it is not found.
+def _decoder(kind: type[Trial] | type[Ask]) -> msgspec.json.Decoder[list[Any]]:
+    """Decodes an array of records as this version writes them: all fields and none else, each as `from_dict` wants it.
 
-    Were the two parts not cut between a record's own fields, the first would be no JSON.
+    It refuses a few that `from_dict` takes (lone surrogates in a message), and takes none that `from_dict` refuses.
     """
-    start, end = text.find(b'"candidate":{') + 12, text.find(b'},"candidate_digest":') + 1
-    return (text[:start] + b"{}" + text[end:], text[start:end]) if 12 <= start < end else (text, b"")
+    types = _TRIAL_TYPES if kind is Trial else _ASK_TYPES
+    line = msgspec.defstruct(
+        "Line", [(name, _field_type(name, types[name])) for name in kind.__slots__], forbid_unknown_fields=True
+    )
+    return msgspec.json.Decoder(list[line])  # type: ignore[valid-type]
 
 
-def _array(texts: Sequence[bytes]) -> list[Any]:
-    values: list[Any] = json.loads(b"[" + b",".join(texts) + b"]")
-    return values
+def _field_type(name: str, kinds: tuple[type, ...]) -> Any:
+    if name == "candidate":
+        return msgspec.Raw
+    if name == "status":
+        return Literal[STATUSES]
+    if list in kinds:
+        return tuple[int | float, ...]
+    if name in _LEAST:
+        limits = msgspec.Meta(ge=_LEAST[name], le=1 if name in _SHARES else None)
+        kinds = tuple(kind if kind is _NONE else Annotated[kind, limits] for kind in kinds)  # type: ignore[misc]
+    return Union[kinds]  # noqa: UP007
+
+
+_DECODERS = {kind: _decoder(kind) for kind in (Trial, Ask)}
 
 
 _DIGEST = b',"crc32":"%08x"}\n'
@@ -402,6 +413,8 @@ class _RecordFile(ABC, Generic[_Record]):
             since it was read.
         StoreWriteError: In `append`, if the file system refuses.
     """
+
+    _kind: type[_Record]
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
@@ -447,8 +460,8 @@ class _RecordFile(ABC, Generic[_Record]):
         try:
             yield from self._parse_together(lines)
             return
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-            pass
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            pass  # one of them is not as this version writes it
         for line in lines:
             try:
                 text, has_digest = without_digest(line)
@@ -459,16 +472,18 @@ class _RecordFile(ABC, Generic[_Record]):
 
     def _parse_together(self, lines: Sequence[bytes]) -> list[tuple[_Record, bool]]:
         texts, have_digests = zip(*map(without_digest, lines), strict=True)
-        rests, candidates = zip(*map(_split, texts), strict=True)
-        unsure = [text for text, known in zip(candidates, have_digests, strict=True) if text and not known]
-        values = _array(rests)
-        if len(values) != len(lines) or len(_array(unsure)) != len(unsure):
-            raise ValueError("a line that is no JSON object")
-        records = list(map(self._parse, values, have_digests))
-        for record, candidate in zip(records, candidates, strict=True):
-            if candidate:
-                object.__setattr__(record, "candidate", candidate)
-        return list(zip(records, have_digests, strict=True))
+        values = _DECODERS[self._kind].decode(b"[" + b",".join(texts) + b"]")
+        objects = all(bytes(line.candidate).startswith(b"{") for line in values)
+        if not (objects and all(have_digests) and len(values) == len(lines)):
+            raise ValueError("a line of an older version, or no record")
+        return [(self._restored(line), True) for line in values]
+
+    def _restored(self, line: msgspec.Struct) -> _Record:
+        """The record with these values, which are known to be good."""
+        record: _Record = object.__new__(self._kind)
+        for set_field, value in zip(_SLOTS[self._kind], msgspec.structs.astuple(line), strict=True):
+            set_field(record, value)
+        return record
 
     def _corrupt(self, reason: str) -> CorruptStoreError:
         return CorruptStoreError(
@@ -594,6 +609,8 @@ class _RecordFile(ABC, Generic[_Record]):
 class AskLog(_RecordFile[Ask]):
     """``asks.jsonl``: every proposal, written before it is handed out, in the order of asking."""
 
+    _kind = Ask
+
     @staticmethod
     def _parse(values: Mapping[str, Any], has_digest: bool) -> Ask:
         return Ask.from_dict(values)
@@ -601,6 +618,8 @@ class AskLog(_RecordFile[Ask]):
 
 class TrialStore(_RecordFile[Trial]):
     """``trials.jsonl``: every finished trial, in the order in which the optimizer was told of them."""
+
+    _kind = Trial
 
     def __init__(self, path: str | Path | None = None) -> None:
         self._student_epochs = 0.0

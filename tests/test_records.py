@@ -270,7 +270,7 @@ def test_a_reader_beside_a_writer_sees_whole_records_alone(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_hundred_thousand_trials_load_in_seconds_and_300_megabytes(tmp_path: Path) -> None:
-    """Measured: 1.3 times the json.loads of the lines alone, and 210 MB."""
+    """Measured: 0.7 times the json.loads of the lines alone, and 200 MB."""
     import psutil
 
     path = tmp_path / "trials.jsonl"
@@ -279,7 +279,7 @@ def test_a_hundred_thousand_trials_load_in_seconds_and_300_megabytes(tmp_path: P
     with open(path, "wb") as file:
         for number in range(100_000):
             curve = tuple(2.3 / (epoch + 1 + number / 1e5) for epoch in range((1, 3, 9)[number % 3]))
-            values = trial(number, 0.1 + number % 977 / 1000, digest=str(number % 5000), curve=curve, macs=number)
+            values = trial(number, 0.1 + number % 977 / 1100, digest=str(number % 5000), curve=curve, macs=number)
             file.write(with_digest(replace(values, candidate=families[number % 500]).to_json()))
     started = time.process_time()
     with open(path, "rb") as file:
@@ -291,7 +291,7 @@ def test_a_hundred_thousand_trials_load_in_seconds_and_300_megabytes(tmp_path: P
     took, more = time.process_time() - started, psutil.Process().memory_info().rss - before
     assert len(store) == 100_000
     assert (store[7].candidate, store[99_999].candidate) == (families[7], families[499])
-    assert took < 2.5 * lines
+    assert took < 1.2 * lines
     assert more < 300e6
 
 
@@ -439,14 +439,18 @@ def stored(path: Path, n: int = 5) -> list[str]:
         ("more", 1),
     ],
 )
-def test_a_trial_that_cannot_be_is_refused_with_its_line(field: str, value: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_digest", [True, False])
+def test_a_trial_that_cannot_be_is_refused_with_its_line(
+    field: str, value: Any, has_digest: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "trials.jsonl"
-    lines = stored(path)
-    lines[2] = json.dumps({**json.loads(lines[2]), field: value})
-    path.write_text("\n".join([*lines, ""]))
+    texts = [trial(number).to_json() for number in range(5)]
+    texts[2] = json.dumps({**json.loads(texts[2]), field: value})
+    path.write_bytes(b"".join(with_digest(text) if has_digest else text.encode() + b"\n" for text in texts))
     with pytest.raises(CorruptStoreError, match=r"trials.jsonl, line 3: .*put back what was there") as told:
         TrialStore(path)
     assert "\n" not in str(told.value)
+    assert "crc32" not in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -475,10 +479,41 @@ def test_candidates_read_as_they_were(tmp_path: Path) -> None:
     ]
     path = tmp_path / "trials.jsonl"
     trials = [replace(trial(number), candidate=value) for number, value in enumerate(values)]
-    path.write_text("".join(each.to_json() + "\n" for each in trials))
+    for lines in (
+        [with_digest(each.to_json()) for each in trials],
+        [each.to_json().encode() + b"\n" for each in trials],
+    ):
+        path.write_bytes(b"".join(lines))
+        read = list(TrialStore(path))
+        assert [each.to_json() for each in read] == [each.to_json() for each in trials]
+        assert read == trials
+
+
+def test_all_that_a_trial_can_be_is_read_as_it_was(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "trials.jsonl"
+    odd = [
+        trial(0, message="\ud800 \u2028 é \x00", info={"a": {"b": [1, 2.5, None, True]}}),  # msgspec takes no \ud800
+        trial(1, cost=1, status="timeout", student_epochs=3, train_s=0, val_accuracy=None),  # integers stay integers
+        trial(2, status="diverged", budget_used=2**70, seed=2**70, curve=(1, 2.5), channels=(), macs=0),
+        trial(3, cost=5e-324, val_accuracy=1.0, train_s=1.7976931348623157e308),
+    ]
+    some = [
+        trial(
+            number,
+            cost=float(rng.random()),
+            train_s=float(10 ** rng.uniform(-9, 9)),
+            curve=tuple(rng.random(3).tolist()),
+        )
+        for number in range(len(odd), 700)
+    ]
+    with TrialStore(path) as store:
+        for each in [*odd, *some]:
+            store.append(each)
     read = list(TrialStore(path))
-    assert [each.to_json() for each in read] == [each.to_json() for each in trials]
-    assert read == trials
+    assert read == [*odd, *some]
+    assert [each.to_json() for each in read] == [each.to_json() for each in [*odd, *some]]
+    assert [type(each.student_epochs) for each in read[:2]] == [type(each.student_epochs) for each in odd[:2]]
 
 
 EDITS: dict[str, tuple[bytes, bytes]] = {
