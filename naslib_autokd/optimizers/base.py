@@ -165,6 +165,18 @@ class OneShotMethod(Protocol):
         """Search within the budget; ``progress(share done, text)`` is called now and then."""
 
 
+@runtime_checkable
+class RestoresResults(Protocol):
+    """A one-shot method whose finished search need not be repeated after its final students were interrupted."""
+
+    def restore(self, values: Mapping[str, Any], task: Any) -> OneShotResult:
+        """Inverse of `OneShotResult.to_dict`, for a search of this method on ``task``.
+
+        Raises:
+            ValueError, KeyError, TypeError: If no search found this.
+        """
+
+
 OptimizerFactory = Callable[..., Optimizer]
 """``factory(space, *, seed, max_budget_epochs, min_budget_epochs, total_budget_epochs, **options)``
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -247,6 +247,11 @@ class SearchEpoch:
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "genotype": self.genotype.to_dict()}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SearchEpoch:
+        """Inverse of `to_dict`."""
+        return cls(**{**values, "genotype": Genotype.from_dict(values["genotype"])})
+
 
 @dataclass(frozen=True)
 class DARTSResult:
@@ -310,6 +315,16 @@ class DARTSResult:
             "history": [epoch.to_dict() for epoch in self.history],
             "choices": list(self.choices),
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DARTSResult:
+        """Inverse of `to_dict`; raises ValueError, KeyError or TypeError if no search found this."""
+        read = {
+            "spec": CellSpec.from_dict(values["spec"]),
+            "history": tuple(SearchEpoch.from_dict(epoch) for epoch in values["history"]),
+            "choices": tuple(values["choices"]),
+        }
+        return cls(**{**values, **read})
 
 
 Progress = Callable[[float, str], None]
@@ -445,6 +460,13 @@ class DARTS:
             message=chosen.message,
             choices=tuple(choices),
         )
+
+    def restore(self, values: Mapping[str, Any], task: Task) -> DARTSResult:
+        """What a search found, from its `DARTSResult.to_dict`."""
+        found = DARTSResult.from_dict(values)
+        if found.spec != self.fit(found.genotype, task):
+            raise ValueError("the cells are not of the size that the task's parameter budget gives them")
+        return found
 
     def builder(self, found: DARTSResult, evaluator: Any, seed: int) -> Callable[[], CellNetwork]:
         """What `KDEvaluator.train_final` builds: the found network, weights drawn from ``seed``. Can be pickled."""

@@ -262,6 +262,10 @@ class NASLibOneShot:
         with limited_threads(getattr(evaluator, "threads", 1)), _only_device(device), _global_seed(seed, device):
             return self._search(evaluator, budget_student_epochs, seed, progress)
 
+    def restore(self, values: Mapping[str, Any], task: Task) -> NASLibOneShotResult:
+        """What a search found, from its `NASLibOneShotResult.to_dict`."""
+        return NASLibOneShotResult.from_dict(values, task)
+
     def _search(
         self, evaluator: Any, budget_student_epochs: float, seed: int, progress: Progress | None
     ) -> NASLibOneShotResult:

@@ -36,7 +36,7 @@ from naslib_autokd.files import write_whole
 from naslib_autokd.optimizers.base import OPTIMIZERS, nearest
 from naslib_autokd.plugin.config import ConfigError, fidelity_note, load_config, save_folder
 from naslib_autokd.plugin.loader import load_naslib
-from naslib_autokd.runners.run_folder import FINALS, RESULT, TRIALS
+from naslib_autokd.runners.run_folder import FINALS, FOUND, RESULT, TRIALS, RunFolder
 from naslib_autokd.tasks import TASKS, get_task
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -56,7 +56,7 @@ ONE_SHOT = ("darts", "gdas", "drnas")
 ZERO_COST_PREDICTORS = ("lgb", "ngb", "rf", "xgb")
 """Predictors of NASLib's that take zero-cost scores."""
 
-FILES = ("errors.json", TRIALS, "search.json", FINALS, RESULT, "log.log")
+FILES = ("errors.json", TRIALS, FOUND, FINALS, RESULT, "log.log")
 """What a run may leave, for the last line."""
 
 SPACES_OF_NASLIB = ("nasbench101", "nasbench201", "nasbench301", "simple_cell")
@@ -194,7 +194,7 @@ def _run_discrete(config: dict[str, Any], folder: Path, progress: Callable[[str]
 def _run_one_shot(config: dict[str, Any], folder: Path, progress: Callable[[str], None]) -> RunResult:
     from functools import partial
 
-    from naslib_autokd.plugin.one_shot import NASLibOneShot, NASLibOneShotResult
+    from naslib_autokd.plugin.one_shot import NASLibOneShot
     from naslib_autokd.records import content_digest, derive_seed
     from naslib_autokd.runners.finals import train_finals
     from naslib_autokd.runners.run_folder import open_run
@@ -225,15 +225,19 @@ def _run_one_shot(config: dict[str, Any], folder: Path, progress: Callable[[str]
         batch = min(task.batch_size, n // 2)
         steps = search["epochs"] * max(1, (n // 2) // batch)
         budget = (steps + 0.5) * method.search_step_cost(task) / max(1, evaluator.data.n_shown // task.batch_size)
-    path = folder / "search.json"
-    if path.exists():  # of this run, says open_run
-        progress(f"the search is over: {path}")
-        found = NASLibOneShotResult.from_dict(json.loads(path.read_text(encoding="utf-8")), task)
-    else:
-        found = method.search(
-            evaluator, budget, config["seed"], lambda share, text: progress(f"{100 * share:.0f}% of the search, {text}")
-        )
-        write_whole(path, (json.dumps(found.to_dict(), indent=1) + "\n").encode())
+    recipe = content_digest([json.loads(json.dumps(settings)), task.to_dict(), budget])
+    with RunFolder.own(folder) as own:
+        found = own.found(recipe, lambda values: method.restore(values, task))
+        if found is not None:
+            progress(f"the search is over: {folder / FOUND}")
+        else:
+            found = method.search(
+                evaluator,
+                budget,
+                config["seed"],
+                lambda share, text: progress(f"{100 * share:.0f}% of the search, {text}"),
+            )
+            own.keep_found(found.to_dict(), recipe)
     seeds = [derive_seed(config["seed"], "final", index) for index in range(kd["n_finals"])]
     students = [(partial(found.build, derive_seed(seed, "weights")), seed) for seed in seeds]
     label = f"{task.name}/{content_digest(found.architecture)}"

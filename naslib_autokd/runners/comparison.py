@@ -8,6 +8,7 @@ on after its last trial, so an interrupted comparison continues where it stopped
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import time
@@ -20,13 +21,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from naslib_autokd.optimizers.base import get_one_shot_method
+from naslib_autokd.evaluators.results import check_value
+from naslib_autokd.optimizers.base import OneShotMethod, OneShotResult, RestoresResults, get_one_shot_method
 from naslib_autokd.records import content_digest, derive_seed, environment
 from naslib_autokd.runners.engine import DaskPool, LimitedEngine, pick_device
 from naslib_autokd.runners.finals import FinalStudents, train_family, train_finals
 from naslib_autokd.runners.limits import Handler, Limits
 from naslib_autokd.runners.results import SearchProgress
-from naslib_autokd.runners.run_folder import COMPARISON, RESULT, RunFolder, open_run
+from naslib_autokd.runners.run_folder import COMPARISON, CPU, RESULT, RunFolder, open_run
 from naslib_autokd.runners.search import search
 from naslib_autokd.runners.setup import check_space, search_space
 from naslib_autokd.runners.statistics import SHARE, Interval, PairedDifference, mean_interval, paired_difference
@@ -91,8 +93,28 @@ class JobResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> JobResult:
+        """Inverse of `asdict`.
+
+        Raises:
+            ValueError, KeyError, TypeError: If a field is missing or has a value that no job comes to.
+        """
+        for name, value in values.items():
+            for number in value if name in ("test_accuracies", "val_accuracies") else (value,):
+                if types := _TYPES.get(name):
+                    check_value(name, number, types, optional=False, share=name in _SHARES)
         lists = {key: tuple(values[key]) for key in ("test_accuracies", "val_accuracies")}
         return cls(**{**values, **lists, "curve": tuple((float(x), float(y)) for x, y in values["curve"])})
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "method": (str,),
+    **dict.fromkeys(("seed", "n_params", "macs", "train_memory_bytes", "n_students"), (int,)),
+    **dict.fromkeys(("test_accuracies", "val_accuracies", "test_accuracy", "teacher_agreement"), (int, float)),
+    **dict.fromkeys(("search_cpu_s", "student_epochs"), (int, float)),
+    "one_shot": (bool,),
+    "details": (dict,),
+}
+_SHARES = ("test_accuracies", "val_accuracies", "test_accuracy", "teacher_agreement")
 
 
 @dataclass(frozen=True)
@@ -374,6 +396,26 @@ def _cpu_s() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+class CPUSeconds:
+    """CPU seconds that a job's search has taken, in sessions before this one, too (``cpu.json``)."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder, self._started, self._before = folder, _cpu_s(), 0.0
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # nothing but a column depends on it
+            before = float(json.loads((folder.path / CPU).read_text(encoding="utf-8"))["search_cpu_s"])
+            self._before = before if 0 <= before < math.inf else 0.0
+
+    @property
+    def so_far(self) -> float:
+        return self._before + _cpu_s() - self._started
+
+    def keep(self) -> float:
+        """Write them, and give them."""
+        so_far = self.so_far
+        self._folder.write(CPU, json.dumps({"search_cpu_s": so_far}))
+        return so_far
+
+
 def _run_search(
     method: Method,
     seed: int,
@@ -389,8 +431,9 @@ def _run_search(
     def progress(state: SearchProgress) -> None:
         best = "-" if state.best_val_accuracy is None else f"{100 * state.best_val_accuracy:.1f}"
         report(SEARCH_SHARE * state.fraction, f"trial {state.n_trials}, best validation {best}")
+        cpu.keep()
 
-    before = _cpu_s()
+    cpu = CPUSeconds(folder)
     with LimitedEngine(factory, limits) if limits else nullcontext() as engine:
         found = search(
             task,
@@ -404,7 +447,7 @@ def _run_search(
             options=method.options,
             progress=progress,
         )
-    search_cpu_s = _cpu_s() - before
+    search_cpu_s = cpu.keep()
     report(SEARCH_SHARE, "final trainings")
     finals = train_family(evaluator, found.candidate, n_students=settings["n_finals"], seed=seed, out=folder)
     curve, spent, best = [], 0.0, 0.0
@@ -440,15 +483,8 @@ def _run_one_shot(
 ) -> JobResult:
     evaluator = _evaluator_factory(method, task, settings)()
     one_shot = get_one_shot_method(method.optimizer)(objective=method.objective, **method.options)
-    before = time.process_time()
-    found = one_shot.search(
-        evaluator,
-        budget_student_epochs=settings["budget"],
-        seed=seed,
-        progress=lambda fraction, text: report(SEARCH_SHARE * fraction, text),
-    )
-    search_cpu_s = time.process_time() - before
-    folder.write("search.json", json.dumps(found.to_dict(), indent=1))
+    recipe = content_digest([asdict(method), seed, task.to_dict(), settings["budget"], settings["teacher"]])
+    search_cpu_s, found = _search_once(one_shot, evaluator, seed, settings["budget"], folder, recipe, report)
     report(SEARCH_SHARE, "final trainings")
     seeds = [derive_seed(seed, "final", index) for index in range(settings["n_finals"])]
     students = [(partial(found.build, derive_seed(s, "weights")), s) for s in seeds]
@@ -465,6 +501,34 @@ def _run_one_shot(
         one_shot=True,
         details={**found.info, "architecture": found.architecture},
     )
+
+
+def _search_once(
+    one_shot: OneShotMethod,
+    evaluator: KDEvaluator,
+    seed: int,
+    budget: float,
+    folder: RunFolder,
+    recipe: str,
+    report: Report,
+) -> tuple[float, OneShotResult]:
+    """CPU seconds of the search and what it found; of one that is over from ``search.json``."""
+    if isinstance(one_shot, RestoresResults):
+        known = folder.found(
+            recipe, lambda values: (float(values.pop("search_cpu_s")), one_shot.restore(values, evaluator.task))
+        )
+        if known is not None:
+            return known
+    cpu = CPUSeconds(folder)
+    found = one_shot.search(
+        evaluator,
+        budget_student_epochs=budget,
+        seed=seed,
+        progress=lambda fraction, text: report(SEARCH_SHARE * fraction, text),
+    )
+    search_cpu_s = cpu.so_far
+    folder.keep_found({**found.to_dict(), "search_cpu_s": search_cpu_s}, recipe)
+    return search_cpu_s, found
 
 
 def _job_result(

@@ -9,6 +9,7 @@ removed by the next owner.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -22,18 +23,27 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from naslib_autokd.files import foreign_link, is_alive, sync_folder, write_whole
 from naslib_autokd.optimizers.base import Optimizer, ReplayMismatch, asks_of_one_worker, replay
-from naslib_autokd.records import Ask, AskLog, Proposal, RecordWarning, StoreLockedError, TrialStore, environment
+from naslib_autokd.records import (
+    Ask,
+    AskLog,
+    Proposal,
+    RecordWarning,
+    StoreLockedError,
+    TrialStore,
+    environment,
+)
 from naslib_autokd.settings import SettingsError, read_yaml_file
 from naslib_autokd.tasks import Task
 
 TASK, RUN, TRIALS, ASKS = "task.yaml", "run.yaml", "trials.jsonl", "asks.jsonl"
 FINALS, STUDENTS, RESULT = "finals.jsonl", "students", "result.json"
+FOUND, CPU = "search.json", "cpu.json"
 STATUS, LOG, LOCK = "status.json", "search.log", "run.lock"
 COMPARISON, TRAININGS, STUDY, STUDY_RUNS = "comparison.json", "results.jsonl", "study.yaml", "runs.jsonl"
 EXPORT = "export"
@@ -42,6 +52,9 @@ BUDGETS = ("n_trials", "student_epochs", "wall_s", "target_cost")
 """Settings that may change between the sessions of a run."""
 
 log = logging.getLogger("naslib_autokd.search")
+
+
+Found = TypeVar("Found")
 
 
 class RunFolderError(ValueError):
@@ -130,6 +143,40 @@ class RunFolder:
         path = self.path / name
         write_whole(path, content.encode())
         return path
+
+    def keep_found(self, found: Mapping[str, Any], recipe: str) -> None:
+        """Write what a one-shot search found (``search.json``); on disk when this returns.
+
+        Args:
+            recipe: Digest of everything that the search depends on.
+        """
+        content = json.loads(json.dumps({**found, "recipe": recipe}))
+        self.write(FOUND, json.dumps({**content, "sha256": _digest(content)}, indent=1) + "\n")
+
+    def found(self, recipe: str, restore: Callable[[dict[str, Any]], Found]) -> Found | None:
+        """What `keep_found` wrote, as ``restore`` reads it; None if there is nothing.
+
+        A file that is damaged, edited or another search's is passed over with a `RecordWarning`: the search is made
+        again, and finds the same.
+        """
+        path = self.path / FOUND
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("sha256") != _digest(content):
+                raise ValueError("it is not what was written")
+            if content.pop("recipe") != recipe:
+                raise ValueError("it is another search's")
+            return restore(content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+            warnings.warn(f"{path}: {reason}; the search is made again", RecordWarning, stacklevel=2)
+            return None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def folder_path(out: str | Path | RunFolder) -> Path:

@@ -13,6 +13,7 @@ import yaml
 from naslib_autokd.plugin.config import DEFAULTS, ConfigError, check_config, load_config, save_folder
 from naslib_autokd.plugin.loader import find_naslib, naslib_missing
 from naslib_autokd.plugin.runner import CONFIGS, DISCRETE, ONE_SHOT, find_config, main
+from naslib_autokd.records import RecordWarning
 
 needs_naslib = pytest.mark.skipif(naslib_missing() is not None, reason=f"NASLib is missing: {naslib_missing()}")
 
@@ -276,7 +277,7 @@ def test_a_one_shot_search_that_is_over_is_not_repeated(
     found = json.loads((folder / "search.json").read_text())
     result = (folder / "result.json").read_bytes()
     restored = NASLibOneShotResult.from_dict(found, get_task(str(tiny_task)))
-    assert json.loads(json.dumps(restored.to_dict())) == found
+    assert json.loads(json.dumps(restored.to_dict())) == {k: found[k] for k in found if k not in ("recipe", "sha256")}
     (folder / "result.json").unlink()
     (folder / "finals.jsonl").unlink()
     monkeypatch.setattr(NASLibOneShot, "search", None)
@@ -284,6 +285,11 @@ def test_a_one_shot_search_that_is_over_is_not_repeated(
     assert "the search is over: " in capsys.readouterr().err
     assert json.loads((folder / "result.json").read_bytes())["architecture"] == json.loads(result)["architecture"]
     assert json.loads((folder / "result.json").read_bytes())["test_accuracy"] == json.loads(result)["test_accuracy"]
+    (folder / "search.json").write_text("[]")
+    monkeypatch.undo()
+    with pytest.warns(RecordWarning, match="the search is made again"):
+        assert main(arguments) == 0
+    assert json.loads((folder / "result.json").read_bytes())["architecture"] == json.loads(result)["architecture"]
 
 
 @needs_naslib

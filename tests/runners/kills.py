@@ -89,9 +89,22 @@ COMMANDS: dict[str, list[str]] = {
     "bench-build": BUILD,
     "report": ["report", "run"],
     "ablate": ["ablate", "study.yaml", "--workers", "0", "--out", "run"],
+    "one-shot": ["one-shot"],
 }
-RECORDS = {"trials.jsonl", "asks.jsonl", "finals.jsonl", "results.jsonl", "runs.jsonl"}
+RECORDS = {"search.json", "trials.jsonl", "asks.jsonl", "finals.jsonl", "results.jsonl", "runs.jsonl"}
 TIMES = ("_s", "seconds", "environment", "cpus")
+
+
+def one_shot_job() -> int:
+    """What a worker does of a comparison: a one-shot search and its final students."""
+    from naslib_autokd.runners.comparison import run_job
+    from naslib_autokd.tasks import get_task
+
+    options = {"operations": ["skip_connect", "sep_conv_3x3"], "n_nodes": 1, "init_channels": 4, "step_cost": 1.0}
+    method = {"label": "DARTS", "kind": "one-shot", "optimizer": "darts", "options": options}
+    settings = {"budget": 16.0, "n_finals": 2, "device": "cpu", "teacher": None}
+    run_job(method, 0, get_task("task.yaml").to_dict(), settings, "run", lambda _: None)
+    return 0
 
 
 class Command:
@@ -118,7 +131,7 @@ class Command:
             intercept(self.folder, operations, kill_before)
             from naslib_autokd.cli import main
 
-            status = main(self.arguments)
+            status = one_shot_job() if self.arguments == ["one-shot"] else main(self.arguments)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended
             (self.folder / "modules").write_text("\n".join(sys.modules))
         except SystemExit as error:
@@ -205,9 +218,17 @@ def quick_figures() -> None:
 def watch_trainings(note: Callable[[str], object]) -> None:
     """Call ``note`` with the name of every training that is started."""
     from naslib_autokd.evaluators.kd import KDEvaluator
+    from naslib_autokd.optimizers.darts import DARTS
     from naslib_autokd.runners import ablation
     from naslib_autokd.teachers import load
 
+    search_one_shot = DARTS.search
+
+    def search_noted(self: Any, *arguments: Any, **options: Any) -> Any:
+        note("one-shot search")
+        return search_one_shot(self, *arguments, **options)
+
+    DARTS.search = search_noted  # type: ignore[method-assign]
     evaluate, train_final, train_teacher = KDEvaluator.evaluate, KDEvaluator.train_final, load.train_teacher
     next_run = ablation._Schedule.next
 
@@ -244,7 +265,7 @@ def import_as(folder: Path) -> None:
 # --- what a folder holds --------------------------------------------------------------------------------------------
 
 
-DIGESTS = ("file", "crc32")
+DIGESTS = ("file", "crc32", "sha256")
 
 
 def timeless(value: Any) -> Any:
@@ -306,6 +327,7 @@ def done(records: dict[str, list[str]]) -> set[str]:
     names |= {f"final {v['name']}  {v['seed']}" for v in map(json.loads, records.get("finals.jsonl", ()))}
     for line in map(json.loads, records.get("results.jsonl", ())):
         names.add(f"final {line['student']} {line['loss']} {line['result']['seed']}")
+    names |= {"one-shot search"} if "search.json" in records else set()
     for line in map(json.loads, records.get("runs.jsonl", ())):
         names.add(f"run {line['method']} {line['seed']}")
     return names | ({"teacher"} if records["teachers"] else set())

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from naslib_autokd.evaluators.kd import KDEvaluator
+from naslib_autokd.optimizers.darts import DARTS, DARTSResult
+from naslib_autokd.records import RecordWarning
 from naslib_autokd.reports.comparison import anytime_figure, table_text, what_it_shows, write_csv
-from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, Comparison, JobProgress, JobResult, compare, method_rows
+from naslib_autokd.runners.comparison import (
+    AUTOKD_VS_DARTS,
+    Comparison,
+    CPUSeconds,
+    JobProgress,
+    JobResult,
+    Method,
+    compare,
+    method_rows,
+    run_job,
+)
+from naslib_autokd.runners.run_folder import RunFolder
 from naslib_autokd.tasks import get_task
 
 
@@ -103,6 +121,142 @@ def test_real_comparison_finishes_and_is_not_repeated(tmp_path: Path) -> None:
     for a, b in zip(first.jobs, again.jobs, strict=True):
         assert a.test_accuracies == b.test_accuracies
         assert a.curve == b.curve
+
+
+ONE_SHOT = asdict(
+    Method(
+        "DARTS",
+        "one-shot",
+        "darts",
+        "kd",
+        {"operations": ["skip_connect", "sep_conv_3x3"], "n_nodes": 1, "init_channels": 4, "step_cost": 2.0},
+    )
+)
+SETTINGS = {"budget": 3.0, "n_finals": 2, "device": "cpu", "teacher": None}
+
+
+@pytest.fixture(scope="module")
+def one_shot(tmp_path_factory: pytest.TempPathFactory, cache_folder: str) -> tuple[Callable[[Path], Any], Path]:
+    """A job with a small one-shot search, and the folder of an uninterrupted one."""
+    task = get_task(
+        "digits", n_train=64, n_teacher=400, n_val=64, n_test=64, min_budget_epochs=1, max_budget_epochs=1,
+        max_params=4000, teacher_epochs=4, min_teacher_accuracy=0.0,
+    )  # fmt: skip
+
+    def run(out: Path, seed: int = 0) -> Any:
+        return run_job(ONE_SHOT, seed, task.to_dict(), SETTINGS, str(out), lambda _: None)
+
+    whole = tmp_path_factory.mktemp("one-shot")
+    run(whole)
+    return run, whole
+
+
+def timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: timeless(inner) for key, inner in value.items() if not key.endswith(("_s", "seconds"))}
+    return [timeless(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def test_a_one_shot_search_that_is_over_is_not_repeated(
+    one_shot: tuple[Callable[[Path], Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in its second final student: what the search found, its costs and the first student are kept."""
+    run, whole = one_shot
+    trained: list[int] = []
+    train_final = KDEvaluator.train_final
+
+    def stopping(self: Any, build: Any, kd: Any, seed: int, **options: Any) -> Any:
+        if trained:
+            raise KeyboardInterrupt
+        trained.append(seed)
+        return train_final(self, build, kd, seed, **options)
+
+    monkeypatch.setattr(KDEvaluator, "train_final", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    monkeypatch.setattr(KDEvaluator, "train_final", train_final)
+    found = json.loads((tmp_path / "search.json").read_text())
+    first = (tmp_path / "finals.jsonl").read_bytes()
+    monkeypatch.setattr(DARTS, "search", None)
+    result = run(tmp_path)
+    assert result["search_cpu_s"] == found["search_cpu_s"] > 0
+    assert (tmp_path / "finals.jsonl").read_bytes().startswith(first)
+    assert timeless(result) == timeless(json.loads((whole / "result.json").read_text()))
+    for name in ("student-0.safetensors", "student-1.safetensors"):
+        ours, theirs = (load_file(folder / "students" / name) for folder in (tmp_path, whole))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda text: text.replace('"val_accuracy": 0.', '"val_accuracy": 1.', 1), "it is not what was written"),
+        (lambda text: text[: len(text) // 2], "search.json: .*; the search is made again"),
+        (lambda text: "", "search.json: .*; the search is made again"),
+        (lambda text: "[1, 2]", "search.json: .*; the search is made again"),
+        (lambda text: text.replace('"sha256"', '"sha265"'), "there is no 'sha256'"),
+    ],
+)
+def test_a_damaged_search_is_made_again_with_a_word(
+    one_shot: tuple[Callable[[Path], Any], Path], tmp_path: Path, damage: Callable[[str], str], text: str
+) -> None:
+    _, whole = one_shot
+    content = (whole / "search.json").read_text()
+    recipe = json.loads(content)["recipe"]
+    folder = RunFolder(tmp_path)
+    assert folder.found(recipe, dict) is None, "nothing is there, nothing is said"
+    (tmp_path / "search.json").write_text(content)
+    assert folder.found(recipe, dict) == {k: v for k, v in json.loads(content).items() if k not in ("recipe", "sha256")}
+    with pytest.warns(RecordWarning, match="it is another search's; the search is made again"):
+        assert folder.found("another", dict) is None
+    (tmp_path / "search.json").write_text(damage(content))
+    with pytest.warns(RecordWarning, match=text):
+        assert folder.found(recipe, dict) is None
+
+
+def test_another_seeds_search_is_not_believed(
+    one_shot: tuple[Callable[..., Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, whole = one_shot
+    (tmp_path / "search.json").write_bytes((whole / "search.json").read_bytes())
+
+    def search(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DARTS, "search", search)
+    with pytest.warns(RecordWarning, match="it is another search's"), pytest.raises(KeyboardInterrupt):
+        run(tmp_path, seed=1)
+
+
+def test_what_darts_found_is_read_as_it_was_written(one_shot: tuple[Callable[..., Any], Path]) -> None:
+    _, whole = one_shot
+    content = json.loads((whole / "search.json").read_text())
+    values = {key: value for key, value in content.items() if key not in ("recipe", "sha256", "search_cpu_s")}
+    assert json.loads(json.dumps(DARTSResult.from_dict(values).to_dict())) == values
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("test_accuracy", 7.0, r"test_accuracy must be in \[0, 1\], got 7.0"),
+        ("val_accuracies", [0.5, -0.1], r"val_accuracies must be in \[0, 1\], got -0.1"),
+        ("search_cpu_s", float("nan"), "search_cpu_s must be finite and not negative"),
+        ("n_params", "many", "n_params must be int, got 'many'"),
+    ],
+)
+def test_results_that_no_job_has_are_not_believed(name: str, value: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        JobResult.from_dict({**asdict(job("AutoKD", 0, (0.8,))), name: value})
+
+
+def test_cpu_seconds_are_those_of_all_sessions(tmp_path: Path) -> None:
+    with RunFolder.own(tmp_path) as folder:
+        folder.write("cpu.json", '{"search_cpu_s": 100.0}')
+        assert 100 <= CPUSeconds(folder).keep() < 101
+        assert 100 <= CPUSeconds(folder).so_far < 102
+        folder.write("cpu.json", '{"search_cpu_s": "NaN"}')
+        assert CPUSeconds(folder).so_far < 1
 
 
 def test_bad_settings_are_refused_before_any_work(tmp_path: Path) -> None:
