@@ -12,6 +12,7 @@ import yaml
 
 from naslib_autokd.cli import build_parser, main
 from naslib_autokd.commands import _config
+from naslib_autokd.commands._again import words as words_of
 from naslib_autokd.commands._options import parse_options
 from naslib_autokd.commands._parser import leaves
 from naslib_autokd.commands._types import settings_of
@@ -137,12 +138,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "--config needs a value" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", CONFIGURABLE)
-def test_what_is_kept_repeats_the_command(name: str, tmp_path: Path) -> None:
-    """For every command: what a run was asked for, written and read back, is what it was asked for."""
+def parser_of(name: str) -> argparse.ArgumentParser:
+    return next(parser for parser in leaves(build_parser()) if parser.prog.partition(" ")[2] == name)
+
+
+def every_option(name: str) -> list[str]:
+    """Words that give every option of a command another value than its default."""
     words = name.split()
-    parser = next(c for c in leaves(build_parser()) if c.prog.partition(" ")[2] == name)
-    for index, action in enumerate(settings_of(parser)):
+    for index, action in enumerate(settings_of(parser_of(name))):
         if not action.option_strings or action.dest == "benchmark":  # excluded by --task
             continue
         kind = getattr(action.type, "kind", action.type)
@@ -154,14 +157,24 @@ def test_what_is_kept_repeats_the_command(name: str, tmp_path: Path) -> None:
             words += [word for each in given for word in (action.option_strings[0], each)]
         else:
             words += [action.option_strings[0], str(action.choices[-1]) if action.choices else value or "0.1,0.2,0.3"]
-    options = build_parser().parse_args(words)
-    _config.keep(options, tmp_path)
+    return words
+
+
+@pytest.mark.parametrize("name", CONFIGURABLE)
+def test_what_is_kept_repeats_the_command(name: str, tmp_path: Path) -> None:
+    """For every command: what a run was asked for, written and read back, is what it was asked for."""
+    typed = every_option(name)
+    _config.keep(build_parser().parse_args(typed), tmp_path)
     stored = yaml.safe_load((tmp_path / _config.FILE).read_text())
     assert stored["command"] == name
-    first, again = parse(*words), parse(*name.split(), "--config", str(tmp_path / _config.FILE))
+    first, again = parse(*typed), parse(*name.split(), "--config", str(tmp_path / _config.FILE))
+    printed = words_of(parser_of(name), again)
+    assert printed[: 1 + len(name.split())] == ["naslib-autokd", *name.split()]
+    by_hand = parse(*printed[1:])
     if "option" in first:
-        assert parse_options(first.pop("option")) == parse_options(again.pop("option"))
-    assert first == again
+        options = [parse_options(each.pop("option")) for each in (first, again, by_hand)]
+        assert options[0] == options[1] == options[2]
+    assert first == again == by_hand
 
 
 def test_every_number_on_the_command_line_has_a_range() -> None:

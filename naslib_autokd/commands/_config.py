@@ -51,7 +51,7 @@ def apply(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     for action in settings_of(parser):
         if action.dest not in values:
             continue
-        if isinstance(action, argparse._AppendAction) and id(action) in given and not _is_mapping(action):
+        if isinstance(action, argparse._AppendAction) and id(action) in given and not is_mapping(action):
             continue  # what is typed replaces the list; of a mapping it replaces single keys
         action.default, action.required = values[action.dest], False
 
@@ -111,7 +111,8 @@ def _key(action: argparse.Action) -> str:
     return name_of(action).lstrip("-") if action.option_strings else action.dest
 
 
-def _is_mapping(action: argparse.Action) -> bool:
+def is_mapping(action: argparse.Action) -> bool:
+    """Whether an option takes ``NAME=VALUE``, again and again."""
     return isinstance(action, argparse._AppendAction) and "=" in str(action.metavar)
 
 
@@ -125,7 +126,7 @@ def _value(action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, bool):
             raise ValueError("true or false")
         return value
-    if _is_mapping(action):
+    if is_mapping(action):
         if not isinstance(value, Mapping):
             raise ValueError("a mapping of names to values, such as {fidelity: full}")
         return [(str(name).replace("-", "_"), inner) for name, inner in value.items()]
@@ -173,7 +174,7 @@ def keeper(options: argparse.Namespace, folder: Path) -> Callable[[], None]:
 
 
 def _plain(action: argparse.Action, value: Any) -> Any:
-    if _is_mapping(action):
+    if is_mapping(action):
         from naslib_autokd.commands._options import parse_options
 
         return parse_options(value)

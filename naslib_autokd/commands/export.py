@@ -32,10 +32,12 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-
+    from naslib_autokd.commands._again import command_of
     from naslib_autokd.runners.export import export
 
-    done = export(options.run_folder, options.format, options.out)
+    run = options.run_folder.resolve()
+    command = command_of(run).replace(str(run), run.name)  # the card is for others, who have no such folder
+    done = export(options.run_folder, options.format, options.out, command=command)
     if done.warning:
         print(f"beware: {done.warning}", file=sys.stderr)
     if options.json:

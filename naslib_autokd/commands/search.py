@@ -117,8 +117,7 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.runners.run_folder import RESULT, RUN, RunFolder, budget_change, check_run
     from naslib_autokd.runners.search import search
     from naslib_autokd.runners.session import StopSignals
-    from naslib_autokd.runners.setup import check_space, make_optimizer, run_settings, search_space
-    from naslib_autokd.search_spaces import get_search_space
+    from naslib_autokd.runners.setup import check_space, make_optimizer, run_settings, space_of_run
     from naslib_autokd.search_spaces.hnag import HNAGSpace
 
     check_places(options)
@@ -135,10 +134,7 @@ def run(options: argparse.Namespace) -> int:
     objectives = check_objectives(options.objectives.split(","))
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
-    space = get_search_space(task.preset if options.space is None else options.space)
-    if len(objectives) > 1 and isinstance(space, HNAGSpace):
-        space = space.replaced(search_size=True)
-    space = search_space(task, space, objective=options.objective, out=options.out)
+    space = space_of_run(task, options.space, objectives, options.objective, options.out)
     check_space(task, space)
     searched: dict[str, Any] = {"options": optimizer_options, "objectives": objectives}
     make_optimizer(task, options.optimizer, space=space, **searched, **budget)

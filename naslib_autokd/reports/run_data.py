@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from naslib_autokd.commands._again import command_of, comparison_code
 from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.records import Trial, TrialStore, objective_value
 from naslib_autokd.records import incumbent as observed_incumbent
@@ -256,7 +257,7 @@ def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunDa
         teacher=teacher,
         classes=_classes(counts),
         methods=(label,),
-        command=_search_command(settings, task),
+        command=command_of(folder),
         export_command=f"naslib-autokd export {shlex.quote(str(folder))} --format onnx" if students else "",
         students=students,
     )
@@ -685,46 +686,6 @@ def _say_missing(
         missing.setdefault("failures", "No trial failed.")
 
 
-def _search_command(settings: Mapping[str, Any], task: Mapping[str, Any]) -> str:
-    """The command that ``run.yaml`` describes."""
-    if not settings:
-        return ""
-    space = settings.get("space")
-    name = space.get("name") if isinstance(space, Mapping) else space
-    parts = ["naslib-autokd", "search", "--task", _task_option(task)]
-    if name and not str(name).startswith("hnag") and name != "custom":
-        parts += ["--space", str(name)]
-    parts += ["--optimizer", str(settings.get("optimizer"))]
-    for key, value in (settings.get("options") or {}).items():
-        parts += ["--option", f"{key}={json.dumps(value) if isinstance(value, dict | list | bool) else value}"]
-    if len(objectives := settings.get("objectives") or ()) > 1:
-        parts += ["--objectives", ",".join(objectives)]
-    evaluation = settings.get("evaluation") or {}
-    if evaluation.get("objective", "kd") != "kd":
-        parts += ["--objective", str(evaluation["objective"])]
-    if evaluation.get("teacher"):
-        parts += ["--teacher", str(evaluation["teacher"])]
-    flags = {"n_trials": "--trials", "student_epochs": "--student-epochs", "wall_s": "--max-seconds"}
-    for key, flag in flags.items():
-        if settings.get(key) is not None:
-            parts += [flag, f"{settings[key]:g}"]
-    if settings.get("target_cost") is not None:
-        parts += ["--target-accuracy", f"{1 - settings['target_cost']:g}"]
-    parts += ["--seed", str(settings.get("seed")), "--out", "RUN"]
-    return shlex.join(parts)
-
-
-def _task_option(task: Mapping[str, Any]) -> str:
-    """The task's name if it is a shipped one as it stands, else the file beside the run."""
-    from naslib_autokd.tasks import TaskError, get_task
-
-    try:
-        shipped = get_task(str(task.get("name")))
-    except (TaskError, OSError, ValueError):
-        return TASK
-    return shipped.name if json.loads(json.dumps(shipped.to_dict())) == dict(task) else TASK
-
-
 # ---- a comparison --------------------------------------------------------------------------------------------------
 
 
@@ -878,7 +839,7 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
         conclusions=tuple(what_it_shows(comparison)) if rows_of else (),
         classes=_classes(all_counts),
         methods=tuple(method.label for method in methods),
-        command=_comparison_command(settings, task, methods, seeds),
+        command=comparison_code(folder, settings, task, seeds),
         export_command=export_command,
         students=tuple(sorted(students, key=lambda student: student is not best)),
     )
@@ -901,17 +862,6 @@ def _comparison_problem(
         names = "; ".join(f"{row['method']}, seed {row['seed']}" for row in failures)
         parts.append(f"{len(failures)} job{'s' * (len(failures) > 1)} failed: {names}.")
     return " ".join(parts)
-
-
-def _comparison_command(
-    settings: Mapping[str, Any], task: Mapping[str, Any], methods: Sequence[Any], seeds: Sequence[int]
-) -> str:
-    """Lines of Python: comparisons have no command of their own."""
-    arguments = [repr(_task_option(task)), f"[{', '.join(map(repr, methods))}]", f"seeds={list(seeds)}"]
-    arguments += [f"{name}={settings.get(name)!r}" for name in ("budget", "n_finals", "device") if name in settings]
-    if settings.get("teacher"):
-        arguments.append(f"teacher={settings['teacher']!r}")
-    return f"from naslib_autokd.runners.comparison import Method, compare\ncompare({', '.join(arguments)}, out='RUN')"
 
 
 def _method_row(row: Any) -> Row:
@@ -1094,7 +1044,7 @@ def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
         answer=answer,
         conclusions=said,
         methods=tuple(labels),
-        command=shlex.join(["naslib-autokd", "ablate", study.name, "--seeds", str(study.seeds), "--out", "RUN"]),
+        command=command_of(folder),
     )
 
 

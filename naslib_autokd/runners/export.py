@@ -177,7 +177,7 @@ def kept_student(run: str | Path) -> Path:
     return kept.path
 
 
-def export(run: str | Path, format: str = "onnx", out: str | Path | None = None) -> Exported:
+def export(run: str | Path, format: str = "onnx", out: str | Path | None = None, *, command: str = "") -> Exported:
     """Write the kept student of a run; beside it a model card, and the file that prepares pictures for it.
 
     Args:
@@ -223,7 +223,7 @@ def export(run: str | Path, format: str = "onnx", out: str | Path | None = None)
                 )
         write_whole(path, new.read_bytes())
         card = path.with_name("model_card.md")
-        write_whole(card, model_card(described, folder, path, difference).encode())
+        write_whole(card, model_card(described, folder, path, difference, command).encode())
         preparation = path.with_name(PREPARATION_FILE)
         write_whole(preparation, Path(prepare_picture.__file__).read_bytes())
     return Exported(path, card, preparation, difference, described.warning)
@@ -390,7 +390,7 @@ def _torch_export_runner(path: Path) -> Any:
     return torch.export.load(path).module()  # our own file, written a moment ago
 
 
-def model_card(described: StudentFile, folder: Path, exported: Path, difference: float) -> str:
+def model_card(described: StudentFile, folder: Path, exported: Path, difference: float, command: str = "") -> str:
     """What a user of the file has to know, as Markdown: what it does, how good it is, how to run and to remake it."""
     from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
@@ -474,8 +474,7 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         lines.append(
             f"- Search: optimizer {markdown(run.get('optimizer'))}, seed {markdown(run.get('seed'))}, "
             f"{markdown(report.get('n_trials', '?'))} trials, {markdown(report.get('student_epochs', '?'))} "
-            f"student-epochs. Again: {code(_command(run))} with the run "
-            "folder's `task.yaml`."
+            f"student-epochs. {f'Again: {code(command)}.' if command else 'Its settings: `run.yaml`, `task.yaml`.'}"
         )
         versions = ", ".join(f"{name} {value}" for name, value in environment.items() if isinstance(value, str))
         lines.append(f"- Environment: {markdown(versions)}.")
@@ -487,35 +486,6 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         "",
     ]
     return "\n".join(lines)
-
-
-def _command(run: Mapping[str, Any]) -> str:
-    """The search command that ``run.yaml`` describes."""
-    parts = ["naslib-autokd search --task task.yaml"]
-    space = run.get("space")
-    name = space.get("name") if isinstance(space, Mapping) else space
-    parts.append(f"--preset {name}" if str(name).startswith("hnag") else f"--space {name}")
-    parts.append(f"--optimizer {run.get('optimizer')} --seed {run.get('seed')}")
-    parts += [f"--option {key}={value}" for key, value in (run.get("options") or {}).items()]
-    flags = {"n_trials": "--trials", "student_epochs": "--student-epochs", "wall_s": "--max-seconds"}
-    parts += [f"{flag} {run[key]:g}" for key, flag in flags.items() if run.get(key) is not None]
-    if len(run.get("objectives", ())) > 1:
-        parts.append(f"--objectives {','.join(run['objectives'])}")
-    evaluation = run.get("evaluation") or {}
-    parts += [
-        f"--{key} {evaluation[key]}" for key in ("teacher", "objective") if evaluation.get(key) not in (None, "kd")
-    ]
-    limits = evaluation.get("limits") or {}
-    options = {
-        "max_macs": ("--max-macs", 1),
-        "max_train_memory": ("--max-memory", 1),
-        "max_inference_memory": ("--max-inference-memory", 1),
-        "max_latency_s": ("--max-latency-ms", 1000),
-    }
-    parts += [
-        f"{flag} {limits[key] * unit:.12g}" for key, (flag, unit) in options.items() if limits.get(key) is not None
-    ]
-    return " ".join([*parts, "--out RUN"])
 
 
 def _row(name: str, result: Mapping[str, Any]) -> str:

@@ -50,12 +50,29 @@ def search_space(
         ValueError: If the name is unknown (with the nearest ones).
     """
     found: SearchSpaceLike = get_search_space(task.preset if space is None else space)
-    if objective != "ce" or (out is not None and read_settings(out).get("space") == _described(found)):
+    if objective != "ce" or (out is not None and read_settings(out).get("space") == described_space(found)):
         return found
     return without_kd(found)
 
 
-def _described(space: SearchSpaceLike) -> Any:
+def space_of_run(
+    task: Task,
+    name: str | None = None,
+    objectives: Sequence[str] = ("error",),
+    objective: str = "kd",
+    out: str | Path | None = None,
+) -> SearchSpaceLike:
+    """`search_space` as the command line has it: with several objectives the size of a student is a dimension, too."""
+    from naslib_autokd.search_spaces.hnag.parameters import HNAGSpace
+
+    space = get_search_space(task.preset if name is None else name)
+    if len(objectives) > 1 and isinstance(space, HNAGSpace):
+        space = space.replaced(search_size=True)
+    return search_space(task, space, objective=objective, out=out)
+
+
+def described_space(space: SearchSpaceLike) -> Any:
+    """What ``run.yaml`` says of a space: its name, or more."""
     return space.describe() if isinstance(space, DescribesItself) else space.name
 
 
@@ -207,7 +224,7 @@ def run_settings(
         "optimizer": optimizer,
         "options": dict(options or {}),
         **({} if len(objectives) == 1 else {"objectives": list(objectives)}),
-        "space": _described(space),
+        "space": described_space(space),
         "seed": seed,
         "start_with_default": start_with_default,
         **({} if evaluation is None else {"evaluation": dict(evaluation)}),

@@ -117,7 +117,9 @@ def write_search(
     """A search of ``n`` trials: every third at 9 epochs, the default first; with ``finals`` it has a result."""
     space = HNAGSpace("hnag-small", search_size=len(objectives) > 1)
     task = task or get_task("cluttered-digits")
-    open_run(folder, task, run_settings("autokd", space, seed=0, options={}, n_trials=n, objectives=objectives))
+    asked: dict[str, Any] = {"seed": 0, "options": {}, "n_trials": n, "objectives": objectives}
+    planned = max(1.0, n * 2 / 3) * task.max_budget_epochs
+    open_run(folder, task, run_settings("autokd", space, **asked, planned_epochs=planned))
     trials = []
     with TrialStore(folder / "trials.jsonl") as store:
         for number in range(-1, n - 1):

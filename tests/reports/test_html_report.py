@@ -139,7 +139,10 @@ def test_numbers_of_the_page_are_those_of_the_records(finished: Path, finished_p
 def test_every_part_is_there_in_the_order_of_the_page(finished_page: Text) -> None:
     order = ["answer", "anytime", "trials", "family", "settings", "importance", "front", "calibration", "confusion"]
     assert [name for name in finished_page.ids if name in [*order, "reproduce"]] == [*order, "reproduce"]
-    assert "naslib-autokd search --task cluttered-digits --optimizer autokd --trials 30 --seed 0" in finished_page.text
+    assert (
+        "naslib-autokd search --task cluttered-digits --optimizer autokd --trials 30 --finals 3 --seed 0"
+        in finished_page.text
+    )
     assert "so there is no Pareto front" in finished_page.text
     assert finished_page.tags.count("svg") == 1  # the family; its kept student has no file here
     assert "The kept student cannot be drawn" in finished_page.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from naslib_autokd.records import derive_seed
 from naslib_autokd.runners import export as module
 from naslib_autokd.runners.export import ExportError, export, kept_student, read_student
 from naslib_autokd.runners.finals import read_finals, train_family
+from naslib_autokd.runners.run_folder import RUN
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported_student.py"
@@ -169,15 +171,13 @@ def test_seeds_of_final_students_are_in_their_files(run):
     assert seeds == {derive_seed(0, "final", 0), derive_seed(0, "final", 1)}
 
 
-def test_the_card_repeats_limits_objectives_and_teacher():
-    limits = {"max_macs": None, "max_train_memory": 48444211, "max_inference_memory": None, "max_latency_s": 0.002}
-    evaluation = {"objective": "kd", "teacher": "t.safetensors", "limits": limits}
-    run = {"optimizer": "autokd", "seed": 1, "space": {"name": "hnag-small"}, "n_trials": 5, "evaluation": evaluation}
-    assert module._command({**run, "objectives": ["error", "macs"]}) == (
-        "naslib-autokd search --task task.yaml --preset hnag-small --optimizer autokd --seed 1 --trials 5 "
-        "--objectives error,macs --teacher t.safetensors --max-memory 48444211 --max-latency-ms 2 --out RUN"
-    )
-    assert "--objective ce" in module._command({**run, "evaluation": {"objective": "ce", "limits": None}})
+def test_the_card_has_the_command_that_it_is_given(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / RUN).write_text("optimizer: autokd\nseed: 1\n")
+    done = export(folder, "safetensors", command="naslib-autokd search --max-macs 7")
+    assert "Again: `naslib-autokd search --max-macs 7`." in done.card.read_text()
+    assert "Its settings: `run.yaml`, `task.yaml`." in export(folder, "safetensors").card.read_text()
 
 
 @pytest.mark.parametrize(
