@@ -22,7 +22,8 @@ def add(commands: Any) -> None:
         epilog=epilog(
             "naslib-autokd report runs/first",
             "naslib-autokd report runs/first runs/second --out both.html --figures figures",
-            keys="report, figures, runs (run, kind, state)",
+            "naslib-autokd report runs/first --export optuna exported",
+            keys="report, figures, exported, runs (run, kind, state)",
         ),
     )
     parser.add_argument(
@@ -32,6 +33,12 @@ def add(commands: Any) -> None:
         "--out", type=Path, metavar="FILE", help="file to write (default: report.html in the first RUN)"
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="write the charts as figures for papers to DIR")
+    parser.add_argument(
+        "--export",
+        nargs=2,
+        metavar=("TOOL", "DIR"),
+        help="write every trial for another tool to DIR: optuna (a storage for its dashboard) or deepcave (its tables)",
+    )
     add_option(parser, "--json")
     parser.set_defaults(run=run)
 
@@ -45,6 +52,11 @@ def run(options: argparse.Namespace) -> int:
     out = options.runs[0] / "report.html" if options.out is None else options.out
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; give a file, for example {out / 'report.html'}")
+    exported: list[Path] = []
+    if options.export is not None:
+        from naslib_autokd.reports.exports import export_runs
+
+        exported = export_runs(options.runs, options.export[0], Path(options.export[1]))
     runs = [read_run(folder) for folder in options.runs]
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out.parent, f"{glob.escape(out.name)}.*.tmp")
@@ -58,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
             figures += write_figures(found, folder)
     if options.json:
         states = [{"run": str(found.folder), "kind": found.kind, "state": found.state} for found in runs]
-        print_json({"report": str(out), "figures": [str(path) for path in figures], "runs": states})
+        written = {"figures": [str(path) for path in figures], "exported": [str(path) for path in exported]}
+        print_json({"report": str(out), **written, "runs": states})
         return 0
     for found in runs:
         if found.problem:
@@ -66,4 +79,6 @@ def run(options: argparse.Namespace) -> int:
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB), open it in a browser")
     if figures:
         print(f"figures: {options.figures} ({len(figures)} files)")
+    for path in exported:
+        print(f"for {options.export[0]}: {path}")
     return 0

@@ -491,6 +491,7 @@ def check_report(said: str, folder: Path) -> None:
     for file in ("runs/seen/report.html", "seen.html", "family.svg", "student.svg"):
         assert (folder / file).stat().st_size > 1000
     assert {".pdf", ".png", ".csv"} <= {path.suffix for path in (folder / "figures").rglob("*.*")}
+    assert len((folder / "exported/seen/trials.csv").read_text().splitlines()) == 9
 
 
 CHECKS: dict[str, Callable[[str, Path], None]] = {
