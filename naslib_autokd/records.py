@@ -272,7 +272,7 @@ def _from_fields(
             raise ValueError(f"{name} must be {wanted}, got {str(value)[:40]!r}")
     for name in ("curve", "channels"):
         numbers = values.get(name, ())
-        if not all(type(number) in _NUMBER and math.isfinite(number) for number in numbers):
+        if not all(type(number) in _NUMBER and -math.inf < number < math.inf for number in numbers):
             raise ValueError(f"{name} must be finite numbers, got {str(numbers)[:60]}")
     try:
         return cls(**values)

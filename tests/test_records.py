@@ -433,6 +433,8 @@ def stored(path: Path, n: int = 5) -> list[str]:
         ("train_s", float("inf")),
         ("curve", [1.0, None]),
         ("curve", [float("nan")]),
+        ("curve", [float("-inf")]),
+        ("channels", "8"),
         ("curve", "long"),
         ("channels", [[8]]),
         ("info", "cpu"),
@@ -495,7 +497,7 @@ def test_all_that_a_trial_can_be_is_read_as_it_was(tmp_path: Path) -> None:
     odd = [
         trial(0, message="\ud800 \u2028 é \x00", info={"a": {"b": [1, 2.5, None, True]}}),  # msgspec takes no \ud800
         trial(1, cost=1, status="timeout", student_epochs=3, train_s=0, val_accuracy=None),  # integers stay integers
-        trial(2, status="diverged", budget_used=2**70, seed=2**70, curve=(1, 2.5), channels=(), macs=0),
+        trial(2, status="diverged", budget_used=2**70, seed=2**70, curve=(1, 10**400), channels=(), macs=0),
         trial(3, cost=5e-324, val_accuracy=1.0, train_s=1.7976931348623157e308),
     ]
     some = [
