@@ -162,7 +162,20 @@ class OneShotMethod(Protocol):
         seed: int,
         progress: Callable[[float, str], None] | None = None,
     ) -> OneShotResult:
-        """Search within the budget; ``progress(share done, text)`` is called now and then."""
+        """Search within the budget; ``progress(share done, text)`` is called now and then.
+
+        One that goes on from where it was killed has an argument ``checkpoint`` (a `Checkpoint`), too.
+        """
+
+
+class Checkpoint(Protocol):
+    """Where a search keeps what it goes on from after it was killed (`run_folder.CheckpointFile`)."""
+
+    def read(self) -> bytes | None:
+        """What was written last; None if nothing was, or it cannot be used."""
+
+    def write(self, content: bytes) -> None:
+        """Whole or not at all; on disk when this returns."""
 
 
 @runtime_checkable

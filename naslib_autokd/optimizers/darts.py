@@ -8,6 +8,7 @@ settings that the paper chose for 19,500 steps on CIFAR-10 are scaled to searche
 from __future__ import annotations
 
 import functools
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from naslib_autokd.distillation.losses import distillation_loss
 from naslib_autokd.distillation.training import limited_threads
 from naslib_autokd.evaluators.base import LimitsThreads
+from naslib_autokd.optimizers.base import Checkpoint
 from naslib_autokd.records import derive_seed
 from naslib_autokd.search_spaces.cell.genotype import (
     OPERATIONS,
@@ -405,12 +407,19 @@ class DARTS:
             raise ValueError(f"step_cost must be positive, got {self.step_cost}")
 
     def search(
-        self, evaluator: Any, budget_student_epochs: float, seed: int, progress: Progress | None = None
+        self,
+        evaluator: Any,
+        budget_student_epochs: float,
+        seed: int,
+        progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> DARTSResult:
         """Search within the budget; the same seed gives the same result, bit for bit, in any process.
 
         Args:
             evaluator: Gives ``data``, ``soft_targets`` and ``threads`` (`KDEvaluator`); its test split is not read.
+            checkpoint: Written after each epoch of a supernet; a search that was killed goes on from its last one, to
+                the same result bit for bit.
 
         Raises:
             ValueError: If the budget does not pay one search step, or the cells cannot fit the parameter budget.
@@ -420,8 +429,9 @@ class DARTS:
         selection = self.selection_epochs or task.max_budget_epochs
         n_searches = max(1, min(self.n_searches, int(budget_student_epochs // (4 * selection))))
         share = budget_student_epochs / n_searches - (selection if n_searches > 1 else 0)
-        results, choices = [], []
-        for index in range(n_searches):
+        now = _Unfinished.read(checkpoint)
+        results, choices = now.results, now.choices
+        for index in range(len(choices), n_searches):
 
             def tell(fraction: float, text: str, index: int = index) -> None:
                 if progress is not None:
@@ -429,8 +439,11 @@ class DARTS:
                     progress((index + fraction) / n_searches, prefix + text)
 
             own_seed = seed if index == 0 else derive_seed(seed, "search", index)
-            with limited_threads(evaluator.threads if isinstance(evaluator, LimitsThreads) else 1):
-                results.append(self._search_once(evaluator, share, own_seed, tell))
+            if index == len(results):
+                with limited_threads(evaluator.threads if isinstance(evaluator, LimitsThreads) else 1):
+                    results.append(self._search_once(evaluator, share, own_seed, tell, now))
+                if n_searches > 1:
+                    now.keep(None)
             if n_searches > 1:
                 final_seed = derive_seed(own_seed, "selection")
                 build = self.builder(results[-1], evaluator, derive_seed(final_seed, "weights"))
@@ -443,6 +456,7 @@ class DARTS:
                         "student_epochs": results[-1].student_epochs + selection,
                     }
                 )
+                now.keep(None)
         best = 0
         if choices:
             best = max(range(len(choices)), key=lambda i: (choices[i]["val_accuracy"] or 0.0, -i))
@@ -453,7 +467,7 @@ class DARTS:
             history=chosen.history,
             student_epochs=spent,
             step_cost=chosen.step_cost,
-            search_s=time.perf_counter() - start,
+            search_s=now.before_s + time.perf_counter() - start,
             step_cpu_s=chosen.step_cpu_s,
             status=chosen.status,
             collapsed=chosen.collapsed,
@@ -510,7 +524,9 @@ class DARTS:
         shape = (task.in_channels, task.image_size, task.image_size)
         return passes * forward_work(self.supernet(task, 0), shape) / (WEIGHT_PASS * reference_work(task))
 
-    def _search_once(self, evaluator: Any, budget_student_epochs: float, seed: int, progress: Progress) -> DARTSResult:
+    def _search_once(
+        self, evaluator: Any, budget_student_epochs: float, seed: int, progress: Progress, unfinished: _Unfinished
+    ) -> DARTSResult:
         start = time.perf_counter()
         data, task = evaluator.data, evaluator.data.task
         batch_size = min(task.batch_size, data.train_labels.shape[0] // 2)
@@ -529,16 +545,28 @@ class DARTS:
             alphas, self.alpha_lr, betas=self.alpha_betas, weight_decay=self.alpha_weight_decay
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(torch_optimizer, n_steps)
+        history: list[SearchEpoch] = []
+        done, cpu_s, seconds = 0, 0.0, 0.0
+        stateful: dict[str, Any] = {
+            "net": net,
+            "weights": torch_optimizer,
+            "alphas": alpha_optimizer,
+            "schedule": schedule,
+        }
+        if (before := unfinished.supernet) is not None:
+            done, cpu_s, seconds = before["done"], before["cpu_s"], before["seconds"]
+            history = [SearchEpoch.from_dict(epoch) for epoch in before["history"]]
+            for name, part in stateful.items():
+                part.load_state_dict(before[name])
         rng = torch.Generator().manual_seed(derive_seed(seed, "batches"))
         inner, outer, epoch_steps = bilevel_batches(
-            evaluator, batch_size, rng, architecture_data=self.architecture_data, soft=self.objective == "kd"
+            evaluator, batch_size, rng, architecture_data=self.architecture_data, soft=self.objective == "kd", done=done
         )
 
-        history: list[SearchEpoch] = []
         status, message = "success", ""
         table = {name: alpha.detach().tolist() for name, alpha in net.alphas.items()}
         genotype = discretise(table["normal"], table["reduction"], self.operations, self.n_nodes)
-        done, start_cpu = 0, time.process_time()
+        start_cpu = time.process_time()
         while done < n_steps:
             steps = min(epoch_steps, n_steps - done)
             train_total = val_total = correct = torch.zeros((), device=data.device)
@@ -608,14 +636,24 @@ class DARTS:
                 f"supernet {history[-1].val_accuracy:.1%}, skips {genotype.skip_share:.0%}, "
                 f"entropy {history[-1].entropy:.2f}",
             )
+            if done < n_steps:
+                unfinished.keep(
+                    {
+                        "done": done,
+                        "cpu_s": cpu_s + time.process_time() - start_cpu,
+                        "seconds": seconds + time.perf_counter() - start,
+                        "history": [epoch.to_dict() for epoch in history],
+                        **{name: part.state_dict() for name, part in stateful.items()},
+                    }
+                )
         why = collapse(genotype)
         return DARTSResult(
             spec=self.fit(genotype, task),
             history=tuple(history),
             student_epochs=done * step_cost / student_steps,
             step_cost=step_cost,
-            search_s=time.perf_counter() - start,
-            step_cpu_s=(time.process_time() - start_cpu) / done,
+            search_s=seconds + time.perf_counter() - start,
+            step_cpu_s=(cpu_s + time.process_time() - start_cpu) / done,
             status=status,
             collapsed=bool(why),
             message="; ".join(filter(None, (message, why))),
@@ -629,14 +667,61 @@ class DARTS:
         )
 
 
+class _Unfinished:
+    """What a search goes on from: searches and choices that are over, and the supernet after its last epoch."""
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self._checkpoint, self._started = checkpoint, time.perf_counter()
+        self.before_s = 0.0
+        self.results: list[DARTSResult] = []
+        self.choices: list[dict[str, Any]] = []
+        self.supernet: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, checkpoint: Checkpoint | None) -> _Unfinished:
+        """From the checkpoint, if there is one with something in it, of this version of torch."""
+        found = cls(checkpoint)
+        content = None if checkpoint is None else checkpoint.read()
+        if content is not None:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if state["torch"] != str(torch.__version__):
+                return found
+            found.before_s, found.choices, found.supernet = state["seconds"], state["choices"], state["supernet"]
+            found.results = [DARTSResult.from_dict(each) for each in state["results"]]
+        return found
+
+    def keep(self, supernet: dict[str, Any] | None) -> None:
+        """Write all to the checkpoint, if there is one."""
+        self.supernet = supernet
+        if self._checkpoint is None:
+            return
+        state = {
+            "torch": str(torch.__version__),
+            "seconds": self.before_s + time.perf_counter() - self._started,
+            "choices": self.choices,
+            "results": [result.to_dict() for result in self.results],
+            "supernet": supernet,
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        self._checkpoint.write(content.getvalue())
+
+
 def bilevel_batches(
-    evaluator: Any, batch_size: int, rng: torch.Generator, *, architecture_data: str = "half", soft: bool = True
+    evaluator: Any,
+    batch_size: int,
+    rng: torch.Generator,
+    *,
+    architecture_data: str = "half",
+    soft: bool = True,
+    done: int = 0,
 ) -> tuple[Iterator[Batch], Iterator[Batch], int]:
     """Endless batches for the weights and for the alphas, and the steps of one pass of the weights' images.
 
     Args:
         architecture_data: As of `DARTS`.
         soft: Whether batches carry the teacher's logits.
+        done: Steps that were taken before: as many batches are passed over.
     """
     data = evaluator.data
     n = data.train_labels.shape[0]
@@ -653,10 +738,14 @@ def bilevel_batches(
     def endless(source: tuple[Tensor, Tensor, Tensor | None], index: Tensor, seed: int) -> Iterator[Batch]:
         views, labels, logits = source
         own = torch.Generator().manual_seed(seed)
+        passed = 0
         while True:
             for part in index[torch.randperm(len(index), generator=own)].split(batch_size):
                 if len(part) == min(batch_size, len(index)):
                     view = torch.randint(views.shape[0], part.shape, generator=own).to(views.device)
+                    passed += 1
+                    if passed <= done:
+                        continue
                     part = part.to(views.device)
                     target = labels[part] if logits is None else logits[view, part]
                     yield data.normalise(views[view, part]), target, labels[part]

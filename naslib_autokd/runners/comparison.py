@@ -22,13 +22,19 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.evaluators.results import check_value
-from naslib_autokd.optimizers.base import OneShotMethod, OneShotResult, RestoresResults, get_one_shot_method
+from naslib_autokd.optimizers.base import (
+    OneShotMethod,
+    OneShotResult,
+    RestoresResults,
+    get_one_shot_method,
+    parameters_of,
+)
 from naslib_autokd.records import content_digest, derive_seed, environment
 from naslib_autokd.runners.engine import DaskPool, LimitedEngine, pick_device
 from naslib_autokd.runners.finals import FinalStudents, train_family, train_finals
 from naslib_autokd.runners.limits import Handler, Limits
 from naslib_autokd.runners.results import SearchProgress
-from naslib_autokd.runners.run_folder import COMPARISON, CPU, RESULT, RunFolder, open_run
+from naslib_autokd.runners.run_folder import COMPARISON, CPU, RESULT, CheckpointFile, RunFolder, open_run
 from naslib_autokd.runners.search import search
 from naslib_autokd.runners.setup import check_space, search_space
 from naslib_autokd.runners.statistics import SHARE, Interval, PairedDifference, mean_interval, paired_difference
@@ -513,22 +519,26 @@ def _search_once(
     report: Report,
 ) -> tuple[float, OneShotResult]:
     """CPU seconds of the search and what it found; of one that is over from ``search.json``."""
+    cpu = CPUSeconds(folder)
+    checkpoint = CheckpointFile(folder, recipe, cpu.keep)
+    known = None
     if isinstance(one_shot, RestoresResults):
         known = folder.found(
             recipe, lambda values: (float(values.pop("search_cpu_s")), one_shot.restore(values, evaluator.task))
         )
-        if known is not None:
-            return known
-    cpu = CPUSeconds(folder)
-    found = one_shot.search(
-        evaluator,
-        budget_student_epochs=budget,
-        seed=seed,
-        progress=lambda fraction, text: report(SEARCH_SHARE * fraction, text),
-    )
-    search_cpu_s = cpu.so_far
-    folder.keep_found({**found.to_dict(), "search_cpu_s": search_cpu_s}, recipe)
-    return search_cpu_s, found
+    if known is None:
+        goes_on = "checkpoint" in parameters_of(one_shot.search)
+        found = one_shot.search(
+            evaluator,
+            budget_student_epochs=budget,
+            seed=seed,
+            progress=lambda fraction, text: report(SEARCH_SHARE * fraction, text),
+            **({"checkpoint": checkpoint} if goes_on else {}),
+        )
+        known = cpu.so_far, found
+        folder.keep_found({**found.to_dict(), "search_cpu_s": known[0]}, recipe)
+    checkpoint.remove()
+    return known
 
 
 def _job_result(

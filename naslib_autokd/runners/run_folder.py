@@ -43,7 +43,7 @@ from naslib_autokd.tasks import Task
 
 TASK, RUN, TRIALS, ASKS = "task.yaml", "run.yaml", "trials.jsonl", "asks.jsonl"
 FINALS, STUDENTS, RESULT = "finals.jsonl", "students", "result.json"
-FOUND, CPU = "search.json", "cpu.json"
+FOUND, UNFINISHED, CPU = "search.json", "search.checkpoint", "cpu.json"
 STATUS, LOG, LOCK = "status.json", "search.log", "run.lock"
 COMPARISON, TRAININGS, STUDY, STUDY_RUNS = "comparison.json", "results.jsonl", "study.yaml", "runs.jsonl"
 EXPORT = "export"
@@ -173,6 +173,44 @@ class RunFolder:
             reason = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             warnings.warn(f"{path}: {reason}; the search is made again", RecordWarning, stacklevel=2)
             return None
+
+
+class CheckpointFile:
+    """What a one-shot search goes on from, in the folder of its run (``search.checkpoint``).
+
+    Args:
+        recipe: Digest of everything that the search depends on.
+        written: Called after each writing.
+    """
+
+    def __init__(self, folder: RunFolder, recipe: str, written: Callable[[], object] = lambda: None) -> None:
+        self._path, self._recipe, self._written = folder.path / UNFINISHED, recipe.encode(), written
+
+    def read(self) -> bytes | None:
+        """What was written last; None if there is nothing. One that is damaged or another search's is passed over.
+
+        Then a `RecordWarning` says so.
+        """
+        try:
+            head, _, content = self._path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        if head == self._head(content):
+            return content
+        warnings.warn(f"{self._path} is not what this search has written; it begins anew", RecordWarning, stacklevel=2)
+        return None
+
+    def write(self, content: bytes) -> None:
+        """Whole or not at all; on disk when this returns."""
+        write_whole(self._path, self._head(content) + b"\n" + content)
+        self._written()
+
+    def remove(self) -> None:
+        """The search is over."""
+        self._path.unlink(missing_ok=True)
+
+    def _head(self, content: bytes) -> bytes:
+        return hashlib.sha256(self._recipe + content).hexdigest().encode()
 
 
 def _digest(content: Mapping[str, Any]) -> str:

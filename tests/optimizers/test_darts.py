@@ -250,6 +250,66 @@ def test_bad_options_are_refused(options, text):
         DARTS(**options)
 
 
+class Memory:
+    """A checkpoint; the search is ended in its ``end_in``-th writing from now, which is on disk or lost."""
+
+    def __init__(self, lost: bool) -> None:
+        self.content: bytes | None = None
+        self.lost, self.end_in = lost, 0
+
+    def read(self) -> bytes | None:
+        return self.content
+
+    def write(self, content: bytes) -> None:
+        self.end_in -= 1
+        if self.end_in or not self.lost:
+            self.content = content
+        if not self.end_in:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        ({"n_searches": 2, "selection_epochs": 1}, False),
+        pytest.param({"n_searches": 2, "selection_epochs": 1}, True, marks=pytest.mark.slow),
+        pytest.param({"architecture_data": "validation", "objective": "ce"}, False, marks=pytest.mark.slow),
+        pytest.param({"order": "second"}, True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_search_goes_on_from_its_last_epoch_to_the_same_end(options: dict[str, Any], lost: bool) -> None:
+    """Ended in every second writing, again and again: what was written is not computed again, the end is the same."""
+    told: list[str] = []
+    trained: list[int] = []
+
+    def train_final(build: Any, kd: Any, seed: int, epochs: int) -> Any:
+        trained.append(seed)
+        return None, SimpleNamespace(val_accuracy=(seed % 7) / 7)
+
+    small = evaluator(n=36)
+    small.train_final = train_final
+    method = DARTS(**{**SMALL, "n_nodes": 1, "step_cost": 2.5, **options})
+
+    def search(checkpoint: Memory | None) -> Any:
+        found = method.search(small, 8, seed=5, progress=lambda _, text: told.append(text), checkpoint=checkpoint)
+        return found.outcome()
+
+    whole, n_told, n_trained = search(None), len(told), len(trained)
+    assert n_told >= 3
+    told.clear()
+    trained.clear()
+    memory, ends, found = Memory(lost), 0, None
+    while found is None:
+        memory.end_in = 2
+        try:
+            found = search(memory)
+        except KeyboardInterrupt:
+            ends += 1
+    assert found == whole
+    assert ends >= n_told // 2 - 1
+    assert len(told) + len(trained) == n_told + n_trained + lost * ends
+
+
 def test_a_budget_below_one_step_is_refused():
     with pytest.raises(ValueError, match="does not pay one step"):
         DARTS(**SMALL).search(evaluator(), 0.1, seed=0)

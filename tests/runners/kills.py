@@ -489,6 +489,8 @@ def experiment(
 
 
 TREES = ("workers", "workers-finals")
+TREE_TASK = TASK.replace("max_budget_epochs: 2", "max_budget_epochs: 40")
+"""Trainings that take as long as a worker needs to load, so that kills hit them."""
 TREE = shlex.split("search --task task.yaml --optimizer random_search --trials 8 --finals 4 --out run --workers 2")
 KILLED_LOADING = "a worker ended before its first trial: the worker process was killed by SIGKILL"
 """What a command says, and ends with, when its worker was killed twice while it loaded."""
@@ -524,6 +526,15 @@ def strike(command: Command, rng: random.Random, kills: int, killed: Counter[str
                 victim.kill()
                 killed[f"{kind}, in the {'finals' if finals else 'search'}"] += 1
         time.sleep(0.02)
+
+
+def killed_trainings(folder: Path) -> int:
+    """Trials and final students on record whose worker was killed while it trained them."""
+    trials = sum("SIGKILL" in json.loads(line)["message"] for line in recorded(folder).get("trials.jsonl", ()))
+    log = folder / "run" / "search.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    finals = [line for line in lines if "was not trained" in line and "before its first trial" not in line]
+    return trials + len(finals)
 
 
 def tree_problems(command: Command, whole: list[dict[str, Any]]) -> list[str]:
@@ -567,6 +578,7 @@ def tree_experiment(root: Path, name: str, kills: int, *, seed: int) -> dict[str
     shutil.rmtree(root, ignore_errors=True)
     adopt_orphans()
     prepare(root, "search", cold=False)
+    (root / "task.yaml").write_text(TREE_TASK)
     command = Command(root, TREE)
     started = time.monotonic()
     assert command.run() == 0, (root / "log").read_text()
@@ -581,14 +593,15 @@ def tree_experiment(root: Path, name: str, kills: int, *, seed: int) -> dict[str
             shutil.copytree(root / "searched", root / "run")
 
     begin()
-    rng, killed, ends, ended = random.Random(seed), Counter[str](), 0, False
+    rng, killed, ends, ended, training = random.Random(seed), Counter[str](), 0, False, 0
     problems: dict[str, list[str]] = {}
     while sum(killed.values()) < kills or not ended:
-        before = recorded(root)
+        before, n_before = recorded(root), killed_trainings(root)
         (root / "log").unlink(missing_ok=True)
         status = strike(command, rng, kills, killed, pause_s)
         found = [f"left running: {process}" for process in still_running()]
         after, said = recorded(root), (root / "log").read_text()
+        training += killed_trainings(root) - n_before
         found += [f"lost lines of {file}" for file, was in before.items() if after.get(file, [])[: len(was)] != was]
         numbers = [json.loads(line)["number"] for line in after.get("trials.jsonl", ())]
         found += [f"trial {n} is there twice" for n, times in Counter(numbers).items() if times > 1]
@@ -602,7 +615,8 @@ def tree_experiment(root: Path, name: str, kills: int, *, seed: int) -> dict[str
         ended = status == 0 or bool(found)
         if ended:
             begin()
-    return {"command": name, "kills": kills, "before": dict(killed), "ends": ends, "problems": problems}
+    counts = {"kills": kills, "before": dict(killed), "in_trainings": training, "ends": ends}
+    return {"command": name, **counts, "problems": problems}
 
 
 def main() -> int:

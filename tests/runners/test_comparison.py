@@ -27,7 +27,7 @@ from naslib_autokd.runners.comparison import (
     method_rows,
     run_job,
 )
-from naslib_autokd.runners.run_folder import RunFolder
+from naslib_autokd.runners.run_folder import CheckpointFile, RunFolder
 from naslib_autokd.tasks import get_task
 
 
@@ -143,8 +143,9 @@ def one_shot(tmp_path_factory: pytest.TempPathFactory, cache_folder: str) -> tup
         max_params=4000, teacher_epochs=4, min_teacher_accuracy=0.0,
     )  # fmt: skip
 
-    def run(out: Path, seed: int = 0) -> Any:
-        return run_job(ONE_SHOT, seed, task.to_dict(), SETTINGS, str(out), lambda _: None)
+    def run(out: Path, seed: int = 0, told: list[str] | None = None) -> Any:
+        told = [] if told is None else told
+        return run_job(ONE_SHOT, seed, task.to_dict(), SETTINGS, str(out), lambda message: told.append(message["text"]))
 
     whole = tmp_path_factory.mktemp("one-shot")
     run(whole)
@@ -213,6 +214,41 @@ def test_a_damaged_search_is_made_again_with_a_word(
     (tmp_path / "search.json").write_text(damage(content))
     with pytest.warns(RecordWarning, match=text):
         assert folder.found(recipe, dict) is None
+
+
+def test_a_one_shot_search_that_was_killed_goes_on_from_its_last_epoch(
+    one_shot: tuple[Callable[[Path], Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, whole = one_shot
+    write = CheckpointFile.write
+
+    def ending(self: CheckpointFile, content: bytes) -> None:
+        write(self, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CheckpointFile, "write", ending)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    monkeypatch.setattr(CheckpointFile, "write", write)
+    told: list[str] = []
+    assert timeless(run(tmp_path, told=told)) == timeless(json.loads((whole / "result.json").read_text()))
+    assert not (tmp_path / "search.checkpoint").exists()
+    n_epochs = len(json.loads((whole / "search.json").read_text())["history"])
+    assert sum(text.startswith("supernet") for text in told) == n_epochs - 1
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_word(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert CheckpointFile(folder, "this").read() is None
+    CheckpointFile(folder, "this").write(b"state")
+    assert CheckpointFile(folder, "this").read() == b"state"
+    with pytest.warns(RecordWarning, match=r"search.checkpoint is not what this search has written; it begins anew"):
+        assert CheckpointFile(folder, "another").read() is None
+    content = (tmp_path / "search.checkpoint").read_bytes()
+    for damaged in (b"", content[:-1], content.replace(b"state", b"stale")):
+        (tmp_path / "search.checkpoint").write_bytes(damaged)
+        with pytest.warns(RecordWarning, match="begins anew"):
+            assert CheckpointFile(folder, "this").read() is None
 
 
 def test_another_seeds_search_is_not_believed(
