@@ -489,8 +489,8 @@ def experiment(
 
 
 TREES = ("workers", "workers-finals")
-TREE_TASK = TASK.replace("max_budget_epochs: 2", "max_budget_epochs: 40")
-"""Trainings that take as long as a worker needs to load, so that kills hit them."""
+TREE_TASK = TASK.replace("max_budget_epochs: 2", "max_budget_epochs: 12")
+"""Trainings that last, so that kills hit them."""
 TREE = shlex.split("search --task task.yaml --optimizer random_search --trials 8 --finals 4 --out run --workers 2")
 KILLED_LOADING = "a worker ended before its first trial: the worker process was killed by SIGKILL"
 """What a command says, and ends with, when its worker was killed twice while it loaded."""
@@ -582,7 +582,7 @@ def tree_experiment(root: Path, name: str, kills: int, *, seed: int) -> dict[str
     command = Command(root, TREE)
     started = time.monotonic()
     assert command.run() == 0, (root / "log").read_text()
-    pause_s = time.monotonic() - started
+    pause_s = (time.monotonic() - started) / 2
     whole = [json.loads(line) for line in recorded(root)["trials.jsonl"]]
     forget_finals(root / "run")
     (root / "run").rename(root / "searched")
