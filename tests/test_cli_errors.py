@@ -50,7 +50,7 @@ from naslib_autokd.commands import _options
             "teacher check --mean nan",
             "--mean must be numbers with commas between, such as 0.485,0.456,0.406, got 'nan'",
         ),
-        ("evaluate --objective kdd", "unknown value of --objective 'kdd'; did you mean 'kd'"),
+        ("evaluate --objective kdd", "--objective must be kd, ce or MODULE:FUNCTION, got 'kdd'"),
         ("export run --format tflite", "unknown value of --format 'tflite' (known: onnx, torch-export, safetensors)"),
         ("ablate levels --task a --benchmark b", "--benchmark: not allowed with argument --task"),
         (

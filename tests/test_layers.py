@@ -16,7 +16,7 @@ PACKAGE = Path(naslib_autokd.__file__).parent
 
 # Each layer may import itself, the layers below it, and the package's version.
 LAYERS = [
-    {"records", "tasks", "settings", "files", "escaping", "_version"},
+    {"records", "tasks", "settings", "files", "imports", "escaping", "_version"},
     {"data"},
     {"search_spaces"},
     {"teachers", "distillation"},

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naslib_autokd.commands._types import SEED, positive, whole
+from naslib_autokd.commands._types import SEED, objective, positive, whole
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import KDEvaluator
@@ -42,9 +42,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "NAME@FILE, module:function, or several with commas between",
     },
     "--objective": {
-        "choices": ("kd", "ce"),
+        "type": objective,
+        "metavar": "OBJECTIVE",
         "default": "kd",
-        "help": "what students learn from: the teacher (kd) or the labels alone (ce)",
+        "help": "what students learn from: the teacher (kd), the labels alone (ce), or the teacher by your own loss "
+        "(module:function)",
     },
     # space
     "--preset": {"help": "preset of the search space (default: the task's)"},
@@ -226,8 +228,11 @@ def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine |
     several = (options.workers or 1) > 1 or options.scheduler is not None or options.cluster is not None
     if not several and not limits:
         return None
+    from naslib_autokd.distillation.losses import get_loss
     from naslib_autokd.evaluators.kd import KDEvaluator
 
+    if ":" in options.objective:
+        get_loss(options.objective)  # what is wrong is told here, not by each worker
     factory = partial(
         KDEvaluator,
         task,

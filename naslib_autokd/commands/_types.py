@@ -62,6 +62,17 @@ def check_text(text: str) -> str:
     return text
 
 
+def objective(text: str) -> str:
+    """What students learn from.
+
+    Raises:
+        ArgumentTypeError: If it is neither a name nor the form of one's own loss.
+    """
+    if text not in ("kd", "ce") and not all(text.partition(":")):
+        raise argparse.ArgumentTypeError("kd, ce or MODULE:FUNCTION")
+    return text
+
+
 def name_of(action: argparse.Action) -> str:
     """What errors and configuration files call an option or an argument."""
     if action.option_strings:

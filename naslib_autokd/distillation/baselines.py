@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation import feature_losses as losses
-from naslib_autokd.distillation.losses import distillation_loss
+from naslib_autokd.distillation.losses import distillation_loss, get_loss
 from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, seeded, triangular_lr
 from naslib_autokd.records import derive_seed
 from naslib_autokd.tasks import did_you_mean
@@ -58,7 +58,7 @@ class LossSettings:
     """What a student is trained with; takes the place of a candidate's KD settings."""
 
     loss: str = "kd"
-    """One of `TITLES`."""
+    """One of `TITLES`, or ``module:function``: a KD loss of one's own (`losses.KDLoss`) in the place of Hinton's."""
     weight: float | None = None
     """Of the term beside Hinton's; None: the literature's (`feature_losses.WEIGHTS`)."""
     temperature: float = 4.0
@@ -66,11 +66,13 @@ class LossSettings:
     """Share of the Hinton term against the cross-entropy; not read by ``ce`` and ``dkd``."""
 
     def __post_init__(self) -> None:
-        if self.loss not in TITLES:
+        if ":" in self.loss:
+            get_loss(self.loss)
+        elif self.loss not in TITLES:
             raise ValueError(f"unknown loss {self.loss!r}{did_you_mean(self.loss, TITLES)}")
         if self.weight is not None and not 0 <= self.weight < float("inf"):
             raise ValueError(f"the weight of {self.loss} must be a number of at least 0, got {self.weight}")
-        if self.weight is not None and self.loss in ("ce", "kd"):
+        if self.weight is not None and (self.loss in ("ce", "kd") or ":" in self.loss):
             raise ValueError(f"{self.loss} has no term to weigh; set kd_weight instead")
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
@@ -89,11 +91,11 @@ class LossSettings:
             weight = float(number) if given else None
         except ValueError as error:
             raise ValueError(f"a loss is given as NAME or NAME=WEIGHT, for example at=500, got {text!r}") from error
-        return cls(name.lower(), weight, temperature, kd_weight)
+        return cls(name if ":" in name else name.lower(), weight, temperature, kd_weight)
 
     @property
     def used_weight(self) -> float | None:
-        """None for ``ce`` and ``kd``."""
+        """None for ``ce``, ``kd`` and a loss of one's own."""
         return losses.WEIGHTS.get(self.loss) if self.weight is None else self.weight
 
     @property
@@ -345,7 +347,8 @@ class BaselineObjective:
         if settings.loss == "dkd":
             extra = losses.decoupled_loss(logits, taught, labels, temperature=settings.temperature)
             return logits, F.cross_entropy(logits, labels) + weight * min(done / DKD_WARM_UP, 1.0) * extra
-        loss = distillation_loss(logits, taught, labels, temperature=settings.temperature, kd_weight=settings.kd_weight)
+        kd_loss = get_loss(settings.loss) if ":" in settings.loss else distillation_loss
+        loss = kd_loss(logits, taught, labels, temperature=settings.temperature, kd_weight=settings.kd_weight)
         if term is not None:
             student = found._replace(maps=tuple(found.maps[place] for place in self._student_maps))
             loss = loss + weight * term.compute(student, self.teacher(view, index), index)

@@ -2,9 +2,52 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from naslib_autokd.imports import imported
+
+
+class KDLoss(Protocol):
+    """What a student learns from its teacher's logits: `distillation_loss`, or a function of one's own.
+
+    ``temperature`` and ``kd_weight`` are a candidate's KD settings; what they mean is the function's business.
+    """
+
+    def __call__(
+        self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float, kd_weight: float
+    ) -> Tensor:
+        """The mean over the batch, in nats; shapes as `distillation_loss` has them. Of a sample without a label
+        ``labels`` is -1."""
+
+
+@cache
+def get_loss(name: str) -> KDLoss:
+    """The function that ``module:function`` names; modules of the working directory count. Tried on a small batch.
+
+    Raises:
+        ValueError: If it cannot be imported or called so, or is no finite number with a gradient.
+    """
+    try:
+        loss: KDLoss = imported(name)
+    except ImportError as error:
+        raise ValueError(f"loss {error}") from error
+    student = torch.tensor([[0.5, -1.0, 0.2], [1.0, 0.1, -0.3]], requires_grad=True)
+    try:
+        value = loss(student, student.detach().flip(0), torch.tensor([0, 2]), temperature=4.0, kd_weight=0.5)
+        value.backward()
+    except Exception as error:  # it is the user's
+        raise ValueError(
+            f"loss {name!r} cannot be used: {type(error).__name__}: {error}; it is called as "
+            "loss(student_logits, teacher_logits, labels, temperature=..., kd_weight=...) and returns a number"
+        ) from error
+    if not (value.isfinite() and student.grad is not None and student.grad.isfinite().all()):
+        raise ValueError(f"loss {name!r} is not finite, or without a gradient for the student's logits")
+    return loss
 
 
 def distillation_loss(

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.cuda_graphs import Step, capture
-from naslib_autokd.distillation.losses import distillation_loss, partly_labelled_loss
+from naslib_autokd.distillation.losses import KDLoss, distillation_loss, partly_labelled_loss
 
 PREDICT_PIXELS = 2**17
 """Pixels of one batch of predictions: 910 images of 12x12, 128 of 32x32. On one thread that many gave most images per
@@ -135,6 +135,7 @@ def train(
     time_limit_s: float | None = None,
     progress: Callable[[int, float], None] | None = None,
     objective: Objective | None = None,
+    kd_loss: KDLoss | None = None,
     schedule_epochs: int | None = None,
     start: Checkpoint | None = None,
     keep: Callable[[Checkpoint], None] | None = None,
@@ -148,6 +149,7 @@ def train(
 
     Args:
         objective: Takes the place of both losses; ``teacher_logits`` and ``kd`` are not read then.
+        kd_loss: Takes the place of the KD loss.
         epochs: After so many the training ends, those of ``start`` included. Each epoch drops the last partial batch,
             and shows each image in the next of its views (start drawn per image).
         progress: Called with (epochs done, mean loss) after each epoch.
@@ -191,9 +193,10 @@ def train(
     if start is not None:
         model.load_state_dict(start.model)
         torch_optimizer.load_velocity(start.velocity)
+    partly_labelled = soft is not None and n > n_labelled
     step = TrainingStep(
         *(model, torch_optimizer, kd, objective, settings.precision == "bfloat16"),
-        partly_labelled=soft is not None and n > n_labelled,
+        kd_loss=kd_loss or (partly_labelled_loss if partly_labelled else distillation_loss),
     )
     run: Step | None = None
     started, curve = time.perf_counter(), list[float]()
@@ -267,8 +270,8 @@ class TrainingStep:
     kd: KDLike | None
     objective: Objective | None
     bfloat16: bool = False
-    partly_labelled: bool = False
-    """Some labels are -1."""
+    kd_loss: KDLoss = distillation_loss
+    """Of the teacher's logits, where there are any."""
 
     def __call__(
         self,
@@ -293,8 +296,7 @@ class TrainingStep:
             if targets is None or (kd := self.kd) is None:
                 loss = F.cross_entropy(logits, labels)
             else:
-                loss_of = partly_labelled_loss if self.partly_labelled else distillation_loss
-                loss = loss_of(logits, targets, labels, temperature=kd.temperature, kd_weight=kd.kd_weight)
+                loss = self.kd_loss(logits, targets, labels, temperature=kd.temperature, kd_weight=kd.kd_weight)
         loss.backward()
         self.optimizer.step(lr)
         return logits.detach(), loss.detach()

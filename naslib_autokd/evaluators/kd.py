@@ -22,6 +22,7 @@ from naslib_autokd.data.load import load_data
 from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, latency_s, train_memory
 from naslib_autokd.distillation.diswot import SCORE_BATCH, SCORE_COST, LastFeatures, compare, last_features
+from naslib_autokd.distillation.losses import KDLoss, get_loss
 from naslib_autokd.distillation.training import (
     Checkpoint,
     KDLike,
@@ -94,7 +95,8 @@ class KDEvaluator:
         device: Of the trainings: ``cpu``, ``cuda``, ``cuda:1`` ...
         threads: CPU threads of one training; one is fastest for students this small, and workers run side by side.
         objective: ``kd`` trains with the candidate's KD settings, ``ce`` on the labels alone (the teacher then only
-            serves to report the agreement with it).
+            serves to report the agreement with it), ``module:function`` with a KD loss of one's own
+            (`distillation.losses.KDLoss`).
         teacher: Anything that `load_teacher` takes; None is the task's own. Wrong teachers are errors here.
         time_limit_s: A training that is over it after an epoch ends with status ``timeout``. None, the default,
             keeps results independent of the machine's speed.
@@ -131,8 +133,10 @@ class KDEvaluator:
         continue_from_checkpoint: str | Path | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        if objective not in OBJECTIVES:
+        if objective not in OBJECTIVES and ":" not in objective:
             raise ValueError(f"unknown objective {objective!r}{did_you_mean(objective, OBJECTIVES)}")
+        self.kd_loss: KDLoss | None = None if objective in OBJECTIVES else get_loss(objective)
+        """What takes the place of `distillation_loss`."""
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         for name in measure:
@@ -332,12 +336,13 @@ class KDEvaluator:
         keep: Callable[[Checkpoint], None] | None = None,
         progress: Callable[[int, float], None] | None = None,
     ) -> TrainingResult:
-        use_teacher = self.objective == "kd" and kd is not None
+        use_teacher = self.objective != "ce" and kd is not None
         return train(
             model,
             self.data,
             self.soft_targets.train if use_teacher else None,
             kd=kd if use_teacher else None,
+            kd_loss=self.kd_loss,
             epochs=epochs,
             seed=seed,
             settings=self.settings,
@@ -422,7 +427,7 @@ class KDEvaluator:
             result = self._train(model, kd, epochs or self.task.max_budget_epochs, derive_seed(seed, "batches"))
             logits = predict(model, self.data, self.data.val_images)
             good = result.status != "diverged" and bool(torch.isfinite(logits).all())
-        used = kd if self.objective == "kd" else None
+        used = None if self.objective == "ce" else kd
         return model, FinalResult(
             name=name,
             seed=seed,

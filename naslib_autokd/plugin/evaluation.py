@@ -443,7 +443,7 @@ class KDDatasetAPI:
             curves["VAL_ACCURACY"].append(100.0 * accuracy(logits, data.val_labels))
             curves["VAL_LOSS"].append(float(torch.nn.functional.cross_entropy(logits, data.val_labels)))
 
-        use_teacher = evaluator.objective == "kd" and candidate.kd is not None
+        use_teacher = evaluator.objective != "ce" and candidate.kd is not None
         with untouched_rng(), limited_threads(evaluator.threads):
             student = evaluator.build_student(evaluator.student_spec(candidate, trial.seed), trial.seed)
             train(
@@ -451,6 +451,7 @@ class KDDatasetAPI:
                 data,
                 evaluator.soft_targets.train if use_teacher else None,
                 kd=candidate.kd if use_teacher else None,
+                kd_loss=evaluator.kd_loss,
                 epochs=trial.budget_epochs,
                 seed=derive_seed(trial.seed, "batches"),
                 settings=evaluator.settings,

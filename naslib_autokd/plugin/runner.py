@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +31,7 @@ from typing import Any
 import yaml
 
 from naslib_autokd.files import write_whole
+from naslib_autokd.imports import imported
 from naslib_autokd.optimizers.base import OPTIMIZERS, nearest
 from naslib_autokd.plugin.config import ConfigError, fidelity_note, load_config, save_folder
 from naslib_autokd.plugin.loader import load_naslib
@@ -314,15 +313,11 @@ def _dataset_api(config: dict[str, Any], progress: Callable[[str], None]) -> Any
     if ":" in dataset:
         from naslib_autokd.plugin.custom_data import task_from_custom_dataset
 
-        module, _, name = dataset.partition(":")
         try:
-            sys.path.insert(0, os.getcwd())
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"dataset {dataset!r} cannot be imported: {error}") from error
-        finally:
-            sys.path.remove(os.getcwd())
-        node = naslib_config({**config, "dataset": name})
+            found = imported(dataset)
+        except ImportError as error:
+            raise ConfigError(f"dataset {error}") from error
+        node = naslib_config({**config, "dataset": dataset.partition(":")[2]})
         data = task_from_custom_dataset(found, node)
         return api_of(data.task.max_budget_epochs, data=data)
     if config["search_space"] not in SPACES_OF_NASLIB:

@@ -22,7 +22,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +29,7 @@ from typing import Any
 import yaml
 
 from naslib_autokd.evaluators.base import Benchmark, HasTask, KnowsNoise
+from naslib_autokd.imports import imported
 from naslib_autokd.optimizers.base import (
     Optimizer,
     OptimizerFactory,
@@ -149,15 +149,10 @@ def get_factory(optimizer: str | OptimizerFactory) -> OptimizerFactory:
     """
     if not isinstance(optimizer, str) or ":" not in optimizer:
         return get_optimizer(optimizer)
-    import sys
-
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    module, _, attribute = optimizer.partition(":")
     try:
-        factory: OptimizerFactory = getattr(import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"optimizer {optimizer!r} cannot be imported: {error}") from error
+        factory: OptimizerFactory = imported(optimizer)
+    except ImportError as error:
+        raise ValueError(f"optimizer {error}") from error
     return factory
 
 

@@ -143,13 +143,13 @@ class BaselineRow:
     @property
     def title(self) -> str:
         name, _, weight = self.loss.partition("=")
-        return TITLES[name] + (f", weight {weight}" if weight else "")
+        return TITLES.get(name, name) + (f", weight {weight}" if weight else "")
 
     @property
     def short_title(self) -> str:
         """`title` without the authors."""
         name, _, weight = self.loss.partition("=")
-        return TITLES[name].partition(" (")[0] + (f", weight {weight}" if weight else "")
+        return TITLES.get(name, name).partition(" (")[0] + (f", weight {weight}" if weight else "")
 
 
 @dataclass(frozen=True)

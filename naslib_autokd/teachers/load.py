@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import json
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +17,7 @@ from naslib_autokd._version import __version__
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import limited_threads
 from naslib_autokd.files import cache_place, file_name, locked, write_whole
+from naslib_autokd.imports import imported
 from naslib_autokd.records import content_digest
 from naslib_autokd.teachers.check import check_teacher
 from naslib_autokd.teachers.names import (
@@ -153,9 +150,9 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
         return read_checkpoint(path, data)
     if at and is_file_name(weights):
         return read_checkpoint(Path(weights).expanduser(), data, parse_architecture(before))
-    module, colon, function = text.partition(":")
+    module, colon, _ = text.partition(":")
     if colon and module not in SOURCES:
-        return as_teacher(_factory(text, module, function)(), data)
+        return as_teacher(_factory(text)(), data)
     try:
         architecture = parse_architecture(text)
     except TeacherError as error:
@@ -167,15 +164,11 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
     return _by_name(architecture, data, report)
 
 
-def _factory(text: str, module: str, function: str) -> Callable[[], nn.Module]:
-    here = os.getcwd()
-    sys.path.insert(0, here)  # an installed command does not look there by itself
+def _factory(text: str) -> Callable[[], nn.Module]:
     try:
-        factory = getattr(importlib.import_module(module), function)
-    except Exception as error:  # the module is the user's: it may raise anything
-        raise TeacherError(f"teacher {text!r} cannot be imported: {error}") from error
-    finally:
-        sys.path.remove(here)
+        factory = imported(text)
+    except ImportError as error:
+        raise TeacherError(f"teacher {error}") from error
 
     def call() -> nn.Module:
         try:

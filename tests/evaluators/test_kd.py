@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -342,6 +343,48 @@ def test_out_of_memory_is_recognised_by_type_and_by_words():
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert not is_out_of_memory(RuntimeError("sizes do not match"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+# --- a loss of one's own --------------------------------------------------------------------------------------------
+
+
+def test_a_loss_by_name_takes_the_place_of_hintons(tiny_data, cluttered_teacher, make_cnn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some_losses.py").write_text(
+        "from naslib_autokd.distillation.losses import distillation_loss\n"
+        "def hinton(*logits, **kd): return distillation_loss(*logits, **kd)\n"
+        "def twice(*logits, **kd): return 2 * hinton(*logits, **kd)\n"
+    )
+
+    def trial(objective):
+        made = FakeEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher, objective=objective)
+        made.network = make_cnn
+        return made.evaluate(Proposal(FakeCandidate(), 1, 5, 0))
+
+    usual, same, other = map(trial, ("kd", "some_losses:hinton", "some_losses:twice"))
+    assert (same.curve, same.cost) == (usual.curve, usual.cost)
+    assert other.curve[0] > 1.5 * usual.curve[0]
+    assert other.info["objective"] == "some_losses:twice"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("other = 1", "loss 'bad_losses:loss' cannot be imported: module 'bad_losses' has no attribute 'loss'"),
+        ("def loss(a, b): return a", "loss 'bad_losses:loss' cannot be used: TypeError: .* it is called as loss"),
+        ("def loss(a, b, labels, **kd): return a", "cannot be used: RuntimeError: .*returns a number"),
+        ("def loss(a, b, labels, **kd): return a.sum() / 0", "not finite, or without a gradient"),
+        ("def loss(a, b, labels, **kd): return b.sum().requires_grad_()", "not finite, or without a gradient"),
+        ("1 / 0", "cannot be imported: division by zero"),
+    ],
+)
+def test_a_loss_that_cannot_be_used_is_an_error_before_any_work(code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "bad_losses", raising=False)
+    (tmp_path / "bad_losses.py").write_text(code)
+    importlib.invalidate_caches()
+    with pytest.raises(ValueError, match=message):
+        KDEvaluator("cluttered-digits", objective="bad_losses:loss")
 
 
 # --- bad arguments --------------------------------------------------------------------------------------------------

@@ -66,6 +66,18 @@ def test_plain_kd_is_the_evaluators_own_training(evaluator, task):
     assert (result.temperature, result.kd_weight) == (3.0, 0.7)
 
 
+def test_a_loss_of_ones_own_stands_in_its_place(evaluator):
+    own = LossSettings.parse("naslib_autokd.distillation.losses:distillation_loss", temperature=3.0, kd_weight=0.7)
+    assert own.key == "naslib_autokd.distillation.losses:distillation_loss"
+    assert own.used_weight is None
+    ours, _ = trained(evaluator, own)
+    assert same_weights(ours, trained(evaluator, LossSettings("kd", temperature=3.0, kd_weight=0.7))[0])
+    with pytest.raises(ValueError, match="has no term to weigh"):
+        LossSettings.parse(f"{own.key}=2")
+    with pytest.raises(ValueError, match="cannot be imported"):
+        LossSettings.parse("nowhere:loss")
+
+
 @pytest.mark.parametrize("loss", TERMS)
 def test_a_term_of_weight_0_changes_nothing(evaluator, loss):
     """So the losses are paired: same initial weights, same batches, no draw from the global random state."""
