@@ -45,15 +45,15 @@ setup(
         "safetensors>=0.4.3",
         "pyyaml>=6.0",
         "filelock>=3.13",
-        "msgspec>=0.19",
-        "matplotlib>=3.8",
+"msgspec>=0.19",
+        "altair>=6",  # charts as data
+        "vl-convert-python>=1.9",  # draws them without a browser, and brings the library that reports embed
         "rich>=13",
         "pillow>=10",
         "dask>=2024.1",  # workers; smac brings these four, too
         "distributed>=2024.1",
         "cloudpickle>=3",
         "psutil>=5.9",
-        "plotly>=6",  # its plotly.js is embedded in reports
         "shtab>=1.7",  # shell completion
     ],
     extras_require={

@@ -24,7 +24,8 @@ from threadpoolctl import threadpool_limits
 
 from naslib_autokd.optimizers import get_optimizer
 from naslib_autokd.records import Proposal, Trial
-from naslib_autokd.reports.figures import FigureFolder, Line, line_chart
+from naslib_autokd.reports.charts.curves import curves
+from naslib_autokd.reports.paper import FigureFolder
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,12 +70,21 @@ def seconds_of_asks(name: str, n_trials: int, limit: float) -> list[float]:
 
 def write(rows: list[list[Any]]) -> None:
     folder = FigureFolder(RESULTS)
-    folder.table("proposals", ["method", "trials", "mean_cpu_s", "largest_cpu_s"], rows)
-    lines = []
-    for place, label in enumerate(dict.fromkeys(str(row[0]) for row in rows)):
-        own = [row for row in rows if row[0] == label]
-        lines.append(Line(label, [r[1] for r in own], [r[2] for r in own], place, steps=False))
-    line_chart(folder, "proposals", lines, xlabel="trials", ylabel="CPU s of a proposal", log_y=True)
+    columns = ["method", "trials", "mean_cpu_s", "largest_cpu_s"]
+    folder.table("proposals", columns, rows)
+    chart = curves(
+        [dict(zip(columns, row, strict=True)) for row in rows],
+        "trials",
+        "mean_cpu_s",
+        methods=list(dict.fromkeys(str(row[0]) for row in rows)),
+        x_title="trials",
+        y_title="CPU s of a proposal",
+        factor=1.0,
+        log_x=True,
+        log_y=True,
+        steps=False,
+    )
+    folder.chart("proposals", chart)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from naslib_autokd.evaluators.base import Benchmark
 from naslib_autokd.evaluators.benchmark import get_benchmark
 from naslib_autokd.optimizers.local_search import LocalSearch
-from naslib_autokd.reports.figures import markdown_table, write_csv
+from naslib_autokd.reports.tables import markdown_table, write_csv
 from naslib_autokd.runners.ablation import SimulatedRun, read_runs, run_study
 from naslib_autokd.runners.run_folder import STUDY_RUNS
 from naslib_autokd.runners.statistics import bootstrap_band, holm, signed_rank_test

@@ -134,7 +134,7 @@ def test_help_needs_no_heavy_package() -> None:
         "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"torch", "numpy", "yaml", "rich", "matplotlib", "scipy", "smac", "shtab", "plotly", "filelock", "dask"}
+    heavy = {"torch", "numpy", "yaml", "rich", "altair", "vl_convert", "scipy", "smac", "shtab", "filelock", "dask"}
     assert not heavy & set(done.stdout.split())
 
 

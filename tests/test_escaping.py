@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from naslib_autokd.escaping import code, csv_cell, markdown
-from naslib_autokd.reports.figures import write_csv
+from naslib_autokd.reports.tables import write_csv
 
 FORMULAS = ["=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", " =1", "\t=1", '=HYPERLINK("http://x")']
 

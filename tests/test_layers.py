@@ -205,7 +205,7 @@ def test_the_torch_check_can_fail() -> None:
 
 
 def test_import_of_the_package_loads_nothing_heavy() -> None:
-    heavy = {"torch", "naslib", "smac", "ConfigSpace", "numpy", "sklearn", "networkx", "matplotlib", "scipy"}
+    heavy = {"torch", "naslib", "smac", "ConfigSpace", "numpy", "sklearn", "networkx", "altair", "scipy"}
     assert not loaded_packages("naslib_autokd") & heavy
 
 

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
         help="make one HTML page of a search, a comparison or a study",
         description="Read run folders, finished or not, and write one HTML file that opens from disk without a "
         "network: what was found and how sure it is, every trial, charts and how to reproduce it. With --figures every "
-        "chart is written for papers, too (PDF and PNG with the CSV behind each).",
+        "chart is written for papers, too (PDF and PNG, with the chart as data and the CSV beside each).",
         epilog=epilog(
             "naslib-autokd report runs/first",
             "naslib-autokd report runs/first runs/second --out both.html --figures figures",
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     write_whole(out, page(runs).encode())
     figures: list[Path] = []
     if options.figures is not None:
-        from naslib_autokd.reports.paper_figures import write_figures
+        from naslib_autokd.reports.paper import write_figures
 
         for found in runs:
             folder = options.figures if len(runs) == 1 else options.figures / found.name

@@ -2,7 +2,8 @@
 
 Regret is the true expected test error of a run's incumbent minus the lowest known in the benchmark. A run without an
 incumbent is the worst in ranks and tests, and missing in means; how many there are is said. Everything is written as
-a paper takes it: figures of column width as PNG and PDF with the CSV behind each, tables as CSV, LaTeX and Markdown.
+a paper takes it: figures of column width as PNG and PDF, the chart as data and its CSV beside each; tables as CSV,
+LaTeX and Markdown.
 """
 
 from __future__ import annotations
@@ -20,17 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from naslib_autokd.reports.figures import (
-    FigureFolder,
-    Group,
-    Line,
-    critical_difference_chart,
-    latex_table,
-    line_chart,
-    markdown_table,
-    strip_chart,
-    write_csv,
-)
+from naslib_autokd.reports.paper import FigureFolder
+from naslib_autokd.reports.tables import latex_table, markdown_table, write_csv
 from naslib_autokd.reports.terminal import print_table
 from naslib_autokd.runners.ablation import SimulatedRun, StudyResult
 from naslib_autokd.runners.statistics import (
@@ -592,50 +584,51 @@ def _write_markdown(found: StudySummary, out: Path, files: Sequence[Path]) -> Pa
 # ---- figures -------------------------------------------------------------------------------------------------------
 
 
-def _place(found: StudySummary, label: str) -> int:
-    return [method.label for method in found.methods].index(label)
-
-
 def _anytime_figure(result: StudyResult, found: StudySummary, axis: Axis, folder: FigureFolder) -> None:
-    curves = anytime_curves(result, axis)
-    name = f"regret_over_{axis}"
-    folder.table(
-        name,
-        ["method", axis, "mean_regret", "low", "high", "median_regret", "n"],
-        [
-            [label, *map(float, point), curve.band.n]
-            for label, curve in curves.items()
-            for point in zip(curve.grid, curve.band.centre, curve.band.low, curve.band.high, curve.median, strict=True)
-        ],
-    )
-    lines = [
-        Line(
-            label,
-            curve.grid,
-            100 * curve.band.centre,
-            _place(found, label),
-            100 * curve.band.low,
-            100 * curve.band.high,
-            emphasised=label == found.reference,
-        )
+    from naslib_autokd.reports.charts import regret_curves
+
+    points = _curve_rows(anytime_curves(result, axis), axis)
+    name, labels = f"regret_over_{axis}", [method.label for method in found.methods]
+    folder.rows(name, points)
+    folder.chart(name, regret_curves(points, axis, "mean_regret", AXIS_NAMES[axis], labels, found.reference))
+
+
+def _curve_rows(curves: Mapping[str, Curve], axis: Axis) -> list[dict[str, Any]]:
+    """The points of curves as rows."""
+    return [
+        {
+            "method": label,
+            axis: float(curve.grid[k]),
+            "mean_regret": float(curve.band.centre[k]),
+            "low": float(curve.band.low[k]),
+            "high": float(curve.band.high[k]),
+            "median_regret": float(curve.median[k]),
+            "n": curve.band.n,
+        }
         for label, curve in curves.items()
+        for k in range(len(curve.grid))
     ]
-    line_chart(folder, name, lines, xlabel=AXIS_NAMES[axis], ylabel="mean regret (% points)", log_y=True)
 
 
 def _rank_figure(result: StudyResult, found: StudySummary, folder: FigureFolder) -> None:
+    from naslib_autokd.reports.charts import rank_chart
+
     grid, averages, n = rank_curves(result)
     rows = [
-        [label, float(x), float(y), n] for label, curve in averages.items() for x, y in zip(grid, curve, strict=True)
+        {"method": label, "student_epochs": float(x), "average_rank": float(y), "n": n}
+        for label, curve in averages.items()
+        for x, y in zip(grid, curve, strict=True)
     ]
-    folder.table("average_rank", ["method", "student_epochs", "average_rank", "n"], rows)
-    lines = [Line(label, grid, curve, _place(found, label)) for label, curve in averages.items()]
-    ylabel = f"average rank over {n} seed{'s' * (n > 1)}"
-    line_chart(folder, "average_rank", lines, xlabel=AXIS_NAMES["student_epochs"], ylabel=ylabel, invert=True)
+    folder.rows("average_rank", rows)
+    title = f"average rank over {n} seed{'s' * (n > 1)}"
+    labels = [method.label for method in found.methods]
+    folder.chart("average_rank", rank_chart(rows, title, labels, found.reference))
 
 
 def _finals_figure(result: StudyResult, found: StudySummary, folder: FigureFolder) -> None:
     """The final regrets, best mean on top."""
+    from naslib_autokd.reports.charts import Group, regret_strips
+
     runs = _by_method(result)
 
     def percent(value: float | None) -> float | None:
@@ -645,19 +638,19 @@ def _finals_figure(result: StudyResult, found: StudySummary, folder: FigureFolde
         Group(
             method.label,
             [100 * _final(result, run) for run in runs[method.label].values()],
-            _place(found, method.label),
-            percent(method.regret),
-            percent(method.regret_low),
-            percent(method.regret_high),
+            place,
+            *(percent(value) for value in (method.regret, method.regret_low, method.regret_high)),
         )
-        for method in sorted(found.methods, key=lambda m: (math.isnan(m.regret), m.regret))
+        for place, method in enumerate(found.methods)
     ]
-    strip_chart(folder, "final_regret", groups, xlabel="final regret (% points)", log_x=True)
+    folder.chart("final_regret", regret_strips(groups))
 
 
 def _critical_difference_figure(found: StudySummary, test: FriedmanTest, folder: FigureFolder) -> None:
+    from naslib_autokd.reports.charts.rows import critical_difference
+
     order = [int(i) for i in np.argsort(test.average_ranks, kind="stable")]
     ranks = [(found.methods[i].label, float(test.average_ranks[i]), i) for i in order]
     rows = [[label, rank, test.n, test.critical_difference] for label, rank, _ in ranks]
     folder.table("critical_difference", ["method", "average_rank", "n", "critical_difference"], rows)
-    critical_difference_chart(folder, "critical_difference", ranks, test.critical_difference)
+    folder.chart("critical_difference", critical_difference(ranks, test.critical_difference))

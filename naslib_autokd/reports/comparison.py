@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import textwrap
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,13 +15,6 @@ from rich.table import Table
 from naslib_autokd.escaping import csv_cell
 from naslib_autokd.reports.terminal import console_for, n_parameters, print_table, say
 from naslib_autokd.runners.comparison import Comparison, JobProgress, Method
-from naslib_autokd.runners.statistics import SHARE, mean_interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Okabe and Ito's palette: distinguishable with every common colour blindness.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -145,71 +136,21 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
 
 
 def anytime_figure(comparison: Comparison, path: str | Path) -> None:
-    """Both anytime curves over student-epochs, and beside them the final test accuracies.
+    """Anytime curves over student-epochs, and beside them the final test accuracies.
 
-    Thin lines are seeds, thick ones their mean; bars on the right are 95% intervals over seeds. A search's curve is
-    the validation accuracy of its best full training so far; a one-shot method's is that of its supernet with shared
-    weights (of the search that was chosen), on the images that train its architecture, which says little about the
-    cell that is cut out of it: the points on the right are what can be compared. The format follows the suffix of
-    ``path``.
+    Thin lines are seeds, thick ones their mean with a 95% bootstrap band; intervals of the final students are 95% over
+    seeds. A search's curve is the validation accuracy of its best full training so far; a one-shot method's (dashed) is
+    that of its supernet with shared weights (of the search that was chosen), on the images that train its architecture,
+    which says little about the cell that is cut out of it: the final students are what can be compared. The format
+    follows the suffix of ``path``: .png, .pdf or .svg.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from naslib_autokd.reports.charts import comparison_chart
+    from naslib_autokd.reports.paper import PAGE_WIDTH, for_paper, picture
 
-    figure = Figure(figsize=(7.2, 3.6), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 1.4), sharey=True)
-    for index, row in enumerate(comparison.rows):
-        jobs = [job for job in comparison.jobs if job.method == row.label]
-        _curves(left, jobs, COLOURS[index % len(COLOURS)], row.label)
-        _finals(right, index, jobs, COLOURS[index % len(COLOURS)])
-    teacher = 100 * comparison.teacher["test_accuracy"]
-    for axes in (left, right):
-        axes.axhline(teacher, color="#555555", linewidth=1, linestyle=":")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.5)
-        axes.set_axisbelow(True)
-    left.annotate(
-        "teacher (test)", (0.01, teacher), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="#555555"
-    )
-    left.set_xlabel("student-epochs spent on the search")
-    left.set_ylabel("accuracy (%)")
-    left.set_title("during the search: incumbent, or supernet (dashed)", fontsize=9)
-    right.set_title("final students, test", fontsize=9)
-    right.set_xticks(range(len(comparison.rows)), [textwrap.fill(row.label, 10) for row in comparison.rows])
-    right.tick_params(axis="x", labelsize=8)
-    right.set_xlim(-0.6, len(comparison.rows) - 0.4)
-    left.legend(frameon=False, fontsize=8, loc="lower right")
-    figure.savefig(path)
-
-
-def _curves(axes: Axes, jobs: Sequence[Any], colour: str, label: str) -> None:
-    import numpy as np
-
-    jobs = [job for job in jobs if job.curve]
-    if not jobs:
-        return
-    dashed = jobs[0].one_shot
-    style: dict[str, Any] = {"color": colour, "drawstyle": "default" if dashed else "steps-post"}
-    style["linestyle"] = "--" if dashed else "-"
-    for job in jobs:
-        axes.plot([x for x, _ in job.curve], [100 * y for _, y in job.curve], linewidth=0.7, alpha=0.45, **style)
-    grid = np.linspace(max(job.curve[0][0] for job in jobs), max(job.curve[-1][0] for job in jobs), 200)
-    curves = []
-    for job in jobs:
-        x, y = np.array(job.curve).T
-        curves.append(np.interp(grid, x, y) if dashed else y[np.searchsorted(x, grid, side="right") - 1])
-    axes.plot(grid, 100 * np.mean(curves, axis=0), linewidth=2, label=label, **style)
-
-
-def _finals(axes: Axes, position: int, jobs: Sequence[Any], colour: str) -> None:
-    for k, job in enumerate(jobs):
-        x = position + 0.16 * (k - (len(jobs) - 1) / 2) / max(1, len(jobs) / 3)
-        axes.plot([x] * len(job.test_accuracies), [100 * y for y in job.test_accuracies], ".", color=colour, alpha=0.5)
-    interval = mean_interval([sum(job.test_accuracies) / len(job.test_accuracies) for job in jobs], bounds=SHARE)
-    axes.plot([position], [100 * interval.mean], "_", color=colour, markersize=22, markeredgewidth=2)
-    if interval.low is not None and interval.high is not None:
-        axes.plot([position, position], [100 * interval.low, 100 * interval.high], color=colour, linewidth=1.2)
+    methods = [row.label for row in comparison.rows]
+    chart = comparison_chart(comparison.jobs, methods, comparison.teacher["test_accuracy"])
+    path = Path(path)
+    path.write_bytes(picture(for_paper(chart, PAGE_WIDTH), path.suffix.lower().removeprefix(".")))
 
 
 class LiveComparison:

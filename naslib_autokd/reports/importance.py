@@ -15,19 +15,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from naslib_autokd.evaluators.base import Benchmark
 from naslib_autokd.records import Trial
-from naslib_autokd.reports.figures import FigureFolder, fit_axes, folded, markdown_table, plain_ticks, write_csv
+from naslib_autokd.reports.paper import FigureFolder
+from naslib_autokd.reports.tables import markdown_table, write_csv
 from naslib_autokd.runners.statistics import FloatArray
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-DARK, LIGHT = "#0072B2", "#A6CEE3"
 
 Values = Mapping[str, Any]
 """Hyperparameter -> value."""
@@ -597,7 +593,7 @@ def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
     columns = ["hyperparameter", "value", "mean_cost", "ice_10", "ice_90", "n"]
     files.append(write_csv(out / "partial_dependence.csv", columns, points))
     _importance_figure(decompositions, folder)
-    dependence_figure(found.curves, folder, "partial_dependence")
+    _dependence_figure(found.curves, folder, "partial_dependence")
     order = np.argsort(-found.overall.total)
     table = [
         [found.overall.names[i], _percent(found.overall.first[i]), _percent(found.overall.total[i])]
@@ -624,112 +620,59 @@ def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
 
 
 def _importance_figure(decompositions: Mapping[str, SobolIndices], folder: FigureFolder) -> None:
-    """Bars: the share explained alone (dark) and with interactions (light, with interval), largest on top."""
-    overall = decompositions["overall"]
-    order = np.argsort(-overall.total)
-    with folder.figure("importance", 1.0) as figure:
-        names = folded(figure, [overall.names[i] for i in order], 0.4)
-        figure.set_figheight(0.62 + 0.17 * sum(1 + name.count("\n") for name in names))
-        panels = list(figure.subplots(1, len(decompositions), squeeze=False)[0])
-        for k, (axes, (which, indices)) in enumerate(zip(panels, decompositions.items(), strict=True)):
-            _bars(axes, indices, order)
-            axes.set_yticks(range(len(names)), names if k == 0 else [""] * len(names))
-            axes.set_title("over the space" if which == "overall" else f"best {BEST_SHARE:.0%}")
-            axes.set_xlabel("% of the variance")
-            axes.locator_params(axis="x", nbins=4)
-        fit_axes(panels)
+    """The shares explained alone and with interactions, largest on top."""
+    from naslib_autokd.reports.charts.rows import decomposition
 
-
-def _bars(axes: Axes, indices: SobolIndices, order: Sequence[int] | np.ndarray[Any, Any]) -> None:
-    rows = range(len(order))
-    total, first = (100 * np.maximum(share[order], 0) for share in (indices.total, indices.first))
-    axes.barh(rows, total, 0.7, color=LIGHT)
-    axes.barh(rows, np.minimum(first, total), 0.7, color=DARK)
-    low, high = 100 * np.maximum(indices.total_interval[order], 0).T
-    axes.hlines(rows, low, high, color="#444444", linewidth=0.7)
-    axes.set_ylim(len(order) - 0.4, -0.6)
-    axes.set_xlim(left=0)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(True, axis="x")
+    order = np.argsort(-decompositions["overall"].total)
+    panels = []
+    for which, found in decompositions.items():
+        rows = [
+            {
+                "label": found.names[i],
+                "first": float(found.first[i]),
+                "total": float(found.total[i]),
+                "low": float(found.total_interval[i, 0]),
+                "high": float(found.total_interval[i, 1]),
+            }
+            for i in order
+        ]
+        panels.append(("over the space" if which == "overall" else f"best {BEST_SHARE:.0%}", rows))
+    folder.chart("importance", decomposition(panels))
 
 
 MOST_PANELS = 12
 """Hyperparameters in a figure of partial dependence, those with the largest effect; the table has all."""
 
 
-def dependence_figure(curves: Sequence[PartialDependence], folder: FigureFolder, name: str) -> None:
-    """A panel for each hyperparameter, by the range of its mean: the mean and where 80% of the single curves are."""
+def _dependence_figure(curves: Sequence[PartialDependence], folder: FigureFolder, name: str) -> None:
+    """A panel for each hyperparameter, by the range of its mean."""
+    from naslib_autokd.reports.charts.curves import dependence
+
     ordered = sorted(curves, key=lambda curve: -curve.range)[:MOST_PANELS]
-    columns = 2 if folder.width < 5 else 4
-    n_rows = max(1, math.ceil(len(ordered) / columns))
-    height = 0.15 + 1.1 * n_rows
-    with folder.figure(name, height) as figure:
-        width = figure.get_figwidth()
-        panels = figure.subplots(n_rows, columns, sharey=True, squeeze=False).ravel()
-        figure.subplots_adjust(
-            left=0.5 / width,
-            right=1 - 0.08 / width,
-            top=1 - 0.06 / height,
-            bottom=0.38 / height,
-            wspace=0.1,
-            hspace=0.68,
-        )
-        for axes in panels[len(ordered) :]:
-            axes.axis("off")
-        for axes, curve in zip(panels, ordered, strict=False):
-            numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in curve.values)
-            x: Any = np.array(curve.values, dtype=np.float64) if numeric else np.arange(len(curve.values))
-            mean, low, high = (100 * y for y in (curve.mean, curve.low, curve.high))
-            if numeric and len(x) > 2:
-                axes.fill_between(x, low, high, color=DARK, alpha=0.15, linewidth=0)
-                axes.plot(x, mean, "-", color=DARK, marker=".", markersize=3)
-                if curve.log:
-                    axes.set_xscale("log")
-                else:
-                    axes.locator_params(axis="x", nbins=4)
-            else:
-                x = np.arange(len(x))
-                axes.vlines(x, low, high, color=DARK, alpha=0.3, linewidth=4)
-                axes.plot(x, mean, "o", color=DARK, markersize=3.5)
-                axes.set_xlim(-0.6, len(x) - 0.4)
-                every = max(1, math.ceil(len(x) / 4))
-                axes.set_xticks(x[::every], [_short(value) for value in curve.values[::every]])
-            plain_ticks(axes)
-            axes.locator_params(axis="y", nbins=4)
-            axes.set_xlabel(curve.name, labelpad=1.5)
-            axes.grid(True, axis="y")
-        figure.supylabel("validation error (%)", fontsize=8, x=0.01)
+    rows = [
+        {
+            "hyperparameter": curve.name,
+            "value": curve.values[k],
+            "mean": float(curve.mean[k]),
+            "low": float(curve.low[k]),
+            "high": float(curve.high[k]),
+            "log": curve.log,
+        }
+        for curve in ordered
+        for k in range(len(curve.values))
+    ]
+    if rows:
+        folder.chart(name, dependence(rows, {curve.name: curve.name for curve in ordered}))
 
 
 def write_permutation_report(found: PermutationImportance, out: Path, name: str = "permutation") -> list[Path]:
     """A bar figure (PNG, PDF) of `permutation_importance` and its CSV, which comes first."""
+    from naslib_autokd.reports.charts.rows import importance, importance_title
+
     folder = FigureFolder(Path(out))
     order = np.argsort(-found.mean)
     rows = [(found.names[i], found.mean[i], found.sd[i], found.r2, found.n) for i in order]
     folder.table(name, ["column", "importance", "sd", "forest_r2", "n"], rows)
-    permutation_figure(found, folder, name)
+    shares = [{"label": found.names[i], "importance": float(found.mean[i]), "sd": float(found.sd[i])} for i in order]
+    folder.chart(name, importance(shares, importance_title(found.r2, found.n)))
     return folder.files
-
-
-def permutation_figure(found: PermutationImportance, folder: FigureFolder, name: str) -> None:
-    """Bars of the importances with one standard deviation, the largest on top."""
-    order = np.argsort(-found.mean)
-    with folder.figure(name, 1.0) as figure:
-        names = folded(figure, [found.names[i] for i in order])
-        figure.set_figheight(0.62 + 0.17 * sum(1 + text.count("\n") for text in names))
-        axes = figure.subplots()
-        axes.barh(
-            range(len(names)),
-            100 * found.mean[order],
-            0.7,
-            xerr=100 * found.sd[order],
-            color=LIGHT,
-            error_kw={"elinewidth": 0.7, "ecolor": "#444444"},
-        )
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(True, axis="x")
-        axes.locator_params(axis="x", nbins=5)
-        axes.set_xlabel(f"what shuffling costs (% of variance)\nheld-out R2 = {found.r2:.2f}, n = {found.n}")
-        fit_axes(axes)

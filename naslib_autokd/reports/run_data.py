@@ -24,7 +24,7 @@ from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.records import Trial, TrialStore, objective_value
 from naslib_autokd.records import incumbent as observed_incumbent
 from naslib_autokd.runners.finals import best_final, read_finals, student_path
-from naslib_autokd.runners.pareto import pareto_front
+from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table, pareto_front
 from naslib_autokd.runners.run_folder import (
     COMPARISON,
     RESULT,
@@ -74,6 +74,7 @@ TABLES: dict[str, str] = {
     "r2 (of the forest on held-out trials), n (trials)",
     "dependence": "Partial dependence of the validation error on each hyperparameter by a forest fitted to the trials: "
     "hyperparameter, value, mean, low, high (10% and 90% of the single curves), log",
+    "hypervolume": "With several objectives: student_epochs, share_of_the_box_of_all_full_trainings that is dominated",
     "front": "With several objectives, full trainings: family, on_front, and a column for each objective",
     "calibration": "Of the kept students on test images: method, who ('student', 'teacher'), bin (from 0), low, high, "
     "n, confidence, accuracy (means in the bin)",
@@ -219,6 +220,7 @@ def _read_search(folder: Path, settings: dict[str, Any], analyse: bool) -> RunDa
     objectives = list(settings.get("objectives", ["error"]))
     if len(objectives) > 1:
         tables["front"] = _front_rows(trials, objectives, result, set(map(id, some)))
+        tables["hypervolume"] = box_rows(trials, objectives)
     else:
         missing["front"] = "The search minimised the error alone, so there is no Pareto front."
     kept = _kept(finals) if finals else None
@@ -455,6 +457,15 @@ def _front_rows(
     for family in result.get("front") or []:
         rows.append({"family": family["candidate_digest"], "on_front": True, "expected": True, **family["objectives"]})
     return rows
+
+
+def box_rows(trials: Sequence[Trial], names: Sequence[str]) -> list[Row]:
+    """The table ``hypervolume``, in the box of all full trainings; empty if it has no volume."""
+    values, _ = objective_table(trials, names)
+    if len(values) == 0 or not np.all(values.max(axis=0) > values.min(axis=0)):
+        return []
+    found = hypervolume_over_time(trials, names, values.min(axis=0), values.max(axis=0))
+    return [{"student_epochs": x, "share_of_the_box_of_all_full_trainings": y} for x, y in found]
 
 
 def _budget_pairs(trials: Sequence[Trial]) -> list[Row]:
@@ -788,7 +799,7 @@ def _read_comparison(folder: Path, settings: dict[str, Any], analyse: bool) -> R
         rows=tuple(rows_of),
         wall_s=float(stored.get("wall_s", 0.0)),
     )
-    tables["anytime_mean"] = _mean_curves(jobs)
+    tables["anytime_mean"] = mean_curves(jobs)
     tables["methods"] = [_method_row(row) for row in rows_of]
     tables["tests"], tables["ranks"] = _comparison_tests(rows_of, jobs)
     tables["failures"] = [*failures, *_failure_rows(trial for _, _, trial in all_trials)]
@@ -878,7 +889,7 @@ def _method_row(row: Any) -> Row:
     }
 
 
-def _mean_curves(jobs: Sequence[Any]) -> list[Row]:
+def mean_curves(jobs: Sequence[Any]) -> list[Row]:
     """Mean accuracy over seeds of each method on a common grid, from where all of its seeds have an incumbent."""
     rows: list[Row] = []
     for label in dict.fromkeys(job.method for job in jobs):

@@ -6,12 +6,11 @@ mark for each operation. Inside cells and frames all edges run downwards: a node
 over several rows go around the nodes between. Edges that enter a learned merge can carry its weight after training
 (`edge_weights`), as width and colour.
 
-Every picture is laid out once, as a list of shapes in pixels, and written by one of two small writers: an SVG of our
-own (no scripts, no fonts, no references to anything outside; equal wirings give equal bytes), or matplotlib's (through
-its object interface: no backend is chosen and no global state of pyplot touched). Nothing is left out of large wirings:
-`svg` draws every node and every edge of a network of 1000 operations as an element of its own (about 400 kB), but from
-`DETAILED` operations on without kernel sizes in the marks and without tooltips. A sheet draws all edges, and all marks
-of an operation, together, and small ones without bends.
+Every picture is laid out once, as a list of shapes in pixels, and written as an SVG of our own (no scripts, no fonts,
+no references to anything outside; equal wirings give equal bytes), which vl-convert turns into PNG and PDF. Nothing is
+left out of large wirings: `svg` draws every node and every edge of a network of 1000 operations as an element of its
+own (about 400 kB), but from `DETAILED` operations on without kernel sizes in the marks and without tooltips. A sheet
+draws all edges, and all marks of an operation, together, and small ones without bends.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
@@ -32,8 +31,6 @@ from naslib_autokd.search_spaces.hnag.graphs import Graph
 from naslib_autokd.search_spaces.hnag.wiring import MERGES, NO_MERGE, OPERATIONS, Cell, StudentSpec, Wiring
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from naslib_autokd.search_spaces.hnag.generator import Generator
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -957,8 +954,22 @@ def draw_wirings(
     if path.suffix.lower() == ".svg":
         path.write_text(_write_svg(picture, _PAPER), encoding="utf-8")
     else:
-        _write_matplotlib(picture, path)
+        path.write_bytes(_rendered(picture, path.suffix.lower()))
     return path
+
+
+LARGEST = 6000
+"""Pixels of a side of a PNG, at most."""
+
+
+def _rendered(picture: _Picture, suffix: str) -> bytes:
+    """PNG with two pixels for one of the drawing, or PDF with 100 of these to an inch."""
+    import vl_convert
+
+    text = _write_svg(picture, _PAPER)
+    if suffix == ".png":
+        return bytes(vl_convert.svg_to_png(text, scale=min(2.0, LARGEST / max(picture.width, picture.height))))
+    return bytes(vl_convert.svg_to_pdf(text, scale=0.72))
 
 
 # ---- SVG -----------------------------------------------------------------------------------------------------------
@@ -1094,108 +1105,3 @@ def _write_svg(picture: _Picture, background: str | None) -> str:
             )
     out.append("</svg>")
     return "\n".join(out) + "\n"
-
-
-# ---- matplotlib ----------------------------------------------------------------------------------------------------
-
-
-def _write_matplotlib(picture: _Picture, path: Path) -> None:
-    """The same shapes; 100 pixels are an inch of the page."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context({"pdf.fonttype": 42, "text.parse_math": False, "font.size": 8}):
-        figure = Figure(figsize=(picture.width / 100, picture.height / 100))
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_xlim(0, picture.width)
-        axes.set_ylim(picture.height, 0)
-        axes.set_axis_off()
-        for shapes in _runs(picture.shapes):
-            _draw_shapes(axes, shapes)
-        dpi = min(200.0, 6000 / max(figure.get_size_inches()))
-        figure.savefig(path, dpi=dpi, metadata={"CreationDate": None} if path.suffix.lower() == ".pdf" else None)
-
-
-def _runs(shapes: Sequence[_Shape]) -> Iterator[list[Any]]:
-    """Neighbours in the drawing order that one artist can draw."""
-    for _, group in groupby(shapes, lambda s: (type(s), getattr(s, "style", ""))):
-        yield list(group)
-
-
-def _draw_shapes(axes: Axes, shapes: Sequence[Any]) -> None:
-    from matplotlib.collections import PathCollection
-    from matplotlib.colors import to_rgba
-    from matplotlib.patches import BoxStyle
-    from matplotlib.path import Path as Outline
-
-    points = 0.72  # of 1/72 inch, in a pixel of 1/100 inch
-
-    def collect(paths: Sequence[Outline], **style: Any) -> None:
-        axes.add_collection(PathCollection(paths, transform=axes.transData, **style), autolim=False)
-
-    first = shapes[0]
-    if isinstance(first, _Text):
-        for text in shapes:
-            axes.text(
-                text.place[0],
-                text.place[1],
-                text.text,
-                fontsize=text.size * points,
-                ha={"start": "left", "middle": "center"}[text.anchor],
-                va="baseline",
-                color=_INK,
-                alpha=0.75 if text.faint else 1.0,
-                fontweight="bold" if text.bold else "normal",
-            )
-        return
-    if isinstance(first, _Mark):
-        paths, colours = [], []
-        for mark in shapes:
-            kind, colour = _SHAPES[OPERATIONS[mark.operation].kind], COLOURS[mark.operation]
-            for centre in mark.centres:
-                circle = kind == "circle"
-                corners = [] if circle else _outline(kind, centre, mark.radius)
-                round_ = Outline.circle(centre, mark.radius)
-                paths.append(round_ if circle else Outline([*corners, corners[0]], closed=True))
-                colours.append(colour)
-                if mark.text:
-                    ink = "black" if _light(colour) else "white"
-                    size = 7.0 * points
-                    axes.text(
-                        centre[0], centre[1], mark.text, fontsize=size, ha="center", va="center_baseline", color=ink
-                    )
-        collect(paths, facecolors=colours, edgecolors=_INK, linewidths=0.5 * points)
-        return
-    rules = _STYLES[first.style]
-
-    def colour_of(which: str) -> Any:
-        name = rules.get(which, "none")
-        return "none" if name == "none" else to_rgba(_INK if name == "ink" else name, rules.get(f"{which}-opacity", 1))
-
-    widths = [points * (rules.get("stroke-width", 0.0) if s.width is None else s.width) for s in shapes]
-    if isinstance(first, _Rectangle):
-        boxes = []
-        for rectangle in shapes:
-            x, y, width, height = rectangle.box
-            rounded = BoxStyle.Round(pad=0, rounding_size=max(rectangle.radius, 1e-6))
-            boxes.append(rounded(x, y, width, height, 1.0))
-        collect(boxes, facecolors=colour_of("fill"), edgecolors=colour_of("stroke"), linewidths=widths)
-        return
-    paths, colours = [], []
-    for index, line in enumerate(shapes):
-        codes: list[Any] = []
-        vertices: list[Point] = []
-        for curve in line.curves:
-            for code, values in curve:
-                vertices += zip(values[::2], values[1::2], strict=True)
-                codes += {"M": [Outline.MOVETO], "L": [Outline.LINETO], "C": [Outline.CURVE4] * 3}[code]
-        paths.append(Outline(vertices, codes))
-        colours.append(colour_of("stroke"))
-        if line.weight is not None:
-            width, colours[-1] = _weight_style(line.weight)
-            widths[index] = width * points
-    dashes = [float(part) * points for part in rules.get("stroke-dasharray", "").split()]
-    styles = [(0, [part / max(width, 0.1) for part in dashes]) if dashes else "-" for width in widths]
-    collect(paths, facecolors="none", edgecolors=colours, linewidths=widths, linestyles=styles)

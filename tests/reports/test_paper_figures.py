@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from naslib_autokd.reports.figures import FigureFolder, Group, Line, line_chart, rank_groups, strip_chart
+from naslib_autokd.reports.paper_figures import write_figures
 from report_folders import counts, final, write_comparison, write_search, write_study
 
 from naslib_autokd.records import TrialStore
 from naslib_autokd.reports import figures
-from naslib_autokd.reports.figures import FigureFolder, Group, Line, line_chart, rank_groups, strip_chart
-from naslib_autokd.reports.paper_figures import write_figures
 from naslib_autokd.reports.run_data import RunData, read_run
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table
 from naslib_autokd.runners.statistics import friedman_test

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from naslib_autokd.reports.figures import latex, latex_table, markdown_table, spread
 from rich.console import Console
 
 from naslib_autokd.reports.ablation import (
@@ -24,7 +25,6 @@ from naslib_autokd.reports.ablation import (
     summary,
     write_study_report,
 )
-from naslib_autokd.reports.figures import latex, latex_table, markdown_table, spread
 from naslib_autokd.runners.ablation import JobFailure, SimulatedRun, Study, StudyMethod, StudyResult
 from naslib_autokd.runners.statistics import signed_rank_test, speed_up
 

@@ -36,7 +36,6 @@ LIBRARY = """\
 #include <stdio.h>
 __attribute__((constructor)) static void run(void) {{ fclose(fopen("{marker}", "a")); }}
 """
-RC = "backend: module://sitecustomize\n"  # matplotlib reads it in the folder where a command is started
 
 
 class Machine:
@@ -103,8 +102,6 @@ def plant(folder: Path, machine: Machine) -> None:
         path = folder / f"{name}.py"
         if not path.exists():
             path.write_text(PLANTED.format(marker=str(machine.marker)))
-    if not (folder / "matplotlibrc").exists():
-        (folder / "matplotlibrc").write_text(RC)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""A run as one HTML file: opens from disk, without network; charts by plotly.js, which is embedded.
+"""A run as one HTML file: opens from disk, without network; charts by Vega, which is embedded.
 
 `write_report` reads run folders with `run_data` and writes the page. Texts, numbers and small tables are made here and
-escaped; large tables, charts and parallel coordinates are data in the page that ``report.js`` draws. Colours in
-charts are names of the theme ("@c0", "@muted"), so that light and dark are both drawn from one description.
+escaped; large tables, charts (`reports.charts`) and parallel coordinates are data in the page that ``report.js`` draws.
+Vega-Lite's charts run under a policy that forbids evaluating text as code (their expressions are interpreted). Parallel
+coordinates are a canvas of our own: Vega-Lite tests a range against one mark, not against a whole line, so that ranges
+on several axes cannot be chosen together.
 """
 
 from __future__ import annotations
@@ -13,17 +15,8 @@ from importlib import resources
 from pathlib import Path
 
 from naslib_autokd._version import __version__
-from naslib_autokd.reports.html._page import (
-    Page,
-    axis,
-    count,
-    embedded_json,
-    escape,
-    line_style,
-    percent,
-    plain_table,
-    step,
-)
+from naslib_autokd.reports.charts import run_charts, several_searches
+from naslib_autokd.reports.html._page import Page, count, embedded_json, escape, percent, plain_table
 from naslib_autokd.reports.html.comparison import (
     comparison_answer,
     comparison_anytime,
@@ -45,6 +38,7 @@ from naslib_autokd.reports.html.search import (
     settings,
     trials,
 )
+from naslib_autokd.reports.html.vega import vega
 from naslib_autokd.reports.run_data import RunData, read_run
 
 POLICY = (
@@ -75,8 +69,6 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
 
 def page(runs: Sequence[RunData]) -> str:
     """The whole page, as text."""
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
-
     builder = Page()
     many = len(runs) > 1
     body = [_overview(builder, runs)] if many else []
@@ -109,7 +101,7 @@ def page(runs: Sequence[RunData]) -> str:
             f"<footer>Made by naslib_autokd {escape(__version__)}, {escape(made)}.</footer>",
             "</main>",
             f'<script type="application/json" id="report-data">{embedded_json(builder.payload())}</script>',
-            f'<script type="text/plain" id="plotly-source">{get_plotlyjs()}</script>',  # run by the next one
+            f'<script type="text/plain" id="vega-source">{vega()}</script>',  # run by the next one
             f"<script>{script}</script>",
             "</body></html>",
         ]
@@ -134,6 +126,7 @@ def _article(builder: Page, run: RunData, prefix: str) -> tuple[str, list[tuple[
     if run.problem:
         head += f'<p class="problem" role="alert">{escape(run.problem)}</p>'
     makers = {"search": _SEARCH, "comparison": _COMPARISON, "study": _STUDY, "empty": ()}[run.kind]
+    builder.figures = run_charts(run)
     sections, links = [], []
     for name, title, make in makers:
         sections.append(make(builder, run, prefix))
@@ -162,13 +155,7 @@ def _overview(builder: Page, runs: Sequence[RunData]) -> str:
     parts = [plain_table(header, rows, (4, 5, 6, 7))]
     searches = [run for run in runs if run.kind == "search" and run.table("anytime")]
     if len(searches) > 1:
-        traces = []
-        for index, run in enumerate(searches):
-            colour, dash = line_style(index)
-            points = run.table("anytime")
-            traces.append(step(points, "student_epochs", run.name, {"color": colour, "dash": dash, "width": 2.5}))
-        layout = {"xaxis": axis("student-epochs"), "yaxis": axis("validation accuracy of the incumbent, %")}
-        parts.append(builder.chart([("", traces, layout)], "Observed incumbents of the searches."))
+        parts.append(builder.figure([("", several_searches(searches))], "Observed incumbents of the searches."))
     return f'<h1 id="overview">{len(runs)} runs</h1>{"".join(parts)}'
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from naslib_autokd.reports.charts import Figure
+from naslib_autokd.reports.charts.look import PAGE, PALETTES, AnyChart, specification
 from naslib_autokd.reports.run_data import Row, RunData
 
 Spec = dict[str, Any]
@@ -32,31 +34,48 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def plot_text(text: Any) -> str:
-    """Text that plotly.js shows as it is: it reads a part of HTML in labels."""
-    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 class Page:
     """What the scripts of the page draw, collected while the text is made."""
 
     def __init__(self) -> None:
+        self.figures: Mapping[str, Figure] = {}
+        """Charts of the run whose text is made (`charts.run_charts`)."""
         self._charts: dict[str, Any] = {}
+        self._data: dict[str, Any] = {}
         self._tables: dict[str, Any] = {}
         self._parallel: dict[str, Any] = {}
 
     def payload(self) -> dict[str, Any]:
-        return {"charts": self._charts, "tables": self._tables, "parallel": self._parallel}
-
-    def chart(self, variants: Sequence[tuple[str, list[Spec], Spec]], caption: str = "", height: int = 400) -> str:
-        """A figure of one or several views (name, traces, layout) between which the reader switches."""
-        name = f"c{len(self._charts)}"
-        self._charts[name] = {
-            "height": height,
-            "variants": [{"name": view, "data": data, "layout": layout} for view, data, layout in variants],
+        return {
+            "config": PAGE,
+            "palettes": {name: PALETTES[name] for name in ("light", "dark")},
+            "charts": self._charts,
+            "data": self._data,
+            "tables": self._tables,
+            "parallel": self._parallel,
         }
+
+    def chart(self, *views: tuple[str, str], caption: str = "") -> str:
+        """A figure of one or several views (what the reader chooses by, name of the chart); those that there are."""
+        return self.figure(
+            [(label, self.figures[name].chart) for label, name in views if name in self.figures], caption
+        )
+
+    def figure(self, views: Sequence[tuple[str, AnyChart]], caption: str = "") -> str:
+        """The same of charts; empty without any."""
+        if not views:
+            return ""
+        name, variants = f"c{len(self._charts)}", []
+        for label, chart in views:
+            spec = specification(chart)
+            del spec["$schema"], spec["config"]
+            found = spec.pop("datasets", {})
+            self._data |= {key: _columnar(rows) for key, rows in found.items() if key not in self._data}
+            variants.append({"name": label, "spec": spec, "data": list(found)})
+        height = max(_height(variant["spec"]) for variant in variants)
+        self._charts[name] = variants
         text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        return f'<figure><div class="chart" style="--height:{height}px" data-chart="{name}"></div>{text}</figure>'
+        return f'<figure><div class="chart" style="--height:{height:.0f}px" data-chart="{name}"></div>{text}</figure>'
 
     def table(
         self,
@@ -75,6 +94,29 @@ class Page:
         key = f"p{len(self._parallel)}"
         self._parallel[key] = {"axes": axes, "rows": rows}
         return f'<div data-parallel="{key}" style="min-height:400px"></div>'
+
+
+def _columnar(rows: Sequence[Row]) -> Spec:
+    """Rows without their names repeated."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return {"columns": columns, "rows": [[row.get(column) for column in columns] for row in rows]}
+
+
+ROOM = 72
+"""Pixels of axes and legend below and above a chart."""
+
+
+def _height(spec: Spec) -> float:
+    """About what a chart takes in a wide window, so that texts do not jump when it is drawn."""
+    parts = spec.get("concat")
+    if parts is None:
+        return float(spec["height"]) + ROOM
+    columns = max(1, min(len(parts), int(1110 / (PANEL_SCALE * spec["usermeta"]["panel"]))))
+    return sum(max(part["height"] for part in parts[k : k + columns]) + ROOM for k in range(0, len(parts), columns))
+
+
+PANEL_SCALE = 2.1
+"""Least width of a panel on the page, in pixels, for a point of that on paper; as in report.js."""
 
 
 # ---- numbers as text -----------------------------------------------------------------------------------------------
@@ -166,120 +208,3 @@ def plain_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: I
 
 def listed(sentences: Iterable[str]) -> str:
     return f'<ul class="says">{"".join(f"<li>{escape(text)}</li>" for text in sentences)}</ul>'
-
-
-def line_style(index: int) -> tuple[str, str]:
-    """Colour and dash of the index-th of several lines."""
-    return f"@c{index % 7}", ("solid", "dash", "dot", "dashdot")[index // 7 % 4]
-
-
-def axis(title: str, **more: Any) -> Spec:
-    return {"title": {"text": plot_text(title)}, **more}
-
-
-def log_axis(title: str, values: Iterable[float]) -> Spec:
-    """With ticks that say the whole number, the more the fewer decades there are."""
-    known = [value for value in values if value > 0]
-    if not known:
-        return axis(title, type="log")
-    low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
-    span = max(known) / min(known)
-    steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7) if span <= 10 else (1, 2, 5) if span <= 100 else (1,)
-    ticks = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
-    return axis(title, type="log", tickvals=ticks, ticktext=[f"{tick:,.6g}" for tick in ticks])
-
-
-def step(points: Sequence[Row], x: str, name: str, line: Spec, **more: Any) -> Spec:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": plot_text(name),
-        "x": [point[x] for point in points],
-        "y": [None if point["accuracy"] is None else 100 * point["accuracy"] for point in points],
-        "line": {"shape": "hv", **line},
-        "hovertemplate": f"{plot_text(name)}<br>%{{x:.4g}}: %{{y:.2f}}%<extra></extra>",
-        **more,
-    }
-
-
-def band(rows: Sequence[Row], x: str, low: str, high: str, colour: str, group: str) -> Spec:
-    """Between two step curves."""
-    xs: list[float] = []
-    tops: list[float] = []
-    bottoms: list[float] = []
-    for k, row in enumerate(rows):
-        if k:
-            xs.append(row[x])
-            tops.append(100 * rows[k - 1][high])
-            bottoms.append(100 * rows[k - 1][low])
-        xs.append(row[x])
-        tops.append(100 * row[high])
-        bottoms.append(100 * row[low])
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [*xs, *reversed(xs)],
-        "y": [*tops, *reversed(bottoms)],
-        "fill": "toself",
-        "fillcolor": f"{colour}/0.15",
-        "line": {"width": 0, "color": f"{colour}/0"},
-        "hoverinfo": "skip",
-        "showlegend": False,
-        "legendgroup": group,
-    }
-
-
-def violins(rows: Sequence[Row], order: Sequence[str], *, bounded: bool = False) -> list[Spec]:
-    """Of the rows' ``accuracy`` by ``group``; ``bounded`` densities end at the lowest and the highest value."""
-    traces = []
-    for index, group in enumerate(order):
-        colour = f"@c{index % 7}"
-        own = [row for row in rows if row["group"] == group]
-        common: Spec = {
-            "name": plot_text(group),
-            "y": [100 * row["accuracy"] for row in own],
-            "x": [plot_text(group)] * len(own),
-            "text": [f"{row['source']}{', family ' + row['family'] if row['family'] else ''}" for row in own],
-            "hovertemplate": "%{text}<br>%{y:.2f}%<extra></extra>",
-            "showlegend": False,
-            "marker": {"color": colour, "size": 5, "opacity": 0.8},
-        }
-        if len(own) >= 5:
-            points: Any = "all" if len(own) <= 300 else "outliers"
-            traces.append(
-                {
-                    **common,
-                    "type": "violin",
-                    "points": points,
-                    "pointpos": 0,
-                    "jitter": 0.35,
-                    "spanmode": "hard" if bounded or max(common["y"]) > 99 else "soft",
-                    "fillcolor": f"{colour}/0.18",
-                    "line": {"color": colour, "width": 1.2},
-                    "meanline": {"visible": True},
-                    "hoveron": "points",
-                }
-            )
-        else:  # too few for a density
-            traces.append({**common, "type": "scatter", "mode": "markers", "marker": {"color": colour, "size": 8}})
-    return traces
-
-
-def teacher_line(run: RunData) -> tuple[list[Spec], list[Spec]]:
-    if run.teacher is None or run.teacher["test_accuracy"] is None:
-        return [], []
-    y = 100 * run.teacher["test_accuracy"]
-    line = {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": y,
-        "y1": y,
-        "line": {"color": "@muted", "dash": "dot", "width": 1.2},
-    }
-    note = {
-        "xref": "paper", "x": 0, "xanchor": "left", "y": y, "yanchor": "bottom", "showarrow": False,
-        "text": "teacher (test)", "font": {"color": "@muted", "size": 11},
-    }  # fmt: skip
-    return [line], [note]

@@ -6,24 +6,15 @@ from collections.abc import Sequence
 
 from naslib_autokd.reports.html._page import (
     Page,
-    Spec,
-    axis,
-    band,
     card,
     count,
     escape,
     interval,
-    line_style,
     listed,
-    log_axis,
     missing,
     p_value,
     plain_table,
-    plot_text,
     section,
-    step,
-    teacher_line,
-    violins,
     why,
 )
 from naslib_autokd.reports.html.search import answer_section, column, finals_table, pictures
@@ -90,40 +81,15 @@ def comparison_anytime(builder: Page, run: RunData, prefix: str) -> str:
     points = run.table("anytime")
     if not points:
         return section(prefix, "anytime", "During the searches", "", missing("No search has an incumbent yet."))
-    traces: list[Spec] = []
-    one_shot = False
-    for index, method in enumerate(run.methods):
-        colour, _ = line_style(index)
-        own = [row for row in points if row["method"] == method]
-        dash = "dash" if any(row["one_shot"] for row in own) else "solid"
-        one_shot |= dash == "dash"
-        mean = [row for row in run.table("anytime_mean") if row["method"] == method]
-        banded = [row for row in mean if row["low"] is not None and row["high"] is not None]
-        if banded:
-            traces.append(band(banded, "student_epochs", "low", "high", colour, method))
-        for seed in dict.fromkeys(row["seed"] for row in own):
-            line = {"color": f"{colour}/0.35", "width": 1, "dash": dash}
-            curve = step([row for row in own if row["seed"] == seed], "student_epochs", f"{method}, seed {seed}", line)
-            traces.append({**curve, "showlegend": False, "legendgroup": method})
-        if mean:
-            line = {"color": colour, "width": 2.8, "dash": dash}
-            traces.append(step(mean, "student_epochs", method, line, legendgroup=method))
-    shapes, notes = teacher_line(run)
-    layout = {
-        "xaxis": axis("student-epochs spent on the search", rangemode="tozero"),
-        "yaxis": axis("accuracy, %"),
-        "shapes": shapes,
-        "annotations": notes,
-    }
     lead = (
         "Validation accuracy of the incumbent: thin lines are seeds, thick ones their mean with a 95% bootstrap band."
     )
-    if one_shot:
+    if any(row["one_shot"] for row in points):
         lead += (
             " Dashed: a supernet with shared weights on the images that train its architecture, which says little "
             "about the network that is cut out of it."
         )
-    return section(prefix, "anytime", "During the searches", lead, builder.chart([("", traces, layout)], height=440))
+    return section(prefix, "anytime", "During the searches", lead, builder.chart(("", "anytime")))
 
 
 def comparison_family(builder: Page, run: RunData, prefix: str) -> str:
@@ -131,15 +97,11 @@ def comparison_family(builder: Page, run: RunData, prefix: str) -> str:
     title = "What was found"
     if not rows:
         return section(prefix, "family", title, "", why(run, "finals"))
-    layout = {"xaxis": {"type": "category", "automargin": True}, "yaxis": axis("test accuracy, %")}
-    shapes, notes = teacher_line(run)
-    order = [method for method in run.methods if any(row["group"] == method for row in rows)]
-    chart = builder.chart([("", violins(rows, order), {**layout, "shapes": shapes, "annotations": notes})], height=380)
     lead = "Final students of all seeds, each trained from scratch under the same protocol and judged once."
     table = finals_table(run.table("finals"), True)
     if len(run.table("finals")) > 12:
         table = f"<details><summary>All {len(run.table('finals'))} final students</summary>{table}</details>"
-    return section(prefix, "family", title, lead, chart, table, pictures(run))
+    return section(prefix, "family", title, lead, builder.chart(("", "finals")), table, pictures(run))
 
 
 def statistics(builder: Page, run: RunData, prefix: str) -> str:
@@ -173,76 +135,21 @@ def statistics(builder: Page, run: RunData, prefix: str) -> str:
             "signed-rank test does not; Holm's correction is over the methods."
         )
         parts.append(f"<h3>Paired differences</h3><p class='lead'>{escape(what)}</p>")
-        parts.append(
-            _difference_chart(
-                builder, tests, f"{'method minus ' if study else ''}{first}{'' if study else ' minus method'}, points"
-            )
-        )
+        parts.append(builder.chart(("", "tests")))
         parts.append(plain_table(header, lines, range(1, len(header))))
     else:
         parts.append(missing("There is nothing to pair: it takes two methods with results on the same seed."))
     if ranks:
-        parts.append("<h3>Average ranks</h3>" + _rank_chart(builder, ranks))
+        parts.append("<h3>Average ranks</h3>" + builder.chart(("", "critical_difference"), caption=_ranks(ranks)))
     else:
         parts.append(why(run, "ranks"))
     return section(prefix, "statistics", "Statistics", "", *parts)
 
 
-def _difference_chart(builder: Page, tests: Sequence[Row], label: str) -> str:
-    known = [row for row in reversed(tests) if row["difference"] is not None]
-    trace = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [100 * row["difference"] for row in known],
-        "y": [plot_text(row["method"]) for row in known],
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [
-                100 * ((row["high"] if row["high"] is not None else row["difference"]) - row["difference"])
-                for row in known
-            ],
-            "arrayminus": [
-                100 * (row["difference"] - (row["low"] if row["low"] is not None else row["difference"]))
-                for row in known
-            ],
-            "color": "@c0",
-            "thickness": 1.6,
-        },
-        "marker": {"color": "@c0", "size": 9},
-        "hovertemplate": "%{y}: %{x:+.2f} points<extra></extra>",
-    }
-    zero = {
-        "type": "line",
-        "yref": "paper",
-        "y0": 0,
-        "y1": 1,
-        "x0": 0,
-        "x1": 0,
-        "line": {"color": "@muted", "dash": "dot", "width": 1.2},
-    }
-    layout = {"xaxis": axis(label), "yaxis": {"type": "category"}, "shapes": [zero]}
-    return builder.chart([("", [trace], layout)], height=110 + 32 * len(known))
-
-
-def _rank_chart(builder: Page, ranks: Sequence[Row]) -> str:
-    ordered = sorted(ranks, key=lambda row: -row["average_rank"])
-    best = ordered[-1]["average_rank"]
-    difference = ordered[0]["critical_difference"]
-    near = [row["average_rank"] - best < difference for row in ordered]
-    trace = {
-        "type": "bar",
-        "orientation": "h",
-        "x": [row["average_rank"] for row in ordered],
-        "y": [plot_text(row["method"]) for row in ordered],
-        "marker": {"color": ["@c0" if close else "@soft" for close in near]},
-        "hovertemplate": "%{y}: %{x:.2f}<extra></extra>",
-    }
-    layout = {"xaxis": axis("average rank (1 is the best)"), "yaxis": {"type": "category"}, "bargap": 0.35}
-    p, n = ordered[0]["p_value"], ordered[0]["n"]
+def _ranks(ranks: Sequence[Row]) -> str:
+    p, n, difference = ranks[0]["p_value"], ranks[0]["n"], ranks[0]["critical_difference"]
     said = f"Over {n} seeds. " + ("" if p is None else f"Friedman's test: p = {p:.2g}. ")
-    said += f"Blue: not told apart from the best (Nemenyi's critical difference {difference:.2f})."
-    return builder.chart([("", [trace], layout)], said, height=110 + 26 * len(ordered))
+    return f"{said}Methods under one grey bar are not told apart (Nemenyi's critical difference {difference:.2f})."
 
 
 # ---- a study -------------------------------------------------------------------------------------------------------
@@ -305,59 +212,21 @@ def study_answer(builder: Page, run: RunData, prefix: str) -> str:
 
 
 def study_anytime(builder: Page, run: RunData, prefix: str) -> str:
-    variants = []
-    reference = run.answer.get("reference")
-    for name, table, x in (("student-epochs", "anytime", "student_epochs"), ("trainings", "anytime_trials", "trials")):
-        rows = run.table(table)
-        labels = list(dict.fromkeys(row["method"] for row in rows))
-        traces: list[Spec] = []
-        for index, label in enumerate(labels):
-            colour, dash = line_style(index)
-            own = [row for row in rows if row["method"] == label]
-            banded = [row for row in own if row["low"] is not None and row["high"] is not None]
-            if banded and (len(labels) <= 6 or label == reference):
-                traces.append(band(banded, x, "low", "high", colour, label))
-            points = [{**row, "accuracy": row["regret"]} for row in own]
-            line = {"color": colour, "dash": dash, "width": 3.2 if label == reference else 1.6}
-            traces.append(step(points, x, label, line, legendgroup=label))
-        if traces:
-            layout = {
-                "xaxis": log_axis(name, [row[x] for row in rows]),
-                "yaxis": log_axis("mean regret, points", [100 * row["regret"] for row in rows]),
-            }
-            variants.append((name, traces, layout))
-    rows = run.table("ranks_over_time")
-    if rows:
-        traces = []
-        for index, label in enumerate(dict.fromkeys(row["method"] for row in rows)):
-            colour, dash = line_style(index)
-            own = [{**row, "accuracy": row["average_rank"] / 100} for row in rows if row["method"] == label]
-            line = {"color": colour, "dash": dash, "width": 3.2 if label == reference else 1.6}
-            curve = step(own, "student_epochs", label, line)
-            curve["hovertemplate"] = f"{plot_text(label)}<br>%{{x:.4g}}: %{{y:.2f}}<extra></extra>"
-            traces.append(curve)
-        layout = {
-            "xaxis": log_axis("student-epochs", [row["student_epochs"] for row in rows]),
-            "yaxis": axis("average rank", autorange="reversed"),
-        }
-        variants.append(("average rank", traces, layout))
-    if not variants:
+    views = [("student-epochs", "anytime"), ("trainings", "anytime_trials"), ("average rank", "ranks_over_time")]
+    chart = builder.chart(*views)
+    if not chart:
         return section(prefix, "anytime", "During the searches", "", missing("No run has an incumbent yet."))
-    lead = "Mean regret of the incumbent over what was spent; click a name to hide its line. The reference is thick."
-    return section(prefix, "anytime", "During the searches", lead, builder.chart(variants, height=560))
+    lead = (
+        "Mean regret of the incumbent over what was spent; click a name to see its line alone. The reference is thick."
+    )
+    return section(prefix, "anytime", "During the searches", lead, chart)
 
 
 def study_finals(builder: Page, run: RunData, prefix: str) -> str:
     rows = [row for row in run.table("finals") if row["regret"] is not None]
     if not rows:
         return section(prefix, "family", "Final regrets", "", missing("No run has finished with an incumbent."))
-    order = [method for method in run.methods if any(row["method"] == method for row in rows)]
-    values = [
-        {"group": row["method"], "accuracy": row["regret"], "source": f"seed {row['seed']}", "family": ""}
-        for row in rows
-    ]
-    layout = {"xaxis": {"type": "category", "automargin": True}, "yaxis": axis("final regret, points")}
-    chart = builder.chart([("", violins(values, order, bounded=True), layout)], height=460)
+    chart = builder.chart(("", "finals"))
     table = builder.table(
         "runs",
         [

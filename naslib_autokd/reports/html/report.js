@@ -7,12 +7,7 @@
   const coarse = matchMedia("(pointer: coarse)").matches;
 
   // ---- theme ------------------------------------------------------------------------------------------------------
-  const PALETTES = {
-    light: { c: ["#0072B2", "#D55E00", "#00805e", "#b5578c", "#a86f00", "#3387bd", "#5b5f66"], text: "#1b1f24",
-      muted: "#57606a", grid: "#e4e8ec", line: "#b8c0c8", bg: "#ffffff", soft: "#9aa4ae", heat: "#f3a872" },
-    dark: { c: ["#5cb3f0", "#ff9457", "#3fd0a2", "#e79ac8", "#f2c14e", "#9fd4f7", "#b4bcc6"], text: "#e6e9ee",
-      muted: "#a3adb8", grid: "#2a323d", line: "#4a5563", bg: "#0f1318", soft: "#6d7885", heat: "#9a4a17" },
-  };
+  const PALETTES = payload.palettes;
   const system = matchMedia("(prefers-color-scheme: dark)");
   const chosen = () => { try { return localStorage.getItem("report-theme"); } catch { return null; } };
   const theme = () => root.dataset.theme === "dark" ? "dark" : "light";
@@ -32,52 +27,48 @@
   system.addEventListener("change", () => { if (!chosen()) applyTheme(system.matches ? "dark" : "light"); });
   applyTheme(theme());
 
-  /** "@c0", "@muted", "@c1/0.2" in a chart's description as colours of the theme. */
+  /** A chart's description with the theme's colours in place of their names ("@c0", "@muted"). */
   function coloured(value) {
-    if (typeof value === "string" && value[0] === "@") {
-      const [name, alpha] = value.slice(1).split("/");
-      const palette = PALETTES[theme()];
-      const hex = /^c\d$/.test(name) ? palette.c[Number(name[1]) % palette.c.length] : palette[name];
-      if (!hex) return value;
-      if (alpha === undefined) return hex;
-      const [r, g, b] = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
-      return `rgba(${r},${g},${b},${alpha})`;
-    }
-    if (Array.isArray(value)) {
-      return value.length && typeof value[value.length - 1] === "number" ? value : value.map(coloured);
-    }
+    if (typeof value === "string" && value[0] === "@") return PALETTES[theme()][value.slice(1)] || value;
+    if (Array.isArray(value)) return value.map(coloured);
     if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, entry]) => [key, coloured(entry)]));
+      return Object.fromEntries(Object.entries(value).map(([key, entry]) =>
+        [key, key === "domain" || key === "usermeta" ? entry : coloured(entry)]));
     }
     return value;
   }
 
   // ---- charts -----------------------------------------------------------------------------------------------------
-  const AXIS = { gridcolor: "@grid", linecolor: "@line", zerolinecolor: "@line", tickcolor: "@line", automargin: true,
-    ticks: "outside", ticklen: 4, title: { standoff: 8 } };
-  function layoutOf(own, height, width) {
-    const base = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", height,
-      font: { family: getComputedStyle(document.body).fontFamily, size: width < 480 ? 11.5 : 13, color: "@text" },
-      margin: { l: 8, r: 12, t: 14, b: 8 }, dragmode: coarse ? false : "zoom", hovermode: "closest",
-      hoverlabel: { bgcolor: "@bg", bordercolor: "@line", font: { color: "@text" } },
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, xanchor: "left", bgcolor: "rgba(0,0,0,0)" } };
-    const layout = { ...base, ...own };
-    for (const key of Object.keys({ xaxis: 1, yaxis: 1, ...own })) {
-      if (/^[xy]axis\d*$/.test(key)) {
-        layout[key] = { ...AXIS, ...own[key], title: { ...AXIS.title, ...(own[key] || {}).title } };
-      }
+  const TEXT = payload.config.legend.labelFontSize;
+  const PANEL_SCALE = 2.1, AXES = 64; // pixels for a point on paper; beside a panel
+  const MANY = 600; // rows from which a chart is a canvas
+  const rowsOf = new Map();
+  function rows(name) {
+    if (!rowsOf.has(name)) {
+      const { columns, rows: lines } = payload.data[name];
+      rowsOf.set(name, lines.map((line) => Object.fromEntries(columns.map((column, i) => [column, line[i]]))));
     }
-    return coloured(layout);
+    return rowsOf.get(name);
+  }
+  /** A chart of this width: legends in columns, panels side by side as they have room. */
+  function fitted({ spec, data }, width) {
+    const about = spec.usermeta;
+    const config = coloured(payload.config);
+    config.legend.columns = Math.max(1, Math.floor(width / (0.5 * TEXT * about.longest + 2.6 * TEXT)));
+    const fit = { ...coloured(spec), config, datasets: Object.fromEntries(data.map((name) => [name, rows(name)])) };
+    if (!fit.concat) return { ...fit, width, autosize: { type: "fit-x", contains: "padding" } };
+    fit.columns = Math.min(fit.concat.length, Math.max(1, Math.floor(width / (PANEL_SCALE * about.panel))));
+    for (const part of fit.concat) part.width = Math.max(80, Math.floor(width / fit.columns) - AXES);
+    return fit;
   }
   function startChart(element) {
-    const chart = payload.charts[element.dataset.chart];
-    let current = 0;
-    let drawn = false;
+    const variants = payload.charts[element.dataset.chart];
+    let current = 0, drawn = null, width = 0, turn = 0;
     const plot = document.createElement("div");
-    if (chart.variants.length > 1) {
+    if (variants.length > 1) {
       const segments = document.createElement("div");
       segments.className = "segments";
-      chart.variants.forEach((variant, index) => {
+      variants.forEach((variant, index) => {
         const choice = document.createElement("button");
         choice.type = "button";
         choice.textContent = variant.name;
@@ -92,15 +83,28 @@
       element.append(segments);
     }
     element.append(plot);
-    function draw() {
-      const { data, layout } = chart.variants[current];
-      drawn = true;
-      Plotly.react(plot, coloured(data), layoutOf(layout, chart.height, element.clientWidth), {
-        responsive: true, displaylogo: false, displayModeBar: coarse || chart.height < 260 ? false : "hover",
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-      }).then(() => { element.setAttribute("data-drawn", "true"); performance.mark("report-drawn"); });
+    async function draw() {
+      const own = ++turn;
+      width = element.clientWidth;
+      const chart = variants[current];
+      const many = Math.max(0, ...chart.data.map((name) => payload.data[name].rows.length)) > MANY;
+      const holder = document.createElement("div");
+      const result = await vegaEmbed(holder, fitted(chart, width), { mode: "vega-lite", ast: true, actions: false,
+        renderer: many ? "canvas" : "svg", tooltip: { theme: theme() } });
+      if (own !== turn) { result.finalize(); return; } // drawn anew meanwhile
+      if (drawn) drawn.finalize();
+      drawn = result;
+      plot.replaceChildren(holder);
+      element.setAttribute("data-drawn", "true");
+      performance.mark("report-drawn");
     }
-    redraws.add(() => { if (drawn) draw(); });
+    redraws.add(() => { if (turn) draw(); });
+    let timer = 0;
+    new ResizeObserver(() => {
+      if (!turn || element.clientWidth === width) return;
+      clearTimeout(timer);
+      timer = setTimeout(draw, 150);
+    }).observe(element);
     return draw;
   }
   const pending = new Map();
@@ -114,10 +118,10 @@
     }
   }, { rootMargin: "300px" });
   function later(element, start) { pending.set(element, start); observer.observe(element); }
-  // plotly.js takes longer than all the rest: texts and tables are there before it starts
+  // the libraries take longer than all the rest: texts and tables are there before they start
   function startCharts() {
     const library = document.createElement("script");
-    library.textContent = document.getElementById("plotly-source").textContent;
+    library.textContent = `(() => {${document.getElementById("vega-source").textContent}})()`;
     document.head.append(library);
     for (const element of document.querySelectorAll("[data-chart]")) later(element, startChart(element));
   }
@@ -348,7 +352,7 @@
         c.lineTo(x(i), BOTTOM);
         c.stroke();
         if (ranges[i]) {
-          c.fillStyle = palette.c[0];
+          c.fillStyle = palette.c0;
           c.globalAlpha = 0.35;
           c.fillRect(x(i) - 6, y(ranges[i][1]), 12, y(ranges[i][0]) - y(ranges[i][1]));
           c.globalAlpha = 1;

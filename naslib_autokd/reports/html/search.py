@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from naslib_autokd.records import derive_seed
+from naslib_autokd.reports.charts import AXES, CASES, by_method, file_names, varied_settings
 from naslib_autokd.reports.html._page import (
     Page,
     Spec,
-    axis,
     card,
     command,
     count,
     escape,
     interval,
     listed,
-    log_axis,
     mebibytes,
     missing,
     percent,
     plain_table,
-    plot_text,
     ratio,
     section,
-    step,
-    teacher_line,
-    violins,
     why,
 )
 from naslib_autokd.reports.run_data import LEAST_ANALYSED, Row, RunData
+from naslib_autokd.reports.tables import UNITS
 from naslib_autokd.runners.run_folder import TASK
-
-MOST_POINTS = 3000
-"""Single points that a chart draws; of more, those of the best trials and others with equal distances."""
 
 # ---- the answer ----------------------------------------------------------------------------------------------------
 
@@ -52,6 +44,8 @@ def answer_section(builder: Page, run: RunData, prefix: str) -> str:
             "The student that is kept: of the final students of the incumbent family the best by validation, judged "
             "once on the test images."
         )
+        if run.kind == "comparison":
+            lead = "The student that is kept: of all methods' final students the best by validation, judged once."
     elif answer.get("val_accuracy") is not None:
         lead = "No student has been judged on the test images yet: this is the best family so far, by validation."
         failures = answer["n_failures"]
@@ -100,10 +94,7 @@ def _answer_sentences(run: RunData) -> list[str]:
     says = []
     if run.kind == "comparison":
         if answer.get("student_method"):
-            says.append(
-                "The student above is the best by validation of all methods' students: it is of "
-                f"{answer['student_method']} (seed {answer['student_seed']})."
-            )
+            says.append(f"The student above is of {answer['student_method']} (seed {answer['student_seed']}).")
         return [*says, *run.conclusions]
     if answer.get("family_accuracy") is not None:
         n = answer["family_accuracy_n"]
@@ -149,63 +140,23 @@ def _duration(seconds: float) -> str:
 
 # ---- anytime -------------------------------------------------------------------------------------------------------
 
-AXES = (
-    ("student-epochs", "student_epochs", "spent_epochs"),
-    ("trials", "trials", "place"),
-    ("seconds", "seconds", "spent_s"),
-)
-
 
 def anytime(builder: Page, run: RunData, prefix: str) -> str:
-    points = run.table("anytime")
-    if not points:
-        return section(prefix, "anytime", "During the search", "", why(run, "anytime"))
-    trials = [{**row, "place": place} for place, row in enumerate(run.table("trials"), start=1)]
-    largest = max((row["budget_epochs"] for row in trials if row["status"] == "success"), default=0)
-    full = thinned([row for row in trials if row["status"] == "success" and row["budget_epochs"] == largest])
-    variants = []
-    for name, column, own in AXES:
-        traces: list[Spec] = [
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "full trainings",
-                "x": [row[own] for row in full],
-                "y": [100 * row["val_accuracy"] for row in full],
-                "text": [f"trial {row['number']}, family {row['family']}" for row in full],
-                "hovertemplate": "%{text}<br>%{y:.2f}%<extra></extra>",
-                "marker": {"color": "@soft", "size": 5, "opacity": 0.75},
-            },
-            step(points, column, "incumbent", {"color": "@c0", "width": 2.5}),
-        ]
-        shapes, notes = teacher_line(run)
-        layout = {
-            "xaxis": axis(name, rangemode="tozero"),
-            "yaxis": axis("validation accuracy, %"),
-            "shapes": shapes,
-            "annotations": notes,
-        }
-        variants.append((name, traces, layout))
+    title = "During the search"
+    if not run.table("anytime"):
+        return section(prefix, "anytime", title, "", why(run, "anytime"))
     lead = "The incumbent is the family with the best mean of its trainings at the largest budget so far."
-    return section(prefix, "anytime", "During the search", lead, builder.chart(variants), _budget_agreement(run))
+    chart = builder.chart(*((axis, name) for name, axis, _, _ in AXES))
+    return section(prefix, "anytime", title, lead, chart, _budget_agreement(builder, run))
 
 
-def thinned(rows: list[Row]) -> list[Row]:
-    """At most `MOST_POINTS`, the best among them, in their order."""
-    if len(rows) <= MOST_POINTS:
-        return rows
-    best = sorted(range(len(rows)), key=lambda i: -(rows[i]["val_accuracy"] or 0))[: MOST_POINTS // 3]
-    step = len(rows) / (MOST_POINTS - len(best))
-    kept = {*best, *(int(i * step) for i in range(MOST_POINTS - len(best)))}
-    return [rows[i] for i in sorted(kept)]
-
-
-def _budget_agreement(run: RunData) -> str:
+def _budget_agreement(builder: Page, run: RunData) -> str:
     rows = [row for row in run.table("budget_agreement") if row["kendall_tau"] is not None]
     if not rows:
         return ""
     several = len({row["run_seed"] for row in rows}) > 1
-    return listed(
+    chart = builder.chart(("", "budget_agreement")) if len(rows) > 1 else ""
+    return chart + listed(
         f"Rank agreement of {row['low']} with {row['high']} epochs: Kendall's tau {row['kendall_tau']:+.2f} over "
         f"{row['n']} families trained with both" + (f" (seed {row['run_seed']})." if several else ".")
         for row in rows
@@ -270,29 +221,26 @@ def trials(builder: Page, run: RunData, prefix: str) -> str:
     lead += "" if failed else run.missing.get("failures", "")
     if any(row["number"] == -1 for row in rows):
         lead += " Trial -1 is the space's default family, which a search trains first."
-    return section(prefix, "trials", title, lead.strip(), reasons, table)
+    chart = builder.chart(("", "trials"), caption="Drag a range in one panel: trials outside it turn grey in all.")
+    return section(prefix, "trials", title, lead.strip(), chart, reasons, table)
 
 
 # ---- the family ----------------------------------------------------------------------------------------------------
 
 
 def family(builder: Page, run: RunData, prefix: str) -> str:
-    rows = [row for row in run.table("families") if row["accuracy"] is not None]
-    parts = []
-    if rows:
-        order = list(dict.fromkeys(row["group"] for row in rows))
-        layout = {"xaxis": {"type": "category", "automargin": True}, "yaxis": axis("validation accuracy, %")}
+    lead = ""
+    parts = [builder.chart(("", "families"))]
+    if parts[0]:
         lead = (
             "A family is a distribution over wirings: each point is a full training of one wiring and weight seed. "
             "Fewer than five points are drawn without a density."
         )
-        parts.append(builder.chart([("", violins(rows, order), layout)], height=380))
     else:
-        lead = ""
-        parts.append(why(run, "families"))
+        parts = [why(run, "families")]
     finals = run.table("finals")
     if finals:
-        parts.append("<h3>Final students</h3>" + finals_table(finals, False))
+        parts += ["<h3>Final students</h3>", builder.chart(("", "finals")), finals_table(finals, False)]
     else:
         parts.append(why(run, "finals"))
     parts.append(pictures(run))
@@ -355,12 +303,6 @@ def pictures(run: RunData) -> str:
 
 # ---- settings ------------------------------------------------------------------------------------------------------
 
-PRETTY = {"temperature": "KD temperature", "kd_weight": "KD weight"}
-
-
-def _pretty(name: str) -> str:
-    return PRETTY.get(name, name.replace("_", " "))
-
 
 def settings(builder: Page, run: RunData, prefix: str) -> str:
     title = "Settings of generator and distillation"
@@ -368,13 +310,12 @@ def settings(builder: Page, run: RunData, prefix: str) -> str:
     rows = [row for row in run.table("settings") if row["val_accuracy"] is not None]
     if not meta or not rows:
         return section(prefix, "settings", title, "", why(run, "settings"))
-    largest = max(row["budget_epochs"] for row in rows)
-    rows = thinned([row for row in rows if row["budget_epochs"] == largest])
-    varied = [entry for entry in meta if len({str(row[entry["name"]]) for row in rows if entry["name"] in row}) > 1]
+    varied, rows = varied_settings(run)
     if not varied:
         why_not = "All full trainings so far have the same settings."
         return section(prefix, "settings", title, "", missing(why_not))
-    parts = [_parallel(builder, varied, rows)]
+    parts = [_parallel(builder, varied, rows), "<h3>Accuracy by setting</h3>"]
+    parts.append(builder.chart(("", "settings"), caption="Drag a range in one panel to see its trainings in all."))
     if run.table("dependence"):
         r2 = run.table("importance")[0]["r2"]
         parts.append(
@@ -382,14 +323,10 @@ def settings(builder: Page, run: RunData, prefix: str) -> str:
             f"{r2:.2f} on held-out families) when one setting is changed and the others are drawn from the space; the "
             "band holds 80% of the single curves. Where R2 is low, the curves mean little.</p>"
         )
-        parts.append(_dependence(builder, run))
+        parts.append(builder.chart(("", "partial_dependence")))
     else:
-        reason = run.missing.get("dependence", "")
-        parts.append(
-            f"<h3>Accuracy by setting</h3><p class='lead'>{escape(f'The full trainings themselves. {reason}')}</p>"
-        )
-        parts.append(_scatter(builder, varied, rows))
-    lead = f"Successful trainings of {largest} epochs, the largest budget."
+        parts.append(why(run, "dependence"))
+    lead = f"Successful trainings of {rows[0]['budget_epochs']} epochs, the largest budget."
     return section(prefix, "settings", title, lead, *parts)
 
 
@@ -403,7 +340,7 @@ def _parallel(builder: Page, meta: Sequence[Row], rows: Sequence[Row]) -> str:
         choices = [] if number else [name for name in entry["choices"] if name in set(map(str, known))]
         axes.append(
             {
-                "label": _pretty(entry["name"]),
+                "label": entry["title"],
                 "log": bool(entry["log"]) and number,
                 "low": min(known) if number else None,
                 "high": max(known) if number else None,
@@ -417,105 +354,11 @@ def _parallel(builder: Page, meta: Sequence[Row], rows: Sequence[Row]) -> str:
     return builder.parallel(axes, [list(line) for line in zip(*columns, strict=True)])
 
 
-def _panels(charts: Sequence[str]) -> str:
-    return f'<div class="small">{"".join(charts)}</div>'
-
-
-def _setting_axis(name: str, values: Sequence[Any], log: bool) -> Spec:
-    """Of a small chart: words, few whole numbers as they are, else linear or (over a factor of 4) logarithmic."""
-    if any(isinstance(value, str) for value in values):
-        return axis(_pretty(name), type="category")
-    known = sorted(set(values))
-    if len(known) <= 8 and all(isinstance(value, int) for value in known):
-        return axis(_pretty(name), type="linear", tickvals=known)
-    if log and known[0] > 0 and known[-1] / known[0] > 4:
-        return log_axis(_pretty(name), known)
-    return axis(_pretty(name), type="linear")
-
-
-def _dependence(builder: Page, run: RunData) -> str:
-    rows = run.table("dependence")
-    low = 100 * min(row["low"] for row in rows)
-    high = 100 * max(row["high"] for row in rows)
-    margin = 0.05 * (high - low) or 1.0
-    charts = []
-    for name in dict.fromkeys(row["hyperparameter"] for row in rows):
-        own = [row for row in rows if row["hyperparameter"] == name]
-        numeric = all(not isinstance(row["value"], str) for row in own)
-        x = [row["value"] if numeric else plot_text(row["value"]) for row in own]
-        mean = [100 * row["mean"] for row in own]
-        xaxis = _setting_axis(name, [row["value"] for row in own], own[0]["log"])
-        line: Spec = {
-            "type": "scatter", "mode": "lines+markers" if numeric else "markers", "x": x, "y": mean,
-            "showlegend": False,
-            "line": {"color": "@c0", "width": 2}, "marker": {"color": "@c0", "size": 6 if numeric else 9},
-            "hovertemplate": "%{x}: %{y:.2f}%<extra></extra>",
-        }  # fmt: skip
-        traces: list[Spec] = [line]
-        if numeric:
-            band = [100 * row["high"] for row in own] + [100 * row["low"] for row in reversed(own)]
-            traces.insert(
-                0,
-                {
-                    "type": "scatter", "mode": "lines", "x": [*x, *reversed(x)], "y": band, "fill": "toself",
-                    "fillcolor": "@c0/0.15", "line": {"width": 0, "color": "@c0/0"}, "hoverinfo": "skip",
-                    "showlegend": False,
-                },
-            )  # fmt: skip
-        else:
-            line["error_y"] = {
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * (row["high"] - row["mean"]) for row in own],
-                "arrayminus": [100 * (row["mean"] - row["low"]) for row in own],
-                "color": "@c0/0.5",
-            }
-        yaxis = axis("error, %", range=[low - margin, high + margin])
-        charts.append(builder.chart([("", traces, {"xaxis": xaxis, "yaxis": yaxis})], height=215))
-    return _panels(charts)
-
-
-def _scatter(builder: Page, meta: Sequence[Row], rows: Sequence[Row]) -> str:
-    charts = []
-    low, high = (100 * end(row["val_accuracy"] for row in rows) for end in (min, max))
-    margin = 0.06 * (high - low) or 1.0
-    for entry in meta:
-        own = [row for row in rows if row.get(entry["name"]) is not None]
-        number = entry["type"] == "number"
-        trace = {
-            "type": "scatter", "mode": "markers", "showlegend": False,
-            "x": [row[entry["name"]] if number else plot_text(row[entry["name"]]) for row in own],
-            "y": [100 * row["val_accuracy"] for row in own],
-            "text": [f"trial {row['number']}" for row in own],
-            "hovertemplate": "%{text}<br>%{x}: %{y:.2f}%<extra></extra>",
-            "marker": {"color": "@c0", "size": 7, "opacity": 0.75},
-        }  # fmt: skip
-        xaxis = _setting_axis(entry["name"], [row[entry["name"]] for row in own], bool(entry["log"]))
-        layout = {"xaxis": xaxis, "yaxis": axis("validation, %", range=[low - margin, high + margin])}
-        charts.append(builder.chart([("", [trace], layout)], height=215))
-    return _panels(charts)
-
-
 def importance(builder: Page, run: RunData, prefix: str) -> str:
     rows = run.table("importance")
     title = "What matters"
     if not rows:
         return section(prefix, "importance", title, "", why(run, "importance"))
-    shown = list(reversed(rows))
-    trace = {
-        "type": "bar",
-        "orientation": "h",
-        "x": [100 * row["importance"] for row in shown],
-        "y": [plot_text(_pretty(row["hyperparameter"])) for row in shown],
-        "error_x": {"type": "data", "array": [100 * row["sd"] for row in shown], "color": "@muted", "thickness": 1.2},
-        "marker": {"color": "@c0"},
-        "hovertemplate": "%{y}: %{x:.1f}%<extra></extra>",
-    }
-    layout = {
-        "xaxis": axis("what shuffling it costs, % of the variance"),
-        "yaxis": {"type": "category"},
-        "bargap": 0.35,
-    }
     r2, n = rows[0]["r2"], rows[0]["n"]
     lead = (
         f"Permutation importance of a random forest on held-out families, {n} full trainings, R2 {r2:.2f}; bars are "
@@ -525,8 +368,7 @@ def importance(builder: Page, run: RunData, prefix: str) -> str:
         lead += " With so low an R2 the trials do not say what matters."
     if n < 3 * LEAST_ANALYSED:
         lead += " So few trainings give a rough picture at best."
-    chart = builder.chart([("", [trace], layout)], height=90 + 30 * len(rows))
-    return section(prefix, "importance", title, lead, chart)
+    return section(prefix, "importance", title, lead, builder.chart(("", "importance")))
 
 
 # ---- front ---------------------------------------------------------------------------------------------------------
@@ -537,38 +379,7 @@ def front(builder: Page, run: RunData, prefix: str) -> str:
     title = "Pareto front"
     if not rows:
         return section(prefix, "front", title, "", why(run, "front"))
-    from naslib_autokd.reports.front import UNITS
-
     objectives = [name for name in rows[0] if name in UNITS and name != "error"]
-    variants = []
-    for name in objectives:
-        label, factor = UNITS[name]
-        observed = [row for row in rows if not row["expected"]]
-        front = sorted((row for row in rows if row["on_front"]), key=lambda row: row[name])
-        expected = any(row["expected"] for row in front)
-
-        def points(own: Sequence[Row], name: str = name, factor: float = factor) -> Spec:
-            return {
-                "type": "scatter",
-                "x": [row[name] * factor for row in own],
-                "y": [100 * row["error"] for row in own],
-                "text": [f"family {row['family']}" for row in own],
-                "hovertemplate": "%{text}<br>%{x:.4g}, error %{y:.2f}%<extra></extra>",
-            }
-
-        traces = [
-            {**points(observed), "mode": "markers", "name": "full trainings", "marker": {"color": "@soft", "size": 6}},
-            {
-                **points(front),
-                "mode": "markers" if len(objectives) > 1 else "lines+markers",
-                "name": "front, expected" if expected else "front, observed",
-                "marker": {"color": "@c0", "size": 9},
-                "line": {"color": "@c0", "width": 1.2, "shape": "hv"},
-            },
-        ]
-        shown = [row[name] * factor for row in rows]
-        layout = {"xaxis": log_axis(label, shown), "yaxis": axis("validation error, %")}
-        variants.append((label.split(",")[0], traces, layout))
     front = sorted((row for row in rows if row["on_front"]), key=lambda row: row["error"])
     names = ["error", *objectives]
     table = plain_table(
@@ -577,7 +388,8 @@ def front(builder: Page, run: RunData, prefix: str) -> str:
         range(1, len(names) + 1),
     )
     lead = "Families that no other beats in all objectives."
-    return section(prefix, "front", title, lead, builder.chart(variants), table)
+    chart = builder.chart(*((UNITS[name][0].split(",")[0], f"front_{name}") for name in objectives))
+    return section(prefix, "front", title, lead, chart, table)
 
 
 # ---- teacher and student on the test images -----------------------------------------------------------------------
@@ -585,107 +397,28 @@ def front(builder: Page, run: RunData, prefix: str) -> str:
 
 def calibration(builder: Page, run: RunData, prefix: str) -> str:
     title = "Calibration, and agreement with the teacher"
-    rows = run.table("calibration")
-    parts = []
-    if rows:
-        method = rows[0]["method"]
-        parts.append('<div class="two"><div>' + _reliability(builder, rows, method) + "</div><div>")
-        parts.append(_agreement(run, method) + "</div></div>")
-    else:
-        parts.append(why(run, "calibration"))
-    trials = [
-        row for row in run.table("trials") if row["teacher_agreement"] is not None and row["val_accuracy"] is not None
-    ]
-    if trials:
-        parts.append("<h3>Agreement over the search</h3>" + _agreement_scatter(builder, trials))
-    lead = ""
-    if rows:
-        lead = "The kept student on the test images: how sure it is, how often it is right then; and its teacher."
-        if run.kind == "comparison":
-            lead = f"{rows[0]['method']}: the kept students of all seeds on the test images, together."
+    if not run.table("calibration"):
+        return section(prefix, "calibration", title, "", why(run, "calibration"))
+    lead = "The kept student on the test images: how sure it is, how often it is right then; and its teacher."
+    if run.kind == "comparison":
+        lead = "The kept students of all seeds on the test images, together."
+    names = file_names(run, "calibration")
+    caption = "ECE: expected calibration error. Larger dots hold more images."
+    parts = ['<div class="two"><div>', builder.chart(*names.items(), caption=caption), "</div><div>"]
+    parts += ["<h3>Who is right</h3>", builder.chart(("", "agreement")), _agreement(run), "</div></div>"]
     return section(prefix, "calibration", title, lead, *parts)
 
 
-def expected_calibration_error(rows: Sequence[Row]) -> float | None:
-    """Mean gap of confidence and accuracy over the bins of one table ``calibration``, weighted by images."""
-    known = [row for row in rows if row["n"]]
-    total = sum(row["n"] for row in known)
-    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in known) / total if total else None
-
-
-def _reliability(builder: Page, rows: Sequence[Row], method: str) -> str:
-    traces: list[Spec] = [
-        {
-            "type": "scatter", "mode": "lines", "x": [0, 100], "y": [0, 100], "name": "perfect", "hoverinfo": "skip",
-            "line": {"color": "@muted", "dash": "dot", "width": 1.2},
-        }
-    ]  # fmt: skip
-    errors = []
-    for who, colour in (("teacher", "@c1"), ("student", "@c0")):
-        own = [row for row in rows if row["who"] == who and row["method"] == method]
-        error = expected_calibration_error(own)
-        if error is None:
-            continue
-        errors.append(f"{who} {100 * error:.1f} points")
-        known = [row for row in own if row["n"]]
-        most = max(row["n"] for row in known)
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": who,
-                "x": [100 * row["confidence"] for row in known],
-                "y": [100 * row["accuracy"] for row in known],
-                "text": [f"{row['n']:,} images" for row in known],
-                "hovertemplate": who + "<br>%{text}: confidence %{x:.1f}%, right %{y:.1f}%<extra></extra>",
-                "marker": {"color": colour, "size": [5 + 11 * math.sqrt(row["n"] / most) for row in known]},
-                "line": {"color": colour, "width": 1.5},
-            }
-        )
-    layout = {"xaxis": axis("confidence, %", range=[0, 102]), "yaxis": axis("right, %", range=[0, 104])}
-    caption = f"Expected calibration error: {', '.join(reversed(errors))}. Larger dots hold more images."
-    return builder.chart([("", traces, layout)], caption, height=360)
-
-
-CASES = {
-    "both": "both are right",
-    "student": "only the student is right",
-    "teacher": "only the teacher is right",
-    "same_error": "both are wrong in the same way",
-    "other_error": "both are wrong in different ways",
-}
-
-
-def _agreement(run: RunData, method: str) -> str:
-    rows = [row for row in run.table("agreement") if row["method"] == method]
-    total = sum(row["n"] for row in rows)
-    if not total:
-        return why(run, "agreement")
-    cells = [[CASES[row["case"]], f"{row['n']:,}", percent(row["n"] / total)] for row in rows]
-    return "<h3>Who is right</h3>" + plain_table(["on test images", "n", "share"], cells, (1, 2))
-
-
-def _agreement_scatter(builder: Page, trials: Sequence[Row]) -> str:
-    own = thinned(list(trials))
-    budgets = sorted({row["budget_epochs"] for row in own})
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": f"{budget} epochs",
-            "x": [100 * row["teacher_agreement"] for row in own if row["budget_epochs"] == budget],
-            "y": [100 * row["val_accuracy"] for row in own if row["budget_epochs"] == budget],
-            "text": [f"trial {row['number']}" for row in own if row["budget_epochs"] == budget],
-            "hovertemplate": "%{text}<br>agreement %{x:.2f}%, accuracy %{y:.2f}%<extra></extra>",
-            "marker": {"color": f"@c{index % 7}", "size": 6, "opacity": 0.75},
-        }
-        for index, budget in enumerate(reversed(budgets))
-    ]
-    layout = {
-        "xaxis": axis("names the teacher's class, % of validation images"),
-        "yaxis": axis("validation accuracy, %"),
-    }
-    return builder.chart([("", traces, layout)], height=340)
+def _agreement(run: RunData) -> str:
+    cells = []
+    for method, own in by_method(run, run.table("agreement")).items():
+        total = max(1, sum(row["n"] for row in own))
+        cells += [[method, CASES[row["case"]], f"{row['n']:,}", percent(row["n"] / total)] for row in own]
+    several = len(run.methods) > 1
+    rows = cells if several else [row[1:] for row in cells]
+    header = [*(["method"] if several else []), "on test images", "n", "share"]
+    table = plain_table(header, rows, (len(header) - 2, len(header) - 1))
+    return f"<details><summary>As a table</summary>{table}</details>" if several else table
 
 
 def confusion(builder: Page, run: RunData, prefix: str) -> str:
@@ -693,49 +426,13 @@ def confusion(builder: Page, run: RunData, prefix: str) -> str:
     title = "Confusion matrix"
     if not rows:
         return section(prefix, "confusion", title, "", why(run, "confusion"))
-    method = rows[0]["method"]
-    names = list(run.classes)
-    place = {name: index for index, name in enumerate(names)}
-    variants = []
-    for who in ("student", "teacher"):
-        matrix = [[0] * len(names) for _ in names]
-        for row in rows:
-            if row["method"] == method and row["who"] == who:
-                matrix[place[row["true"]]][place[row["predicted"]]] += row["n"]
-        totals = [max(1, sum(line)) for line in matrix]
-        shares = [[100 * n / total for n in line] for line, total in zip(matrix, totals, strict=True)]
-        errors = [[None if i == j else value for j, value in enumerate(line)] for i, line in enumerate(shares)]
-        trace: Spec = {
-            "type": "heatmap",
-            "x": [plot_text(name) for name in names],
-            "y": [plot_text(name) for name in names],
-            "z": errors,
-            "customdata": matrix,
-            "hovertemplate": "true %{y}, said %{x}<br>%{customdata} images, %{z:.1f}%<extra></extra>",
-            "colorscale": [[0, "@bg"], [1, "@heat"]],
-            "zmin": 0,
-            "showscale": len(names) > 12,
-            "colorbar": {"title": {"text": "%"}, "thickness": 12},
-            "hoverongaps": False,
-            "xgap": 1,
-            "ygap": 1,
-        }
-        layout: Spec = {
-            "xaxis": axis("said", type="category", showgrid=False),
-            "yaxis": axis("true", type="category", autorange="reversed", showgrid=False),
-            "annotations": [],
-        }
-        if len(names) <= 12:
-            layout["annotations"] = [
-                {
-                    "x": j, "y": i, "text": str(matrix[i][j]), "showarrow": False,
-                    "font": {"color": "@text" if matrix[i][j] else "@muted", "size": 11},
-                }
-                for i in range(len(names))
-                for j in range(len(names))
-                if matrix[i][j]
-            ]  # fmt: skip
-        variants.append((who, [trace], layout))
+    names = {
+        method: name.replace("confusion", "confusion_student", 1)
+        for method, name in file_names(run, "confusion").items()
+    }
+    several, method = len(names) > 1, rows[0]["method"]
+    views = [(label if several else "student", name) for label, name in names.items()]
+    chart = builder.chart(*views, ("teacher", "confusion_teacher"))
     wrong = sorted(
         (r for r in rows if r["method"] == method and r["who"] == "student" and r["true"] != r["predicted"]),
         key=lambda row: -row["n"],
@@ -743,11 +440,10 @@ def confusion(builder: Page, run: RunData, prefix: str) -> str:
     table = plain_table(["true", "said", "images"], [[r["true"], r["predicted"], str(r["n"])] for r in wrong], (2,))
     lead = "Counts on the test images; the colour is the share of the true class that is taken for another."
     if run.kind == "comparison":
-        lead += f" {method}, all seeds together."
-    chart = builder.chart(variants, height=min(760, 170 + 34 * len(names)))
+        lead += " All seeds together."
     if not wrong:
         return section(prefix, "confusion", title, lead, chart)
-    errors_table = f"<h3>Most frequent errors of the student</h3>{table}"
+    errors_table = f"<h3>Most frequent errors of {escape(method) if several else 'the student'}</h3>{table}"
     return section(
         prefix, "confusion", title, lead, f'<div class="two left"><div>{chart}</div><div>{errors_table}</div></div>'
     )

@@ -1,0 +1,233 @@
+"""How all charts look: palettes, the configuration of Vega-Lite, axes, sizes.
+
+A chart is an Altair chart, that is, data. It names colours by what they are for ("@c0", "@muted"), so that one
+definition is drawn light, dark and on paper (`coloured`), and says by `sized` how high it is on the page and on paper.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+Row = dict[str, Any]
+AnyChart = alt.Chart | alt.LayerChart | alt.ConcatChart
+
+PALETTES: dict[str, dict[str, str]] = {
+    # Okabe and Ito: distinguishable with every common colour blindness
+    "paper": dict(
+        zip(
+            ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "text", "muted", "grid", "line", "bg", "soft", "heat"),
+            (
+                *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+                *("#000000", "#555555", "#dddddd", "#888888", "#ffffff", "#8a8a8a", "#f3a872"),
+            ),
+            strict=True,
+        )
+    ),
+}
+# on the page darker or lighter, so that also texts in these colours can be read
+PALETTES["light"] = {
+    **PALETTES["paper"],
+    **{"c2": "#00805e", "c3": "#b5578c", "c4": "#a86f00", "c5": "#3387bd", "c6": "#5b5f66", "text": "#1b1f24"},
+    **{"muted": "#57606a", "grid": "#e4e8ec", "line": "#b8c0c8", "soft": "#9aa4ae"},
+}
+PALETTES["dark"] = {
+    **{"c0": "#5cb3f0", "c1": "#ff9457", "c2": "#3fd0a2", "c3": "#e79ac8", "c4": "#f2c14e", "c5": "#9fd4f7"},
+    **{"c6": "#b4bcc6", "text": "#e6e9ee", "muted": "#a3adb8", "grid": "#2a323d", "line": "#4a5563"},
+    **{"bg": "#0f1318", "soft": "#6d7885", "heat": "#9a4a17"},
+}
+N_COLOURS = 7
+DASHES: tuple[list[float], ...] = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2])
+"""Of lines, one for each round through the colours."""
+
+
+def coloured(spec: Any, palette: Mapping[str, str]) -> Any:
+    """A specification with the colours of a palette in place of their names; data and domains stay as they are."""
+    if isinstance(spec, str):
+        return palette.get(spec[1:], spec) if spec.startswith("@") else spec
+    if isinstance(spec, Mapping):
+        kept = ("datasets", "domain", "usermeta")
+        return {key: value if key in kept else coloured(value, palette) for key, value in spec.items()}
+    return [coloured(value, palette) for value in spec] if isinstance(spec, list | tuple) else spec
+
+
+def config(text: float, scale: float, font: str, *, background: str | None, legend: str) -> dict[str, Any]:
+    """Of Vega-Lite.
+
+    Args:
+        text: Size of all texts in pixels (of a paper: points).
+        scale: Of lines and marks.
+        legend: Where legends stand: "top" or "bottom".
+    """
+    axis = {
+        "labelFontSize": text,
+        "titleFontSize": text,
+        "titleFontWeight": "normal",
+        "labelColor": "@text",
+        "titleColor": "@text",
+        "gridColor": "@grid",
+        "domainColor": "@line",
+        "tickColor": "@line",
+        "tickSize": 4 * scale,
+        "titlePadding": 6 * scale,
+        "labelPadding": 3 * scale,
+        "labelLimit": 10 * text,
+        "labelFlush": False,
+        "labelOverlap": "greedy",
+        "gridWidth": scale,
+        "tickWidth": scale,
+        "domainWidth": scale,
+    }
+    return {
+        "background": background,
+        "font": font,
+        "padding": 3,
+        "view": {"stroke": None},
+        "concat": {"spacing": 14 * scale},
+        "axis": axis,
+        "legend": {
+            "orient": legend,
+            "title": None,
+            "labelFontSize": text,
+            "labelColor": "@text",
+            "labelLimit": 0,
+            "symbolStrokeWidth": 2 * scale,
+            "symbolSize": 80 * scale * scale,
+            "rowPadding": 2 * scale,
+            "columnPadding": 12 * scale,
+            "offset": 8 * scale,
+            "gradientLength": 100 * scale,
+        },
+        "title": {"fontSize": text, "fontWeight": "normal", "color": "@text", "offset": 4 * scale},
+        "range": {"category": [f"@c{i}" for i in range(N_COLOURS)], "heatmap": ["@bg", "@heat"]},
+        "scale": {"minSize": 12 * scale * scale, "maxSize": 260 * scale * scale},
+        "mark": {"color": "@c0", "tooltip": None},
+        "text": {"color": "@text", "fontSize": text},
+        "point": {"size": 40 * scale * scale, "filled": True, "opacity": 0.75},
+        "line": {"strokeWidth": 1.8 * scale},
+        "rule": {"strokeWidth": 1.8 * scale},
+        "tick": {"thickness": 2.4 * scale, "size": 16 * scale},
+        "style": {
+            "strong": {"strokeWidth": 3.2 * scale},
+            "faint": {"strokeWidth": scale, "opacity": 0.35},
+            "band": {"opacity": 0.16},
+            "reference": {"color": "@muted", "strokeWidth": 1.2 * scale, "strokeDash": [2, 2]},
+            "note": {"color": "@muted", "fontSize": 0.85 * text if text > 10 else text},
+            "soft": {"color": "@soft", "size": 28 * scale * scale},
+            "mean": {"strokeWidth": 2.4 * scale, "opacity": 1},
+            "frame": {"color": "@soft", "strokeWidth": scale, "filled": False},
+            "big": {"size": 70 * scale * scale, "opacity": 1},
+            "count": {"fontSize": 0.85 * text},
+        },
+    }
+
+
+PAGE = config(13, 1.0, 'system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif', background=None, legend="top")
+PAPER = config(8, 0.6, "Arial, Helvetica, sans-serif", background="@bg", legend="bottom")
+"""With a generic family at the end: without one vl-convert draws no text at all where the named fonts are missing."""
+
+# ---- pieces --------------------------------------------------------------------------------------------------------
+
+
+def data(rows: Iterable[Mapping[str, Any]]) -> Any:
+    """Rows as a chart holds them: what is not finite is missing."""
+    return alt.Data(values=[{key: plain(value) for key, value in row.items()} for row in rows])
+
+
+def plain(value: Any) -> Any:
+    """As JSON can hold it; floats to seven digits, more than a chart shows."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value
+
+
+def percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def sized(
+    chart: Any, height: float | None, shrink: float, *, names: Sequence[str] = (), panel: float | None = None
+) -> Any:
+    """With its height on the page in pixels, and how much of it is left on paper.
+
+    Args:
+        height: None where the parts have their own.
+        names: Of the legend, whose columns follow from the longest one.
+        panel: Least width of one of several panels on paper, in points.
+    """
+    about = {"shrink": shrink, "longest": max(map(len, names), default=0)}
+    if panel is not None:
+        about["panel"] = panel
+    chart = chart.properties(usermeta=about)
+    return chart if height is None else chart.properties(height=height)
+
+
+def columns_of(about: Mapping[str, Any], width: float, text: float) -> int:
+    """Columns of a legend whose names are as long as `sized` was told."""
+    return max(1, int(width / (0.5 * text * about.get("longest", 0) + 2.6 * text)))
+
+
+def number(field: str, title: str | None = None, **scale: Any) -> dict[str, Any]:
+    """A quantitative channel; its axis need not begin at 0."""
+    return {"field": field, "type": "quantitative", "title": title, "scale": alt.Scale(**{"zero": False, **scale})}
+
+
+def logarithmic(field: str, title: str, values: Iterable[float | None]) -> dict[str, Any]:
+    """With ticks that say the whole number, the more the fewer decades there are; linear below a factor of 2."""
+    values = [value for value in values if value is not None and value > 0]
+    if not values or max(values) < 2 * min(values):
+        return {**number(field, title), "axis": alt.Axis(tickCount=5)}
+    axis = alt.Axis(values=log_ticks(values), format=",.6~g", labelOverlap="greedy")
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": title,
+        "scale": alt.Scale(type="log", nice=False),
+        "axis": axis,
+    }
+
+
+def log_ticks(values: Sequence[float]) -> list[float]:
+    """Round numbers around positive values."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    span = max(values) / min(values)
+    steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7) if span <= 10 else (1, 2, 5) if span <= 100 else (1,)
+    return [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
+
+
+def by_method(methods: Sequence[str], dashed: Iterable[str] = ()) -> dict[str, Any]:
+    """Channels that tell lines of methods apart: colour, from the eighth on dashes, too; ``dashed`` in any case."""
+    legend = None if len(methods) < 2 else alt.Legend(symbolType="stroke")
+    own = {"field": "method", "type": "nominal"}
+    channels: dict[str, Any] = {"color": alt.Color(**own, scale=alt.Scale(domain=list(methods)), legend=legend)}
+    dashed = set(dashed)
+    if dashed or len(methods) > N_COLOURS:
+        places = [1 if name in dashed else place // N_COLOURS % len(DASHES) for place, name in enumerate(methods)]
+        scale = alt.Scale(domain=list(methods), range=[DASHES[place] for place in places])
+        channels["strokeDash"] = alt.StrokeDash(**own, scale=scale, legend=legend)
+    return channels
+
+
+def level(value: float | None, name: str, *, horizontal: bool = True) -> list[alt.Chart]:
+    """A dotted line across the chart with its name."""
+    if value is None:
+        return []
+    at: dict[str, Any] = {"y" if horizontal else "x": alt.YDatum(plain(value)) if horizontal else alt.XDatum(value)}
+    rule = alt.Chart(data([{}])).mark_rule(style="reference").encode(**at)
+    if not name:
+        return [rule]
+    note = alt.Chart(data([{"name": name}])).mark_text(style="note", align="left", baseline="bottom", dx=2, dy=-2)
+    return [rule, note.encode(x=alt.value(0), text="name:N", **at)]
+
+
+def specification(chart: AnyChart) -> dict[str, Any]:
+    """A chart as Vega-Lite has it, with its data under names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that panels share a selection is meant
+        return dict(chart.to_dict(validate=False))

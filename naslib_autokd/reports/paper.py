@@ -1,0 +1,148 @@
+"""Every chart of a run for a paper: PDF, PNG and SVG at the width of a column, the chart as data, its table as CSV.
+
+Beside each figure lies ``NAME.vl.json``, the chart itself with its data: any editor of Vega-Lite opens it, and changes
+there need none of our code. Text has 8 points; PDF and SVG need neither a browser nor LaTeX (vl-convert). Numbers in
+the CSV are those of the table (fractions); axes show percent where they say so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from naslib_autokd.reports.tables import write_csv
+from naslib_autokd.tasks import did_you_mean
+
+if TYPE_CHECKING:
+    from naslib_autokd.reports.charts.look import AnyChart
+    from naslib_autokd.reports.run_data import Row, RunData
+
+COLUMN_WIDTH = 3.25
+"""Inches: a column of a two-column paper."""
+PAGE_WIDTH = 6.75
+"""Inches: both columns."""
+WIDTHS = {"single": COLUMN_WIDTH, "double": PAGE_WIDTH}
+FORMATS = ("pdf", "png", "svg")
+"""That can be written."""
+DEFAULT_FORMATS = ("pdf", "png")
+RESOLUTION = 300
+"""Dots an inch of PNG files."""
+POINTS = 72
+"""An inch; a pixel of Vega is a point of a paper."""
+
+
+def write_figures(
+    run: RunData, out_dir: str | Path, formats: Sequence[str] = DEFAULT_FORMATS, width: str = "single"
+) -> list[Path]:
+    """Write the figures and tables of a run into a folder (made if missing) and return their paths.
+
+    Args:
+        run: From `run_data.read_run`: a search, a comparison or a study, finished or not. A chart whose table is empty
+            is left out.
+        formats: Of "pdf", "png" (300 dots an inch) and "svg".
+        width: "single" (3.25 inches, a column) or "double" (6.75 inches, a page).
+
+    Raises:
+        ValueError: If a format or the width is unknown.
+    """
+    from naslib_autokd.reports.charts import run_charts
+
+    if width not in WIDTHS:
+        raise ValueError(f"width must be one of {', '.join(WIDTHS)}, got {width!r}{did_you_mean(width, WIDTHS)}")
+    for name in formats:
+        if name not in FORMATS:
+            raise ValueError(f"formats must be of {', '.join(FORMATS)}, got {name!r}{did_you_mean(name, FORMATS)}")
+    folder = FigureFolder(Path(out_dir), tuple(formats), WIDTHS[width])
+    for name, figure in run_charts(run).items():
+        if folder.path / f"{figure.table}.csv" not in folder.files:
+            folder.rows(figure.table, figure.rows)
+        folder.chart(name, figure.chart)
+    if run.table("hypervolume"):
+        folder.rows("hypervolume", run.table("hypervolume"))
+    return folder.files
+
+
+@dataclass
+class FigureFolder:
+    """Where figures and their tables go."""
+
+    path: Path
+    """Made if it is missing."""
+    formats: Sequence[str] = DEFAULT_FORMATS
+    """Of `FORMATS`."""
+    width: float = COLUMN_WIDTH
+    """Inches."""
+    files: list[Path] = field(default_factory=list)
+    """Written so far."""
+
+    def __post_init__(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def chart(self, name: str, chart: AnyChart) -> None:
+        """``name.vl.json`` and the pictures."""
+        spec = for_paper(chart, self.width)
+        text = json.dumps(spec, indent=1, ensure_ascii=False, allow_nan=False)
+        self._write(f"{name}.vl.json", (text + "\n").encode())
+        for suffix in self.formats:
+            self._write(f"{name}.{suffix}", picture(spec, suffix))
+
+    def rows(self, name: str, rows: Sequence[Row]) -> None:
+        """``name.csv`` with all columns of the rows."""
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        self.table(name, columns, [[row.get(column) for column in columns] for row in rows])
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """``name.csv``."""
+        self.files.append(write_csv(self.path / f"{name}.csv", columns, rows))
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.path / name
+        path.write_bytes(content)
+        self.files.append(path)
+
+
+def picture(spec: Mapping[str, Any], suffix: str) -> bytes:
+    """A chart as the content of a file; equal charts give equal SVG and PNG."""
+    import vl_convert
+
+    if suffix == "pdf":
+        return bytes(vl_convert.vegalite_to_pdf(dict(spec)))
+    if suffix == "png":
+        return bytes(vl_convert.vegalite_to_png(dict(spec), ppi=RESOLUTION))
+    return str(vl_convert.vegalite_to_svg(dict(spec))).encode()
+
+
+def for_paper(chart: AnyChart, inches: float) -> dict[str, Any]:
+    """The specification of a chart in a paper's colours and sizes."""
+    from naslib_autokd.reports.charts.look import PALETTES, PAPER, coloured, columns_of, specification
+
+    spec = coloured(specification(chart), PALETTES["paper"])
+    about, points = spec.pop("usermeta", {}), POINTS * inches
+    look = coloured(PAPER, PALETTES["paper"])
+    look["legend"]["columns"] = columns_of(about, points, look["text"]["fontSize"])
+    spec["config"] = look
+    parts = spec.get("concat")
+    for part in [spec] if parts is None else parts:
+        if "height" in part:
+            part["height"] = round(part["height"] * about.get("shrink", 1.0), 1)
+    if parts is None:
+        return {**spec, "width": points, "autosize": {"type": "fit-x", "contains": "padding"}}
+    spec["columns"] = max(1, min(len(parts), int(points / about["panel"])))
+    return _as_wide_as(spec, points)
+
+
+def _as_wide_as(spec: dict[str, Any], points: float) -> dict[str, Any]:
+    """Several panels take their width inside the axes, which only a drawing tells: the second one fits."""
+    columns = spec["columns"]
+    inner = points / columns - 40
+    for _ in range(2):
+        for part in spec["concat"]:
+            part["width"] = round(inner, 1)
+        found = re.search(rb'<svg[^>]* width="([\d.]+)"', picture(spec, "svg"))
+        assert found is not None
+        inner += (points - float(found[1])) / columns
+    return spec

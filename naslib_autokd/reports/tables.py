@@ -1,0 +1,80 @@
+"""Tables as files (CSV, LaTeX, Markdown), and the units of objectives."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from naslib_autokd.escaping import csv_cell
+
+UNITS = {
+    "error": ("expected validation error (%)", 100.0),
+    "params": ("parameters (k)", 1e-3),
+    "macs": ("MMACs", 1e-6),
+    "train_memory": ("training memory (MiB)", 2.0**-20),
+    "inference_memory": ("inference memory (MiB)", 2.0**-20),
+    "latency": ("latency (ms)", 1e3),
+}
+"""How an objective is shown: its name with the unit, and the factor."""
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
+    """Plain CSV; nan and None are empty cells, and no text is a formula (`escaping.csv_cell`)."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(map(csv_cell, columns))
+        writer.writerows([["" if _is_missing(value) else csv_cell(value) for value in row] for row in rows])
+    return path
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"\textbar{}",
+}
+
+
+def latex(text: str) -> str:
+    """Text with everything escaped that LaTeX reads as a command."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """A ``table`` for the package booktabs: the first column is text, the others are numbers."""
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{latex(caption)}}}",
+        rf"  \begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+        r"    \toprule",
+        "    " + " & ".join(map(latex, columns)) + r" \\",
+        r"    \midrule",
+        *("    " + " & ".join(map(latex, row)) + r" \\" for row in rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown; bars in the text are escaped."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
