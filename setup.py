@@ -45,7 +45,7 @@ setup(
         "safetensors>=0.4.3",
         "pyyaml>=6.0",
         "filelock>=3.13",
-"msgspec>=0.19",
+        "msgspec>=0.19",
         "altair>=6",  # charts as data
         "vl-convert-python>=1.9",  # draws them without a browser, and brings the library that reports embed
         "rich>=13",

@@ -72,7 +72,7 @@ class FigureFolder:
 
     path: Path
     """Made if it is missing."""
-    formats: Sequence[str] = DEFAULT_FORMATS
+    formats: Sequence[str] = field(default_factory=lambda: DEFAULT_FORMATS)
     """Of `FORMATS`."""
     width: float = COLUMN_WIDTH
     """Inches."""
@@ -136,13 +136,16 @@ def for_paper(chart: AnyChart, inches: float) -> dict[str, Any]:
 
 
 def _as_wide_as(spec: dict[str, Any], points: float) -> dict[str, Any]:
-    """Several panels take their width inside the axes, which only a drawing tells: the second one fits."""
+    """Several panels take their width inside the axes, which only a drawing tells."""
     columns = spec["columns"]
     inner = points / columns - 40
-    for _ in range(2):
+    for _ in range(4):  # other ticks may be chosen for the new width
         for part in spec["concat"]:
             part["width"] = round(inner, 1)
         found = re.search(rb'<svg[^>]* width="([\d.]+)"', picture(spec, "svg"))
         assert found is not None
-        inner += (points - float(found[1])) / columns
+        missing = points - float(found[1])
+        if abs(missing) <= 1:
+            break
+        inner += missing / columns
     return spec

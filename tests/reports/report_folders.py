@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,33 @@ def write_study(folder: Path, seeds: int = 6) -> Path:
             lines.append(json.dumps({**run, "n_trials": 3, "cpu_s": 0.5}))
     (folder / "runs.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+class Text(HTMLParser):
+    """Texts and tags of a page outside its scripts and styles, and the data of its charts."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.data = ""
+        self._inside = ""
+        self.feed(source)
+        self.text = " ".join(" ".join(self.words).split())
+        self.payload = json.loads(self.data)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        found = dict(attributes)
+        self.ids.append(found.get("id") or "")
+        self._inside = "data" if found.get("id") == "report-data" else tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "data":
+            self.data += data
+        elif not self._inside:
+            self.words.append(data)

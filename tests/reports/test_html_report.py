@@ -2,60 +2,27 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from report_folders import NASTY, TEACHER, counts, final, write_comparison, write_search, write_study
+from report_folders import NASTY, TEACHER, Text, counts, final, write_comparison, write_search, write_study
 from scipy import stats
 
 from naslib_autokd.cli import main
 from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.reports import run_data
+from naslib_autokd.reports.charts.images import calibration_error
 from naslib_autokd.reports.html import embedded_json, write_report
-from naslib_autokd.reports.html._page import log_axis
-from naslib_autokd.reports.html.search import expected_calibration_error
 from naslib_autokd.reports.run_data import TABLES, read_run, wilson
 from naslib_autokd.tasks import get_task
 
 FINALS = [final(0, 0.91), final(1, 0.92, test_accuracy=0.905, test_counts=counts(errors=19)), final(2, 0.9)]
-
-
-class Text(HTMLParser):
-    """Texts and tags of a page outside its scripts and styles, and the data of its charts."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.data = ""
-        self._inside = ""
-        self.feed(source)
-        self.text = " ".join(" ".join(self.words).split())
-        self.payload = json.loads(self.data)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        found = dict(attributes)
-        self.ids.append(found.get("id") or "")
-        self._inside = "data" if found.get("id") == "report-data" else tag if tag in ("script", "style") else ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "data":
-            self.data += data
-        elif not self._inside:
-            self.words.append(data)
 
 
 def page_of(*folders: Path) -> Text:
@@ -153,7 +120,7 @@ def test_page_refers_to_nothing_outside(finished: Path) -> None:
     outside = re.sub(r"<script[^>]*>.*?</script>", "", source, flags=re.DOTALL)
     assert not re.search(r"""(src|href|action)\s*=\s*["']?(https?:)?//""", outside)
     assert "default-src &#x27;none&#x27;" in source
-    assert len(source) < 6_000_000
+    assert len(source) < 1_500_000
 
 
 def test_no_trials_yet(tmp_path: Path) -> None:
@@ -219,9 +186,8 @@ def test_user_text_is_text(tmp_path: Path) -> None:
     assert name in page.text
     (trials,) = (table for table in page.payload["tables"].values() if table["name"] == "trials")
     assert NASTY in [row[-1] for row in trials["rows"]]
-    axes = [chart["variants"][0]["data"][0]["x"] for chart in page.payload["charts"].values()]
-    shown = html.escape(NASTY, quote=False)
-    assert any(axis and axis[0] == shown for axis in axes), "plotly.js reads tags in labels, so they are escaped twice"
+    cells = [row for table in page.payload["data"].values() if "said" in table["columns"] for row in table["rows"]]
+    assert NASTY in [cell for row in cells for cell in row]
 
 
 def test_embedded_json_cannot_end_its_script() -> None:
@@ -290,8 +256,8 @@ def test_trials_of_another_space_are_read_as_they_are(tmp_path: Path) -> None:
 def test_calibration_error_of_the_bins(finished: Path) -> None:
     rows = [row for row in read_run(finished, analyse=False).table("calibration") if row["who"] == "student"]
     expected = (19 * 0.63 + 181 * 0.03) / 200
-    assert expected_calibration_error(rows) == pytest.approx(expected)
-    assert expected_calibration_error([]) is None
+    assert calibration_error(rows) == pytest.approx(expected)
+    assert calibration_error([]) is None
 
 
 def test_comparison_pairs_ranks_and_tests(tmp_path: Path) -> None:
@@ -369,7 +335,7 @@ def test_the_command_writes_and_refuses(
     printed = json.loads(capsys.readouterr().out)
     assert printed["report"] == str(out)
     assert printed["runs"] == [{"run": str(finished), "kind": "search", "state": "finished"}]
-    assert out.stat().st_size > 1_000_000
+    assert out.stat().st_size > 900_000
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("")
     for folder, words in (("missing", "is no folder"), ("other", "holds no run")):
@@ -386,7 +352,7 @@ def test_reading_and_writing_loads_no_plotting_package(tmp_path: Path) -> None:
     folder = write_search(tmp_path / "run", 6)
     code = (
         "import sys; from naslib_autokd.reports.run_data import read_run; read_run(sys.argv[1]); "
-        "assert not {'torch', 'plotly', 'matplotlib'} & set(sys.modules)"
+        "assert not {'torch', 'altair', 'vl_convert'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
 
@@ -394,14 +360,6 @@ def test_reading_and_writing_loads_no_plotting_package(tmp_path: Path) -> None:
 def test_settings_that_do_not_vary_are_said_to(tmp_path: Path) -> None:
     text = page_of(write_search(tmp_path / "run", 1)).text
     assert "All full trainings so far have the same settings." in text
-
-
-def test_ticks_of_a_logarithmic_axis_are_in_its_range() -> None:
-    for low, high in ((0.5, 1.1), (9, 540), (1e3, 5e6), (2.0, 2.1)):
-        axis = log_axis("x", [low, high])
-        inside = [tick for tick in axis["tickvals"] if low <= tick <= high]
-        assert len(inside) >= 2 or high / low < 1.4
-        assert [float(text.replace(",", "")) for text in axis["ticktext"]] == axis["tickvals"]
 
 
 def test_of_very_many_trials_a_sample_is_shown_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,10 +219,12 @@ def test_report_names_what_the_truth_is_made_of(toy_report: tuple[Toy, Importanc
         "importance.md",
         "importance.json",
         "importance.csv",
+        "importance.vl.json",
         "importance.png",
         "importance.pdf",
         "interactions.csv",
         "partial_dependence.csv",
+        "partial_dependence.vl.json",
         "partial_dependence.png",
         "partial_dependence.pdf",
     }
@@ -285,7 +287,12 @@ def test_importance_of_recorded_trials(tmp_path: Path) -> None:
     assert "downsampling" in order[:2]
     assert not {"kd_weight", "temperature", "bottom_k"} & set(order[:3])
     files = write_permutation_report(found, tmp_path)
-    assert [path.name for path in files] == ["permutation.csv", "permutation.png", "permutation.pdf"]
+    assert [path.name for path in files] == [
+        "permutation.csv",
+        "permutation.vl.json",
+        "permutation.pdf",
+        "permutation.png",
+    ]
     with pytest.raises(ValueError, match="5 folds need as many families"):
         trial_importance(trials[:3], toy.space)
 

@@ -135,7 +135,7 @@ PAPER = config(8, 0.6, "Arial, Helvetica, sans-serif", background="@bg", legend=
 
 def data(rows: Iterable[Mapping[str, Any]]) -> Any:
     """Rows as a chart holds them: what is not finite is missing."""
-    return alt.Data(values=[{key: plain(value) for key, value in row.items()} for row in rows])
+    return alt.InlineData(values=[{key: plain(value) for key, value in row.items()} for row in rows])
 
 
 def plain(value: Any) -> Any:
