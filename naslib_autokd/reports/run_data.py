@@ -32,6 +32,7 @@ from naslib_autokd.runners.run_folder import (
     STUDY,
     STUDY_RUNS,
     TASK,
+    TRAININGS,
     TRIALS,
     read_settings,
     read_task,
@@ -82,8 +83,9 @@ TABLES: dict[str, str] = {
     "agreement": "The same: method, case ('both', 'student', 'teacher': who is right; 'same_error', 'other_error'), n",
     "budget_agreement": "Rank agreement of two budgets over families trained with both: method, run_seed, low, high, "
     "n, kendall_tau",
-    "methods": "Comparison, study: one row a method, see the keys; intervals as NAME, NAME_low, NAME_high",
-    "tests": "Comparison, study: each method against the reference, paired by seed: method, n, difference (comparison: "
+    "methods": "Comparison, study, compare-kd: one row a method, see the keys; intervals as NAME, NAME_low, NAME_high",
+    "tests": "compare-kd: a loss minus plain KD of the same student, with p_value and p_holm of paired t tests. "
+    "Comparison, study: each method against the reference, paired by seed: method, n, difference (comparison: "
     "reference minus method in mean test accuracy; study: regret of the method minus that of the reference, Hodges and "
     "Lehmann's shift), low, high, p_value (comparison: paired t), p_wilcoxon, p_holm, share_better (of the seeds in "
     "which the method is)",
@@ -107,7 +109,8 @@ class RunData:
     """All that a report shows of one run folder."""
 
     kind: str
-    """``search``, ``comparison``, ``study``, or ``empty`` (a folder in which nothing has been recorded yet)."""
+    """``search``, ``comparison``, ``study``, ``baselines`` (compare-kd), or ``empty`` (nothing has been recorded
+    yet)."""
     folder: Path
     state: str
     """``finished``, ``running``, ``interrupted``, ``failed``, ``stopped`` or ``empty``."""
@@ -169,6 +172,8 @@ def read_run(folder: str | Path, *, analyse: bool = True) -> RunData:
         return _read_study(folder, settings)
     if "methods" in settings or (folder / COMPARISON).is_file():
         return _read_comparison(folder, settings, analyse)
+    if "baselines" in settings or (folder / TRAININGS).is_file():
+        return _read_baselines(folder, settings)
     if settings or any((folder / name).exists() for name in (TRIALS, STATUS, TASK)):
         return _read_search(folder, settings, analyse)
     if any(folder.iterdir()):
@@ -960,6 +965,103 @@ def _rank_rows(labels: Sequence[str], friedman: Any) -> list[Row]:
         }
         for label, rank in zip(labels, friedman.average_ranks, strict=True)
     ]
+
+
+# ---- students with the losses of the literature (compare-kd) -------------------------------------------------------
+
+
+def _read_baselines(folder: Path, settings: dict[str, Any]) -> RunData:
+    from naslib_autokd.commands.compare_kd import conclusions
+    from naslib_autokd.runners.baselines import BaselineComparison, make_rows, read_trainings
+
+    task = read_task(folder)
+    environment = settings.pop("environment", {})
+    stored = _json(folder / "summary.json")
+    trainings = read_trainings(folder / TRAININGS)
+    found = make_rows(trainings)
+    labels = {(row.student, row.loss): f"{row.student}, {row.short_title}" for row in found}
+    failures = [tuple(failure) for failure in stored.get("failures", [])]
+    tables: dict[str, list[Row]] = {
+        "finals": [
+            {
+                **_final_rows([{**training.result.to_dict(), "index": 0}], labels[training.job[:2]], training.seed)[0],
+                "kept": False,
+            }
+            for training in trainings
+        ],
+        "methods": [_baseline_row(labels[row.student, row.loss], row) for row in found],
+        "tests": [
+            {"method": labels[row.student, row.loss], **_paired(row.gain)} for row in found if row.gain is not None
+        ],
+        "failures": [{"method": f"{s}, {loss}", "seed": seed, "message": error} for s, loss, seed, error in failures],
+    }
+    known = [row for row in tables["tests"] if row["p_value"] is not None]
+    for row, adjusted in zip(known, holm([row["p_value"] for row in known]), strict=True):
+        row["p_holm"] = float(adjusted)
+    missing = {"finals": "No training has finished yet."}
+    counts: dict[str, list[Mapping[str, Any]]] = {label: [] for label in labels.values()}
+    for training in trainings:
+        counts[labels[training.job[:2]]].append(training.result.test_counts or {})
+    _add_counts(tables, missing, counts, bool(trainings))
+    every = [entry for own in counts.values() for entry in own]
+    seeds = tuple(sorted({training.seed for training in trainings}))
+    teacher = _teacher(stored.get("teacher"), every)
+    answer: dict[str, Any] = {}
+    said: tuple[str, ...] = ()
+    if trainings:
+        best = max(found, key=lambda row: row.val_accuracy.mean)
+        answer = {"best": labels[best.student, best.loss], "seeds": list(seeds), "n_jobs": len(trainings)}
+        about = stored.get("teacher")
+        numbers = BaselineComparison(
+            task=str(task.get("name", "")),
+            seeds=seeds,
+            epochs=int(task.get("max_budget_epochs", 0)),
+            kd_weight=float((settings.get("baselines") or {}).get("kd_weight", 0.0)),
+            teacher=FinalResult.from_dict(about) if about else trainings[0].result,  # in no conclusion
+            rows=tuple(found),
+            trainings=tuple(trainings),
+            failures=tuple((str(s), str(loss), int(seed), str(error)) for s, loss, seed, error in failures),
+        )
+        said = tuple(conclusions(numbers))
+    problem = ""
+    if not stored:
+        n = len(trainings)
+        problem = (
+            f"The comparison is not finished ({n} training{'s' * (n != 1)} so far): the same command continues it."
+        )
+    elif failures:
+        problem = f"{len(failures)} training{'s' * (len(failures) > 1)} failed: the same command tries them again."
+    return RunData(
+        kind="baselines",
+        folder=folder,
+        state="finished" if stored and not failures else "stopped" if trainings else "empty",
+        problem=problem,
+        task=task,
+        settings=settings,
+        environment=environment,
+        tables=tables,
+        missing=missing,
+        answer=answer,
+        teacher=teacher,
+        conclusions=said,
+        classes=_classes(every),
+        methods=tuple(labels.values()),
+        command=command_of(folder),
+    )
+
+
+def _baseline_row(label: str, row: Any) -> Row:
+    names = ("n_params", "macs", "train_memory_bytes", "test_agreement", "seconds")
+    ends = {"test_accuracy": row.test_accuracy, "val_accuracy": row.val_accuracy}
+    intervals = {
+        f"{k}{end}": value for k, v in ends.items() for end, value in (("", v.mean), ("_low", v.low), ("_high", v.high))
+    }
+    return {"method": label, "n": row.test_accuracy.n, **intervals, **{name: getattr(row, name) for name in names}}
+
+
+def _paired(found: Any) -> Row:
+    ends = found.difference
+    return {"n": ends.n, "difference": ends.mean, "low": ends.low, "high": ends.high, "p_value": found.p_value}
 
 
 # ---- a study -------------------------------------------------------------------------------------------------------

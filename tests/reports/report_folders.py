@@ -209,6 +209,24 @@ def write_comparison(
     return folder
 
 
+def write_baselines(folder: Path, seeds: int = 3, *, finished: bool = True) -> Path:
+    """compare-kd: two losses and labels only on one student."""
+    about = {"baselines": {"temperature": 4.0, "kd_weight": 0.9}, "family": None}
+    open_run(folder, get_task("cluttered-digits"), {**about, "evaluation": {"objective": "kd", "teacher": None}})
+    lines = []
+    for loss, gain in (("kd", 0.0), ("ce", -0.03), ("fitnet", 0.005)):
+        for seed in range(seeds):
+            test = round(0.88 + gain + 0.004 * float(np.sin(seed + 100 * gain)), 3)
+            result = final(seed, 0.9 + gain, test_accuracy=test)
+            lines.append(json.dumps({"student": "resnet8", "loss": loss, "seed": seed, "result": result}))
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    if finished:
+        teacher = final(0, 0.96, test_accuracy=0.95)
+        failures = [["resnet8", "at", 0, "ValueError: out of luck"]]
+        (folder / "summary.json").write_text(json.dumps({"teacher": teacher, "failures": failures}))
+    return folder
+
+
 def write_study(folder: Path, seeds: int = 6) -> Path:
     """Two methods on a benchmark; the second is worse by a point."""
     study = {

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from report_folders import Text, counts, final, write_comparison, write_search, write_study
+from report_folders import Text, counts, final, write_baselines, write_comparison, write_search, write_study
 
 from naslib_autokd.records import TrialStore
 from naslib_autokd.reports import paper
@@ -53,6 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunData]:
         "search": replace(search, tables={**search.tables, "importance": importance, "dependence": dependence}),
         "comparison": read_run(write_comparison(folder / "comparison"), analyse=False),
         "study": read_run(write_study(folder / "study")),
+        "baselines": read_run(write_baselines(folder / "baselines")),
     }
 
 
@@ -80,6 +81,7 @@ def png_width(path: Path) -> int:
     return int(struct.unpack(">I", content[16:20])[0])
 
 
+LOSSES = ("1_resnet8--kd", "2_resnet8--labels-only", "3_resnet8--fitnet-hints")
 EXPECTED = {
     "search": {
         "anytime": ["student-epochs", "validation accuracy (%)", "incumbent", "full trainings", "teacher (test)"],
@@ -109,6 +111,14 @@ EXPECTED = {
         "agreement": ["DARTS with KD", "only the teacher right"],
         "tests": ["AutoKD minus the method, test accuracy (% points)", "DARTS (p = 0.25)"],
         "critical_difference": ["average rank (1 is the best)", "AutoKD (1.00)", "DARTS (3.00)"],
+    },
+    "baselines": {
+        "finals": ["test accuracy (%)", "resnet8, KD", "teacher (test): 95.0"],
+        **{f"calibration_{name}": ["confidence (%)"] for name in LOSSES},
+        **{f"confusion_student_{name}": ["true class"] for name in LOSSES},
+        "agreement": ["both right"],
+        "tests": ["test accuracy minus that with plain KD (% points)"],
+        "confusion_teacher": ["true class"],
     },
     "study": {
         "anytime": ["student-epochs", "mean regret (% points)", "First", "Second"],

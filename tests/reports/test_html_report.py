@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from report_folders import NASTY, TEACHER, Text, counts, final, write_comparison, write_search, write_study
+from report_folders import (
+    NASTY,
+    TEACHER,
+    Text,
+    counts,
+    final,
+    write_baselines,
+    write_comparison,
+    write_search,
+    write_study,
+)
 from scipy import stats
 
 from naslib_autokd.cli import main
@@ -303,6 +313,30 @@ def test_unfinished_comparison_with_a_failed_job(tmp_path: Path) -> None:
     page = page_of(folder)
     assert " ".join(failed[2].split()) in page.text
     assert "The comparison is not finished" in page.text[: page.text.index("The answer")]
+
+
+def test_a_comparison_of_losses_has_a_report(tmp_path: Path) -> None:
+    folder = write_baselines(tmp_path / "losses")
+    found = read_run(folder)
+    assert found.kind == "baselines"
+    assert "1 training failed" in found.problem
+    assert found.answer["best"] == "resnet8, FitNet hints"
+    tests = {row["method"]: row for row in found.table("tests")}
+    accuracies = {
+        label: [row["test_accuracy"] for row in found.table("finals") if row["method"] == label]
+        for label in found.methods
+    }
+    plain = accuracies["resnet8, KD"]
+    for label, row in tests.items():
+        assert row["difference"] == pytest.approx(np.mean(np.subtract(accuracies[label], plain)))
+        assert row["p_value"] == pytest.approx(stats.ttest_rel(accuracies[label], plain).pvalue)
+    page = page_of(folder)
+    assert "No trial has finished yet" not in page.text
+    assert "resnet8, FitNet hints" in page.text
+    assert "out of luck" in page.text
+    unfinished = read_run(write_baselines(tmp_path / "begun", 1, finished=False))
+    assert "The comparison is not finished (3 trainings so far)" in unfinished.problem
+    assert unfinished.table("tests")[0]["low"] is None
 
 
 def test_study_says_what_its_report_says(tmp_path: Path) -> None:

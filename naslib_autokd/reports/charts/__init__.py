@@ -172,7 +172,7 @@ def _trials(run: RunData) -> Figures:
 
 def _finals(run: RunData) -> Figures:
     """Test accuracies of the final students; the mean of a comparison is over seeds, of a search over students."""
-    several = run.kind == "comparison"
+    several = run.kind != "search"
     groups = []
     for method, own in by_method(run, (row for row in run.table("finals") if row["test_accuracy"] is not None)).items():
         by_seed: dict[Any, list[float]] = {}
@@ -308,6 +308,8 @@ def _tests(run: RunData) -> Figures:
     compared = f"{reference} minus the method, test accuracy"
     if run.kind == "study":
         compared = f"regret of the method minus that of {reference}"
+    if run.kind == "baselines":
+        compared = "test accuracy minus that with plain KD"
     yield "tests", Figure(rows.intervals(groups, f"{compared} (% points)"), "tests", found)
 
 
@@ -394,6 +396,7 @@ _BOTH = (_finals, _settings, _importance, _dependence, _budget_agreement, _calib
 CHARTS: dict[str, tuple[Callable[[RunData], Figures], ...]] = {
     "search": (_anytime, _trials, _families, *_BOTH, _front),
     "comparison": (_searches, _trials, *_BOTH, _tests, _ranks),
+    "baselines": (_finals, _calibration, _confusion, _agreement, _tests),
     "study": (_regret, _ranks_over_time, _final_regrets, _tests, _ranks),
 }
 """What makes the charts of each kind of run."""

@@ -18,6 +18,9 @@ from naslib_autokd._version import __version__
 from naslib_autokd.reports.charts import run_charts, several_searches
 from naslib_autokd.reports.html._page import Page, count, embedded_json, escape, percent, plain_table
 from naslib_autokd.reports.html.comparison import (
+    baselines_answer,
+    baselines_found,
+    baselines_statistics,
     comparison_answer,
     comparison_anytime,
     comparison_family,
@@ -112,6 +115,7 @@ NAMES = {
     "search": "search",
     "comparison": "comparison of search methods",
     "study": "study of search methods on a benchmark",
+    "baselines": "students and distillation losses",
     "empty": "run",
 }
 
@@ -125,7 +129,9 @@ def _article(builder: Page, run: RunData, prefix: str) -> tuple[str, list[tuple[
     head = f'<h1 id="{prefix}top">{escape(run.name)}</h1><p class="subtitle">{escape(what[0].upper() + what[1:])}</p>'
     if run.problem:
         head += f'<p class="problem" role="alert">{escape(run.problem)}</p>'
-    makers = {"search": _SEARCH, "comparison": _COMPARISON, "study": _STUDY, "empty": ()}[run.kind]
+    makers = {"search": _SEARCH, "comparison": _COMPARISON, "study": _STUDY, "baselines": _BASELINES, "empty": ()}[
+        run.kind
+    ]
     builder.figures = run_charts(run)
     sections, links = [], []
     for name, title, make in makers:
@@ -178,6 +184,14 @@ _COMPARISON = (
     ("family", "Found", comparison_family),
     *_SEARCH[4:9],
     ("statistics", "Statistics", statistics),
+    ("reproduce", "Reproduce", reproduce),
+)
+_BASELINES = (
+    ("answer", "Answer", baselines_answer),
+    ("family", "Trainings", baselines_found),
+    ("calibration", "Calibration", calibration),
+    ("confusion", "Confusion", confusion),
+    ("statistics", "Statistics", baselines_statistics),
     ("reproduce", "Reproduce", reproduce),
 )
 _STUDY = (

@@ -13,6 +13,7 @@ from naslib_autokd.reports.html._page import (
     listed,
     missing,
     p_value,
+    percent,
     plain_table,
     section,
     why,
@@ -150,6 +151,75 @@ def _ranks(ranks: Sequence[Row]) -> str:
     p, n, difference = ranks[0]["p_value"], ranks[0]["n"], ranks[0]["critical_difference"]
     said = f"Over {n} seeds. " + ("" if p is None else f"Friedman's test: p = {p:.2g}. ")
     return f"{said}Methods under one grey bar are not told apart (Nemenyi's critical difference {difference:.2f})."
+
+
+# ---- compare-kd ----------------------------------------------------------------------------------------------------
+
+
+def baselines_answer(builder: Page, run: RunData, prefix: str) -> str:
+    rows = run.table("methods")
+    if not rows:
+        return section(prefix, "answer", "The answer", "", missing("No training has finished yet."))
+    best = next(row for row in rows if row["method"] == run.answer["best"])
+    ends = interval(best["test_accuracy_low"], best["test_accuracy_high"])
+    cards = card("test accuracy", percent(best["test_accuracy"]), f"{best['method']} {ends}".strip(), main=True)
+    if run.teacher is not None and run.teacher["test_accuracy"] is not None:
+        cards += card("teacher", percent(run.teacher["test_accuracy"]))
+    cards += card("parameters", count(best["n_params"])) + card("multiply-adds per image", count(best["macs"]))
+    header = ["student, loss", "n", "test, %", "validation, %", "agrees, %", "parameters", "MMACs", "train MiB", "s"]
+    lines = [
+        [
+            row["method"],
+            str(row["n"]),
+            f"{100 * row['test_accuracy']:.1f} {interval(row['test_accuracy_low'], row['test_accuracy_high'])}".strip(),
+            f"{100 * row['val_accuracy']:.1f}",
+            f"{100 * row['test_agreement']:.1f}",
+            count(row["n_params"]),
+            f"{row['macs'] / 1e6:.2f}",
+            f"{row['train_memory_bytes'] / 2**20:.1f}",
+            f"{row['seconds']:.0f}",
+        ]
+        for row in rows
+    ]
+    lead = "Students with the losses of the literature, under one protocol; above, what is best by validation accuracy."
+    note = "Means over seeds with 95% t intervals; s: seconds of a training."
+    parts = [f'<div class="cards">{cards}</div>', listed(run.conclusions), "<h3>Students and losses</h3>"]
+    parts += [plain_table(header, lines, range(1, len(header))), f"<p class='lead'>{escape(note)}</p>"]
+    return section(prefix, "answer", "The answer", lead, *parts)
+
+
+def baselines_found(builder: Page, run: RunData, prefix: str) -> str:
+    rows = run.table("finals")
+    if not rows:
+        return section(prefix, "family", "Every training", "", why(run, "finals"))
+    lead = "Each training was judged once on the test images, after its last epoch."
+    return section(prefix, "family", "Every training", lead, builder.chart(("", "finals")), finals_table(rows, True))
+
+
+def baselines_statistics(builder: Page, run: RunData, prefix: str) -> str:
+    rows = run.table("tests")
+    if not rows:
+        return section(
+            prefix,
+            "statistics",
+            "Against plain KD",
+            "",
+            missing("Nothing to pair: it takes plain KD and another loss on the same seed."),
+        )
+    header = ["student, loss", "pairs", "minus plain KD, points", "p (paired t)", "p (Holm)"]
+    lines = [
+        [
+            row["method"],
+            str(row["n"]),
+            f"{100 * row['difference']:+.2f} {interval(row['low'], row['high'], 2, signed=True)}".strip(),
+            p_value(row["p_value"]),
+            p_value(row.get("p_holm")),
+        ]
+        for row in rows
+    ]
+    lead = "Test accuracy of each loss minus that of the same student with plain KD, paired by seed."
+    table = plain_table(header, lines, range(1, len(header)))
+    return section(prefix, "statistics", "Against plain KD", lead, builder.chart(("", "tests")), table)
 
 
 # ---- a study -------------------------------------------------------------------------------------------------------

@@ -400,6 +400,8 @@ def calibration(builder: Page, run: RunData, prefix: str) -> str:
     if not run.table("calibration"):
         return section(prefix, "calibration", title, "", why(run, "calibration"))
     lead = "The kept student on the test images: how sure it is, how often it is right then; and its teacher."
+    if run.kind == "baselines":
+        lead = "The students of all seeds on the test images, together, and their teacher."
     if run.kind == "comparison":
         lead = "The kept students of all seeds on the test images, together."
     names = file_names(run, "calibration")
@@ -439,7 +441,7 @@ def confusion(builder: Page, run: RunData, prefix: str) -> str:
     )[:8]
     table = plain_table(["true", "said", "images"], [[r["true"], r["predicted"], str(r["n"])] for r in wrong], (2,))
     lead = "Counts on the test images; the colour is the share of the true class that is taken for another."
-    if run.kind == "comparison":
+    if run.kind != "search":
         lead += " All seeds together."
     if not wrong:
         return section(prefix, "confusion", title, lead, chart)
