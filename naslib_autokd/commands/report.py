@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     write_whole(out, page(runs).encode())
     figures: list[Path] = []
     if options.figures is not None:
-        from naslib_autokd.reports.paper import write_figures
+        from naslib_autokd.reports.figures import write_figures
 
         for found in runs:
             folder = options.figures if len(runs) == 1 else options.figures / found.name

@@ -585,7 +585,7 @@ def _write_markdown(found: StudySummary, out: Path, files: Sequence[Path]) -> Pa
 
 
 def _anytime_figure(result: StudyResult, found: StudySummary, axis: Axis, folder: FigureFolder) -> None:
-    from naslib_autokd.reports.charts import regret_curves
+    from naslib_autokd.reports.charts.methods import regret_curves
 
     points = _curve_rows(anytime_curves(result, axis), axis)
     name, labels = f"regret_over_{axis}", [method.label for method in found.methods]
@@ -611,7 +611,7 @@ def _curve_rows(curves: Mapping[str, Curve], axis: Axis) -> list[dict[str, Any]]
 
 
 def _rank_figure(result: StudyResult, found: StudySummary, folder: FigureFolder) -> None:
-    from naslib_autokd.reports.charts import rank_chart
+    from naslib_autokd.reports.charts.methods import rank_chart
 
     grid, averages, n = rank_curves(result)
     rows = [
@@ -627,7 +627,7 @@ def _rank_figure(result: StudyResult, found: StudySummary, folder: FigureFolder)
 
 def _finals_figure(result: StudyResult, found: StudySummary, folder: FigureFolder) -> None:
     """The final regrets, best mean on top."""
-    from naslib_autokd.reports.charts import Group, regret_strips
+    from naslib_autokd.reports.charts.methods import Group, regret_strips
 
     runs = _by_method(result)
 

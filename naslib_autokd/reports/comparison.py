@@ -144,7 +144,7 @@ def anytime_figure(comparison: Comparison, path: str | Path) -> None:
     which says little about the cell that is cut out of it: the final students are what can be compared. The format
     follows the suffix of ``path``: .png, .pdf or .svg.
     """
-    from naslib_autokd.reports.charts import comparison_chart
+    from naslib_autokd.reports.charts.methods import comparison_chart
     from naslib_autokd.reports.paper import PAGE_WIDTH, for_paper, picture
 
     methods = [row.label for row in comparison.rows]

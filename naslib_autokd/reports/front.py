@@ -37,7 +37,7 @@ def write_front(front: Sequence[Mapping[str, Any]], trials: Sequence[Trial], out
     """
     if not front:
         return []
-    from naslib_autokd.reports.charts import front_chart
+    from naslib_autokd.reports.charts.methods import front_chart
     from naslib_autokd.reports.paper import FigureFolder
     from naslib_autokd.reports.run_data import box_rows
 

@@ -1,4 +1,4 @@
-"""Every chart of a run for a paper: PDF, PNG and SVG at the width of a column, the chart as data, its table as CSV.
+"""Charts for a paper: PDF, PNG and SVG at the width of a column, the chart as data, its table as CSV.
 
 Beside each figure lies ``NAME.vl.json``, the chart itself with its data: any editor of Vega-Lite opens it, and changes
 there need none of our code. Text has 8 points; PDF and SVG need neither a browser nor LaTeX (vl-convert). Numbers in
@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.reports.tables import write_csv
-from naslib_autokd.tasks import did_you_mean
 
 if TYPE_CHECKING:
-    from naslib_autokd.reports.charts.look import AnyChart
-    from naslib_autokd.reports.run_data import Row, RunData
+    from naslib_autokd.reports.charts.look import AnyChart, Row
 
 COLUMN_WIDTH = 3.25
 """Inches: a column of a two-column paper."""
@@ -33,37 +31,6 @@ RESOLUTION = 300
 """Dots an inch of PNG files."""
 POINTS = 72
 """An inch; a pixel of Vega is a point of a paper."""
-
-
-def write_figures(
-    run: RunData, out_dir: str | Path, formats: Sequence[str] = DEFAULT_FORMATS, width: str = "single"
-) -> list[Path]:
-    """Write the figures and tables of a run into a folder (made if missing) and return their paths.
-
-    Args:
-        run: From `run_data.read_run`: a search, a comparison or a study, finished or not. A chart whose table is empty
-            is left out.
-        formats: Of "pdf", "png" (300 dots an inch) and "svg".
-        width: "single" (3.25 inches, a column) or "double" (6.75 inches, a page).
-
-    Raises:
-        ValueError: If a format or the width is unknown.
-    """
-    from naslib_autokd.reports.charts import run_charts
-
-    if width not in WIDTHS:
-        raise ValueError(f"width must be one of {', '.join(WIDTHS)}, got {width!r}{did_you_mean(width, WIDTHS)}")
-    for name in formats:
-        if name not in FORMATS:
-            raise ValueError(f"formats must be of {', '.join(FORMATS)}, got {name!r}{did_you_mean(name, FORMATS)}")
-    folder = FigureFolder(Path(out_dir), tuple(formats), WIDTHS[width])
-    for name, figure in run_charts(run).items():
-        if folder.path / f"{figure.table}.csv" not in folder.files:
-            folder.rows(figure.table, figure.rows)
-        folder.chart(name, figure.chart)
-    if run.table("hypervolume"):
-        folder.rows("hypervolume", run.table("hypervolume"))
-    return folder.files
 
 
 @dataclass

@@ -23,6 +23,7 @@ from naslib_autokd.commands._again import command_of, comparison_code
 from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.records import Trial, TrialStore, objective_value
 from naslib_autokd.records import incumbent as observed_incumbent
+from naslib_autokd.reports.tables import finite_or_none, mean_curves
 from naslib_autokd.runners.finals import best_final, read_finals, student_path
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table, pareto_front
 from naslib_autokd.runners.run_folder import (
@@ -42,12 +43,10 @@ from naslib_autokd.runners.session import read_status
 from naslib_autokd.runners.statistics import (
     LEVEL,
     SHARE,
-    bootstrap_band,
     friedman_test,
     holm,
     mean_interval,
     signed_rank_test,
-    step_curve,
 )
 
 Row = dict[str, Any]
@@ -894,23 +893,6 @@ def _method_row(row: Any) -> Row:
     }
 
 
-def mean_curves(jobs: Sequence[Any]) -> list[Row]:
-    """Mean accuracy over seeds of each method on a common grid, from where all of its seeds have an incumbent."""
-    rows: list[Row] = []
-    for label in dict.fromkeys(job.method for job in jobs):
-        own = [job for job in jobs if job.method == label and job.curve]
-        if not own:
-            continue
-        grid = np.unique(np.concatenate([[x for x, _ in job.curve] for job in own]))
-        curves = [step_curve([x for x, _ in job.curve], [y for _, y in job.curve], grid) for job in own]
-        band = bootstrap_band(np.array(curves))
-        for k, x in enumerate(grid):
-            if not math.isnan(band.centre[k]):
-                ends = {"low": _finite(band.low[k]), "high": _finite(band.high[k])}
-                rows.append({"method": label, "student_epochs": float(x), "accuracy": float(band.centre[k]), **ends})
-    return rows
-
-
 def _comparison_tests(rows: Sequence[Any], jobs: Sequence[Any]) -> tuple[list[Row], list[Row]]:
     errors: dict[str, dict[int, float]] = defaultdict(dict)
     for job in jobs:
@@ -1112,9 +1094,9 @@ def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
                     "method": label,
                     axis: float(curve.grid[k]),
                     "regret": float(curve.band.centre[k]),
-                    "low": _finite(curve.band.low[k]),
-                    "high": _finite(curve.band.high[k]),
-                    "median": _finite(curve.median[k]),
+                    "low": finite_or_none(curve.band.low[k]),
+                    "high": finite_or_none(curve.band.high[k]),
+                    "median": finite_or_none(curve.median[k]),
                 }
                 for label, curve in anytime_curves(result, axis).items()  # type: ignore[arg-type]
                 for k in range(len(curve.grid))
@@ -1131,8 +1113,8 @@ def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
             {
                 "method": run.method,
                 "seed": run.seed,
-                "regret": _finite(run.test_error[-1] - result.best_test_error),
-                "test_error": _finite(run.test_error[-1]),
+                "regret": finite_or_none(run.test_error[-1] - result.best_test_error),
+                "test_error": finite_or_none(run.test_error[-1]),
                 "n_trials": run.n_trials,
                 "cpu_s": run.cpu_s,
             }
@@ -1166,10 +1148,10 @@ def _study_row(method: Any) -> Row:
         "method": method.label,
         "n": method.n,
         "n_without": method.n_without,
-        "regret": _finite(method.regret),
+        "regret": finite_or_none(method.regret),
         "regret_low": method.regret_low,
         "regret_high": method.regret_high,
-        "median_regret": _finite(method.median_regret),
+        "median_regret": finite_or_none(method.median_regret),
         "average_rank": method.average_rank,
         "full_trainings": method.full_trainings,
         "n_trials": method.n_trials,
@@ -1184,7 +1166,7 @@ def _study_test(method: Any) -> Row:
     return {
         "method": method.label,
         "n": test.n,
-        "difference": _finite(test.shift),
+        "difference": finite_or_none(test.shift),
         "low": test.low,
         "high": test.high,
         "p_value": None,
@@ -1195,11 +1177,6 @@ def _study_test(method: Any) -> Row:
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
-
-
-def _finite(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -963,13 +963,13 @@ LARGEST = 6000
 
 
 def _rendered(picture: _Picture, suffix: str) -> bytes:
-    """PNG with two pixels for one of the drawing, or PDF with 100 of these to an inch."""
+    """PNG with two pixels for one of the drawing, or PDF."""
     import vl_convert
 
     text = _write_svg(picture, _PAPER)
     if suffix == ".png":
         return bytes(vl_convert.svg_to_png(text, scale=min(2.0, LARGEST / max(picture.width, picture.height))))
-    return bytes(vl_convert.svg_to_pdf(text, scale=0.72))
+    return bytes(vl_convert.svg_to_pdf(text))
 
 
 # ---- SVG -----------------------------------------------------------------------------------------------------------

@@ -135,7 +135,8 @@ PAPER = config(8, 0.6, "Arial, Helvetica, sans-serif", background="@bg", legend=
 
 def data(rows: Iterable[Mapping[str, Any]]) -> Any:
     """Rows as a chart holds them: what is not finite is missing."""
-    return alt.InlineData(values=[{key: plain(value) for key, value in row.items()} for row in rows])
+    # a tuple: Altair copies lists whenever a chart is changed
+    return alt.InlineData(values=tuple({key: plain(value) for key, value in row.items()} for row in rows))  # type: ignore[arg-type]
 
 
 def plain(value: Any) -> Any:
@@ -230,4 +231,5 @@ def specification(chart: AnyChart) -> dict[str, Any]:
     """A chart as Vega-Lite has it, with its data under names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that panels share a selection is meant
-        return dict(chart.to_dict(validate=False))
+        found = dict(chart.to_dict(validate=False))
+    return {**found, "datasets": {name: list(rows) for name, rows in found.get("datasets", {}).items()}}

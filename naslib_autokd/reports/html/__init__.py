@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from naslib_autokd._version import __version__
-from naslib_autokd.reports.charts import run_charts, several_searches
+from naslib_autokd.reports.figures import run_charts, several_searches
 from naslib_autokd.reports.html._page import Page, count, embedded_json, escape, percent, plain_table
 from naslib_autokd.reports.html.comparison import (
     baselines_answer,

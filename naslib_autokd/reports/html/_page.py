@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from naslib_autokd.reports.charts import Figure
 from naslib_autokd.reports.charts.look import PAGE, PALETTES, AnyChart, specification
+from naslib_autokd.reports.figures import Figure
 from naslib_autokd.reports.run_data import Row, RunData
 
 Spec = dict[str, Any]

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from naslib_autokd.records import derive_seed
-from naslib_autokd.reports.charts import AXES, CASES, by_method, file_names, varied_settings
+from naslib_autokd.reports.charts.rows import CASES
+from naslib_autokd.reports.figures import AXES, by_method, file_names, varied_settings
 from naslib_autokd.reports.html._page import (
     Page,
     Spec,
