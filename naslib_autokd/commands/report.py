@@ -27,7 +27,11 @@ def add(commands: Any) -> None:
         ),
     )
     parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="folder of a search, a comparison or a study (ablate)"
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folder of a search, a comparison, a study (ablate) or compare-kd",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="file to write (default: report.html in the first RUN)"

@@ -203,7 +203,9 @@ def trials(rows: Sequence[Row]) -> AnyChart:
 
 def side_by_side(left: AnyChart, right: AnyChart, names: Sequence[str]) -> AnyChart:
     """Two charts in one, as high as the left one."""
-    parts = [chart.properties(height=380, usermeta=alt.Undefined) for chart in (left, right)]
+    parts = [chart.properties(height=380) for chart in (left, right)]
+    for part in parts:
+        part.usermeta = alt.Undefined  # what `sized` says is of the whole
     return sized(alt.concat(*parts), None, 0.4, names=names, panel=200)
 
 

@@ -6,6 +6,7 @@ The name of a row stands above its marks, so that it may be as long as the chart
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,16 @@ class Group:
     """Of the mean's interval."""
     tips: Sequence[str] = ()
     """What to say of each single result."""
+
+
+LONGEST = 50
+"""Letters of a line in the title of an axis: what a phone has room for."""
+
+
+def axis_of(field: str, title: str, **scale: Any) -> dict[str, Any]:
+    """A quantitative channel with its title in lines."""
+    lines = textwrap.wrap(title, LONGEST)
+    return {**number(field, title, **scale), "title": lines if len(lines) > 1 else title}
 
 
 def finite(value: float | None) -> bool:
@@ -101,7 +112,7 @@ def strips(
         if finite(group.mean):
             ends = {"low": group.low, "high": group.high} if finite(group.low) and finite(group.high) else {}
             means.append({**about, "x": group.mean, "at": middle, **ends})
-    axis = logarithmic("x", title, [max(v, floor) for v in values]) if log else number("x", title)
+    axis = logarithmic("x", title, [max(v, floor) for v in values]) if log else axis_of("x", title)
     if limits is not None:
         axis["scale"] = alt.Scale(domain=list(limits))
     x, y, to = alt.X(**axis), _place("at", n), alt.Y2("to")
@@ -167,7 +178,7 @@ def intervals(groups: Sequence[Group], title: str) -> AnyChart:
         for index, g in enumerate(groups)
         if finite(g.mean)
     ]
-    axis, y = number("x", title), _place("at", n)
+    axis, y = axis_of("x", title), _place("at", n)
     colour = _colour([group.place for group in groups])
     zero = alt.Chart(data([{"x": 0}])).mark_rule(style="reference").encode(x=alt.X(**axis))
     known = [row for row in rows if finite(row["low"]) and finite(row["high"])]
@@ -238,7 +249,7 @@ def importance(rows: Sequence[Row], title: str) -> AnyChart:
         ends = {"x": 0, "x2": share, "low": share - sd, "high": share + sd}
         bars.append({**ends, "label": row["label"], "at": index + 0.52, "to": index + 0.92, "middle": index + 0.72})
     n = max(1, len(rows))
-    x, base = number("x", title), alt.Chart(data(bars))
+    x, base = axis_of("x", title), alt.Chart(data(bars))
     tip = ["label:N", alt.Tooltip("x2:Q", format=".1f", title="%"), alt.Tooltip("low:Q", format=".1f")]
     tip.append(alt.Tooltip("high:Q", format=".1f"))
     bar = base.mark_rect(opacity=0.55).encode(x=alt.X(**x), x2="x2", y=_place("at", n), y2="to", tooltip=tip)
