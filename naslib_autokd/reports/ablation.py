@@ -627,19 +627,17 @@ def _rank_figure(result: StudyResult, found: StudySummary, folder: FigureFolder)
 
 def _finals_figure(result: StudyResult, found: StudySummary, folder: FigureFolder) -> None:
     """The final regrets, best mean on top."""
+    from naslib_autokd.reports.charts.look import percents
     from naslib_autokd.reports.charts.methods import Group, regret_strips
 
     runs = _by_method(result)
-
-    def percent(value: float | None) -> float | None:
-        return None if value is None else 100 * value
 
     groups = [
         Group(
             method.label,
             [100 * _final(result, run) for run in runs[method.label].values()],
             place,
-            *(percent(value) for value in (method.regret, method.regret_low, method.regret_high)),
+            *percents(method.regret, method.regret_low, method.regret_high),
         )
         for place, method in enumerate(found.methods)
     ]

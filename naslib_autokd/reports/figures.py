@@ -16,7 +16,7 @@ from altair.utils.schemapi import debug_mode
 
 from naslib_autokd.reports.charts import curves, images, rows
 from naslib_autokd.reports.charts.curves import thinned
-from naslib_autokd.reports.charts.look import AnyChart, percent
+from naslib_autokd.reports.charts.look import AnyChart, percent, percents
 from naslib_autokd.reports.charts.methods import (
     comparison_curves,
     front_chart,
@@ -181,7 +181,7 @@ def _finals(run: RunData) -> Figures:
         tips = [f"seed {row['seed']}, student {row['index']}{' (kept)' if row['kept'] else ''}" for row in own]
         label = method if several else f"final students (n = {len(own)})"
         values = [100 * row["test_accuracy"] for row in own]
-        ends = [percent(end) for end in (found.mean, found.low, found.high)]
+        ends = percents(found.mean, found.low, found.high)
         groups.append(Group(label, values, _place(run, method), *ends, tips=tips))
     if groups:
         chart = rows.strips(groups, "test accuracy (%)", reference=_reference(run))
@@ -296,7 +296,7 @@ def _tests(run: RunData) -> Figures:
     groups = []
     for row in found:
         p = row.get("p_holm")
-        ends = [percent(row[name]) for name in ("difference", "low", "high")]
+        ends = percents(row["difference"], row["low"], row["high"])
         label = row["method"] + ("" if p is None else f" (p = {p:.2g})")
         groups.append(Group(label, (), _place(run, row["method"]), *ends))
     compared = f"{reference} minus the method, test accuracy"
@@ -343,7 +343,7 @@ def _final_regrets(run: RunData) -> Figures:
     means = {row["method"]: row for row in run.table("methods")}
     groups = []
     for method, own in by_method(run, found).items():
-        ends = [percent(means[method][name]) for name in ("regret", "regret_low", "regret_high")]
+        ends = percents(*(means[method][name] for name in ("regret", "regret_low", "regret_high")))
         values = [percent(row["regret"]) for row in own]
         tips = [f"seed {row['seed']}" for row in own]
         groups.append(Group(method, values, _place(run, method), *ends, tips=tips))

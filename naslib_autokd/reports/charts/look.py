@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import altair as alt
 
 Row = dict[str, Any]
-AnyChart = alt.Chart | alt.LayerChart | alt.ConcatChart
+AnyChart: TypeAlias = "alt.Chart | alt.LayerChart | alt.ConcatChart"
 
 PALETTES: dict[str, dict[str, str]] = {
     # Okabe and Ito: distinguishable with every common colour blindness
@@ -136,7 +136,7 @@ PAPER = config(8, 0.6, "Arial, Helvetica, sans-serif", background="@bg", legend=
 def data(rows: Iterable[Mapping[str, Any]]) -> Any:
     """Rows as a chart holds them: what is not finite is missing."""
     # a tuple: Altair copies lists whenever a chart is changed
-    return alt.InlineData(values=tuple({key: plain(value) for key, value in row.items()} for row in rows))  # type: ignore[arg-type]
+    return alt.InlineData(values=tuple({key: plain(value) for key, value in row.items()} for row in rows))
 
 
 def plain(value: Any) -> Any:
@@ -150,6 +150,12 @@ def plain(value: Any) -> Any:
 
 def percent(value: float | None) -> float | None:
     return None if value is None else 100 * value
+
+
+def percents(
+    mean: float | None, low: float | None, high: float | None
+) -> tuple[float | None, float | None, float | None]:
+    return percent(mean), percent(low), percent(high)
 
 
 def sized(
@@ -181,10 +187,10 @@ def number(field: str, title: str | None = None, **scale: Any) -> dict[str, Any]
 
 def logarithmic(field: str, title: str, values: Iterable[float | None]) -> dict[str, Any]:
     """With ticks that say the whole number, the more the fewer decades there are; linear below a factor of 2."""
-    values = [value for value in values if value is not None and value > 0]
-    if not values or max(values) < 2 * min(values):
+    known = [value for value in values if value is not None and value > 0]
+    if not known or max(known) < 2 * min(known):
         return {**number(field, title), "axis": alt.Axis(tickCount=5)}
-    axis = alt.Axis(values=log_ticks(values), format=",.6~g", labelOverlap="greedy")
+    axis = alt.Axis(values=log_ticks(known), format=",.6~g", labelOverlap="greedy")
     return {
         "field": field,
         "type": "quantitative",

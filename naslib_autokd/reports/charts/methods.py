@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from naslib_autokd.reports.charts import curves, rows
-from naslib_autokd.reports.charts.look import AnyChart, Row, percent
+from naslib_autokd.reports.charts.look import AnyChart, Row, percents
 from naslib_autokd.reports.charts.rows import Group
 from naslib_autokd.reports.tables import UNITS, mean_curves
 from naslib_autokd.runners.statistics import SHARE, mean_interval
@@ -45,7 +45,7 @@ def comparison_chart(jobs: Sequence[JobResult], methods: Sequence[str], teacher:
     for place, method in enumerate(methods):
         own = [job.test_accuracies for job in jobs if job.method == method]
         found = mean_interval([sum(values) / len(values) for values in own], bounds=SHARE)
-        ends = [percent(end) for end in (found.mean, found.low, found.high)]
+        ends = percents(found.mean, found.low, found.high)
         groups.append(Group(method, [100 * value for values in own for value in values], place, *ends))
     left = comparison_curves(mean_curves(jobs), points, methods, teacher)
     right = rows.strips(groups, "test accuracy of final students (%)", reference=("teacher", 100 * teacher))

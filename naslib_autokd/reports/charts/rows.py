@@ -48,7 +48,7 @@ def axis_of(field: str, title: str, **scale: Any) -> dict[str, Any]:
     return {**number(field, title, **scale), "title": lines if len(lines) > 1 else title}
 
 
-def finite(value: float | None) -> bool:
+def finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 

@@ -65,7 +65,8 @@ class Page:
         """The same of charts; empty without any."""
         if not views:
             return ""
-        name, variants = f"c{len(self._charts)}", []
+        name = f"c{len(self._charts)}"
+        variants: list[Spec] = []
         for label, chart in views:
             spec = specification(chart)
             del spec["$schema"], spec["config"]
