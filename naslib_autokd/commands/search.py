@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TRIALS = 24
 KEYS = (
-    "candidate, candidate_digest, expected_cost, n_trials, student_epochs, search_s, overhead_s, stop_reason, "
+    "candidate, candidate_digest, expected_cost, n_trials, student_epochs, search_s, overhead_s, stop_reason, remarks, "
     "agreement, finals, kept, teacher (and front, with several objectives)"
 )
 

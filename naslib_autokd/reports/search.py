@@ -11,7 +11,7 @@ from rich.console import Console
 
 from naslib_autokd.reports.terminal import Live, n_parameters, say
 from naslib_autokd.runners.finals import FinalStudents
-from naslib_autokd.runners.results import SearchProgress, SearchResult
+from naslib_autokd.runners.results import SearchProgress, SearchResult, remarks_on_answer
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalRes
         f"incumbent family {result.candidate.digest}: expected validation error {100 * result.expected_cost:.1f}% "
         f"after {len(result.trials)} trials, {result.student_epochs:.0f} student-epochs, {result.search_s:.0f} s"
         f" (stopped by {result.stop_reason})",
+        *remarks_on_answer(result.trials, result.candidate.digest),
         f"its students, {n} trained in full: test accuracy {test.percent()}",
         f"kept by validation: test accuracy {100 * best.test_accuracy:.1f}%, {n_parameters(best.n_params)} parameters, "
         f"{best.macs / 1e6:.2f} MMACs, agrees with the teacher on {100 * (best.test_agreement or 0):.1f}%",
@@ -130,6 +131,7 @@ def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalRes
         "search_s": result.search_s,
         "overhead_s": result.overhead_s,
         "stop_reason": result.stop_reason,
+        "remarks": remarks_on_answer(result.trials, result.candidate.digest),
         "agreement": list(result.agreement),
         **({"front": list(result.front)} if result.front else {}),
         "finals": [final.to_dict() for final in finals.results],

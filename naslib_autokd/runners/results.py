@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from naslib_autokd.optimizers.base import ComparesBudgets, ExpectsCosts, FindsFront, Optimizer
-from naslib_autokd.records import CandidateLike, Trial, TrialStore
+from naslib_autokd.records import CandidateLike, Trial, TrialStore, incumbent
 from naslib_autokd.runners.pareto import objective_table, pareto_front
 
 
@@ -86,6 +86,45 @@ def what_was_found(
         front=tuple(_front(optimizer, list(store), objectives)),
         **measured,
     )
+
+
+def remarks_on_answer(trials: Sequence[Trial], digest: str) -> list[str]:
+    """What an answer must not be read without: that it is the family every search starts with, or that another family
+    was observed to be better.
+
+    Args:
+        trials: Of the search.
+        digest: Of the family that is the answer.
+    """
+    observed = incumbent(trials)
+    if observed is None:
+        return []
+    full = [trial for trial in trials if trial.succeeded and trial.budget_epochs == observed.budget_epochs]
+    n_others = len({trial.candidate_digest for trial in full} - {digest})
+    luck = observed.candidate_digest != digest
+    lines = []
+    if any(trial.number == -1 and trial.candidate_digest == digest for trial in trials):
+        found = "nothing better is expected" if luck else "nothing better was found"
+        others = f"{n_others} other {'family' if n_others == 1 else 'families'} trained in full"
+        told = f"{found} among {others}" if n_others else "no other family was trained in full"
+        lines.append(f"the default family, with which the search began, was kept: {told}")
+    if luck:
+        best = observed.candidate_digest
+        lines.append(
+            f"best observed: family {best}, validation {_observed(full, best)}; the answer was observed at "
+            f"{_observed(full, digest)}, but the optimizer's evidence from all trials favours it: single trainings can "
+            "be lucky"
+        )
+    return lines
+
+
+def _observed(trials: Sequence[Trial], digest: str) -> str:
+    """``91.2% (mean of 2 trainings)``."""
+    found = [1 - trial.cost for trial in trials if trial.candidate_digest == digest]
+    if not found:
+        return "no full training"
+    said = "one training" if len(found) == 1 else f"mean of {len(found)} trainings"
+    return f"{100 * sum(found) / len(found):.1f}% ({said})"
 
 
 def _agreement(optimizer: Optimizer) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from naslib_autokd.records import Proposal, Trial, TrialStore
-from naslib_autokd.runners.run_folder import BUDGETS, FINALS, LOG, RUN, STATUS, TRIALS, log
+from naslib_autokd.runners.run_folder import BUDGETS, FINALS, LOG, RESULT, RUN, STATUS, TRIALS, log
 from naslib_autokd.runners.tally import fraction_spent
 
 HEARTBEAT_S = 5.0
@@ -237,7 +237,9 @@ class RunStatus:
     """Trials that run now: ``number``, ``budget_epochs``, ``since`` (seconds since 1970)."""
     best_val_accuracy: float | None
     best_candidate: str
-    """Digest of the observed incumbent."""
+    """Digest of the observed incumbent: the family with the best mean of its full trainings."""
+    answer: str
+    """Digest of the family that the search chose in the end, by the optimizer's evidence; empty before."""
     student_epochs: float
     budget: dict[str, Any]
     fraction: float
@@ -263,6 +265,10 @@ class RunStatus:
         best = "none yet" if self.best_val_accuracy is None else f"{100 * self.best_val_accuracy:.1f}%"
         lines.append(f"  {self.n_trials} trials, {self.student_epochs:g} student-epochs; budget: {of or 'unknown'}")
         lines.append(f"  best validation {best}" + (f", family {self.best_candidate}" if self.best_candidate else ""))
+        if self.answer:
+            same = self.answer == self.best_candidate
+            why = "which the optimizer's evidence from all trials favours: single trainings can be lucky"
+            lines.append(f"  answer: {'this family' if same else f'family {self.answer}, {why}'}")
         if self.failures:
             counts = ", ".join(f"{count} {status}" for status, count in sorted(self.failures.items()))
             lines.append(f"  failures: {counts}")
@@ -311,6 +317,7 @@ def read_status(folder: str | Path, store: TrialStore | None = None) -> RunStatu
         in_flight=tuple(said["in_flight"]) if running else (),
         best_val_accuracy=None if best is None else best.val_accuracy,
         best_candidate="" if best is None else best.candidate_digest,
+        answer=_answer(folder) if state == "finished" else "",
         student_epochs=spent,
         budget=budget,
         fraction=fraction,
@@ -321,6 +328,15 @@ def read_status(folder: str | Path, store: TrialStore | None = None) -> RunStatu
         stop_reason=said["stop_reason"],
         message=said["message"],
     )
+
+
+def _answer(folder: Path) -> str:
+    """The digest in ``result.json``; empty before it is written, or if it cannot be read."""
+    try:
+        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))["candidate_digest"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def _alive(folder: Path, said: Mapping[str, Any]) -> bool:
