@@ -54,7 +54,7 @@ def incumbent_curve(
         {"x": r[x], "y": percent(r["val_accuracy"]), "trial": r["number"], "family": r["family"], "of": names[1]}
         for r in thinned(full)
     ]
-    tips = ["trial:N", "family:N", alt.Tooltip("y:Q", format=".2f", title="validation, %")]
+    tips = [alt.Tooltip("trial:N"), alt.Tooltip("family:N"), alt.Tooltip("y:Q", format=".2f", title="validation, %")]
     line = [{"x": row[x], "y": percent(row["accuracy"]), "of": names[0]} for row in points]
     tip = [alt.Tooltip("x:Q", title=title), alt.Tooltip("y:Q", format=".2f", title="incumbent, %")]
     layers = [
@@ -130,17 +130,21 @@ def curves(
     if banded:
         band = alt.Chart(data(banded)).mark_area(style="band", interpolate=shape)
         layers.append(
-            band.encode(x=channels["x"], y=alt.Y(**{**y_axis, "field": "low"}), y2="high", color=look["color"])
+            band.encode(x=channels["x"], y=alt.Y(**{**y_axis, "field": "low"}), y2=alt.Y2("high"), color=look["color"])
         )
     if singles:
         thin = alt.Chart(data(of(singles))).mark_line(style="faint", interpolate=shape)
-        layers.append(thin.encode(**channels, **look, detail="seed:N"))
+        layers.append(thin.encode(**channels, **look, detail=alt.Detail("seed:N")))
     for name in ("", "strong"):
         own = [row for row in points if (row["method"] == emphasised) == bool(name)]
         if own:
             line = alt.Chart(data(own)).mark_line(interpolate=shape, **({"style": name} if name else {}))
             layers.append(line.encode(**channels, **look, **faded))
-    tips = ["method:N", alt.Tooltip("x:Q", title=x_title), alt.Tooltip("y:Q", format=".3~f", title=y_title)]
+    tips = [
+        alt.Tooltip("method:N"),
+        alt.Tooltip("x:Q", title=x_title),
+        alt.Tooltip("y:Q", format=".3~f", title=y_title),
+    ]
     hover = alt.Chart(data(points)).mark_point(opacity=0).encode(**channels, tooltip=tips)
     layers += [hover.add_params(picked) if faded else hover, *level(percent(teacher), "teacher (test)")]
     return sized(alt.layer(*layers), 400, 0.34, names=shown if len(shown) > 1 else ())
@@ -160,7 +164,10 @@ def linked(rows: Sequence[Row], panels: Sequence[tuple[Mapping[str, Any], str]],
     charts = []
     for channel, kind in panels:
         x = alt.X(**{**channel, "type": kind})
-        tips = ["trial:N", alt.Tooltip(**{"field": channel["field"], "type": kind, "title": channel["title"]})]
+        tips = [
+            alt.Tooltip("trial:N"),
+            alt.Tooltip(**{"field": channel["field"], "type": kind, "title": channel["title"]}),
+        ]
         tips.append(alt.Tooltip("y:Q", format=".2f", title="validation, %"))
         chart = alt.Chart(values).mark_point().encode(x=x, y=y, color=alt.condition(brush, colour, alt.value("@grid")))
         charts.append(chart.encode(tooltip=tips))
@@ -271,7 +278,7 @@ def dependence(rows: Sequence[Row], titles: Mapping[str, str]) -> AnyChart:
         y["axis"] = alt.Axis(tickCount=4)
         base = alt.Chart(data(points))
         spread = base.mark_area(style="band") if kind == "quantitative" else base.mark_rule(opacity=0.4)
-        layers = [spread.encode(x=x, y=low, y2="high")]
+        layers = [spread.encode(x=x, y=low, y2=alt.Y2("high"))]
         if kind == "quantitative":
             layers.append(base.mark_line().encode(x=x, y=alt.Y(**y)))
         tip = [alt.Tooltip(field="x", type=kind, title=title), alt.Tooltip("mean:Q", format=".2f", title="error, %")]
@@ -305,7 +312,7 @@ def front(
     y = alt.Y(**number("y", "validation error (%)"))
     colour = alt.Color("of:N", scale=alt.Scale(domain=names, range=["@c0", "@soft"]))
     tips = [
-        "family:N",
+        alt.Tooltip("family:N"),
         alt.Tooltip("x:Q", title=title, format=".4~g"),
         alt.Tooltip("y:Q", title="error, %", format=".2f"),
     ]

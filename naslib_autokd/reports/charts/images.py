@@ -90,12 +90,19 @@ def confusion(rows: Sequence[Row], classes: Sequence[str], who: str) -> AnyChart
     most = max((cell["wrong"] for cell in cells if cell["wrong"]), default=1.0)
     legend = None if few else alt.Legend(title="% of the true class")
     colour = alt.Color("wrong:Q", scale=alt.Scale(domain=[0, most], range=["@bg", "@heat"]), legend=legend)
-    tips = ["true:N", "said:N", alt.Tooltip("n:Q", title="images"), alt.Tooltip("wrong:Q", format=".1f", title="%")]
+    tips = [
+        alt.Tooltip("true:N"),
+        alt.Tooltip("said:N"),
+        alt.Tooltip("n:Q", title="images"),
+        alt.Tooltip("wrong:Q", format=".1f", title="%"),
+    ]
     layers = [
         alt.Chart(data([cell for cell in cells if cell["wrong"]]))
         .mark_rect()
         .encode(x=x, y=y, color=colour, tooltip=tips)
     ]
     if few:
-        layers.append(alt.Chart(data(cells)).mark_text(style="count").encode(x=x, y=y, text="n:Q", tooltip=tips))
+        layers.append(
+            alt.Chart(data(cells)).mark_text(style="count").encode(x=x, y=y, text=alt.Text("n:Q"), tooltip=tips)
+        )
     return sized(alt.layer(*layers), min(560, 60 + 34 * len(classes)), 0.47)

@@ -230,7 +230,7 @@ def level(value: float | None, name: str, *, horizontal: bool = True) -> list[al
     if not name:
         return [rule]
     note = alt.Chart(data([{"name": name}])).mark_text(style="note", align="left", baseline="bottom", dx=2, dy=-2)
-    return [rule, note.encode(x=alt.value(0), text="name:N", **at)]
+    return [rule, note.encode(x=alt.value(0), text=alt.Text("name:N"), **at)]
 
 
 def specification(chart: AnyChart) -> dict[str, Any]:

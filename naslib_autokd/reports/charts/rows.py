@@ -59,7 +59,9 @@ def _place(field: str, n: float) -> alt.Y:
 def _labels(labels: Sequence[str], first: float = 0.0, n: float | None = None) -> alt.Chart:
     rows = [{"label": label, "at": first + index + 0.3} for index, label in enumerate(labels)]
     text = alt.Chart(data(rows)).mark_text(align="left", baseline="middle", dx=2, limit=alt.ExprRef("width"))
-    return text.encode(x=alt.value(0), y=_place("at", first + len(labels) if n is None else n), text="label:N")
+    return text.encode(
+        x=alt.value(0), y=_place("at", first + len(labels) if n is None else n), text=alt.Text("label:N")
+    )
 
 
 def _colour(places: Sequence[int]) -> alt.Color:
@@ -126,10 +128,10 @@ def strips(
         layers += [line, mark.encode(x=x, y=y, tooltip=alt.Tooltip("x:Q", format=".2f", title=reference[0]))]
     if densities:
         area = alt.Chart(data(densities)).mark_area(style="band", orient="vertical")
-        layers.append(area.encode(x=x, y=y, y2=to, color=colour, detail="row:N"))
+        layers.append(area.encode(x=x, y=y, y2=to, color=colour, detail=alt.Detail("row:N")))
     if boxes:
         box = alt.Chart(data(boxes))
-        layers.append(box.mark_rect(style="frame").encode(x=x, x2="x2", y=y, y2=to))
+        layers.append(box.mark_rect(style="frame").encode(x=x, x2=alt.X2("x2"), y=y, y2=to))
         layers.append(
             box.mark_rule(color="@soft", strokeWidth=1).encode(x=alt.X(**{**axis, "field": "median"}), y=y, y2=to)
         )
@@ -161,9 +163,9 @@ def _means(means: Sequence[Row], axis: dict[str, Any], n: float, colour: Any) ->
     banded = [row for row in means if "low" in row]
     if banded:
         rule = alt.Chart(data(banded)).mark_rule(style="mean")
-        layers.append(rule.encode(x=alt.X(**{**axis, "field": "low"}), x2="high", y=y, color=colour))
+        layers.append(rule.encode(x=alt.X(**{**axis, "field": "low"}), x2=alt.X2("high"), y=y, color=colour))
     if means:
-        tips = ["group:N", alt.Tooltip("x:Q", format=".3~f", title="mean")]
+        tips = [alt.Tooltip("group:N"), alt.Tooltip("x:Q", format=".3~f", title="mean")]
         tips += [alt.Tooltip(f"{end}:Q", format=".3~f") for end in ("low", "high")] if banded else []
         mark = alt.Chart(data(means)).mark_tick(orient="vertical", opacity=1)
         layers.append(mark.encode(x=alt.X(**axis), y=y, color=colour, tooltip=tips))
@@ -182,8 +184,12 @@ def intervals(groups: Sequence[Group], title: str) -> AnyChart:
     colour = _colour([group.place for group in groups])
     zero = alt.Chart(data([{"x": 0}])).mark_rule(style="reference").encode(x=alt.X(**axis))
     known = [row for row in rows if finite(row["low"]) and finite(row["high"])]
-    rule = alt.Chart(data(known)).mark_rule(style="mean").encode(x=alt.X(**{**axis, "field": "low"}), x2="high", y=y)
-    tips = ["group:N", *(alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("x", "low", "high"))]
+    rule = (
+        alt.Chart(data(known))
+        .mark_rule(style="mean")
+        .encode(x=alt.X(**{**axis, "field": "low"}), x2=alt.X2("high"), y=y)
+    )
+    tips = [alt.Tooltip("group:N"), *(alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("x", "low", "high"))]
     points = alt.Chart(data(rows)).mark_point(style="big").encode(x=alt.X(**axis), y=y, color=colour, tooltip=tips)
     layers = [zero, *([rule.encode(color=colour)] if known else []), points, _labels([g.label for g in groups], n=n)]
     return sized(alt.layer(*layers), ROW * n, SHRINK)
@@ -221,10 +227,10 @@ def critical_difference(ranks: Sequence[tuple[str, float, int]], difference: flo
         for index, (label, rank, place) in enumerate(ordered)
     ]
     y = _place("at", n)
-    line = alt.Chart(data(bars[:1])).mark_rule(style="mean", color="@text").encode(x=alt.X(**x), x2="x2", y=y)
-    same = alt.Chart(data(bars[1:])).mark_rule(strokeWidth=4, color="@soft").encode(x=alt.X(**x), x2="x2", y=y)
+    line = alt.Chart(data(bars[:1])).mark_rule(style="mean", color="@text").encode(x=alt.X(**x), x2=alt.X2("x2"), y=y)
+    same = alt.Chart(data(bars[1:])).mark_rule(strokeWidth=4, color="@soft").encode(x=alt.X(**x), x2=alt.X2("x2"), y=y)
     said = f"critical difference {difference:.2f}" + ("; grey bars: not told apart" if sets else "")
-    tips = ["label:N", alt.Tooltip("x:Q", format=".2f", title="average rank")]
+    tips = [alt.Tooltip("label:N"), alt.Tooltip("x:Q", format=".2f", title="average rank")]
     points = alt.Chart(data(rows)).mark_point(style="big")
     colour = _colour([place for _, _, place in ordered])
     layers = [
@@ -250,10 +256,14 @@ def importance(rows: Sequence[Row], title: str) -> AnyChart:
         bars.append({**ends, "label": row["label"], "at": index + 0.52, "to": index + 0.92, "middle": index + 0.72})
     n = max(1, len(rows))
     x, base = axis_of("x", title), alt.Chart(data(bars))
-    tip = ["label:N", alt.Tooltip("x2:Q", format=".1f", title="%"), alt.Tooltip("low:Q", format=".1f")]
+    tip = [alt.Tooltip("label:N"), alt.Tooltip("x2:Q", format=".1f", title="%"), alt.Tooltip("low:Q", format=".1f")]
     tip.append(alt.Tooltip("high:Q", format=".1f"))
-    bar = base.mark_rect(opacity=0.55).encode(x=alt.X(**x), x2="x2", y=_place("at", n), y2="to", tooltip=tip)
-    error = base.mark_rule(color="@muted").encode(x=alt.X(**{**x, "field": "low"}), x2="high", y=_place("middle", n))
+    bar = base.mark_rect(opacity=0.55).encode(
+        x=alt.X(**x), x2=alt.X2("x2"), y=_place("at", n), y2=alt.Y2("to"), tooltip=tip
+    )
+    error = base.mark_rule(color="@muted").encode(
+        x=alt.X(**{**x, "field": "low"}), x2=alt.X2("high"), y=_place("middle", n)
+    )
     return sized(alt.layer(bar, error, _labels([row["label"] for row in rows], n=n)), ROW * n, SHRINK)
 
 
@@ -276,12 +286,14 @@ def decomposition(panels: Sequence[tuple[str, Sequence[Row]]]) -> AnyChart:
             share = {"total": total, "first": min(total, max(0.0, 100 * row["first"])), "zero": 0}
             bars.append({**place, **share, "low": max(0.0, 100 * row["low"]), "high": max(0.0, 100 * row["high"])})
         x, base, y = number("zero", "% of the variance", zero=True), alt.Chart(data(bars)), _place("at", n)
-        tip = ["label:N", alt.Tooltip("first:Q", format=".1f", title="alone, %")]
+        tip = [alt.Tooltip("label:N"), alt.Tooltip("first:Q", format=".1f", title="alone, %")]
         tip.append(alt.Tooltip("total:Q", format=".1f", title="with interactions, %"))
         layers = [
-            base.mark_rect(opacity=0.35).encode(x=alt.X(**x), x2="total", y=y, y2="to", tooltip=tip),
-            base.mark_rect().encode(x=alt.X(**x), x2="first", y=y, y2="to", tooltip=tip),
-            base.mark_rule(color="@muted").encode(x=alt.X(**{**x, "field": "low"}), x2="high", y=_place("middle", n)),
+            base.mark_rect(opacity=0.35).encode(x=alt.X(**x), x2=alt.X2("total"), y=y, y2=alt.Y2("to"), tooltip=tip),
+            base.mark_rect().encode(x=alt.X(**x), x2=alt.X2("first"), y=y, y2=alt.Y2("to"), tooltip=tip),
+            base.mark_rule(color="@muted").encode(
+                x=alt.X(**{**x, "field": "low"}), x2=alt.X2("high"), y=_place("middle", n)
+            ),
             _labels([row["label"] for row in rows], n=n),
         ]
         charts.append(alt.layer(*layers).properties(title=title, height=ROW * n))
@@ -312,15 +324,20 @@ def agreement(shares: Sequence[tuple[str, dict[str, int]]]) -> AnyChart:
             bars.append({**place, "method": method, "case": said, "share": width})
             left += width
     scale = alt.Scale(domain=list(CASES.values()), range=["@c0", "@c5", "@c4", "@soft", "@c1"])
-    tips = ["method:N", "case:N", alt.Tooltip("n:Q", title="images"), alt.Tooltip("share:Q", format=".1f", title="%")]
+    tips = [
+        alt.Tooltip("method:N"),
+        alt.Tooltip("case:N"),
+        alt.Tooltip("n:Q", title="images"),
+        alt.Tooltip("share:Q", format=".1f", title="%"),
+    ]
     bar = (
         alt.Chart(data(bars))
         .mark_rect()
         .encode(
             x=alt.X(**{**number("x", "test images (%)"), "scale": alt.Scale(domain=[0, 100])}),
-            x2="x2",
+            x2=alt.X2("x2"),
             y=_place("at", n),
-            y2="to",
+            y2=alt.Y2("to"),
             color=alt.Color("case:N", scale=scale),
             tooltip=tips,
         )

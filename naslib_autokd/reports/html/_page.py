@@ -20,7 +20,10 @@ escape = partial(html.escape, quote=True)
 
 def embedded_json(content: Any) -> str:
     """JSON that may stand in a script element: no text can end it or be read as markup; nan becomes null."""
-    text = json.dumps(_finite(content), separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 is escaped
+    try:
+        text = json.dumps(content, separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 is escaped
+    except ValueError:
+        text = json.dumps(_finite(content), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
