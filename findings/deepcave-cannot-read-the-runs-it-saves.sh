@@ -10,7 +10,7 @@ set -euo pipefail
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 python3 -m venv "$place/venv"
-"$place/venv/bin/pip" install -q ConfigSpace==1.2.2 "pandas<3" jsonlines==4.0.0
+"$place/venv/bin/pip" install -q ConfigSpace==1.2.2 "pandas<3" jsonlines==4.0.0 pyyaml
 "$place/venv/bin/pip" download -q --no-deps --no-binary :all: --ignore-requires-python -d "$place" deepcave==1.4.1
 tar xzf "$place"/deepcave-1.4.1.tar.gz -C "$place"
 cd "$place"

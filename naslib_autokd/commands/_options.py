@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,7 +267,10 @@ def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def evaluator_from_options(options: argparse.Namespace, task: Task) -> KDEvaluator:
+def evaluator_from_options(
+    options: argparse.Namespace, task: Task, report: Callable[[str], None] | None = None
+) -> KDEvaluator:
+    """The evaluator that the command line describes; ``report`` is told what takes long (stderr by default)."""
     from naslib_autokd.evaluators.kd import KDEvaluator
 
     return KDEvaluator(
@@ -277,7 +280,7 @@ def evaluator_from_options(options: argparse.Namespace, task: Task) -> KDEvaluat
         objective=options.objective,
         teacher=options.teacher,
         **evaluation_options(options),
-        report=lambda text: print(text, file=sys.stderr),
+        report=report or (lambda text: print(text, file=sys.stderr)),
     )
 
 

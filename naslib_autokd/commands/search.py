@@ -153,7 +153,10 @@ def run(options: argparse.Namespace) -> int:
         folder = stack.enter_context(RunFolder.own(options.out))
         board = stack.enter_context(TensorBoardLog(options.out / "tensorboard")) if options.tensorboard else None
         # also with workers: what is wrong with data or teacher is told, and the teacher trained, before they start
-        evaluator = evaluator_from_options(options, task)
+        live = LiveSearch(remarks, budget)
+        stack.enter_context(live)
+        evaluator = evaluator_from_options(options, task, live.say)
+        evaluator.watch = live.note
         if limits and isinstance(space, HNAGSpace):
             rng, some = np.random.default_rng(0), [space.default_candidate()]
             families = itertools.chain(some, (space.sample(rng) for _ in range(32)))  # drawn only if needed
@@ -161,7 +164,6 @@ def run(options: argparse.Namespace) -> int:
         engine = engine_from_options(options, task)
         if engine is not None:
             stack.callback(engine.close)
-        live = LiveSearch(remarks, budget)
         keep = _config.keeper(options, options.out)
         if not (options.out / RUN).exists():
             keep()
@@ -173,25 +175,24 @@ def run(options: argparse.Namespace) -> int:
                 board.update(state)
 
         stop = stack.enter_context(StopSignals())
-        with live:
-            result = search(
-                task,
-                options.optimizer,
-                evaluator=evaluator if engine is None else None,
-                engine=engine,
-                scorer=evaluator,
-                space=space,
-                **budget,
-                seed=options.seed,
-                out=folder,
-                **searched,
-                max_failures=options.max_failures,
-                evaluation=evaluation,
-                stop=stop,
-                progress=progress,
-            )
+        result = search(
+            task,
+            options.optimizer,
+            evaluator=evaluator if engine is None else None,
+            engine=engine,
+            scorer=evaluator,
+            space=space,
+            **budget,
+            seed=options.seed,
+            out=folder,
+            **searched,
+            max_failures=options.max_failures,
+            evaluation=evaluation,
+            stop=stop,
+            progress=progress,
+        )
         keep()
-        say(remarks, f"training the final students ({options.finals}) of the incumbent family in full")
+        live.say(f"training the final students ({options.finals}) of the incumbent family in full")
         finals = train_family(
             evaluator,
             result.candidate,

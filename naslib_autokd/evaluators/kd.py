@@ -155,6 +155,8 @@ class KDEvaluator:
         self.checkpoints: CheckpointFolder | None = None
         if continue_from_checkpoint is not None:
             self.checkpoints = CheckpointFolder(continue_from_checkpoint, self._training_key())
+        self.watch: Callable[[str], None] | None = None
+        """Told what a training of this evaluator does: at its begin, and after each epoch."""
         self._teacher_test: Tensor | None = None
         self._score_batch: tuple[Tensor, LastFeatures] | None = None
 
@@ -171,6 +173,11 @@ class KDEvaluator:
             LimitError: If no width of it keeps the limits.
             ParameterBudgetError: If no width of it has at most the task's ``max_params`` parameters.
         """
+        return self.fitted(candidate, seed)[0]
+
+    def fitted(self, candidate: Any, seed: int) -> tuple[Any, str]:
+        """`student_spec`, and what decides its width: a limit of `StudentLimits`, ``max_params``, the candidate's own
+        ``size``; empty where the candidate describes its student itself."""
         if isinstance(candidate, DescribesStudents):
             spec = candidate.student_spec(self.task, seed)
             if broken := self.limits.broken(lambda cost: self.cost_of(spec, cost)):
@@ -178,7 +185,7 @@ class KDEvaluator:
                     f"{name}={limit:.4g}, the student needs {value:.4g}" for name, (value, limit) in broken.items()
                 ]
                 raise LimitError("; ".join(texts), {name: value for name, (value, _) in broken.items()})
-            return spec
+            return spec, ""
         wiring = candidate.sample_wiring(derive_seed(seed, "wiring"))
 
         def fit(max_params: int) -> Any:
@@ -195,14 +202,15 @@ class KDEvaluator:
 
         size = candidate.size if isinstance(candidate, HasSize) else 1.0
         if size == 1.0 and not self.limits:
-            return fit(self.task.max_params)
+            return fit(self.task.max_params), "max_params"
         try:
             smallest = fit(0).n_params
         except ParameterBudgetError as error:
             smallest = error.smallest
         # a share that is too small for the family means its narrowest student
         max_params = min(self.task.max_params, max(smallest, round(self.task.max_params * size)))
-        return widest_within(self.limits, fit, self.cost_of, max_params, smallest)
+        spec, decides = widest_within(self.limits, fit, self.cost_of, max_params, smallest)
+        return spec, decides or ("max_params" if size == 1.0 else "size")
 
     def cost_of(self, spec: Any, cost: str) -> float:
         """A cost of a student by its name in `records.OBJECTIVES` (not the error), without training it."""
@@ -265,7 +273,9 @@ class KDEvaluator:
                 seed = kept.student_seed
             if self.checkpoints is not None:
                 steps["info"] = steps["info"] | {"continued_from": None if kept is None else kept.about}
-            spec = self.student_spec(proposal.candidate, seed)
+            spec, decides = self.fitted(proposal.candidate, seed)
+            if decides and self.limits:  # else it is always the same
+                steps["info"] = steps["info"] | {"width_decided_by": decides}
             steps |= {
                 "wiring_seed": derive_seed(seed, "wiring"),
                 "wiring": spec.wiring.digest,
@@ -286,11 +296,11 @@ class KDEvaluator:
         done = 0 if start is None else start.epochs
         steps["student_epochs"] = float(budget - done)  # a training that raises is charged in full
         with clock("train_s"):
-            batches = derive_seed(seed, "batches")
+            batches, told = derive_seed(seed, "batches"), self._teller(f"trial {proposal.number}", budget)
             if self.checkpoints is None:
-                result = self._train(student, kd, budget, batches)
+                result = self._train(student, kd, budget, batches, told)
             else:
-                result = self._train_on(student, kd, budget, batches, start, state.append)
+                result = self._train_on(student, kd, budget, batches, start, state.append, told)
         if self.settings.precision != "float32":
             steps["info"] = steps["info"] | {"precision": result.precision}
         steps |= {
@@ -315,6 +325,14 @@ class KDEvaluator:
             }
         if self.checkpoints is not None and budget < self.task.max_budget_epochs:
             self.checkpoints.save(proposal, seed, *state)
+
+    def _teller(self, what: str, epochs: int) -> Callable[[int, float], None] | None:
+        """A training's ``progress`` for `watch`."""
+        watch = self.watch
+        if watch is None:
+            return None
+        watch(f"{what}: epoch 1 of {epochs}")
+        return lambda done, loss: watch(f"{what}: {done} of {epochs} epochs, training loss {loss:.3g}")
 
     def _train(
         self,
@@ -424,7 +442,9 @@ class KDEvaluator:
                 model = build().to(self.device)
             memory = train_memory(model, self.image_shape, self.task.batch_size)
             macs = count_macs(model, self.image_shape)
-            result = self._train(model, kd, epochs or self.task.max_budget_epochs, derive_seed(seed, "batches"))
+            epochs = epochs or self.task.max_budget_epochs
+            told = self._teller("a final student", epochs)
+            result = self._train(model, kd, epochs, derive_seed(seed, "batches"), told)
             logits = predict(model, self.data, self.data.val_images)
             good = result.status != "diverged" and bool(torch.isfinite(logits).all())
         used = None if self.objective == "ce" else kd

@@ -48,11 +48,12 @@ class StudentLimits:
     def __bool__(self) -> bool:
         return any(value is not None for value in asdict(self).values())
 
-    def kept(self, measure: Callable[[str], float]) -> bool:
-        """Whether a student keeps all limits; measured in the order of `LIMITS`, up to the first that it breaks."""
-        return all(
-            measure(cost) <= limit for name, (cost, _) in LIMITS.items() if (limit := getattr(self, name)) is not None
-        )
+    def first_broken(self, measure: Callable[[str], float]) -> str:
+        """The first limit that a student breaks, in the order of `LIMITS`, measured no further; empty: it keeps all."""
+        for name, (cost, _) in LIMITS.items():
+            if (limit := getattr(self, name)) is not None and not measure(cost) <= limit:
+                return name
+        return ""
 
     def broken(self, measure: Callable[[str], float]) -> dict[str, tuple[float, float]]:
         """Limits that a student breaks: name -> (its value, the limit); ``measure`` gives a cost of it by name."""
@@ -82,8 +83,10 @@ def widest_within(
     measure: Callable[[Any, str], float],
     max_params: int,
     smallest: int,
-) -> Any:
-    """The student of the largest width that keeps the limits, to within 2% of its parameters.
+) -> tuple[Any, str]:
+    """The student of the largest width that keeps the limits, to within 2% of its parameters, and what decides it.
+
+    That is the first limit that a wider student breaks; empty if ``max_params`` does.
 
     All costs grow with the width (latency up to its noise), so the number of parameters is bisected.
 
@@ -107,17 +110,19 @@ def widest_within(
         needed = {name: value for name, (value, _) in broken.items()}
         raise LimitError(f"{'; '.join(texts)}: raise the limit or choose families with fewer nodes", needed)
     widest = fit(max_params)
-    if limits.kept(lambda cost: measure(widest, cost)):
-        return widest
+    decides = limits.first_broken(lambda cost: measure(widest, cost))
+    if not decides:
+        return widest, ""
     low, high = smallest, max_params
     while high > 1.02 * low:
         middle = round((low * high) ** 0.5)
         student = fit(middle)
-        if limits.kept(lambda cost: measure(student, cost)):  # noqa: B023  (called at once)
-            low, best = middle, student
+        broken_now = limits.first_broken(lambda cost: measure(student, cost))  # noqa: B023  (called at once)
+        if broken_now:
+            high, decides = middle, broken_now
         else:
-            high = middle
-    return best
+            low, best = middle, student
+    return best, decides
 
 
 def check_reachable(student_spec: Callable[[Any], Any], families: Iterable[Any]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from naslib_autokd.reports.terminal import Live, n_parameters, say
 from naslib_autokd.runners.finals import FinalStudents
-from naslib_autokd.runners.results import SearchProgress, SearchResult, remarks_on_answer
+from naslib_autokd.runners.results import SearchProgress, SearchResult, remarks_on_answer, what_decided_widths
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 
 if TYPE_CHECKING:
@@ -109,12 +109,13 @@ def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalRes
         tau = pair["kendall_tau"]
         value = "too few" if tau is None else f"Kendall's tau {tau:+.2f}"
         agreement.append(f"  {pair['low']} against {pair['high']} epochs: {value} (n = {pair['n']} families)")
-    n = len(finals.results)
+    n, decided = len(finals.results), what_decided_widths(result.trials)
     lines = (
         f"incumbent family {result.candidate.digest}: expected validation error {100 * result.expected_cost:.1f}% "
         f"after {len(result.trials)} trials, {result.student_epochs:.0f} student-epochs, {result.search_s:.0f} s"
         f" (stopped by {result.stop_reason})",
         *remarks_on_answer(result.trials, result.candidate.digest),
+        *([f"the width of the students was decided by {decided}"] if decided else []),
         f"its students, {n} trained in full: test accuracy {test.percent()}",
         f"kept by validation: test accuracy {100 * best.test_accuracy:.1f}%, {n_parameters(best.n_params)} parameters, "
         f"{best.macs / 1e6:.2f} MMACs, agrees with the teacher on {100 * (best.test_agreement or 0):.1f}%",

@@ -7,6 +7,7 @@ and nobody a table that is cut off.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,8 @@ from naslib_autokd.runners.session import duration
 
 WIDE = 200
 """Columns of what is no terminal: a file has no edge."""
+QUIET_S = 5.0
+"""No command is silent for longer."""
 WIDTH_OF_BAR = 110
 """Columns that a bar with its text takes; below, a percentage stands for it."""
 
@@ -79,10 +82,15 @@ def _plain(cell: Any) -> str:
     return cell.plain if isinstance(cell, Text) else str(cell)
 
 
+def _in_bar(text: str) -> str:
+    return Text(text).plain.replace("[", "\\[")
+
+
 class Live:
     """How far a long command is: a bar or percentage in a terminal, elsewhere (a file, a notebook) a line now and then.
 
-    Use as a context manager and call `show`.
+    Use as a context manager and call `show`. Inside it nothing is silent for longer than `QUIET_S` seconds: a line then
+    says what goes on (`note`), or that the work does.
 
     Args:
         what: The word before the bar.
@@ -106,6 +114,10 @@ class Live:
         self._step, self._next_line, self._last = step, 0.0, 0.0
         self._clock = clock
         self._first: tuple[float, float] | None = None
+        self._text, self._note = "starting", ""
+        self._begun = self._said = time.monotonic()
+        """When the text became this one, and when something was last told."""
+        self._end = threading.Event()
         text, in_a_line = "{task.fields[text]}", Column(no_wrap=True)
         whole = (TextColumn(what), BarColumn(bar_width=20), TextColumn(text), TimeElapsedColumn())
         # where there is little room, what is cut off is the end of the text
@@ -116,10 +128,35 @@ class Live:
 
     def __enter__(self) -> Live:
         self._progress.start()
+        self._begun = self._said = time.monotonic()
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end.set()
         self._progress.stop()
+
+    def _watch(self) -> None:
+        while not self._end.wait(1.0):
+            self.beat(time.monotonic())
+
+    def beat(self, now: float) -> None:
+        """Tell what goes on if that was not done for a while (``now``: of `time.monotonic`); in a bar at once."""
+        if self.has_bar:
+            self._progress.update(self._task, text=_in_bar(f"{self._text}{self._note and f', {self._note}'}"))
+        elif now - self._said >= QUIET_S - 1:  # the next look is in a second
+            self._tell(f"{self._text}, {self._note or 'still at work'} ({duration(now - self._begun)})")
+
+    def note(self, text: str) -> None:
+        """What goes on within a step, such as the epoch of a training; told when nothing else is."""
+        self._note = text
+
+    def _tell(self, text: str) -> None:
+        self._said = time.monotonic()
+        say(self.console, text)
+
+    def _now(self, text: str) -> None:
+        self._text, self._note, self._begun = text, "", time.monotonic()
 
     def show(self, fraction: float, text: str, left_s: float | None = None) -> None:
         """Show where the work stands.
@@ -132,14 +169,16 @@ class Live:
         left_s = self._left(fraction) if left_s is None else left_s
         if left_s is not None and fraction < 1:
             text += f", about {duration(left_s)} to go"
-        self._progress.update(self._task, completed=fraction, text=Text(text).plain.replace("[", "\\["))
+        self._now(text)
+        self._progress.update(self._task, completed=fraction, text=_in_bar(text))
         if not self.has_bar and (fraction >= self._next_line or fraction >= 1 > self._last):
-            say(self.console, text)
+            self._tell(text)
             self._next_line, self._last = fraction + self._step, fraction
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bar."""
-        say(self.console, text)
+        """A line that stays, above the bar, and is what goes on from now on."""
+        self._now(text)
+        self._tell(text)
 
     def _left(self, fraction: float) -> float | None:
         now = self._clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,13 @@ def remarks_on_answer(trials: Sequence[Trial], digest: str) -> list[str]:
             "be lucky"
         )
     return lines
+
+
+def what_decided_widths(trials: Sequence[Trial]) -> str:
+    """``max_macs in 20 of 24 trials, max_params in 4``: of a search with limits besides ``max_params``; else empty."""
+    counts = Counter(str(trial.info["width_decided_by"]) for trial in trials if "width_decided_by" in trial.info)
+    texts = [f"{name} in {n}" for name, n in counts.most_common()]
+    return "" if not texts else f"{texts[0]} of {sum(counts.values())} trials" + "".join(f", {t}" for t in texts[1:])
 
 
 def _observed(trials: Sequence[Trial], digest: str) -> str:

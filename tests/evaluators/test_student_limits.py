@@ -17,6 +17,7 @@ from naslib_autokd.evaluators.student_limits import (
     widest_within,
 )
 from naslib_autokd.records import Proposal
+from naslib_autokd.runners.results import what_decided_widths
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
 
@@ -137,8 +138,36 @@ def test_bisection_finds_the_last_size_within_the_limit():
         asked.append(size)
         return size**2
 
-    found = widest_within(StudentLimits(max_macs=2500), lambda n: n, measure, max_params=1000, smallest=10)
+    found, decides = widest_within(StudentLimits(max_macs=2500), lambda n: n, measure, max_params=1000, smallest=10)
     assert 49 <= found <= 50
+    assert decides == "max_macs"
     assert len(asked) < 15
     with pytest.raises(ValueError, match="must be positive"):
         StudentLimits(max_macs=0)
+
+
+def test_the_limit_that_decides_the_width_is_the_one_that_a_wider_student_breaks():
+    costs = {"macs": lambda n: 3 * n, "train_memory": lambda n: n + 500}
+
+    def decides(**limits):
+        return widest_within(StudentLimits(**limits), lambda n: n, lambda n, cost: costs[cost](n), 1000, 10)[1]
+
+    assert decides(max_macs=10_000, max_train_memory=10_000) == ""
+    assert decides(max_macs=300, max_train_memory=900) == "max_macs"
+    assert decides(max_macs=2400, max_train_memory=900) == "max_train_memory"
+
+
+def test_a_trial_says_which_limit_decided_its_width(make):
+    free = make()
+    macs = free.student_spec(FAMILY, 1).macs
+    assert free.fitted(FAMILY, 1)[1] == "max_params"
+    assert "width_decided_by" not in free.evaluate(Proposal(FAMILY, 1, 1, 0)).info
+    tight = make(limits=StudentLimits(max_macs=macs // 2, max_train_memory=10**9))
+    trial = tight.evaluate(Proposal(FAMILY, 1, 1, 0))
+    assert trial.info["width_decided_by"] == "max_macs"
+    assert make(limits=StudentLimits(max_macs=10 * macs)).fitted(FAMILY, 1)[1] == "max_params"
+    small = HNAGSpace("hnag-small", search_size=True)
+    assert free.fitted(small.candidate(small.values(FAMILY) | {"size": 0.25}), 1)[1] == "size"
+    assert what_decided_widths([trial, trial, replace(trial, info={"width_decided_by": "max_params"})]) == (
+        "max_macs in 2 of 3 trials, max_params in 1"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from naslib_autokd.reports.search import LiveSearch
-from naslib_autokd.reports.terminal import WIDE, Live, console_for, print_table
+from naslib_autokd.reports.terminal import QUIET_S, WIDE, Live, console_for, print_table
 
 CELLS = [
     ["AutoKD of families", "91.3 [90.1, 92.5]", "", "23.6k"],
@@ -157,3 +158,30 @@ def test_a_file_is_wide_unless_told(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     console_for(stderr=True).print("a remark")
     console_for().print("a result")
     assert capsys.readouterr() == ("a result\n", "a remark\n")
+
+
+def test_nothing_is_silent_for_more_than_five_seconds() -> None:
+    file = io.StringIO()
+    with Live("work", Console(file=file, width=120)) as live:
+        start = time.monotonic()
+        live.show(0.1, "trial 3 of 24")
+        live.beat(start + 3.5)
+        live.note("trial 4: 2 of 9 epochs, training loss 0.5")
+        live.beat(start + 4.5)
+        live.say("training the teacher")
+        live.beat(time.monotonic() + QUIET_S)
+    assert file.getvalue().splitlines() == [
+        "trial 3 of 24",
+        "trial 3 of 24, trial 4: 2 of 9 epochs, training loss 0.5 (4 s)",
+        "training the teacher",
+        "training the teacher, still at work (5 s)",
+    ]
+
+
+@pytest.mark.slow  # it waits for the line
+def test_a_step_that_takes_long_is_told_by_itself() -> None:
+    file = io.StringIO()
+    with Live("work", Console(file=file, width=120)) as live:
+        live.show(0.0, "trial 1")
+        time.sleep(QUIET_S + 0.5)
+        assert len(file.getvalue().splitlines()) == 2
