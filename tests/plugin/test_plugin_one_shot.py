@@ -210,7 +210,7 @@ def test_an_operation_that_is_clearly_the_best_wins(optimizer: str, monkeypatch:
     # A supernet in which every operation but the first returns noise, on bright and dark images.
     from naslib.search_spaces.core.primitives import AbstractPrimitive
 
-    from naslib_autokd.plugin import networks, one_shot
+    from naslib_autokd.plugin import networks, supernets
 
     class Noise(AbstractPrimitive):
         def __init__(self) -> None:
@@ -232,7 +232,7 @@ def test_an_operation_that_is_clearly_the_best_wins(optimizer: str, monkeypatch:
         return graph
 
     monkeypatch.setattr(networks.NetworkSize, "graph", noisy)
-    monkeypatch.setattr(one_shot, "architecture_of", lambda *_: (0,) * 6)  # it does not know the name of noise
+    monkeypatch.setattr(supernets, "architecture_of", lambda *_: (0,) * 6)  # it does not know the name of noise
     given = evaluator(192)
     given.data.teacher_views.drawn[:, given.data.teacher_labels == 1] += 60
     gdas = optimizer == "gdas"  # sees one operation of an edge at a time
@@ -304,7 +304,7 @@ def test_collapse_is_seen(space: str, architecture: tuple[int, ...], text: str) 
     ("options", "text"),
     [
         ({"objective": "mse"}, "unknown objective 'mse'"),
-        ({"space": "nasbench101"}, r"unknown NASLib space 'nasbench101'; did you mean 'nasbench201'"),
+        ({"space": "nasbench101"}, r"unknown NASLib space 'nasbench101'; did you mean 'nasbench301' or 'nasbench201'"),
         ({"learning_rte": 1.0}, "unknown option of NASLib's darts 'learning_rte'; did you mean 'learning_rate'"),
         ({"arch_learning_rate": 0.0}, "arch_learning_rate must be positive"),
         ({"step_cost": -1.0}, "step_cost must be positive"),
