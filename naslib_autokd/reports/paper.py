@@ -90,7 +90,7 @@ def for_paper(chart: AnyChart, inches: float) -> dict[str, Any]:
     spec = coloured(specification(chart), PALETTES["paper"])
     about, points = spec.pop("usermeta", {}), POINTS * inches
     look = coloured(PAPER, PALETTES["paper"])
-    look["legend"]["columns"] = columns_of(about, points, look["text"]["fontSize"])
+    look["legend"]["columns"] = columns_of(about, points, look["legend"]["labelFontSize"])
     spec["config"] = look
     parts = spec.get("concat")
     for part in [spec] if parts is None else parts:

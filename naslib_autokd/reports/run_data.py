@@ -12,7 +12,7 @@ import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -1065,7 +1065,8 @@ def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
         if "error" in line and (line["method"], line["seed"]) not in found
     }
     labels = [method.label for method in study.methods]
-    n_jobs = len(labels) * study.seeds
+    begun = [label for label in labels if any(label == method for method, _ in (*found, *failed))]
+    n_jobs = len(begun) * study.seeds
     tables: dict[str, list[Row]] = {
         "failures": [{"method": m, "seed": s, "message": text} for (m, s), text in failed.items()]
     }
@@ -1075,7 +1076,7 @@ def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
     if found:
         order = [(label, seed) for label in labels for seed in range(study.seeds)]
         result = StudyResult(
-            study=replace(study, methods=tuple(m for m in study.methods if any(m.label == key[0] for key in found))),
+            study=study.only([label for label in labels if any(label == method for method, _ in found)]),
             best_test_error=float(about["benchmark"]["best_test_error"]),
             runs=tuple(found[key] for key in order if key in found),
             failures=tuple(JobFailure(m, s, text) for (m, s), text in failed.items()),
@@ -1121,16 +1122,18 @@ def _read_study(folder: Path, about: dict[str, Any]) -> RunData:
             for run in result.runs
         ]
     missing["ranks"] = RANKS_MISSING
-    problem = ""
+    problem = "" if begun else "No run of the study has finished yet."
     if len(found) < n_jobs:
         problem = f"{len(found)} of {n_jobs} runs of the study are there: the same command adds the others."
         if failed:
             problem += f" {len(failed)} failed."
+    if begun and (absent := [label for label in labels if label not in begun]):
+        problem += f" Without any run: {'; '.join(absent)}; ablate without --methods adds those that can be used here."
     return RunData(
         kind="study",
         folder=folder,
         state="finished" if found and len(found) == n_jobs else "stopped" if found else "empty",
-        problem=problem,
+        problem=problem.strip(),
         task={},
         settings=settings,
         environment=about.get("environment", {}),

@@ -29,6 +29,7 @@ from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.reports import run_data
 from naslib_autokd.reports.charts.images import calibration_error
 from naslib_autokd.reports.html import embedded_json, write_report
+from naslib_autokd.reports.html._page import ratio
 from naslib_autokd.reports.run_data import TABLES, read_run, wilson
 from naslib_autokd.tasks import get_task
 
@@ -349,6 +350,33 @@ def test_study_says_what_its_report_says(tmp_path: Path) -> None:
     page = page_of(tmp_path / "study")
     assert "Which of the two?" in page.text
     assert "First is ahead of Second" in page.text
+
+
+def test_a_study_without_its_reference_is_of_the_methods_that_have_run(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "study")
+    lines = (folder / "runs.jsonl").read_text().splitlines()
+    (folder / "runs.jsonl").write_text("".join(f"{line}\n" for line in lines if '"Second"' in line))
+    found = read_run(folder)
+    assert found.state == "finished"
+    assert found.problem == "Without any run: First; ablate without --methods adds those that can be used here."
+    assert found.answer["reference"] == "Second"
+    assert [row["method"] for row in found.table("methods")] == ["Second"]
+    assert "There is nothing to pair" in page_of(folder).text
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1.6, "1.6x fewer than the teacher's"),
+        (1.02, "about the teacher's"),
+        (0.97, "about the teacher's"),
+        (0.5, "2x the teacher's"),
+        (948.0, "948x fewer than the teacher's"),
+        (None, ""),
+    ],
+)
+def test_ratios_are_said_as_they_are(value: float | None, said: str) -> None:
+    assert ratio(value, "fewer") == said
 
 
 def test_several_runs_in_one_page(tmp_path: Path, finished: Path) -> None:

@@ -106,12 +106,13 @@ def config(text: float, scale: float, font: str, *, background: str | None, lege
         "range": {"category": [f"@c{i}" for i in range(N_COLOURS)], "heatmap": ["@bg", "@heat"]},
         "scale": {"minSize": 12 * scale * scale, "maxSize": 260 * scale * scale},
         "mark": {"color": "@c0", "tooltip": None},
-        "text": {"color": "@text", "fontSize": text},
-        "point": {"size": 40 * scale * scale, "filled": True, "opacity": 0.75},
-        "line": {"strokeWidth": 1.8 * scale},
-        "rule": {"strokeWidth": 1.8 * scale},
+        "point": {"filled": True},
         "tick": {"thickness": 2.4 * scale, "size": 16 * scale},
-        "style": {
+        "style": {  # of marks, too: what stands outside, a mark's own style cannot change
+            "text": {"color": "@text", "fontSize": text},
+            "point": {"size": 40 * scale * scale, "opacity": 0.75},
+            "line": {"strokeWidth": 1.8 * scale},
+            "rule": {"strokeWidth": 1.8 * scale},
             "strong": {"strokeWidth": 3.2 * scale},
             "faint": {"strokeWidth": scale, "opacity": 0.35},
             "band": {"opacity": 0.16},
@@ -229,7 +230,7 @@ def level(value: float | None, name: str, *, horizontal: bool = True) -> list[al
     rule = alt.Chart(data([{}])).mark_rule(style="reference").encode(**at)
     if not name:
         return [rule]
-    note = alt.Chart(data([{"name": name}])).mark_text(style="note", align="left", baseline="bottom", dx=2, dy=-2)
+    note = alt.Chart(data([{"name": name}])).mark_text(style="note", align="left", baseline="top", dx=2, dy=2)
     return [rule, note.encode(x=alt.value(0), text=alt.Text("name:N"), **at)]
 
 

@@ -161,6 +161,8 @@ def ratio(value: float | None, less: str = "smaller") -> str:
     if value is None or value <= 0:
         return ""
     times = max(value, 1 / value)
+    if times < 1.05:
+        return "about the teacher's"
     said = f"{times:.2g}" if times < 99.5 else f"{times:.0f}"
     return f"{said}x {less} than the teacher's" if value >= 1 else f"{said}x the teacher's"
 
