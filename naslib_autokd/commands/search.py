@@ -112,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.reports.search import LiveSearch, TensorBoardLog, search_report
     from naslib_autokd.reports.terminal import console_for, print_table, say
     from naslib_autokd.runners.engine import DaskEngine
+    from naslib_autokd.runners.estimate import estimate
     from naslib_autokd.runners.finals import train_family
     from naslib_autokd.runners.pareto import check_objectives
     from naslib_autokd.runners.run_folder import RESULT, RUN, RunFolder, budget_change, check_run
@@ -167,6 +168,9 @@ def run(options: argparse.Namespace) -> int:
         keep = _config.keeper(options, options.out)
         if not (options.out / RUN).exists():
             keep()
+            costs = {"n_finals": options.finals, "workers": options.workers or 1, "options": optimizer_options}
+            if expected := estimate(evaluator, space, optimizer=options.optimizer, budget=budget, **costs):
+                live.say(expected.text())
 
         def progress(state: SearchProgress) -> None:
             keep()

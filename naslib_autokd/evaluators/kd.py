@@ -296,7 +296,8 @@ class KDEvaluator:
         done = 0 if start is None else start.epochs
         steps["student_epochs"] = float(budget - done)  # a training that raises is charged in full
         with clock("train_s"):
-            batches, told = derive_seed(seed, "batches"), self._teller(f"trial {proposal.number}", budget)
+            what = "the default family" if proposal.number < 0 else f"trial {proposal.number}"
+            batches, told = derive_seed(seed, "batches"), self._teller(what, budget)
             if self.checkpoints is None:
                 result = self._train(student, kd, budget, batches, told)
             else:

@@ -114,7 +114,7 @@ class Live:
         self._step, self._next_line, self._last = step, 0.0, 0.0
         self._clock = clock
         self._first: tuple[float, float] | None = None
-        self._text, self._note = "starting", ""
+        self._text, self._note, self._aside = "starting", "", False
         self._begun = self._said = time.monotonic()
         """When the text became this one, and when something was last told."""
         self._end = threading.Event()
@@ -145,7 +145,8 @@ class Live:
         if self.has_bar:
             self._progress.update(self._task, text=_in_bar(f"{self._text}{self._note and f', {self._note}'}"))
         elif now - self._said >= QUIET_S - 1:  # the next look is in a second
-            self._tell(f"{self._text}, {self._note or 'still at work'} ({duration(now - self._begun)})")
+            before = "" if self._aside and self._note else f"{self._text}, "
+            self._tell(f"{before}{self._note or 'still at work'} ({duration(now - self._begun)})")
 
     def note(self, text: str) -> None:
         """What goes on within a step, such as the epoch of a training; told when nothing else is."""
@@ -156,7 +157,7 @@ class Live:
         say(self.console, text)
 
     def _now(self, text: str) -> None:
-        self._text, self._note, self._begun = text, "", time.monotonic()
+        self._text, self._note, self._aside, self._begun = text, "", False, time.monotonic()
 
     def show(self, fraction: float, text: str, left_s: float | None = None) -> None:
         """Show where the work stands.
@@ -178,6 +179,7 @@ class Live:
     def say(self, text: str) -> None:
         """A line that stays, above the bar, and is what goes on from now on."""
         self._now(text)
+        self._aside = True  # what is noted from now on need not repeat it
         self._tell(text)
 
     def _left(self, fraction: float) -> float | None:

@@ -170,11 +170,14 @@ def test_nothing_is_silent_for_more_than_five_seconds() -> None:
         live.beat(start + 4.5)
         live.say("training the teacher")
         live.beat(time.monotonic() + QUIET_S)
+        live.note("the default family: epoch 1 of 9")
+        live.beat(time.monotonic() + QUIET_S)
     assert file.getvalue().splitlines() == [
         "trial 3 of 24",
         "trial 3 of 24, trial 4: 2 of 9 epochs, training loss 0.5 (4 s)",
         "training the teacher",
         "training the teacher, still at work (5 s)",
+        "the default family: epoch 1 of 9 (5 s)",
     ]
 
 
