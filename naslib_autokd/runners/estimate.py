@@ -140,6 +140,7 @@ def _measure(evaluator: KDEvaluator, family: Any, clock: Callable[[], float]) ->
 
     from naslib_autokd.distillation.costs import train_memory
     from naslib_autokd.distillation.training import NesterovSGD, TrainingStep, limited_threads, predict
+    from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
     data, task = evaluator.data, evaluator.task
     with limited_threads(evaluator.threads):
@@ -164,7 +165,7 @@ def _measure(evaluator: KDEvaluator, family: Any, clock: Callable[[], float]) ->
         begun = clock()
         predict(student, data, some).sum().item()
         validated_s = (clock() - begun) * len(data.val_images) / len(some)
-    described = len(json.dumps(spec.to_dict())) if hasattr(spec, "to_dict") else 0
+    described = len(json.dumps(spec.to_dict())) if isinstance(spec, StudentSpec) else 0
     return _Measured(
         epoch_s=min(taken[1:]) * max(1, data.n_shown // task.batch_size),
         trial_s=made_s + validated_s,
