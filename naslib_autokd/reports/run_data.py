@@ -71,7 +71,7 @@ TABLES: dict[str, str] = {
     "families": "Validation accuracies of full trainings by family, for violins: group, family, accuracy, source "
     "('trial' or 'final student')",
     "importance": "hyperparameter, importance (share of the variance lost on held-out trials when it is shuffled), sd, "
-    "r2 (of the forest on held-out trials), n (trials)",
+    "r2 (of the forest on held-out trials), n (trials), trials (which they are)",
     "dependence": "Partial dependence of the validation error on each hyperparameter by a forest fitted to the trials: "
     "hyperparameter, value, mean, low, high (10% and 90% of the single curves), log",
     "hypervolume": "With several objectives: student_epochs, share_of_the_box_of_all_full_trainings that is dominated",
@@ -100,7 +100,7 @@ MOST_ANALYSED = 1000
 """Trials that importance and partial dependence are computed from, at most: drawn from all with a fixed seed."""
 
 LEAST_ANALYSED = 20
-"""Full trainings below which neither says anything."""
+"""Trainings below which neither says anything."""
 
 
 @dataclass(frozen=True)
@@ -666,22 +666,40 @@ def _add_settings(
     if not analyse:
         return
     plain = [trial for _, _, trial in trials]
-    full = {id(trial) for trial in _full(plain)}
-    rows = [index for index, trial in enumerate(plain) if id(trial) in full]
+    rows, costs, of = _analysed(plain)
     if len(rows) < LEAST_ANALYSED:
-        why = (
-            f"It takes at least {LEAST_ANALYSED} successful full trainings to say what matters; there are {len(rows)}."
-        )
+        why = f"It takes at least {LEAST_ANALYSED} successful trainings to say what matters; there are {len(rows)}."
         missing |= {"importance": why, "dependence": why}
         return
-    if len(rows) > MOST_ANALYSED:
-        rows = sorted(np.random.default_rng(0).choice(rows, MOST_ANALYSED, replace=False).tolist())
     try:
-        importance, dependence = analysis(searched, rows, [plain[index].cost for index in rows])
+        importance, dependence = analysis(searched, rows, costs)
     except ValueError as error:
         missing |= dict.fromkeys(("importance", "dependence"), f"Nothing can be said of what matters: {error}.")
         return
+    importance = [{**row, "trials": of} for row in importance]
     tables["importance"], tables["dependence"] = importance, dependence
+
+
+def _analysed(trials: Sequence[Trial]) -> tuple[list[int], list[float], str]:
+    """Places and costs of the trials that importance is computed from, and what they are.
+
+    The full trainings; of too few those at lower budgets, too, each cost moved by the difference of the mean costs of
+    full trainings and of its budget, so that a budget is no cause.
+    """
+    full = {id(trial) for trial in _full(trials)}
+    rows, of = [index for index, trial in enumerate(trials) if id(trial) in full], "full trainings"
+    moved: dict[int, float] = defaultdict(float)
+    succeeded = [index for index, trial in enumerate(trials) if trial.succeeded]
+    if 0 < len(rows) < LEAST_ANALYSED <= len(succeeded):
+        by_budget: dict[int, list[float]] = defaultdict(list)
+        for index in succeeded:
+            by_budget[trials[index].budget_epochs].append(trials[index].cost)
+        means = {budget: sum(costs) / len(costs) for budget, costs in by_budget.items()}
+        moved |= {budget: means[max(means)] - mean for budget, mean in means.items()}
+        rows, of = succeeded, "trainings at all budgets (each error relative to the mean of its budget)"
+    if len(rows) > MOST_ANALYSED:
+        rows = sorted(np.random.default_rng(0).choice(rows, MOST_ANALYSED, replace=False).tolist())
+    return rows, [trials[index].cost + moved[trials[index].budget_epochs] for index in rows], of
 
 
 def _say_missing(

@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunData]:
     folder = tmp_path_factory.mktemp("runs")
     search = read_run(write_search(folder / "search", 30, finals=FINALS, objectives=("error", "params")), analyse=False)
     importance = [
-        {"hyperparameter": name, "importance": share, "sd": 0.1, "r2": 0.41, "n": 45}
+        {"hyperparameter": name, "importance": share, "sd": 0.1, "r2": 0.41, "n": 45, "trials": "full trainings"}
         for name, share in (("kd_weight", 0.5), ("channel_growth", 0.25), ("bottom_operation_dropout", -0.01))
     ]
     dependence = [

@@ -30,7 +30,7 @@ from naslib_autokd.reports import run_data
 from naslib_autokd.reports.charts.images import calibration_error
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html._page import ratio
-from naslib_autokd.reports.run_data import TABLES, read_run, wilson
+from naslib_autokd.reports.run_data import TABLES, _analysed, read_run, wilson
 from naslib_autokd.tasks import get_task
 
 FINALS = [final(0, 0.91), final(1, 0.92, test_accuracy=0.905, test_counts=counts(errors=19)), final(2, 0.9)]
@@ -168,7 +168,7 @@ def test_unfinished_run_says_so_first(tmp_path: Path, state: str, words: str) ->
     problem = page.text.index(words)
     assert problem < page.text.index("The answer")
     assert "No student has been judged on the test images yet" in page.text
-    assert "It takes at least 20 successful full trainings" in page.text
+    assert "It takes at least 20 successful trainings" in page.text
 
 
 def test_run_without_a_success(tmp_path: Path) -> None:
@@ -218,6 +218,20 @@ def test_importance_finds_what_the_errors_were_made_of(tmp_path: Path) -> None:
     curve = [row for row in found.table("dependence") if row["hyperparameter"] == "kd_weight"]
     assert curve[0]["mean"] > curve[-1]["mean"] + 0.02, "the error falls with the weight of the teacher"
     assert read_run(folder, analyse=False).table("importance") == []
+
+
+def test_what_matters_is_told_of_all_budgets_where_full_trainings_are_few(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "run", 24)  # the default; 9 full trainings
+    rows = read_run(folder).table("importance")
+    assert {row["n"] for row in rows} == {24}
+    assert "24 trainings at all budgets (each error relative to the mean of its budget)" in page_of(folder).text
+    trials = list(TrialStore(folder / "trials.jsonl"))
+    _, costs, _ = _analysed(trials)
+    means = [np.mean([c for c, t in zip(costs, trials, strict=True) if t.budget_epochs == b]) for b in (3, 9)]
+    assert means[0] == pytest.approx(means[1]), "else the budget would matter"
+    assert [c for c, t in zip(costs, trials, strict=True) if t.budget_epochs == 9] == [
+        t.cost for t in trials if t.budget_epochs == 9
+    ]
 
 
 def test_front_of_several_objectives(tmp_path: Path) -> None:

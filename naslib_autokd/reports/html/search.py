@@ -362,7 +362,8 @@ def importance(builder: Page, run: RunData, prefix: str) -> str:
         return section(prefix, "importance", title, "", why(run, "importance"))
     r2, n = rows[0]["r2"], rows[0]["n"]
     lead = (
-        f"Permutation importance of a random forest on held-out families, {n} full trainings, R2 {r2:.2f}; bars are "
+        f"Permutation importance of a random forest on held-out families, {n} {rows[0]['trials']}, R2 {r2:.2f}; bars "
+        "are "
         "one standard deviation over folds. Settings that depend on each other share their importance."
     )
     if r2 < 0.2:
