@@ -151,6 +151,11 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd sample --run runs/seen --draw student.svg": HERE,
     "naslib-autokd sample --run runs/first --draw student.svg": HERE,
     "naslib-autokd report runs/first": HERE,
+    "naslib-autokd report runs/seen --export deepcave exported": HERE,
+    "naslib-autokd search --objective mylosses:logit_matching --optimizer random_search --trials 4 "
+    "--out runs/matching": HERE,
+    "naslib-autokd compare-kd --student resnet8x0.5 --losses kd,mylosses:logit_matching --seeds 2 "
+    "--out runs/losses": HERE,
     "naslib-autokd search --task cluttered-digits --max-params 12000 --max-macs 800000 --max-memory 4MB --trials 6 "
     "--finals 1 --out runs/limited": HERE,
     "naslib-autokd search --task cluttered-digits --objectives error,macs --trials 12 --finals 1 "
