@@ -1,11 +1,13 @@
 """What more workers bring, and what a proposal costs.
 
-    OMP_NUM_THREADS=1 python benchmarks/workers.py              # all three (about ten minutes on two quiet cores)
+    OMP_NUM_THREADS=1 python benchmarks/workers.py              # all of it (about ten minutes on two quiet cores)
     python benchmarks/workers.py --only busy overhead
 
     speedup   trials per hour of 2 workers against 1 on a real task, one thread each (start-up not counted)
     busy      share of the time in which 64 workers are busy, for sleeping evaluators of several durations, with random
               search and with AutoKD: where it falls, the optimizer is the bottleneck
+    steady    the same share in the middle of a long search with trials of one second, without its start and its end:
+              trials 300 to 500 and 1,000 to 1,200; and the CPU seconds of the search a trial
     overhead  seconds of ask + tell + record a trial after 100, 200 and 500 trials, against a default trial's time
 
 Writes ``results/workers.json`` and prints a table.
@@ -96,6 +98,36 @@ def busy(workers: int) -> list[dict[str, Any]]:
     return rows
 
 
+def steady(workers: int) -> list[dict[str, Any]]:
+    """Within one search an optimizer: what its start and its last trials cost is left out."""
+    rows = []
+    for optimizer in ("random_search", "autokd"):
+        stamps: list[tuple[float, float]] = []
+        with DaskEngine(partial(Sleeper, 1.0), workers=workers, isolate=False) as engine:
+            search(
+                TASK,
+                optimizer,
+                engine=engine,
+                n_trials=1200,
+                start_with_default=False,
+                progress=lambda _, stamps=stamps: stamps.append((time.perf_counter(), time.process_time())),
+            )
+        for first, last in ((300, 500), (1000, 1199)):
+            (wall, cpu), n = (b - a for a, b in zip(stamps[first], stamps[last], strict=True)), last - first
+            rows.append(
+                {
+                    "optimizer": optimizer,
+                    "workers": workers,
+                    "trial_s": 1.0,
+                    "from_trial": first,
+                    "busy": n * 1.0 / (workers * wall),
+                    "cpu_s_per_trial": cpu / n,
+                }
+            )
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
 def overhead(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     """Overhead of the trials just before each size, with everything on disk as in a real run."""
     times: list[tuple[int, float]] = []
@@ -128,7 +160,7 @@ def default_trial_s() -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("speedup", "busy", "overhead"))
+    parser.add_argument("--only", nargs="+", choices=("speedup", "busy", "steady", "overhead"))
     parser.add_argument("--trials", type=int, default=12, help="of the speed-up (default: 12)")
     parser.add_argument("--workers", type=int, default=64, help="sleeping workers (default: 64)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 200, 500])
@@ -138,6 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     parts: dict[str, Callable[[], Any]] = {
         "speedup": lambda: speedup(options.trials),
         "busy": lambda: busy(options.workers),
+        "steady": lambda: steady(options.workers),
         "overhead": lambda: {"default_trial_s": default_trial_s(), "rows": overhead(tuple(options.sizes))},
     }
     for name in options.only or parts:
@@ -158,6 +191,11 @@ def show(results: dict[str, Any]) -> None:
         print(
             f"{row['workers']} workers, {row['optimizer']:14} trials of {row['trial_s']:3.0f} s: "
             f"{row['busy']:4.0%} busy, {own:.0f} ms of the search itself a trial"
+        )
+    for row in results.get("steady", []):
+        print(
+            f"{row['workers']} workers, {row['optimizer']:14} from trial {row['from_trial']:4} on, trials of 1 s: "
+            f"{row['busy']:4.0%} busy, {1000 * row['cpu_s_per_trial']:.0f} CPU ms a trial"
         )
     if found := results.get("overhead"):
         for row in found["rows"]:

@@ -942,7 +942,7 @@ class BudgetAwareSelector(ConfigSelector):
             own_noise = model.noise_sd(top)
         waiting = [proposal.candidate.digest for proposal, _ in owner._pending.values()]
         if budget is None:  # taken for a rung and not asked for yet; when brackets are given up they never will be
-            answered = {*waiting, *seen.tolist()}
+            answered = {*waiting, *owner.trained_from(0)}
             waiting += [digest for digest in self._chosen if digest not in answered]
         if waiting:
             model = model.with_pending(owner.features_of(waiting), top)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from naslib_autokd.optimizers import OPTIMIZERS, get_one_shot_method, get_optimizer, replay
+from naslib_autokd.optimizers import OPTIMIZERS, autokd, budget_aware_gp, get_one_shot_method, get_optimizer, replay
 from naslib_autokd.optimizers.autokd import AutoKD, budget_ladder, covering
 from naslib_autokd.optimizers.budget_aware_gp import EXACT_ROWS, BudgetAwareGP
 from naslib_autokd.optimizers.random_search import RandomSearch
@@ -336,6 +336,26 @@ def test_hundreds_of_trials_are_seen_through_few_and_parameters_are_kept(monkeyp
     assert len(fits) == 2  # at 331 and 348 rows
     assert len(optimizer.fitted().model._features) == EXACT_ROWS
     assert len({proposal.candidate for proposal in proposals}) > 4
+
+
+def test_a_family_that_has_answered_is_not_imagined_beyond_the_rows_that_are_seen_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (autokd, budget_aware_gp):
+        monkeypatch.setattr(module, "EXACT_ROWS", 30)
+    imagined: list[int] = []
+
+    def spied(model: BudgetAwareGP, features: Any, budget: float, real: Any = BudgetAwareGP.with_pending) -> Any:
+        imagined.append(len(features))
+        return real(model, features, budget)
+
+    monkeypatch.setattr(BudgetAwareGP, "with_pending", spied)
+    optimizer = build(total_budget_epochs=27 * 100)
+    for _ in range(90):
+        proposal = optimizer.ask()
+        optimizer.tell(Trial.of(proposal, cost=0.1 + true_error(proposal.candidate)))
+    assert len(optimizer.fitted().rows) < 60
+    assert max(imagined) < 20  # what a rung has taken and not asked for yet
 
 
 def test_the_first_design_has_every_choice_of_every_category() -> None:
