@@ -15,7 +15,7 @@ from naslib_autokd.commands import _config
 from naslib_autokd.commands._again import words as words_of
 from naslib_autokd.commands._options import parse_options
 from naslib_autokd.commands._parser import leaves
-from naslib_autokd.commands._types import settings_of
+from naslib_autokd.commands._types import objective, settings_of
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "search.yaml"
 CONFIGURABLE = [
@@ -99,7 +99,7 @@ def test_numbers_of_a_list_are_read_as_typed(tmp_path: Path) -> None:
         ("max-seconds: soon", "max-seconds must be a number, got 'soon'"),
         ("trials: 3\nseed: 1\ntrials: 4", "line 3: key 'trials' appears twice"),
         ("max_params: 3\nmax-params: 4", "line 2: 'max-params' appears twice"),
-        ("objective: kdd", "line 1: objective must be one of kd, ce, got 'kdd'"),
+        ("objective: kdd", "line 1: objective must be kd, ce or MODULE:FUNCTION, got 'kdd'"),
         ("tensorboard: 1", "tensorboard must be true or false, got 1"),
         ("option: fidelity", "option must be a mapping of names to values"),
         ("teacher: yes", "teacher must be text (in quotes), got True"),
@@ -149,7 +149,13 @@ def every_option(name: str) -> list[str]:
         if not action.option_strings or action.dest == "benchmark":  # excluded by --task
             continue
         kind = getattr(action.type, "kind", action.type)
-        value = {int: str(index + 4), float: "0.5", None: f"text{index}", Path: f"folder/{index}"}.get(kind)
+        value = {
+            int: str(index + 4),
+            float: "0.5",
+            None: f"text{index}",
+            Path: f"folder/{index}",
+            objective: "my:loss",
+        }.get(kind)
         if action.nargs == 0:
             words.append(action.option_strings[0])
         elif isinstance(action, argparse._AppendAction):

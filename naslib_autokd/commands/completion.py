@@ -84,6 +84,7 @@ def _words() -> Iterator[tuple[str, tuple[Callable[[], Iterable[str]], bool]]]:
     yield "--architecture", (_networks, False)
     yield "--teacher-architecture", (_networks, False)
     yield "--student", (_networks, False)
+    yield "--objective", (lambda: ("kd", "ce"), False)
     yield "--objectives", (lambda: OBJECTIVES, False)
     yield "--benchmark", (_benchmarks, True)
     yield "NAME", (_benchmarks, True)

@@ -157,6 +157,7 @@ class KDEvaluator:
             self.checkpoints = CheckpointFolder(continue_from_checkpoint, self._training_key())
         self.watch: Callable[[str], None] | None = None
         """Told what a training of this evaluator does: at its begin, and after each epoch."""
+        self._width_decided_by = ""
         self._teacher_test: Tensor | None = None
         self._score_batch: tuple[Tensor, LastFeatures] | None = None
 
@@ -173,9 +174,10 @@ class KDEvaluator:
             LimitError: If no width of it keeps the limits.
             ParameterBudgetError: If no width of it has at most the task's ``max_params`` parameters.
         """
-        return self.fitted(candidate, seed)[0]
+        spec, self._width_decided_by = self._fitted(candidate, seed)
+        return spec
 
-    def fitted(self, candidate: Any, seed: int) -> tuple[Any, str]:
+    def _fitted(self, candidate: Any, seed: int) -> tuple[Any, str]:
         """`student_spec`, and what decides its width: a limit of `StudentLimits`, ``max_params``, the candidate's own
         ``size``; empty where the candidate describes its student itself."""
         if isinstance(candidate, DescribesStudents):
@@ -273,9 +275,10 @@ class KDEvaluator:
                 seed = kept.student_seed
             if self.checkpoints is not None:
                 steps["info"] = steps["info"] | {"continued_from": None if kept is None else kept.about}
-            spec, decides = self.fitted(proposal.candidate, seed)
-            if decides and self.limits:  # else it is always the same
-                steps["info"] = steps["info"] | {"width_decided_by": decides}
+            self._width_decided_by = ""  # a subclass may have a student_spec of its own
+            spec = self.student_spec(proposal.candidate, seed)
+            if self._width_decided_by and self.limits:  # else it is always the same
+                steps["info"] = steps["info"] | {"width_decided_by": self._width_decided_by}
             steps |= {
                 "wiring_seed": derive_seed(seed, "wiring"),
                 "wiring": spec.wiring.digest,

@@ -152,7 +152,7 @@ def _measure(evaluator: KDEvaluator, family: Any, clock: Callable[[], float]) ->
         n = min(task.batch_size, data.n_shown, len(data.train_labels))
         index = torch.arange(n, device=evaluator.device)
         view = torch.zeros_like(index)
-        kd = family.kd if evaluator.objective == "kd" else None
+        kd = None if evaluator.objective == "ce" else family.kd
         step = TrainingStep(student.train(), NesterovSGD(student.parameters(), evaluator.settings), kd, None)
         taken = []
         for _ in range(1 + N_STEPS):  # the first warms up

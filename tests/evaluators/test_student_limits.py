@@ -160,14 +160,14 @@ def test_the_limit_that_decides_the_width_is_the_one_that_a_wider_student_breaks
 def test_a_trial_says_which_limit_decided_its_width(make):
     free = make()
     macs = free.student_spec(FAMILY, 1).macs
-    assert free.fitted(FAMILY, 1)[1] == "max_params"
+    assert free._fitted(FAMILY, 1)[1] == "max_params"
     assert "width_decided_by" not in free.evaluate(Proposal(FAMILY, 1, 1, 0)).info
     tight = make(limits=StudentLimits(max_macs=macs // 2, max_train_memory=10**9))
     trial = tight.evaluate(Proposal(FAMILY, 1, 1, 0))
     assert trial.info["width_decided_by"] == "max_macs"
-    assert make(limits=StudentLimits(max_macs=10 * macs)).fitted(FAMILY, 1)[1] == "max_params"
+    assert make(limits=StudentLimits(max_macs=10 * macs))._fitted(FAMILY, 1)[1] == "max_params"
     small = HNAGSpace("hnag-small", search_size=True)
-    assert free.fitted(small.candidate(small.values(FAMILY) | {"size": 0.25}), 1)[1] == "size"
+    assert free._fitted(small.candidate(small.values(FAMILY) | {"size": 0.25}), 1)[1] == "size"
     assert what_decided_widths([trial, trial, replace(trial, info={"width_decided_by": "max_params"})]) == (
         "max_macs in 2 of 3 trials, max_params in 1"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -292,6 +293,7 @@ def test_a_task_asks_for_multiples(tmp_path: Path, capsys: pytest.CaptureFixture
         KDBenchmark(task)
 
     evaluator: Any = SimpleNamespace(task=task, limits=StudentLimits())
+    evaluator._fitted = partial(KDEvaluator._fitted, evaluator)
     candidate = HNAGSpace(task.preset).default_candidate()
     channels = KDEvaluator.student_spec(evaluator, candidate, 0).channels
     assert all(c < 8 or c % 8 == 0 for c in channels)
