@@ -86,7 +86,9 @@ CHOICES = ("model", "observed")
 THREE_RUNGS_BELOW = 20
 """Full trainings below which "auto" takes three budgets: short searches want more and cheaper ones. On a table of real
 KD trainings (40 seeds) 12 trainings gave 0.346 with three and 0.360 with two, 30 gave 0.338 and 0.335. On functions of
-the benchmark (12 trainings, 10 seeds), three minus two: A -0.002 +- 0.004, B -0.005 +- 0.003, hnag -0.004 +- 0.008."""
+the benchmark (12 trainings, 10 seeds), three minus two: A -0.002 +- 0.004, B -0.005 +- 0.003, hnag -0.004 +- 0.008.
+Not where budgets take turns (``repeats_exactly``) and the lowest gets a third of the epochs, whatever it is worth: on
+the same table 12 trainings gave 0.339 with two and 0.360 with three."""
 
 MIN_PAIRS = 5
 MIN_CORRELATION = 0.75
@@ -151,9 +153,10 @@ class AutoKD:
         max_budget_epochs: Full training.
         min_budget_epochs: Smallest budget that may be used: a task where few epochs mislead says so here.
         total_budget_epochs: Student-epochs the whole run may spend; chooses the ladder. None: a long run.
-        fidelity: "auto" (three budgets below 20 full trainings, else two; full trainings only once the low budget
-            is seen to mislead), "full", "hyperband" (as many rungs as fit), "hyperband-2", "hyperband-3"; "even"
-            (budgets as "auto", without brackets: `AutoKD.budgets_by_turn`), which "auto" is if ``repeats_exactly``.
+        fidelity: "auto" (three budgets below 20 full trainings, else and if ``repeats_exactly`` two; full trainings
+            only once the low budget is seen to mislead), "full", "hyperband" (as many rungs as fit), "hyperband-2",
+            "hyperband-3"; "even" (budgets as "auto", without brackets: `AutoKD.budgets_by_turn`), which "auto" is if
+            ``repeats_exactly``.
         model: "budget-aware-gp", or SMAC's own "rf", "gp" (full fidelity only), "random" (plain Hyperband).
         choose_by: How `incumbent` judges: "model" (posterior mean of the budget-aware model) or "observed".
         eta: Ratio of neighbouring budgets, and of families dropped at a rung.
@@ -275,7 +278,7 @@ class AutoKD:
         if self.fidelity == "hyperband-3":
             return 3
         short = total_budget_epochs is not None and total_budget_epochs < THREE_RUNGS_BELOW * self.max_budget_epochs
-        return 3 if short else 2
+        return 3 if short and not self.repeats_exactly else 2
 
     @property
     def full_only(self) -> bool:

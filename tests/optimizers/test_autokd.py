@@ -166,6 +166,11 @@ def test_short_runs_get_three_rungs_and_long_ones_two() -> None:
     assert build(fidelity="full", total_budget_epochs=12 * 27).ladder == (27,)
 
 
+def test_budgets_that_take_turns_are_two_in_short_runs_too() -> None:
+    assert build(total_budget_epochs=27 * 12, repeats_exactly=True).ladder == (9, 27)
+    assert len(build(total_budget_epochs=27 * 12, repeats_exactly=True, fidelity="hyperband-3").ladder) == 3
+
+
 # --- what it makes of trials
 
 
