@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -96,6 +97,9 @@ def test_table_csv_and_figure_show_every_row(tmp_path: Path) -> None:
     for suffix in ("png", "pdf", "svg"):
         anytime_figure(result, tmp_path / f"anytime.{suffix}")
         assert (tmp_path / f"anytime.{suffix}").stat().st_size > 5000
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "anytime.svg").read_text())
+    assert [texts.count(row.label) for row in result.rows] == [2, 2, 2]  # in the legend, and beside the row
+    assert "1" not in texts  # no legend of places
 
 
 SMALL: dict[str, Any] = {"n_val": 300, "n_test": 300, "min_budget_epochs": 1, "max_budget_epochs": 2}

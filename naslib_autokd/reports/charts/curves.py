@@ -213,7 +213,8 @@ def side_by_side(left: AnyChart, right: AnyChart, names: Sequence[str]) -> AnyCh
     parts = [chart.properties(height=380) for chart in (left, right)]
     for part in parts:
         part.usermeta = alt.Undefined  # what `sized` says is of the whole
-    return sized(alt.concat(*parts), None, 0.4, names=names, panel=200)
+    apart = alt.concat(*parts).resolve_scale(color="independent", strokeDash="independent")
+    return sized(apart, None, 0.4, names=names, panel=200)
 
 
 def epochs(budget: float) -> str:
