@@ -6,32 +6,28 @@ mark for each operation. Inside cells and frames all edges run downwards: a node
 over several rows go around the nodes between. Edges that enter a learned merge can carry its weight after training
 (`edge_weights`), as width and colour.
 
-Every picture is laid out once, as a list of shapes in pixels, and written as an SVG of our own (no scripts, no fonts,
-no references to anything outside; equal wirings give equal bytes), which vl-convert turns into PNG and PDF. Nothing is
-left out of large wirings: `svg` draws every node and every edge of a network of 1000 operations as an element of its
-own (about 400 kB), but from `DETAILED` operations on without kernel sizes in the marks and without tooltips. A sheet
-draws all edges, and all marks of an operation, together, and small ones without bends.
+Pictures are SVG of our own (no scripts, no fonts, no references to anything outside; equal wirings give equal bytes),
+which vl-convert turns into PNG and PDF. Nothing is left out of large wirings: `svg` draws every node and every edge of
+a network of 1000 operations as an element of its own (about 400 kB), but from `DETAILED` operations on without kernel
+sizes in the marks and without tooltips. A sheet draws all edges, and all marks of an operation, together.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.sax.saxutils import escape, quoteattr
+from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element, SubElement, tostring
 
+from naslib_autokd.records import content_digest
 from naslib_autokd.reports.terminal import n_parameters
 from naslib_autokd.search_spaces.hnag.graphs import Graph
-from naslib_autokd.search_spaces.hnag.wiring import MERGES, NO_MERGE, OPERATIONS, Cell, StudentSpec, Wiring
-
-if TYPE_CHECKING:
-    from naslib_autokd.search_spaces.hnag.generator import Generator
+from naslib_autokd.search_spaces.hnag.wiring import MERGES, NO_MERGE, OPERATIONS, StudentSpec, Wiring
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -48,27 +44,35 @@ COLOURS = {
     "separable3x3": "#aa4499",
     "separable5x5": "#662255",
 }
-"""Of the operations; told apart with the common colour blindnesses, by shape (`_SHAPES`) and the size in the mark."""
+"""Of the operations; told apart with the common colour blindnesses, by shape (`_OUTLINES`) and the size in the mark."""
 
 STAGE_COLOURS = ("#4477aa", "#228833", "#ee7733")
-"""Of the stages, at `_STAGE_OPACITY`, so that they suit light and dark pages."""
-_STAGE_OPACITY = 0.12
-
+"""Of the stages, so faint that they suit light and dark pages."""
 WEIGHT_COLOURS = ("#8c9bab", "#d55e00")
 """Of the smallest and the largest merge weight of a picture; both readable on white and on black."""
 WEIGHT_WIDTHS = (0.8, 4.2)
 """Pixels, likewise."""
-
 DETAILED = 150
 """From so many operations on, marks have no kernel size in them and edges no tooltip."""
+LARGEST = 6000
+"""Pixels of a side of a PNG, at most."""
 
-_SHAPES = {"conv": "circle", "separable": "diamond", "average": "square", "max": "hexagon"}
-_RADIUS = 10.0
+_RADIUS, _STUB = 10.0, 7.0
+_OUTLINES = {
+    "conv": "m-10 0a10 10 0 1 0 20 0 10 10 0 1 0-20 0z",
+    "separable": "m0-12.2l12.2 12.2-12.2 12.2-12.2-12.2z",
+    "average": "m-8.8-8.8h17.6v17.6h-17.6z",
+    "max": "m11 0l-5.5 9.5h-11l-5.5-9.5 5.5-9.5h11z",
+}
+"""Marks of the kinds of operations around a centre, of about equal areas."""
 _INK, _PAPER = "#1a1a1a", "#ffffff"
+_N_WEIGHTS = 24
 
 Point = tuple[float, float]
-Curve = tuple[tuple[str, tuple[float, ...]], ...]
-"""("M", (x, y)), ("L", (x, y)) and ("C", (x1, y1, x2, y2, x, y)) in turn, as in SVG."""
+Box = tuple[float, float, float, float]
+"""(left, top, width, height)."""
+Place = tuple[int, ...]
+"""(), (cell,), (cell, node) or (cell, node, operation)."""
 
 
 class Edge(NamedTuple):
@@ -83,30 +87,36 @@ class Edge(NamedTuple):
     source: int
     target: int
 
+    @classmethod
+    def at(cls, place: Place, source: int, target: int) -> Edge:
+        cell, node = (*place, None, None)[:2]
+        return cls(("top", "mid", "bottom")[len(place)], cell, node, source, target)
+
     @property
     def label(self) -> str:
         """``"0-2"``, ``"c3/0-2"`` or ``"c3/n1/0-2"``."""
-        return _place(self.cell, self.node) + f"{self.source}-{self.target}"
+        place = tuple(index for index in (self.cell, self.node) if index is not None)
+        return "/".join([*_names(place), f"{self.source}-{self.target}"])
 
 
-def _place(cell: int | None, node: int | None) -> str:
-    return ("" if cell is None else f"c{cell}/") + ("" if node is None else f"n{node}/")
+def _names(place: Place) -> list[str]:
+    return [f"{level}{index}" for level, index in zip(("c", "n", ""), place, strict=False)]
 
 
-def _graphs(wiring: Wiring) -> Iterator[tuple[str, int | None, int | None, Graph, tuple[str, ...]]]:
-    """(level, cell, node, graph, merges) of every graph, the top one first."""
-    yield "top", None, None, wiring.graph, wiring.merges
+def _graphs(wiring: Wiring) -> Iterator[tuple[Place, Graph, tuple[str, ...]]]:
+    """Every graph with its place and its nodes' merges, the top one first."""
+    yield (), wiring.graph, wiring.merges
     for top, cell in enumerate(wiring.cells):
-        yield "mid", top, None, cell.graph, cell.merges
+        yield (top,), cell.graph, cell.merges
         for mid, bottom in enumerate(cell.nodes):
-            yield "bottom", top, mid, bottom.graph, bottom.merges
+            yield (top, mid), bottom.graph, bottom.merges
 
 
 def wiring_edges(wiring: Wiring) -> dict[Edge, str]:
     """Every edge, with the merge of its target ("sum", "concat", "attention", or "single" for an only input)."""
     return {
-        Edge(level, cell, node, source, target): merges[target]
-        for level, cell, node, graph, merges in _graphs(wiring)
+        Edge.at(place, source, target): merges[target]
+        for place, graph, merges in _graphs(wiring)
         for source, target in graph.edges
     }
 
@@ -130,26 +140,18 @@ def edge_weights(spec: StudentSpec, merge_weights: Sequence[float]) -> dict[Edge
         raise ValueError(
             f"a student of wiring {wiring.digest} has {plan.n_merge_weights} merge weights, got {len(merge_weights)}"
         )
-    steps = (step for step in plan.steps if step.kind in MERGES and step.kind != "concat")
-    found: dict[Edge, float] = {}
-
-    def merge(level: str, cell: int | None, node: int | None, graph: Graph, merges: Sequence[str], target: int) -> None:
-        if merges[target] not in ("sum", "attention"):
-            return
-        step = next(steps)  # the plan makes its steps in the order of this walk
-        assert step.kind == merges[target]
-        for place, source in enumerate(graph.predecessors[target]):
-            weight = float(merge_weights[step.slot + place])
-            found[Edge(level, cell, node, source, target)] = 0.5 * (1.0 + math.tanh(0.5 * weight))
-
-    for top, cell in enumerate(wiring.cells):
-        merge("top", None, None, wiring.graph, wiring.merges, top)
-        for mid, bottom in enumerate(cell.nodes):
-            merge("mid", top, None, cell.graph, cell.merges, mid)
-            for target in range(bottom.graph.n_nodes):
-                merge("bottom", top, mid, bottom.graph, bottom.merges, target)
-    assert next(steps, None) is None
-    return found
+    targets = sorted(  # the plan merges a node's inputs before what the node holds
+        ((*place, target), place, graph.predecessors[target])
+        for place, graph, merges in _graphs(wiring)
+        for target in range(graph.n_nodes)
+        if merges[target] in ("sum", "attention")
+    )
+    steps = [step for step in plan.steps if step.kind in ("sum", "attention")]
+    return {
+        Edge.at(place, source, node[-1]): 0.5 * (1.0 + math.tanh(0.5 * float(merge_weights[step.slot + index])))
+        for step, (node, place, sources) in zip(steps, targets, strict=True)
+        for index, source in enumerate(sources)
+    }
 
 
 def read_trained(run: str | Path) -> tuple[StudentSpec, dict[Edge, float]]:
@@ -172,532 +174,334 @@ def read_trained(run: str | Path) -> tuple[StudentSpec, dict[Edge, float]]:
 # ---- the layout of one graph ---------------------------------------------------------------------------------------
 
 
-def _ranks(graph: Graph) -> list[int]:
-    """Row of each node: the longest path that ends there."""
-    rows: list[int] = []
-    for sources in graph.predecessors:
-        rows.append(max([rows[source] + 1 for source in sources], default=0))
-    return rows
-
-
-def _fit_positions(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]) -> list[float]:
-    """Positions in the given order, at least ``gaps[i]`` between i and i + 1, nearest to ``wanted`` in least squares.
-
-    Pool-adjacent-violators on the positions less the cumulated gaps.
-    """
-    offsets = [0.0]
-    for gap in gaps:
-        offsets.append(offsets[-1] + gap)
-    blocks: list[tuple[float, float, int]] = []  # (mean, weight, members)
-    for value, weight, offset in zip(wanted, weights, offsets, strict=True):
-        mean, total, size = value - offset, weight, 1
-        while blocks and blocks[-1][0] >= mean:
-            other, other_total, other_size = blocks.pop()
-            mean = (mean * total + other * other_total) / (total + other_total)
-            total, size = total + other_total, size + other_size
-        blocks.append((mean, total, size))
-    means = [mean for mean, _, size in blocks for _ in range(size)]
-    return [mean + offset for mean, offset in zip(means, offsets, strict=True)]
-
-
-@dataclass(frozen=True)
-class _Layered:
-    """A graph drawn downwards, its upper left corner at (0, 0)."""
-
-    corners: list[Point]
-    """Upper left corner of each node."""
-    curves: dict[tuple[int, int], Curve]
-    width: float
-    height: float
-
-
-def _layered(graph: Graph, sizes: Sequence[Point], gap: float, row_gap: float) -> _Layered:
-    """Rows by longest path; edges over several rows pass the rows between on lanes of their own.
+@dataclass
+class _Rows:
+    """A graph's nodes in rows; edges over several rows pass those between on lanes, which are nodes of their own.
 
     The method of Sugiyama, Tagawa & Toda (1981): order within the rows by the mean place of the neighbours, up and
     down, keeping the order with the fewest crossings; then places nearest to the neighbours' that keep the gaps.
     """
-    ranks = _ranks(graph)
-    rows: list[list[int]] = [[] for _ in range(max(ranks) + 1)]
-    above: list[list[int]] = [[] for _ in ranks]
-    below: list[list[int]] = [[] for _ in ranks]
-    for node, rank in enumerate(ranks):
-        rows[rank].append(node)
-    lanes: dict[tuple[int, int], list[int]] = {}  # of each edge: the dummy nodes on its way
-    for source, target in graph.edges:
-        before, way = source, []
-        for rank in range(ranks[source] + 1, ranks[target] + 1):
-            item = target if rank == ranks[target] else len(above)
-            if item != target:
-                above.append([])
-                below.append([])
-                rows[rank].append(item)
-                way.append(item)
-            below[before].append(item)
-            above[item].append(before)
-            before = item
-        lanes[source, target] = way
 
-    def crossings() -> int:
+    rows: list[list[int]]
+    above: list[list[int]]
+    """Neighbours of each node and lane in the row above."""
+    below: list[list[int]]
+    lanes: dict[tuple[int, int], list[int]]
+    """Of each edge, from its source's row to its target's; numbered after the nodes."""
+
+    @classmethod
+    def of(cls, graph: Graph) -> _Rows:
+        rank: list[int] = []  # row of each node: the longest path that ends there
+        for sources in graph.predecessors:
+            rank.append(max([rank[source] + 1 for source in sources], default=0))
+        found = cls([[] for _ in range(max(rank) + 1)], [[] for _ in rank], [[] for _ in rank], {})
+        for node, row in enumerate(rank):
+            found.rows[row].append(node)
+        for source, target in graph.edges:
+            way = found.lanes[source, target] = []
+            for row in range(rank[source] + 1, rank[target]):
+                way.append(len(found.above))
+                found.rows[row].append(way[-1])
+                found.above.append([])
+                found.below.append([])
+            for upper, lower in pairwise([source, *way, target]):
+                found.below[upper].append(lower)
+                found.above[lower].append(upper)
+        return found
+
+    def crossings(self) -> int:
         total = 0
-        for upper, lower in pairwise(rows):
+        for upper, lower in pairwise(self.rows):
             place = {item: index for index, item in enumerate(lower)}
-            seen: list[int] = []  # ends of the edges so far, sorted: those right of a new end cross it
-            for item in upper:
-                ends = [place[other] for other in below[item]]
-                total += sum(len(seen) - bisect_right(seen, end) for end in ends)
-                for end in ends:
-                    insort(seen, end)
+            ends = [end for item in upper for end in sorted(place[other] for other in self.below[item])]
+            total += sum(left > right for left, right in combinations(ends, 2))
         return total
 
-    best, fewest = [list(row) for row in rows], crossings()
-    for sweep in range(8):
-        if fewest == 0:
-            break
-        downwards = sweep % 2 == 0
-        order = range(1, len(rows)) if downwards else range(len(rows) - 2, -1, -1)
-        for index in order:
-            place = {item: i for i, item in enumerate(rows[index - 1 if downwards else index + 1])}
-            neighbours = above if downwards else below
-            own = {item: i for i, item in enumerate(rows[index])}
+    def order(self) -> None:
+        """Sort the rows so that few edges cross."""
+        best, fewest = self.rows, self.crossings()
+        for sweep in range(8):
+            if not fewest:
+                break
+            step, near = (-1, self.above) if sweep % 2 == 0 else (1, self.below)
+            self.rows = [list(row) for row in self.rows]
+            for index in range(len(self.rows))[::-step]:
+                if not 0 <= index + step < len(self.rows):
+                    continue
+                row, place = self.rows[index], {item: i for i, item in enumerate(self.rows[index + step])}
+                own = {item: i for i, item in enumerate(row)}
+                row.sort(key=lambda item: _mean([place[o] for o in near[item]], own[item]))
+            if (now := self.crossings()) < fewest:
+                best, fewest = self.rows, now
+        self.rows = best
 
-            def mean(item: int, place: dict[int, int] = place, own: dict[int, int] = own, n: Any = neighbours) -> float:
-                return sum(place[o] for o in n[item]) / len(n[item]) if n[item] else float(own[item])
+    def centres(self, widths: Sequence[float], gap: float) -> list[float]:
+        """Where nodes and lanes stand, so that those of a row keep the gap between them (lanes a smaller one)."""
+        n = len(widths)
+        half = [width / 2 for width in widths] + [0.0] * (len(self.above) - n)
+        offsets = [[0.0] for _ in self.rows]
+        found = [0.0] * len(self.above)
+        for row, offset in zip(self.rows, offsets, strict=True):
+            for a, b in pairwise(row):
+                offset.append(offset[-1] + half[a] + half[b] + (0.7 * gap if min(a, b) >= n else gap))
+            for item, x in zip(row, offset, strict=True):
+                found[item] = x - offset[-1] / 2
+        for sweep in range(10):
+            for row, offset in list(zip(self.rows, offsets, strict=True))[:: -1 if sweep % 2 else 1]:
+                wanted = [_mean([found[o] for o in self.above[i] + self.below[i]], found[i]) for i in row]
+                weights = [4.0 if item >= n else 1.0 for item in row]  # straight lanes before centred nodes
+                for item, x in zip(row, _spread(wanted, weights, offset), strict=True):
+                    found[item] = x
+        left = min(x - w for x, w in zip(found, half, strict=True))
+        return [x - left for x in found]
 
-            rows[index].sort(key=mean)
-        if (now := crossings()) < fewest:
-            best, fewest = [list(row) for row in rows], now
-    rows = best
 
-    n_nodes = len(sizes)
+def _mean(values: Sequence[float], without: float) -> float:
+    return sum(values) / len(values) if values else without
 
-    def width(item: int) -> float:
-        return sizes[item][0] if item < n_nodes else 0.0
 
-    def room(a: int, b: int) -> float:
-        both_lanes = a >= n_nodes and b >= n_nodes
-        return (width(a) + width(b)) / 2 + (0.7 * gap if both_lanes else gap)
+def _spread(wanted: Sequence[float], weights: Sequence[float], offsets: Sequence[float]) -> list[float]:
+    """Positions nearest to ``wanted`` in least squares whose differences are at least those of ``offsets``.
 
-    centres = [0.0] * len(above)
-    for row in rows:
-        x = 0.0
-        for index, item in enumerate(row):
-            x += room(row[index - 1], item) if index else 0.0
-            centres[item] = x
-        middle = x / 2
-        for item in row:
-            centres[item] -= middle
-    for sweep in range(10):
-        for row in rows if sweep % 2 == 0 else reversed(rows):
-            wanted, weights = [], []
-            for item in row:
-                near = above[item] + below[item]
-                wanted.append(sum(centres[o] for o in near) / len(near) if near else centres[item])
-                weights.append(4.0 if item >= n_nodes else 1.0)  # straight lanes before centred nodes
-            gaps = [room(a, b) for a, b in pairwise(row)]
-            for item, x in zip(row, _fit_positions(wanted, weights, gaps), strict=True):
-                centres[item] = x
-    left = min(centres[item] - width(item) / 2 for row in rows for item in row)
-    right = max(centres[item] + width(item) / 2 for row in rows for item in row)
-    heights = [max(sizes[item][1] for item in row if item < n_nodes) for row in rows]
-    tops = [sum(heights[:rank]) + rank * row_gap for rank in range(len(rows))]
-
-    corners = []
-    for node, rank in enumerate(ranks):
-        y = tops[rank] + (heights[rank] - sizes[node][1]) / 2
-        corners.append((centres[node] - width(node) / 2 - left, y))
-    curves = {}
-    for (source, target), way in lanes.items():
-        x, y = centres[source] - left, corners[source][1] + sizes[source][1]
-        curve: list[tuple[str, tuple[float, ...]]] = [("M", (x, y))]
-        for rank, item in enumerate([source, *way, target], ranks[source]):
-            # curved between the rows, straight beside the nodes of a row
-            if item != source:
-                x_next, y_next = centres[item] - left, tops[rank]
-                bend = (y_next - y) / 2
-                curve.append(("C", (x, y + bend, x_next, y_next - bend, x_next, y_next)))
-                x, y = x_next, y_next
-            end = corners[target][1] if item == target else tops[rank] + heights[rank]
-            if end - y > 0.05:
-                y = end
-                curve.append(("L", (x, y)))
-        curves[source, target] = tuple(curve)
-    return _Layered(corners, curves, right - left, tops[-1] + heights[-1])
+    Pool-adjacent-violators on what is left without the offsets (scipy's takes eight times as long for such short rows).
+    """
+    blocks: list[tuple[float, float, int]] = []  # (mean, weight, members)
+    for value, weight, offset in zip(wanted, weights, offsets, strict=True):
+        block = (value - offset, weight, 1)
+        while blocks and blocks[-1][0] >= block[0]:
+            (a, v, m), (b, w, n) = blocks.pop(), block
+            block = ((a * v + b * w) / (v + w), v + w, m + n)
+        blocks.append(block)
+    means = [mean for mean, _, n in blocks for _ in range(n)]
+    return [mean + offset for mean, offset in zip(means, offsets, strict=True)]
 
 
 # ---- the layout of a wiring ----------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Layout:
-    """A wiring in pixels; y grows downwards, the upper left corner is (0, 0)."""
+class _Block:
+    """What is drawn of a node, a cell or a network, in pixels; y grows downwards, the upper left corner is (0, 0)."""
 
-    width: float = 0.0
-    height: float = 0.0
+    width: float = 2 * _RADIUS
+    height: float = 2 * _RADIUS
+    boxes: dict[Place, Box] = field(default_factory=dict)
+    """Of what is inside, by its place."""
+    edges: dict[tuple[Place, int, int], list[Point]] = field(default_factory=dict)
+    """(place of the graph, source, target) to the points on the way, drawn by `_curve`."""
+    stubs: list[list[Point]] = field(default_factory=list)
+    """Between the border and nodes without predecessors or without successors."""
+
+    def add(self, index: int, inner: _Block, dx: float, dy: float) -> None:
+        """Put another block inside, its corner there."""
+
+        def moved(points: Sequence[Point]) -> list[Point]:
+            return [(x + dx, y + dy) for x, y in points]
+
+        self.boxes[index,] = (dx, dy, inner.width, inner.height)
+        self.boxes |= {(index, *place): (x + dx, y + dy, w, h) for place, (x, y, w, h) in inner.boxes.items()}
+        self.edges |= {((index, *place), a, b): moved(points) for (place, a, b), points in inner.edges.items()}
+        self.stubs += map(moved, inner.stubs)
+
+
+def _block(graph: Graph, inside: Sequence[_Block], gap: float, row_gap: float, pad: float) -> _Block:
+    """A graph drawn downwards, with a block for each node and a border around it."""
+    found = _Rows.of(graph)
+    found.order()
+    centres = [pad + x for x in found.centres([one.width for one in inside], gap)]
+    tops, bottoms = [], []
+    row_of: dict[int, int] = {}
+    y = pad
+    for index, row in enumerate(found.rows):
+        row_of |= dict.fromkeys(row, index)
+        tops.append(y)
+        bottoms.append(y + max(inside[item].height for item in row if item < len(inside)))
+        y = bottoms[-1] + row_gap
+    right = max(x + (inside[item].width / 2 if item < len(inside) else 0) for item, x in enumerate(centres))
+    block = _Block(right + pad, bottoms[-1] + pad)
+    upper, lower = {}, {}
+    for node, one in enumerate(inside):
+        upper[node] = (tops[row_of[node]] + bottoms[row_of[node]] - one.height) / 2
+        lower[node] = upper[node] + one.height
+        block.add(node, one, centres[node] - one.width / 2, upper[node])
+    for (source, target), way in found.lanes.items():  # bent between the rows, straight beside the nodes of a row
+        points = [(centres[source], lower[source]), (centres[source], bottoms[row_of[source]])]
+        points += [(centres[lane], ys[row_of[lane]]) for lane in way for ys in (tops, bottoms)]
+        points += [(centres[target], tops[row_of[target]]), (centres[target], upper[target])]
+        block.edges[(), source, target] = list(dict.fromkeys(points))
+    ends = [(node, upper[node], max(0.0, upper[node] - _STUB)) for node in graph.inputs]
+    ends += [(node, lower[node], min(block.height, lower[node] + _STUB)) for node in graph.outputs]
+    block.stubs += [[(centres[node], start), (centres[node], end)] for node, start, end in ends]
+    return block
+
+
+@dataclass
+class _Layout(_Block):
+    """A whole wiring."""
+
     bands: list[tuple[int, float, float]] = field(default_factory=list)
     """(stage, left, right)."""
-    cells: list[tuple[float, float, float, float]] = field(default_factory=list)
-    """(left, top, width, height)."""
-    frames: dict[tuple[int, int], tuple[float, float, float, float]] = field(default_factory=dict)
-    """Of (cell, node)."""
-    marks: dict[tuple[int, int, int], Point] = field(default_factory=dict)
-    """Centre of (cell, node, operation)."""
-    edges: dict[Edge, Curve] = field(default_factory=dict)
-    ends: list[tuple[str, Curve]] = field(default_factory=list)
-    """From the stem, to the head, and from and to the borders of cells and frames."""
-    stem: Point = (0.0, 0.0)
-    head: Point = (0.0, 0.0)
-    floor: float = 0.0
-    """Where the cells start."""
+    arcs: dict[tuple[int, int], str] = field(default_factory=dict)
+    """Of the top graph's edges, as path data; the stem and the head take part as if they were cells -1 and n."""
+    ends: tuple[Point, Point] = ((0.0, 0.0), (0.0, 0.0))
+    """Names of the stem and the head."""
 
 
-_FRAME_PAD, _CELL_PAD, _CELL_GAP, _STUB = 7.0, 9.0, 26.0, 7.0
-
-
-def _shifted(curve: Curve, dx: float, dy: float, scale: float = 1.0) -> Curve:
-    return tuple(
-        (code, tuple(scale * value + (dy if index % 2 else dx) for index, value in enumerate(values)))
-        for code, values in curve
-    )
-
-
-def _stubs(graph: Graph, boxes: Sequence[tuple[float, float, float, float]], top: float, bottom: float) -> list[Curve]:
-    """Short lines from the border to nodes without predecessors, and from nodes without successors to the border."""
-    lines: list[Curve] = []
-    for node in graph.inputs:
-        x, y, width, _ = boxes[node]
-        lines.append((("M", (x + width / 2, max(top, y - _STUB))), ("L", (x + width / 2, y))))
-    for node in graph.outputs:
-        x, y, width, height = boxes[node]
-        lines.append((("M", (x + width / 2, y + height)), ("L", (x + width / 2, min(bottom, y + height + _STUB)))))
-    return lines
-
-
-def _cell_layouts(cell: Cell) -> tuple[_Layered, list[_Layered], float, float]:
-    """The mid graph, the bottom graphs, and the cell's width and height."""
-    mark = 2 * _RADIUS
-    inner = [_layered(node.graph, [(mark, mark)] * node.graph.n_nodes, 9.0, 17.0) for node in cell.nodes]
-    sizes = [(one.width + 2 * _FRAME_PAD, one.height + 2 * (_FRAME_PAD)) for one in inner]
-    outer = _layered(cell.graph, sizes, 12.0, 20.0)
-    return outer, inner, outer.width + 2 * _CELL_PAD, outer.height + 2 * _CELL_PAD
+_CELL_GAP = 26.0
 
 
 def _layout(wiring: Wiring) -> _Layout:
-    layout = _Layout()
-    n_cells = len(wiring.cells)
+    cells = []
+    for cell in wiring.cells:
+        frames = [_block(node.graph, [_Block()] * node.graph.n_nodes, 9.0, 17.0, 7.0) for node in cell.nodes]
+        cells.append(_block(cell.graph, frames, 12.0, 20.0, 9.0))
+    n_cells, total = len(cells), sum(cell.width for cell in cells)
+    arcs = [*wiring.graph.edges, *((-1, node) for node in wiring.graph.inputs)]
+    arcs += [(node, n_cells) for node in wiring.graph.outputs]
+    steep = math.sqrt(max(1.0, total / (90.0 * n_cells)))  # arcs over wide cells
+    rises = {(a, b): 16.0 * steep * (b - a) ** 0.85 for a, b in arcs}
+    floor = max(rises.values()) + 4.0
+    margin = max(62.0, 0.03 * total)  # of the stem's and the head's names
 
-    # The stem and the head take part in the arcs as if they were cells -1 and n_cells.
-    arcs = [(a, b) for a, b in wiring.graph.edges]
-    arcs += [(-1, node) for node in wiring.graph.inputs] + [(node, n_cells) for node in wiring.graph.outputs]
-    inside = [_cell_layouts(cell) for cell in wiring.cells]
-    steep = math.sqrt(max(1.0, sum(width for _, _, width, _ in inside) / (90.0 * n_cells)))  # arcs over wide cells
-
-    def arc_height(distance: int) -> float:
-        return 16.0 * steep * distance**0.85
-
-    layout.floor = floor = arc_height(max(b - a for a, b in arcs)) + 4.0
-
-    margin = max(62.0, 0.03 * sum(width for _, _, width, _ in inside))  # of the stem's and the head's names
+    layout = _Layout(height=floor + max(cell.height for cell in cells) + 8.0)
     x = margin
     spans: dict[int, tuple[float, float]] = {}
-    for top, (cell, stage) in enumerate(zip(wiring.cells, wiring.stages, strict=True)):
-        outer, inner, width, height = inside[top]
-        layout.cells.append((x, floor, width, height))
-        boxes = []
-        for mid, (corner, one) in enumerate(zip(outer.corners, inner, strict=True)):
-            left, upper = x + _CELL_PAD + corner[0], floor + _CELL_PAD + corner[1]
-            box = (left, upper, one.width + 2 * _FRAME_PAD, one.height + 2 * _FRAME_PAD)
-            layout.frames[top, mid] = box
-            boxes.append(box)
-            dx, dy = left + _FRAME_PAD, upper + _FRAME_PAD
-            marks = [(dx + cx, dy + cy, 2 * _RADIUS, 2 * _RADIUS) for cx, cy in one.corners]
-            for index, (cx, cy, _, _) in enumerate(marks):
-                layout.marks[top, mid, index] = (cx + _RADIUS, cy + _RADIUS)
-            for (source, target), curve in one.curves.items():
-                layout.edges[Edge("bottom", top, mid, source, target)] = _shifted(curve, dx, dy)
-            graph = cell.nodes[mid].graph
-            layout.ends += [("stub", line) for line in _stubs(graph, marks, upper, upper + box[3])]
-        for (source, target), curve in outer.curves.items():
-            layout.edges[Edge("mid", top, None, source, target)] = _shifted(curve, x + _CELL_PAD, floor + _CELL_PAD)
-        layout.ends += [("stub", line) for line in _stubs(cell.graph, boxes, floor, floor + height)]
-        left = spans.get(stage, (x, 0.0))[0]
-        spans[stage] = (left, x + width)
-        x += width + _CELL_GAP
+    for index, (block, stage) in enumerate(zip(cells, wiring.stages, strict=True)):
+        layout.add(index, block, x, floor)
+        spans[stage] = (spans.get(stage, (x, 0.0))[0], x + block.width)
+        x += block.width + _CELL_GAP
     layout.width = x - _CELL_GAP + margin
-    layout.height = floor + max(height for _, _, _, height in layout.cells) + 8.0
     layout.bands = [(stage, left - _CELL_GAP / 2, right + _CELL_GAP / 2) for stage, (left, right) in spans.items()]
-    layout.stem, layout.head = (margin / 2 - 6, floor + 12.0), (layout.width - margin / 2 + 6, floor + 12.0)
+    layout.ends = ((margin / 2 - 6, floor + 12.0), (layout.width - margin / 2 + 6, floor + 12.0))
 
     # Arrivals share the left half of a cell's top, departures the right half; the farther, the nearer to the middle on
     # arrival and the farther left on departure, so that arcs which share a cell do not cross.
     def port(node: int, other: int) -> float:
         if node in (-1, n_cells):
-            return layout.stem[0] if node == -1 else layout.head[0]
-        left, _, width, _ = layout.cells[node]
+            return layout.ends[node == n_cells][0]
+        left, _, width, _ = layout.boxes[node,]
         arriving = other < node
         group = sorted({a if arriving else b for a, b in arcs if (b if arriving else a) == node}, reverse=True)
         share = (group.index(other) + 1) / (len(group) + 1)
         return left + width * (0.08 + 0.40 * share + (0.0 if arriving else 0.44))
 
-    for a, b in arcs:
-        start, end, rise = port(a, b), port(b, a), arc_height(b - a) / 0.75
-        arc: Curve = (("M", (start, floor)), ("C", (start, floor - rise, end, floor - rise, end, floor)))
-        if a == -1 or b == n_cells:
-            layout.ends.append(("stem" if a == -1 else "head", arc))
-        else:
-            layout.edges[Edge("top", None, None, a, b)] = arc
+    for (a, b), rise in rises.items():
+        start, end, top = port(a, b), port(b, a), floor - rise / 0.75
+        layout.arcs[a, b] = f"M{start:.1f} {floor:.1f}C{start:.1f} {top:.1f} {end:.1f} {top:.1f} {end:.1f} {floor:.1f}"
     return layout
 
 
 # ---- shapes --------------------------------------------------------------------------------------------------------
 
 
-class _Rectangle(NamedTuple):
-    box: tuple[float, float, float, float]
-    radius: float
-    style: str
-    key: str = ""
-    width: float | None = None
-    """Of its line, if it is not that of the style."""
-
-
-class _Line(NamedTuple):
-    curves: tuple[Curve, ...]
-    style: str
-    key: str = ""
-    tooltip: str = ""
-    width: float | None = None
-    weight: int | None = None
-    """Class of its merge weight, of `_N_WEIGHTS`, which gives width and colour."""
-
-
-class _Mark(NamedTuple):
-    centres: tuple[Point, ...]
-    radius: float
-    operation: str
-    key: str = ""
-    tooltip: str = ""
-    text: str = ""
-
-
-class _Text(NamedTuple):
-    place: Point
-    text: str
-    size: float
-    anchor: str = "start"
-    bold: bool = False
-    faint: bool = False
-
-
-_Shape = _Rectangle | _Line | _Mark | _Text
-
-_STYLES: dict[str, dict[str, Any]] = {
-    **{f"stage{i}": {"fill": colour, "fill-opacity": _STAGE_OPACITY} for i, colour in enumerate(STAGE_COLOURS)},
-    "cell": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.65, "stroke-width": 1.1},
-    "frame": {"fill": "ink", "fill-opacity": 0.05, "stroke": "ink", "stroke-opacity": 0.3, "stroke-width": 0.8},
-    "edge": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.6, "stroke-width": 1.1},
-    "concat": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.6, "stroke-width": 1.1, "stroke-dasharray": "5 3"},
-    "mask": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.6, "stroke-width": 1.1, "stroke-dasharray": "2 2"},
-    "end": {"fill": "none", "stroke": "ink", "stroke-opacity": 0.35, "stroke-width": 0.9},
-}
-
-
-@dataclass(frozen=True)
-class _Picture:
-    width: float
-    height: float
-    shapes: list[_Shape]
-    title: str
-    description: str
-    digits: int = 1
-    """Decimals of coordinates."""
-
-
-_N_WEIGHTS = 24
-
-
-def _mix(share: float) -> str:
-    """Colour between `WEIGHT_COLOURS`, for a share in [0, 1]."""
-    low, high = ([int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in WEIGHT_COLOURS)
-    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(low, high, strict=True))
-
-
-class _WeightScale:
-    """From the weights of a picture to one of `_N_WEIGHTS` widths and colours."""
-
-    def __init__(self, weights: Mapping[Edge, float]) -> None:
-        self.low, self.high = min(weights.values()), max(weights.values())
-        if self.high - self.low < 0.1:  # differences of nothing look like nothing
-            middle = (self.low + self.high) / 2
-            self.low, self.high = middle - 0.05, middle + 0.05
-
-    def __call__(self, weight: float) -> int:
-        share = (weight - self.low) / (self.high - self.low)
-        return round(min(1.0, max(0.0, share)) * (_N_WEIGHTS - 1))
-
-    def samples(self) -> list[float]:
-        return [self.low + share * (self.high - self.low) for share in (0.0, 0.5, 1.0)]
-
-
-def _weight_style(index: int) -> tuple[float, str]:
-    """Width and colour of a class of weights."""
-    share = index / (_N_WEIGHTS - 1)
-    return WEIGHT_WIDTHS[0] + share * (WEIGHT_WIDTHS[1] - WEIGHT_WIDTHS[0]), _mix(share)
-
-
-def _kernel(operation: str) -> str:
-    return f"{OPERATIONS[operation].height}×{OPERATIONS[operation].width}"  # noqa: RUF001 (a times sign)
-
-
-def _network_shapes(
-    wiring: Wiring,
-    layout: _Layout,
-    weights: Mapping[Edge, float],
-    scale: _WeightScale | None,
-    detailed: bool,
-) -> list[_Shape]:
-    """Every node and every edge as a shape of its own."""
-    shapes: list[_Shape] = []
-    for top, box in enumerate(layout.cells):
-        shapes.append(_Rectangle(box, 6.0, "cell", f"c{top}"))
-    for (top, mid), box in layout.frames.items():
-        shapes.append(_Rectangle(box, 4.0, "frame", f"c{top}/n{mid}"))
-    shapes.append(_Line(tuple(curve for _, curve in layout.ends), "end"))
-    merges = wiring_edges(wiring)
-    first = {
-        (level, cell, node, target): sources[0]
-        for level, cell, node, graph, _ in _graphs(wiring)
-        for target, sources in enumerate(graph.predecessors)
-        if sources
+def _rules() -> dict[str, str]:
+    """What the classes of a picture's elements look like."""
+    line = "fill:none;stroke:currentColor;stroke-opacity:.6;stroke-width:1.1"
+    rules = {f"stage{i}": f"fill:{colour};fill-opacity:.12" for i, colour in enumerate(STAGE_COLOURS)}
+    rules |= {
+        "cell": "fill:none;stroke:currentColor;stroke-opacity:.65;stroke-width:1.1",
+        "frame": "fill:currentColor;fill-opacity:.05;stroke:currentColor;stroke-opacity:.3;stroke-width:.8",
+        "end": "fill:none;stroke:currentColor;stroke-opacity:.35;stroke-width:.9",
+        **{"edge": line, "concat": f"{line};stroke-dasharray:5 3", "mask": f"{line};stroke-dasharray:2 2"},
+        **{name: f"fill:{colour};stroke:currentColor;stroke-width:.6" for name, colour in COLOURS.items()},
+        "text": "fill:currentColor;font-family:system-ui,Helvetica,Arial,sans-serif",
+        **{f"on-{name}": f"fill:{'#000' if _light(colour) else '#fff'}" for name, colour in COLOURS.items()},
     }
-    for edge, curve in layout.edges.items():
-        merge, weight = merges[edge], weights.get(edge)
-        where = {"top": "cells", "mid": f"cell {edge.cell}, nodes", "bottom": f"cell {edge.cell}, node {edge.node},"}
-        tooltip = f"{where[edge.level]} {edge.source} to {edge.target}, {merge}" if detailed else ""
-        style = "concat" if merge == "concat" else "edge"
-        if merge == "attention" and first[edge.level, edge.cell, edge.node, edge.target] == edge.source:
-            style = "mask"
-        if weight is not None:
-            tooltip += f", weight {weight:.3f}" if detailed else ""
-        index = None if weight is None or scale is None else scale(weight)
-        shapes.append(_Line((curve,), style, edge.label, tooltip, weight=index))
-    for (top, mid, index), centre in layout.marks.items():
-        operation = wiring.cells[top].nodes[mid].operations[index]
-        tooltip = f"cell {top}, node {mid}, operation {index}: {operation}" if detailed else ""
-        text = _kernel(operation) if detailed else ""
-        shapes.append(_Mark((centre,), _RADIUS, operation, f"c{top}/n{mid}/{index}", tooltip, text))
-    return shapes
+    ends = [(width, *_rgb(colour)) for width, colour in zip(WEIGHT_WIDTHS, WEIGHT_COLOURS, strict=True)]
+    for index in range(_N_WEIGHTS):
+        share = index / (_N_WEIGHTS - 1)
+        width, *rgb = (low + share * (high - low) for low, high in zip(*ends, strict=True))
+        colour = "".join(f"{round(part):02x}" for part in rgb)
+        rules[f"w{index}"] = f"stroke:#{colour};stroke-width:{width:.2f};stroke-opacity:1"
+    return rules
 
 
-def _small_network(wiring: Wiring, layout: _Layout, scale: float, dx: float, dy: float) -> list[_Shape]:
-    """A tile of a sheet: frames as shapes of their own, the edges of a kind and the marks of an operation together."""
-    shapes: list[_Shape] = []
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
-    def moved(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        return box[0] * scale + dx, box[1] * scale + dy, box[2] * scale, box[3] * scale
 
-    for stage, left, right in layout.bands:
-        shapes.append(_Rectangle(moved((left, 0.0, right - left, layout.height)), 0.0, f"stage{stage}"))
-    thin = max(0.4, scale)
-    shapes += [_Rectangle(moved(box), 6.0 * scale, "cell", width=thin) for box in layout.cells]
-    shapes += [_Rectangle(moved(box), 4.0 * scale, "frame", width=0.6 * thin) for box in layout.frames.values()]
+def _light(colour: str) -> bool:
+    """Whether black is easier to read on it than white."""
+    red, green, blue = _rgb(colour)
+    return 0.299 * red + 0.587 * green + 0.114 * blue > 112
 
-    def small(curve: Curve) -> Curve:
-        if scale < 0.4:  # nobody sees the bends
-            curve = tuple((code if code == "M" else "L", values[-2:]) for code, values in curve)
-        return _shifted(curve, dx, dy, scale)
 
-    outer = [_shifted(curve, dx, dy, scale) for kind, curve in layout.ends if kind != "stub"]
-    shapes.append(_Line(tuple(outer), "end", width=thin))
-    kinds: dict[str, list[Curve]] = {}
-    for edge, merge in wiring_edges(wiring).items():
-        style = "concat" if merge == "concat" else "edge"
-        curve = layout.edges[edge]
-        kinds.setdefault(style, []).append(small(curve) if edge.level != "top" else _shifted(curve, dx, dy, scale))
-    for style, curves in sorted(kinds.items()):
-        shapes.append(_Line(tuple(curves), style, width=thin))
-    centres: dict[str, list[Point]] = {}
-    for (top, mid, index), (x, y) in layout.marks.items():
-        operation = wiring.cells[top].nodes[mid].operations[index]
-        centres.setdefault(operation, []).append((x * scale + dx, y * scale + dy))
-    shapes += [_Mark(tuple(points), _RADIUS * scale, operation) for operation, points in sorted(centres.items())]
-    return shapes
+def _number(value: float, digits: int = 1) -> str:
+    return f"{round(value, digits) + 0.0:g}"  # + 0.0: no "-0"
+
+
+def _curve(points: Sequence[Point], digits: int, bent: bool = True) -> str:
+    """Path data from point to point, leaving and arriving downwards."""
+    (x, y), *others = points
+    parts = [f"M{_number(x, digits)} {_number(y, digits)}"]
+    for x_next, y_next in others:
+        numbers = [x_next, y_next]
+        if bent and abs(x - x_next) > 0.05:
+            numbers = [x, (y + y_next) / 2, x_next, (y + y_next) / 2, *numbers]
+        parts.append("LC"[len(numbers) > 2] + " ".join(_number(value, digits) for value in numbers))
+        x, y = x_next, y_next
+    return "".join(parts)
+
+
+def _rectangle(box: Box, radius: int, digits: int) -> str:
+    """Path data, with round corners."""
+    r, (left, top, wide, high) = radius, box
+    x, y, width, height = (_number(v, digits) for v in (left, top + r, wide - 2 * r, high - 2 * r))
+    return f"M{x} {y}q0-{r} {r}-{r}h{width}q{r} 0 {r} {r}v{height}q0 {r}-{r} {r}h-{width}q-{r} 0-{r}-{r}z"
+
+
+def _mark(operation: str, box: Box, digits: int) -> str:
+    outline = _OUTLINES[OPERATIONS[operation].kind]
+    return f"M{_number(box[0] + _RADIUS, digits)} {_number(box[1] + _RADIUS, digits)}{outline}"
+
+
+class _Shape(NamedTuple):
+    kind: str
+    """Class of its element, in `_rules`."""
+    data: str
+    """Of its path."""
+    key: str = ""
+    tooltip: str = ""
+
+
+def _shapes(wiring: Wiring, layout: _Layout, digits: int, bent: bool = True) -> Iterator[_Shape]:
+    """Every node and every edge, from the back to the front; arcs of the stem and the head have no key."""
+    for size, kind, radius in ((1, "cell", 6), (2, "frame", 4)):
+        for place, box in layout.boxes.items():
+            if len(place) == size:
+                yield _Shape(kind, _rectangle(box, radius, digits), "/".join(_names(place)))
+    outer = [arc for (a, b), arc in layout.arcs.items() if a < 0 or b == len(wiring.cells)]
+    yield _Shape("end", "".join(outer))
+    for place, graph, merges in _graphs(wiring):
+        where = ("cells", "cell {}, nodes", "cell {}, node {},")[len(place)].format(*place)
+        for source, target in graph.edges:
+            merge = merges[target]
+            makes_mask = merge == "attention" and source == graph.predecessors[target][0]
+            kind = "concat" if merge == "concat" else "mask" if makes_mask else "edge"
+            data = _curve(layout.edges[place, source, target], digits, bent) if place else layout.arcs[source, target]
+            yield _Shape(kind, data, Edge.at(place, source, target).label, f"{where} {source} to {target}, {merge}")
+    for place, name in _operations(wiring):
+        tooltip = "cell {}, node {}, operation {}: {}".format(*place, name)
+        yield _Shape(name, _mark(name, layout.boxes[place], digits), "/".join(_names(place)), tooltip)
+
+
+def _operations(wiring: Wiring) -> Iterator[tuple[Place, str]]:
+    """Every operation and its place."""
+    for top, cell in enumerate(wiring.cells):
+        for mid, node in enumerate(cell.nodes):
+            yield from (((top, mid, index), name) for index, name in enumerate(node.operations))
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
 
-
-def _parts(item: Wiring | StudentSpec) -> tuple[Wiring, StudentSpec | None]:
-    return (item.wiring, item) if isinstance(item, StudentSpec) else (item, None)
-
-
-def _used_operations(wirings: Sequence[Wiring]) -> Counter[str]:
-    return Counter(name for w in wirings for cell in w.cells for node in cell.nodes for name in node.operations)
-
-
-def _used_merges(wirings: Sequence[Wiring]) -> Counter[str]:
-    """Number of nodes, over all levels, of every merge that is used."""
-    found = Counter(name for w in wirings for _, _, _, _, merges in _graphs(w) for name in merges if name in MERGES)
-    return Counter({name: found[name] for name in MERGES if found[name]})
-
-
-def _merge_text(wirings: Sequence[Wiring]) -> str:
-    found = _used_merges(wirings)
-    return ", ".join(f"{n} {name}" for name, n in found.items()) if found else "none"
-
-
-def _params_text(n_params: int) -> str:
-    if n_params < 10_000:
-        return f"{n_params:,} parameters"
-    return f"{n_parameters(n_params)} parameters"
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that no XML document may hold, not even escaped."""
+_PAD = 14.0
 
 
 def _text_width(text: str, size: float) -> float:
     """Pixels, by the width of an average letter of a sans-serif font."""
     return 0.56 * size * len(text)
-
-
-def _legend(
-    wirings: Sequence[Wiring], scale: _WeightScale | None, x: float, y: float, width: float, unit: float
-) -> tuple[list[_Shape], float]:
-    """The shapes of a legend in lines of at most ``width``, and where it ends."""
-    size, shapes = 11.0 * unit, list[_Shape]()
-    start, line = x, 20.0 * unit
-
-    def advance(needed: float) -> None:
-        nonlocal x, y
-        if x > start and x + needed > start + width:
-            x, y = start, y + line
-
-    counts = _used_operations(wirings)
-    for name in OPERATIONS:
-        if counts[name]:
-            text = f"{name} ({counts[name]})" if len(wirings) == 1 else name
-            needed = 20.0 * unit + _text_width(text, size) + 16.0 * unit
-            advance(needed)
-            shapes.append(_Mark(((x + 8.0 * unit, y),), 6.0 * unit, name))
-            shapes.append(_Text((x + 19.0 * unit, y + 0.35 * size), text, size))
-            x += needed
-    lines: list[tuple[str, str, int | None]] = []
-    merges = _used_merges(wirings)
-    if merges["concat"]:
-        lines.append(("concat", "into a concatenation", None))
-    if merges["attention"] and len(wirings) == 1:
-        lines.append(("mask", "makes the mask of an attention merge", None))
-    if scale is not None:
-        names = [f"{weight:.2f}" for weight in scale.samples()]
-        names[0] = f"merge weight {names[0]}"
-        lines += [("edge", name, scale(weight)) for name, weight in zip(names, scale.samples(), strict=True)]
-        if any(merge == NO_MERGE for w in wirings for merge in wiring_edges(w).values()):
-            lines.append(("edge", "only input: no weight", None))
-    for style, text, weight_class in lines:
-        needed = 32.0 * unit + _text_width(text, size) + 14.0 * unit
-        advance(needed)
-        curve: Curve = (("M", (x, y)), ("L", (x + 26.0 * unit, y)))
-        shapes.append(_Line((curve,), style, weight=weight_class))
-        shapes.append(_Text((x + 32.0 * unit, y + 0.35 * size), text, size))
-        x += needed
-    return shapes, y + line
 
 
 def _wrapped(text: str, size: float, width: float, separator: str = " ") -> list[str]:
@@ -711,397 +515,301 @@ def _wrapped(text: str, size: float, width: float, separator: str = " ") -> list
     return lines
 
 
+def _add(parent: Element, tag: str, text: str = "", kind: str = "", **attributes: Any) -> Element:
+    """An element of the class ``kind``; names have dashes for underscores, None and "" leave an attribute out."""
+    given = {"class": kind, **{name.replace("_", "-"): value for name, value in attributes.items()}}
+    known = {k: _number(v) if isinstance(v, float) else str(v) for k, v in given.items() if v not in (None, "")}
+    element = SubElement(parent, tag, known)
+    element.text = text or None
+    return element
+
+
+class _Picture:
+    """An SVG that grows downwards: ``y`` is where the next part stands.
+
+    Args:
+        zoom: Pixels for one of the texts' pixels.
+    """
+
+    def __init__(self, width: float, title: str, zoom: float = 1.0) -> None:
+        self.width, self.y, self.title, self.zoom = width + 2 * _PAD, _PAD + 12.0, title, zoom
+        self.description = ""
+        self.body = Element("g")
+
+    def text(self, text: str, x: float, y: float, size: float, **attributes: Any) -> None:
+        _add(self.body, "text", text, x=x, y=y, font_size=size, **attributes)
+
+    def lines(self, text: str, size: float, step: float, separator: str = " ", **attributes: Any) -> None:
+        for line in _wrapped(text, size, self.width - 2 * _PAD, separator):
+            self.text(line, _PAD, self.y, size, **attributes)
+            self.y += step
+
+    def group(self, x: float, y: float, scale: float) -> Element:
+        return _add(self.body, "g", transform=f"translate({_number(x)} {_number(y)}) scale({scale:.4g})")
+
+    def legend(self, entries: Sequence[tuple[str, str]]) -> None:
+        """Marks and lines with what they mean: (class, text)."""
+        x, size = _PAD, 11.0
+        for kind, text in entries:
+            indent = 19.0 if kind in COLOURS else 32.0
+            needed = indent + _text_width(text, size) + 15.0
+            if x > _PAD and x + needed > self.width - _PAD:
+                x, self.y = _PAD, self.y + 20.0
+            group = self.group(x + 2.0, self.y - 6.0, 0.6) if kind in COLOURS else self.group(x, self.y, 1.0)
+            _add(group, "path", kind=kind, d=_mark(kind, (0, 0, 0, 0), 1) if kind in COLOURS else "M0 0h26")
+            self.text(text, x + indent, self.y + 0.35 * size, size)
+            x += needed
+        self.y += 20.0
+
+    def svg(self, background: str | None) -> str:
+        """The whole document; styles are under a class of its own, since those of an inline SVG hold for a page."""
+        scope = f"wiring-{content_digest([self.title, self.description, self.width, self.y])[:8]}"
+        width, height = math.ceil(self.width), math.ceil(self.y)
+        root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width} {height}"})
+        root.attrib |= {"width": _number(width * self.zoom), "height": _number(height * self.zoom), "class": scope}
+        root.attrib |= {"role": "img", "aria-labelledby": f"{scope}-t {scope}-d"}
+        root.set("style", f"{'' if background is None else f'color:{_INK};'}max-width:100%;height:auto")
+        _add(root, "title", self.title, id=f"{scope}-t")
+        _add(root, "desc", self.description, id=f"{scope}-d")
+        used = {name for element in self.body.iter() for name in element.get("class", "").split()} | {"text"}
+        rules = ((name if name == "text" else f".{name}", body) for name, body in _rules().items() if name in used)
+        _add(root, "style", "".join(f".{scope} {name}{{{body}}}" for name, body in rules))
+        if background is not None:
+            _add(root, "rect", width=width, height=height, fill=background)
+        root.append(self.body)
+        return _NOT_XML.sub("\ufffd", tostring(root, encoding="unicode")) + "\n"
+
+
+def _count_merges(wirings: Sequence[Wiring]) -> Counter[str]:
+    """Number of nodes, over all levels, of every merge that is used."""
+    found = Counter(name for wiring in wirings for _, _, merges in _graphs(wiring) for name in merges)
+    return Counter({name: found[name] for name in MERGES if found[name]})
+
+
+def _facts(wiring: Wiring, spec: StudentSpec | None) -> list[str]:
+    merges = ", ".join(f"{n} {name}" for name, n in _count_merges([wiring]).items()) or "none"
+    facts = [f"{wiring.n_operations} operations", f"depth {wiring.depth}", f"merges: {merges}"]
+    if spec is not None:
+        size = f"{spec.n_params:,}" if spec.n_params < 10_000 else n_parameters(spec.n_params)
+        facts.insert(0, f"{size} parameters")
+    return facts
+
+
+def _legend(wirings: Sequence[Wiring]) -> list[tuple[str, str]]:
+    counts = Counter(name for wiring in wirings for _, name in _operations(wiring))
+    entries = [(name, f"{name} ({counts[name]})" if len(wirings) == 1 else name) for name in OPERATIONS if counts[name]]
+    merges = _count_merges(wirings)
+    if merges["concat"]:
+        entries.append(("concat", "into a concatenation"))
+    if merges["attention"] and len(wirings) == 1:
+        entries.append(("mask", "makes the mask of an attention merge"))
+    return entries
+
+
 def _describe(wiring: Wiring, weights: Mapping[Edge, float]) -> str:
     stages = ", ".join(f"{n} in stage {stage + 1}" for stage, n in sorted(Counter(wiring.stages).items()))
-    operations = ", ".join(f"{n} {name}" for name, n in sorted(_used_operations([wiring]).items()))
+    operations = sorted(Counter(name for _, name in _operations(wiring)).items())
     text = (
         f"A network of three levels: {len(wiring.cells)} cells from left to right ({stages}), "
         f"{sum(len(cell.nodes) for cell in wiring.cells)} nodes inside the cells, {wiring.n_operations} operations "
-        f"inside the nodes ({operations}); {len(wiring_edges(wiring))} edges; the longest path has {wiring.depth} "
-        f"operations. Merges: {_merge_text([wiring])}."
+        f"inside the nodes ({', '.join(f'{n} {name}' for name, n in operations)}); {len(wiring_edges(wiring))} edges; "
+        f"the longest path has {wiring.depth} operations. {_facts(wiring, None)[-1].capitalize()}."
     )
     if weights:
         text += f" Learned merge weights lie between {min(weights.values()):.2f} and {max(weights.values()):.2f}."
     return text
 
 
-def _picture(item: Wiring | StudentSpec, merge_weights: Mapping[Edge, float] | None, title: str) -> _Picture:
+def _parts(item: Wiring | StudentSpec) -> tuple[Wiring, StudentSpec | None]:
+    return (item.wiring, item) if isinstance(item, StudentSpec) else (item, None)
+
+
+def _picture(item: Wiring | StudentSpec, weights: Mapping[Edge, float], title: str) -> _Picture:
+    """One wiring: every node and every edge is an element of its own."""
     wiring, spec = _parts(item)
-    weights = dict(merge_weights or {})
     edges = wiring_edges(wiring)
     unknown = [edge for edge in weights if edge not in edges]
     if unknown:
         raise ValueError(f"merge_weights has edges that wiring {wiring.digest} lacks, for example {unknown[0].label!r}")
-    scale = _WeightScale(weights) if weights else None
-    layout = _layout(wiring)
-    detailed = wiring.n_operations < DETAILED
-    unit = max(1.0, layout.width / 1400)  # a large drawing is seen scaled down; its texts shall not be
-    pad = 14.0 * unit
-    width = max(layout.width, 620.0) + 2 * pad
-    room = width - 2 * pad
-
-    facts = [f"{wiring.n_operations} operations", f"depth {wiring.depth}", f"merges: {_merge_text([wiring])}"]
+    facts, legend = _facts(wiring, spec), _legend([wiring])
     if spec is not None:
-        channels = ", ".join(str(spec.channels[stage]) for stage in sorted(set(wiring.stages)))
-        facts = [_params_text(spec.n_params), f"channels {channels}", *facts]
-    title = title or f"Wiring {wiring.digest}"
-    shapes: list[_Shape] = []
-    y = pad + 12.0 * unit
-    for line in _wrapped(title, 15.0 * unit, room):
-        shapes.append(_Text((pad, y), line, 15.0 * unit, bold=True))
-        y += 19.0 * unit
-    for line in _wrapped(" · ".join(facts), 11.5 * unit, room, " · "):
-        shapes.append(_Text((pad, y), line, 11.5 * unit))
-        y += 16.0 * unit
-    y += 2.0 * unit
-
-    dx, dy = (width - layout.width) / 2, y
-    inner: list[_Shape] = []
-    strip, label_size = 20.0 * unit, 11.0 * unit  # below the cells, for the stages' names
-    names = [_stage_names(spec, stage) for stage, _, _ in layout.bands]
-    fits = [
-        all(_text_width(n, label_size) < right - left for n, (_, left, right) in zip(c, layout.bands, strict=True))
-        for c in zip(*names, strict=True)
-    ]
-    chosen = fits.index(True) if True in fits else -1  # as long as all stages have room for
-    for (stage, left, right), candidates in zip(layout.bands, names, strict=True):
-        inner.append(_Rectangle((left, 0.0, right - left, layout.height + strip), 0.0, f"stage{stage}"))
-        place = ((left + right) / 2, layout.height + 0.6 * strip)
-        inner.append(_Text(place, candidates[chosen], label_size, "middle"))
-    for (x, below), name in ((layout.stem, "stem"), (layout.head, "head")):
-        inner.append(_Text((x, below + 4.0 * unit), name, label_size, "middle"))
-    inner += _network_shapes(wiring, layout, weights, scale, detailed)
-    shapes += [_moved(shape, dx, dy) for shape in inner]
-    legend, y = _legend([wiring], scale, pad, dy + layout.height + strip + 20.0 * unit, room, unit)
-    shapes += legend
+        facts.insert(1, "channels " + ", ".join(str(spec.channels[stage]) for stage in sorted(set(wiring.stages))))
     note = "Arcs run from left to right, edges inside the cells downwards."
-    if scale is not None:
+    if weights:
+        scale_of, samples = _weight_classes(weights)
+        legend += [(f"edge {scale_of(w)}", f"{'merge weight ' * (not i)}{w:.2f}") for i, w in enumerate(samples)]
+        if NO_MERGE in edges.values():
+            legend.append(("edge", "only input: no weight"))
         note += " Merge weights are sigmoid(w) after training, 0.73 before."
-    for line in _wrapped(note, 10.5 * unit, room):
-        shapes.append(_Text((pad, y + 2.0 * unit), line, 10.5 * unit, faint=True))
-        y += 15.0 * unit
-    name, description = f"{title}: {', '.join(facts)}", _describe(wiring, weights)
-    return _Picture(width, y + 2.0 * unit, shapes, name, description, digits=1 if detailed else 0)
+
+    layout = _layout(wiring)
+    scale = min(1.0, 1400 / layout.width)  # a large drawing is seen scaled down; its texts shall not be
+    title = title or f"Wiring {wiring.digest}"
+    picture = _Picture(max(layout.width * scale, 620.0), f"{title}: {', '.join(facts)}", 1 / scale)
+    picture.description = _describe(wiring, weights)
+    picture.lines(title, 15.0, 19.0, font_weight=600)
+    picture.lines(" · ".join(facts), 11.5, 16.0, " · ")
+    left, top = (picture.width - layout.width * scale) / 2, picture.y + 2.0
+    bottom = top + layout.height * scale
+    group = picture.group(left, top, scale)
+    for (stage, start, end), name in zip(layout.bands, _stage_names(spec, layout, scale), strict=True):
+        box = (start, 0.0, end - start, layout.height + 20.0 / scale)
+        _add(group, "path", kind=f"stage{stage}", d=_rectangle(box, 0, 1))
+        picture.text(name, left + (start + end) / 2 * scale, bottom + 12.0, 11.0, text_anchor="middle")
+    for name, (x, y) in zip(("stem", "head"), layout.ends, strict=True):
+        picture.text(name, left + x * scale, top + y * scale + 4.0, 11.0, text_anchor="middle")
+    detailed = wiring.n_operations < DETAILED
+    _add(group, "path", kind="end", d="".join(_curve(stub, int(detailed)) for stub in layout.stubs))
+    labels = {edge.label: weight for edge, weight in weights.items()}
+    for kind, data, key, tooltip in _shapes(wiring, layout, int(detailed)):
+        if key in labels:
+            kind, tooltip = f"{kind} {scale_of(labels[key])}", f"{tooltip}, weight {labels[key]:.3f}"
+        element = _add(group, "path", kind=kind, data_key=key, d=data)
+        if detailed and tooltip:
+            _add(element, "title", tooltip)
+    for place, name in _operations(wiring) if detailed else ():
+        kernel = f"{OPERATIONS[name].height}×{OPERATIONS[name].width}"  # noqa: RUF001 (a times sign)
+        at = {"x": layout.boxes[place][0] + _RADIUS, "y": layout.boxes[place][1] + _RADIUS + 2.7}
+        small = {"font_size": 7.5, "text_anchor": "middle", "pointer_events": "none", "aria_hidden": "true"}
+        _add(group, "text", kernel, f"on-{name}", **at, **small)
+    picture.y = bottom + 40.0
+    picture.legend(legend)
+    picture.y += 2.0
+    picture.lines(note, 10.5, 15.0, opacity=".75")
+    return picture
 
 
-def _stage_names(spec: StudentSpec | None, stage: int) -> list[str]:
-    """The same, shorter and shorter."""
-    name = f"stage {stage + 1}"
-    if spec is None:
-        return [name, str(stage + 1)]
-    size = f"{spec.sizes[stage]}×{spec.sizes[stage]}"  # noqa: RUF001 (a times sign)
-    return [f"{name}: {spec.channels[stage]} channels, {size}", f"{name}: {size}", name, str(stage + 1)]
+def _weight_classes(weights: Mapping[Edge, float]) -> tuple[Callable[[float], str], tuple[float, float, float]]:
+    """From a weight to its class of width and colour; the smallest, the middle and the largest weight."""
+    low, high = min(weights.values()), max(weights.values())
+    if high - low < 0.1:  # differences of nothing look like nothing
+        low, high = (low + high) / 2 - 0.05, (low + high) / 2 + 0.05
+
+    def of(weight: float) -> str:
+        share = min(1.0, max(0.0, (weight - low) / (high - low)))
+        return f"w{round(share * (_N_WEIGHTS - 1))}"
+
+    return of, (low, (low + high) / 2, high)
 
 
-def _moved(shape: _Shape, dx: float, dy: float) -> _Shape:
-    if isinstance(shape, _Rectangle):
-        x, y, width, height = shape.box
-        return shape._replace(box=(x + dx, y + dy, width, height))
-    if isinstance(shape, _Line):
-        return shape._replace(curves=tuple(_shifted(curve, dx, dy) for curve in shape.curves))
-    if isinstance(shape, _Mark):
-        return shape._replace(centres=tuple((x + dx, y + dy) for x, y in shape.centres))
-    return shape._replace(place=(shape.place[0] + dx, shape.place[1] + dy))
+def _stage_names(spec: StudentSpec | None, layout: _Layout, scale: float) -> list[str]:
+    """Names of the stages, as long as all of them have room for."""
+    stages = [stage for stage, _, _ in layout.bands]
+    choices = [[f"stage {stage + 1}" for stage in stages], [str(stage + 1) for stage in stages]]
+    if spec is not None:
+        size = [f"{n}×{n}" for n in spec.sizes]  # noqa: RUF001 (a times sign)
+        choices.insert(0, [f"stage {stage + 1}: {size[stage]}" for stage in stages])
+        choices.insert(0, [f"stage {s + 1}: {spec.channels[s]} channels, {size[s]}" for s in stages])
+    rooms = [(right - left) * scale for _, left, right in layout.bands]
+    fits = [all(_text_width(n, 11.0) < room for n, room in zip(names, rooms, strict=True)) for names in choices]
+    return choices[fits.index(True) if True in fits else -1]
 
 
 _TILE, _TILE_HEIGHT = 400.0, 300.0
 
 
 def _sheet(items: Sequence[Wiring | StudentSpec], title: str, captions: Sequence[str], columns: int) -> _Picture:
+    """Several wirings side by side, at one scale unless sizes differ much."""
     if not items:
         raise ValueError("a sheet needs at least one wiring")
     if captions and len(captions) != len(items):
         raise ValueError(f"captions must be one for each of the {len(items)} wirings, got {len(captions)}")
     wirings = [_parts(item)[0] for item in items]
     layouts = [_layout(wiring) for wiring in wirings]
-    columns = min(columns, len(items))
-    # one scale for all, so that sizes compare, unless some would be too small to see
+    columns, gap = min(columns, len(items)), 22.0
     own = [min(1.0, _TILE / one.width, _TILE_HEIGHT / one.height) for one in layouts]
     scales = [min(one, 2.5 * min(own)) for one in own] if max(own) > 2.5 * min(own) else [min(own)] * len(own)
-    gap, pad = 22.0, 14.0
-    width = max(columns * _TILE + (columns - 1) * gap, 620.0) + 2 * pad
-    shapes: list[_Shape] = []
-    y = pad + 12.0
-    for line in _wrapped(title, 15.0, width - 2 * pad) if title else ():
-        shapes.append(_Text((pad, y), line, 15.0, bold=True))
-        y += 20.0
+    picture = _Picture(max(columns * (_TILE + gap) - gap, 620.0), title or "Sampled wirings")
+    depths = [wiring.depth for wiring in wirings]
+    picture.description = f"{len(items)} sampled networks side by side; depth {min(depths)} to {max(depths)}."
+    if title:
+        picture.lines(title, 15.0, 20.0, font_weight=600)
     for start in range(0, len(items), columns):
         row = range(start, min(start + columns, len(items)))
         tallest = max(layouts[index].height * scales[index] for index in row)
-        lines = 0
+        below = 0
         for index in row:
-            wiring, spec = _parts(items[index])
-            layout, scale = layouts[index], scales[index]
-            x = pad + (index - start) * (_TILE + gap)
-            upper = y + (tallest - layout.height * scale) / 2
-            shapes += _small_network(wiring, layout, scale, x + (_TILE - layout.width * scale) / 2, upper)
-            caption = captions[index] if captions else f"wiring {wiring.digest}"
-            below = [
-                *([_params_text(spec.n_params)] if spec is not None else []),
-                f"depth {wiring.depth}",
-                f"{wiring.n_operations} operations",
-                f"merges: {_merge_text([wiring])}",
-            ]
-            bold = _wrapped(caption, 12.0, _TILE)
-            texts = [*bold, *_wrapped(" · ".join(below), 11.0, _TILE, " · ")]
-            for number, line in enumerate(texts):
-                place = (x + _TILE / 2, y + tallest + 14.0 + 15.0 * number)
-                heading = number < len(bold)
-                shapes.append(_Text(place, line, 12.0 if heading else 11.0, "middle", heading))
-            lines = max(lines, len(texts))
-        y += tallest + 15.0 * lines + 26.0
-    legend, y = _legend(wirings, None, pad, y, width - 2 * pad, 1.0)
-    depths = sorted({wiring.depth for wiring in wirings})
-    text = f"{len(items)} sampled networks side by side; depth {depths[0]} to {depths[-1]}."
-    return _Picture(width, y, [*shapes, *legend], title or "Sampled wirings", text)
+            layout, scale, caption = layouts[index], scales[index], f"wiring {wirings[index].digest}"
+            middle = _PAD + (index - start) * (_TILE + gap) + _TILE / 2
+            upper = picture.y + (tallest - layout.height * scale) / 2
+            _tile(picture.group(middle - layout.width * scale / 2, upper, scale), wirings[index], layout, scale)
+            lines = [(line, 12.0, 600) for line in _wrapped(captions[index] if captions else caption, 12.0, _TILE)]
+            facts = " · ".join(_facts(*_parts(items[index])))
+            lines += [(line, 11.0, 400) for line in _wrapped(facts, 11.0, _TILE, " · ")]
+            for number, (line, size, weight) in enumerate(lines):
+                y = picture.y + tallest + 14.0 + 15.0 * number
+                picture.text(line, middle, y, size, text_anchor="middle", font_weight=weight)
+            below = max(below, len(lines))
+        picture.y += tallest + 15.0 * below + 26.0
+    picture.legend(_legend(wirings))
+    return picture
+
+
+def _tile(group: Element, wiring: Wiring, layout: _Layout, scale: float) -> None:
+    """A small network: all shapes of a kind are one element; nobody sees bends, and lines of less than 0.4 pixels."""
+    kinds = {f"stage{s}": [_rectangle((a, 0.0, b - a, layout.height), 0, 1)] for s, a, b in layout.bands}
+    for kind, data, _, _ in _shapes(wiring, layout, 0, bent=scale >= 0.4):
+        kinds.setdefault("edge" if kind == "mask" else kind, []).append(data)
+    for kind, parts in kinds.items():
+        thin = f"stroke-width:{0.4 / scale:.2g}" if scale < 0.36 and kind not in COLOURS else None
+        _add(group, "path", kind=kind, d="".join(parts), style=thin)
+
+
+def _drawn(
+    items: Wiring | StudentSpec | Sequence[Wiring | StudentSpec],
+    *,
+    merge_weights: Mapping[Edge, float] | None = None,
+    title: str = "",
+    captions: Sequence[str] = (),
+    columns: int = 3,
+) -> _Picture:
+    if isinstance(items, Sequence):
+        return _sheet(items, title, captions, columns)
+    return _picture(items, merge_weights or {}, title)
 
 
 def svg(
-    wiring: Wiring | StudentSpec,
-    *,
-    merge_weights: Mapping[Edge, float] | None = None,
-    title: str = "",
-    background: str | None = _PAPER,
+    items: Wiring | StudentSpec | Sequence[Wiring | StudentSpec], *, background: str | None = _PAPER, **options: Any
 ) -> str:
-    """One wiring as a self-contained SVG, to be saved as a file or put into an HTML page.
+    """One wiring, or a sheet of several side by side, as a self-contained SVG: a file or a part of an HTML page.
 
     Args:
-        wiring: A `StudentSpec` adds channels, sizes and parameters.
-        merge_weights: Weights of edges in [0, 1], from `edge_weights`: shown as width and colour, with a legend.
-        title: Instead of "Wiring" and its digest.
+        items: One with its three levels, or a list of them: each small, with its size, depth and merges below, at one
+            scale unless sizes differ much. A `StudentSpec` adds channels, sizes and parameters.
         background: Any colour of CSS; texts and lines are dark on it. None leaves it out and draws them in the text
             colour of the surrounding page (``currentColor``), light or dark.
+        options: ``title``, for one wiring instead of "Wiring" and its digest; ``merge_weights`` of one wiring, weights
+            of edges in [0, 1] from `edge_weights`, shown as width and colour with a legend; ``captions`` of a sheet,
+            one a wiring instead of its digest; ``columns`` of a sheet, 3 by default.
 
     Raises:
-        ValueError: If ``merge_weights`` has an edge that the wiring lacks.
+        ValueError: If ``merge_weights`` has an edge that the wiring lacks, there is no wiring, or not one caption for
+            each.
     """
-    return _write_svg(_picture(wiring, merge_weights, title), background)
+    return _drawn(items, **options).svg(background)
 
 
-def sheet_svg(
-    items: Sequence[Wiring | StudentSpec],
-    *,
-    title: str = "",
-    captions: Sequence[str] = (),
-    columns: int = 3,
-    background: str | None = _PAPER,
-) -> str:
-    """Several wirings side by side, each with its size, depth and merges below; at one scale, unless sizes differ much.
-
-    Args:
-        captions: One a wiring, instead of its digest.
-        background: As in `svg`.
-
-    Raises:
-        ValueError: If there is no wiring, or not one caption for each.
-    """
-    return _write_svg(_sheet(items, title, captions, columns), background)
-
-
-def family_svg(
-    generator: Generator,
-    seeds: Sequence[int],
-    *,
-    student: Callable[[Wiring], StudentSpec] | None = None,
-    title: str = "",
-    columns: int = 3,
-    background: str | None = _PAPER,
-) -> str:
-    """The wirings that a family draws with these seeds, side by side.
-
-    Args:
-        student: Makes the student of a wiring (`fit_width` with a task's numbers), which adds its parameters.
-        title: As in `sheet_svg`; its default names the family.
-        columns: As in `sheet_svg`.
-        background: As in `svg`.
-
-    Raises:
-        ValueError: If there is no seed.
-    """
-    wirings = [generator.sample_wiring(seed) for seed in seeds]
-    items = wirings if student is None else [student(wiring) for wiring in wirings]
-    return sheet_svg(
-        items,
-        title=title or f"Family {generator.digest}",
-        captions=[f"seed {seed}" for seed in seeds],
-        columns=columns,
-        background=background,
-    )
-
-
-def draw_wirings(
-    items: Sequence[Wiring | StudentSpec],
-    path: str | Path,
-    *,
-    merge_weights: Mapping[Edge, float] | None = None,
-    title: str = "",
-    captions: Sequence[str] = (),
-) -> Path:
-    """One wiring with its three levels, or several on a sheet, as a file; its folder is made if it is missing.
+def draw_wirings(items: Sequence[Wiring | StudentSpec], path: str | Path, **options: Any) -> Path:
+    """One wiring, or several on a sheet, as a file; its folder is made if it is missing.
 
     Args:
         path: Ends in .png, .svg or .pdf.
-        merge_weights: Of the only wiring, as in `svg`; a sheet shows none.
+        options: Those of `svg`.
 
     Raises:
         ValueError: If the suffix is another, or there is no wiring.
     """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"pictures end in {', '.join(SUFFIXES)}, got {path.name!r}")
-    picture = _picture(items[0], merge_weights, title) if len(items) == 1 else _sheet(items, title, captions, columns=3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".svg":
-        path.write_text(_write_svg(picture, _PAPER), encoding="utf-8")
-    else:
-        path.write_bytes(_rendered(picture, path.suffix.lower()))
-    return path
-
-
-LARGEST = 6000
-"""Pixels of a side of a PNG, at most."""
-
-
-def _rendered(picture: _Picture, suffix: str) -> bytes:
-    """PNG with two pixels for one of the drawing, or PDF."""
     import vl_convert
 
-    text = _write_svg(picture, _PAPER)
-    if suffix == ".png":
-        return bytes(vl_convert.svg_to_png(text, scale=min(2.0, LARGEST / max(picture.width, picture.height))))
-    return bytes(vl_convert.svg_to_pdf(text))
-
-
-# ---- SVG -----------------------------------------------------------------------------------------------------------
-
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that no XML document may hold, not even escaped."""
-
-
-def _clean(text: str) -> str:
-    return escape(_NOT_XML.sub("\ufffd", text))
-
-
-def _number(value: float, digits: int = 1) -> str:
-    text = f"{value:.{digits}f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text == "-0" else text
-
-
-def _path_data(curves: Sequence[Curve], digits: int) -> str:
-    return "".join(code + " ".join(_number(v, digits) for v in values) for curve in curves for code, values in curve)
-
-
-def _outline(shape: str, centre: Point, radius: float) -> list[Point]:
-    """Corners of a mark that is no circle, of about the circle's area."""
-    x, y = centre
-    n, size, turn = {"diamond": (4, 1.22, 0.0), "square": (4, 1.25, 0.125), "hexagon": (6, 1.1, 0.0)}[shape]
-    angles = [2 * math.pi * (k / n + turn) for k in range(n)]
-    return [(x + radius * size * math.cos(a), y + radius * size * math.sin(a)) for a in angles]
-
-
-def _mark_data(mark: _Mark) -> str:
-    shape, r = _SHAPES[OPERATIONS[mark.operation].kind], mark.radius
-    parts = []
-    for x, y in mark.centres:
-        if r < 1.5:  # a dot
-            side = _number(1.8 * r)
-            parts.append(f"M{_number(x - 0.9 * r)} {_number(y - 0.9 * r)}h{side}v{side}h-{side}z")
-        elif shape == "circle":
-            round_ = f"{_number(r)} {_number(r)} 0 1 1"
-            parts.append(f"M{_number(x - r)} {_number(y)}a{round_} {_number(2 * r)} 0a{round_} {_number(-2 * r)} 0")
-        else:
-            corners = " ".join(f"{_number(a)} {_number(b)}" for a, b in _outline(shape, (x, y), r))
-            parts.append(f"M{corners}z")
-    return "".join(parts)
-
-
-def _light(colour: str) -> bool:
-    """Whether black is easier to read on it than white (relative luminance of WCAG 2.1 above 0.18)."""
-    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18
-
-
-def _css(picture: _Picture, scope: str) -> str:
-    """The rules that the picture needs, under a class of its own: styles of an inline SVG hold for the whole page."""
-    used = {shape.style for shape in picture.shapes if isinstance(shape, _Rectangle | _Line)}
-    rules = []
-    for name, style in _STYLES.items():
-        if name in used:
-            body = ";".join(f"{key}:{'currentColor' if value == 'ink' else value}" for key, value in style.items())
-            rules.append(f".{scope} .{name}{{{body}}}")
-    for name in sorted({shape.operation for shape in picture.shapes if isinstance(shape, _Mark)}):
-        rules.append(f".{scope} .{name}{{fill:{COLOURS[name]};stroke:currentColor;stroke-width:.6}}")
-    rules.append(f".{scope} text{{fill:currentColor;font-family:system-ui,Helvetica,Arial,sans-serif}}")
-    rules.append(f".{scope} .k{{font-size:7.5px;text-anchor:middle}}")
-    for index in sorted({s.weight for s in picture.shapes if isinstance(s, _Line) and s.weight is not None}):
-        width, colour = _weight_style(index)
-        rules.append(f".{scope} .w{index}{{stroke:{colour};stroke-width:{width:.2f};stroke-opacity:1}}")
-    return "".join(rules)
-
-
-def _key(shape: _Rectangle | _Line | _Mark) -> str:
-    return f' data-key="{shape.key}"' if shape.key else ""
-
-
-def _own_width(shape: _Rectangle | _Line) -> str:
-    return "" if shape.width is None else f' style="stroke-width:{shape.width:.2f}"'
-
-
-def _with_tooltip(name: str, attributes: str, tooltip: str) -> str:
-    return f"<{name} {attributes}" + (f"><title>{_clean(tooltip)}</title></{name}>" if tooltip else "/>")
-
-
-def _write_svg(picture: _Picture, background: str | None) -> str:
-    from naslib_autokd.records import content_digest
-
-    scope = f"wiring-{content_digest([picture.title, picture.description, picture.width, picture.height])[:8]}"
-    width, height = math.ceil(picture.width), math.ceil(picture.height)
-    colour = "" if background is None else f"color:{_INK};"
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'class="{scope}" role="img" aria-labelledby="{scope}-t {scope}-d" style="{colour}max-width:100%;height:auto">',
-        f'<title id="{scope}-t">{_clean(picture.title)}</title>',
-        f'<desc id="{scope}-d">{_clean(picture.description)}</desc>',
-        f"<style>{_css(picture, scope)}</style>",
-    ]
-    if background is not None:
-        out.append(f'<rect width="{width}" height="{height}" fill={quoteattr(_NOT_XML.sub("", background))}/>')
-    for shape in picture.shapes:
-        if isinstance(shape, _Rectangle):
-            x, y, w, h = (_number(value, picture.digits) for value in shape.box)
-            radius = f' rx="{_number(shape.radius)}"' if shape.radius else ""
-            start = f'<rect class="{shape.style}"{_key(shape)}{_own_width(shape)} '
-            out.append(f'{start}x="{x}" y="{y}" width="{w}" height="{h}"{radius}/>')
-        elif isinstance(shape, _Line):
-            name = shape.style if shape.weight is None else f"{shape.style} w{shape.weight}"
-            data = _path_data(shape.curves, picture.digits)
-            out.append(
-                _with_tooltip("path", f'class="{name}"{_key(shape)}{_own_width(shape)} d="{data}"', shape.tooltip)
-            )
-        elif isinstance(shape, _Mark):
-            start = f'class="{shape.operation}"{_key(shape)}'
-            if len(shape.centres) == 1 and _SHAPES[OPERATIONS[shape.operation].kind] == "circle":
-                x, y, r = (_number(value, picture.digits) for value in (*shape.centres[0], shape.radius))
-                out.append(_with_tooltip("circle", f'{start} cx="{x}" cy="{y}" r="{r}"', shape.tooltip))
-            else:
-                out.append(_with_tooltip("path", f'{start} d="{_mark_data(shape)}"', shape.tooltip))
-            if shape.text:
-                ((cx, cy),) = shape.centres
-                ink = "#000" if _light(COLOURS[shape.operation]) else "#fff"
-                text = (
-                    f'<text class="k" x="{_number(cx)}" y="{_number(cy + 2.7)}" style="fill:{ink}" aria-hidden="true"'
-                )
-                out.append(f'{text} pointer-events="none">{shape.text}</text>')
-        else:
-            x, y = map(_number, shape.place)
-            anchor = "" if shape.anchor == "start" else f' text-anchor="{shape.anchor}"'
-            bold = ' font-weight="600"' if shape.bold else ""
-            faint = ' opacity=".75"' if shape.faint else ""
-            out.append(
-                f'<text x="{x}" y="{y}" font-size="{_number(shape.size)}"{anchor}{bold}{faint}>'
-                f"{_clean(shape.text)}</text>"
-            )
-    out.append("</svg>")
-    return "\n".join(out) + "\n"
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"pictures end in {', '.join(SUFFIXES)}, got {path.name!r}")
+    picture = _drawn(items[0] if len(items) == 1 else items, **options)
+    text, scale = picture.svg(_PAPER), min(2.0, LARGEST / max(picture.width, picture.y) / picture.zoom)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".svg":
+        path.write_text(text, encoding="utf-8")
+    else:
+        path.write_bytes(vl_convert.svg_to_pdf(text) if suffix == ".pdf" else vl_convert.svg_to_png(text, scale=scale))
+    return path

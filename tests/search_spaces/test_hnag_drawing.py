@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,9 +27,7 @@ from naslib_autokd.reports.wirings import (
     Edge,
     draw_wirings,
     edge_weights,
-    family_svg,
     read_trained,
-    sheet_svg,
     svg,
     wiring_edges,
 )
@@ -91,53 +90,42 @@ def test_a_network_of_1000_operations_is_whole_and_below_half_a_megabyte() -> No
     assert wiring.n_operations == 1000
     assert len(text.encode()) < 500_000
     # a tile of a sheet leaves out nothing but the identities
-    assert len(sheet_svg([wiring]).encode()) < 250_000
+    assert len(svg([wiring]).encode()) < 250_000
 
 
 @pytest.mark.parametrize("family", [PUBLISHED, MIXED, XL], ids=["published", "mixed", "1000 operations"])
 def test_marks_lie_in_their_frames_frames_in_their_cells_and_none_overlap(family: Generator) -> None:
     layout = wirings._layout(family.sample_wiring(1))
-    radius = wirings._RADIUS
-    for (top, mid, _), (x, y) in layout.marks.items():
-        left, upper, width, height = layout.frames[top, mid]
-        assert left + radius <= x <= left + width - radius
-        assert upper + radius <= y <= upper + height - radius
-    for (top, _), (left, upper, width, height) in layout.frames.items():
-        x, y, w, h = layout.cells[top]
-        assert x < left
-        assert left + width < x + w
-        assert y < upper
-        assert upper + height < y + h
-    boxes = [*layout.frames.items()]
-    for i, ((top, _), (ax, ay, aw, ah)) in enumerate(boxes):
-        for (other, _), (bx, by, bw, bh) in boxes[i + 1 :]:
-            assert top != other or ax + aw < bx or bx + bw < ax or ay + ah < by or by + bh < ay
-    marks = np.array(list(layout.marks.values()))
-    distances = np.linalg.norm(marks[:, None] - marks[None], axis=-1) + 1e9 * np.eye(len(marks))
-    assert distances.min() >= 2 * radius
+    for place, (left, upper, width, height) in layout.boxes.items():
+        if len(place) > 1:
+            x, y, w, h = layout.boxes[place[:-1]]
+            assert x < left
+            assert left + width < x + w
+            assert y < upper
+            assert upper + height < y + h
+    for parent in {place[:-1] for place in layout.boxes}:
+        boxes = np.array([box for place, box in layout.boxes.items() if place[:-1] == parent])
+        left, upper, right, lower = boxes[:, 0], boxes[:, 1], boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]
+        apart = (right[:, None] < left) | (lower[:, None] < upper)
+        assert (apart | apart.T | np.eye(len(boxes), dtype=bool)).all()
 
 
 def test_edges_start_and_end_at_their_nodes_and_pass_between_the_others() -> None:
     graph = Graph(((), (0,), (1,), (0, 2), (0, 3)))  # a chain with two edges around it
-    placed = wirings._layered(graph, [(20.0, 20.0)] * 5, 9.0, 17.0)
-    for (source, target), curve in placed.curves.items():
-        (x, y), (x_end, y_end) = curve[0][1], curve[-1][1][-2:]
-        assert (x, y) == pytest.approx((placed.corners[source][0] + 10, placed.corners[source][1] + 20))
-        assert (x_end, y_end) == pytest.approx((placed.corners[target][0] + 10, placed.corners[target][1]))
-        for node in {1, 2, 3} - {source, target}:  # straight beside the nodes on the way, at a distance
-            corner = placed.corners[node]
-            beside = [
-                values[0] for code, values in curve if code == "L" and corner[1] < values[1] <= corner[1] + 20.001
-            ]
-            ranks = wirings._ranks(graph)
-            if ranks[source] < ranks[node] < ranks[target]:
-                assert len(beside) == 1
-                assert not corner[0] - 3 < beside[0] < corner[0] + 23
+    placed = wirings._block(graph, [wirings._Block(20.0, 20.0)] * 5, 9.0, 17.0, 7.0)
+    for (_, source, target), points in placed.edges.items():
+        (x, y, _, _), (x_end, y_end, _, _) = placed.boxes[source,], placed.boxes[target,]
+        assert points[0] == pytest.approx((x + 10, y + 20))
+        assert points[-1] == pytest.approx((x_end + 10, y_end))
+        for node in range(source + 1, target):  # straight beside the nodes on the way, at a distance
+            left, upper, _, _ = placed.boxes[node,]
+            (beside,) = [a[0] for a, b in pairwise(points) if a[0] == b[0] and a[1] <= upper and b[1] >= upper + 20]
+            assert not left - 3 < beside < left + 23
 
 
 def test_positions_keep_their_gaps_and_are_nearest() -> None:
-    assert wirings._fit_positions([0.0, 10.0, 11.0], [1, 1, 1], [2.0, 5.0]) == pytest.approx([0.0, 8.0, 13.0])
-    assert wirings._fit_positions([5.0, 0.0], [3, 1], [2.0]) == pytest.approx([3.25, 5.25])
+    assert wirings._spread([0.0, 10.0, 11.0], [1, 1, 1], [0.0, 2.0, 7.0]) == pytest.approx([0.0, 8.0, 13.0])
+    assert wirings._spread([5.0, 0.0], [3, 1], [0.0, 2.0]) == pytest.approx([3.25, 5.25])
 
 
 # ---- merge weights -------------------------------------------------------------------------------------------------
@@ -241,7 +229,10 @@ def test_the_kept_student_of_a_run_is_read_with_its_weights(tmp_path: Path) -> N
 
 def test_users_text_is_text_and_what_xml_cannot_hold_is_replaced() -> None:
     title = "<script>alert('a & b')</script> \x00\x1b]]>"
-    for text in (svg(SMALL.sample_wiring(0), title=title), family_svg(SMALL, [0, 1], title=title)):
+    for text in (
+        svg(SMALL.sample_wiring(0), title=title),
+        svg([SMALL.sample_wiring(seed) for seed in (0, 1)], title=title),
+    ):
         root = ElementTree.fromstring(text)
         assert not [e for e in root.iter() if e.tag not in {SVG + n for n in _TAGS}]
         shown = " ".join(str(e.text) for e in root.iter(f"{SVG}text"))
@@ -250,7 +241,7 @@ def test_users_text_is_text_and_what_xml_cannot_hold_is_replaced() -> None:
     assert not [e for e in ElementTree.fromstring(coloured).iter() if "script" in e.tag]
 
 
-_TAGS = ("svg", "title", "desc", "style", "rect", "path", "circle", "text")
+_TAGS = ("svg", "title", "desc", "style", "rect", "g", "path", "text")
 
 
 def test_a_picture_is_self_contained_and_accessible() -> None:
@@ -282,15 +273,16 @@ def test_without_a_background_texts_and_lines_take_the_colour_of_the_page() -> N
 
 
 def test_a_family_sheet_names_seeds_parameters_depth_and_merges() -> None:
-    text = family_svg(MIXED, [3, 7], student=student_of)
+    students, captions = [student_of(MIXED.sample_wiring(seed)) for seed in (3, 7)], ["seed 3", "seed 7"]
+    text = svg(students, title=f"Family {MIXED.digest}", captions=captions)
     shown = [str(e.text) for e in ElementTree.fromstring(text).iter(f"{SVG}text")]
     assert f"Family {MIXED.digest}" in shown
     for seed in (3, 7):
         spec = student_of(MIXED.sample_wiring(seed))
         assert f"seed {seed}" in shown
-        line = next(s for s in shown if f"depth {spec.depth} " in s)
+        line = next(s for s in shown if f"depth {spec.depth}" in s)
         assert f"{spec.n_params / 1e6:.2f}M parameters" in line
-        merges = Counter(m for _, _, _, _, names in wirings._graphs(spec.wiring) for m in names)
+        merges = Counter(m for _, _, names in wirings._graphs(spec.wiring) for m in names)
         assert any(
             f"{merges['sum']} sum, {merges['concat']} concat, {merges['attention']} attention" in s for s in shown
         )
@@ -319,9 +311,9 @@ def test_other_suffixes_empty_sheets_and_captions_that_do_not_fit_are_refused(tm
     with pytest.raises(ValueError, match="at least one wiring"):
         draw_wirings([], tmp_path / "a.png")
     with pytest.raises(ValueError, match="at least one wiring"):
-        family_svg(SMALL, [])
+        svg([])
     with pytest.raises(ValueError, match="one for each of the 1 wirings, got 2"):
-        sheet_svg([SMALL.sample_wiring(0)], captions=["a", "b"])
+        svg([SMALL.sample_wiring(0)], captions=["a", "b"])
 
 
 def test_the_command_draws_a_family_and_a_trained_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

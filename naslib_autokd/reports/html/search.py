@@ -276,7 +276,7 @@ N_WIRINGS = 6
 
 def pictures(run: RunData) -> str:
     """The kept student as it was trained, and other wirings of its family."""
-    from naslib_autokd.reports.wirings import family_svg, read_trained, svg
+    from naslib_autokd.reports.wirings import read_trained, svg
     from naslib_autokd.runners.export import ExportError
     from naslib_autokd.search_spaces.hnag.parameters import Candidate
 
@@ -297,7 +297,12 @@ def pictures(run: RunData) -> str:
         except ValueError:  # of another search space
             return "".join(parts)
         seeds = [derive_seed("report", index) for index in range(N_WIRINGS)]
-        drawn = family_svg(generator, seeds, title=f"{N_WIRINGS} wirings of the family", background=None)
+        drawn = svg(
+            [generator.sample_wiring(seed) for seed in seeds],
+            title=f"{N_WIRINGS} wirings of the family",
+            captions=[f"seed {seed}" for seed in seeds],
+            background=None,
+        )
         parts.append(f'<h3>Wirings of the family</h3><div class="picture">{drawn}</div>')
     return "".join(parts)
 
