@@ -66,6 +66,15 @@ class FigureFolder:
         """``name.csv``."""
         self.files.append(write_csv(self.path / f"{name}.csv", columns, rows))
 
+    def text(self, name: str, content: str) -> None:
+        self._write(name, content.encode())
+
+    def report(self, name: str, lines: Sequence[str]) -> list[Path]:
+        """A Markdown file that ends with all pictures; returns it and all files before it."""
+        pictures = [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in self.files if path.suffix == ".png"]
+        self.text(name, "\n".join([*lines, "", *pictures]) + "\n")
+        return [self.files[-1], *self.files[:-1]]
+
     def _write(self, name: str, content: bytes) -> None:
         path = self.path / name
         path.write_bytes(content)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ConfigSpace.exceptions import ForbiddenValueError
+from ConfigSpace.util import deactivate_inactive_hyperparameters
 
 from naslib_autokd.records import Proposal, Trial
 from naslib_autokd.reports.importance import (
@@ -24,9 +26,7 @@ from naslib_autokd.reports.importance import (
     sentences,
     sobol_indices,
     tied_hyperparameters,
-    trial_importance,
     write_importance_report,
-    write_permutation_report,
 )
 from naslib_autokd.search_spaces.hnag.parameters import HNAGSpace
 
@@ -82,7 +82,11 @@ def test_a_cut_shows_what_matters_below_it() -> None:
         return np.where(unit[:, 0] < 0.5, 0.1 * unit[:, 1], 10 + unit[:, 0])
 
     everything = sobol_indices(function, "uv", 512, 0)
-    best = sobol_indices(function, "uv", 512, 0, transform=lambda y: np.minimum(y, np.quantile(y, 0.25)))
+
+    def cut(unit: np.ndarray) -> np.ndarray:
+        return np.minimum(function(unit), np.quantile(function(unit), 0.25))
+
+    best = sobol_indices(cut, "uv", 512, 0)
     assert everything.total[1] < 0.01
     assert best.total[1] > 0.3
 
@@ -189,6 +193,25 @@ def test_inputs_of_a_space_are_legal_independent_and_distributed_as_its_points()
     assert np.isnan(function([{**small, "top_nodes": 9, "bottom_nodes": 5}])).all()
 
 
+@pytest.mark.parametrize("preset", ["hnag-small", "hnag"])
+def test_what_is_active_is_what_configspace_says(preset: str) -> None:
+    space = HNAGSpace(preset)
+    inputs, configspace = SpaceInputs(space, n_pool=64), space.configuration_space()
+    rng = np.random.default_rng(0)
+    n_forbidden = 0
+    for point in inputs.sample(40):
+        name = str(rng.choice(list(inputs.hyperparameters)))
+        changed = {**point, name: rng.choice(grid_of(inputs.hyperparameters[name])).item()}
+        try:
+            expected: dict[str, Any] | None = dict(deactivate_inactive_hyperparameters(dict(changed), configspace))
+        except ForbiddenValueError:
+            expected, n_forbidden = None, n_forbidden + 1
+        found = inputs.active(changed)
+        assert (found is None) == (expected is None)
+        assert found is None or found == pytest.approx(expected, rel=1e-12)
+    assert n_forbidden > 0 or preset == "hnag"
+
+
 def test_grids_cover_a_hyperparameters_range_on_its_scale() -> None:
     space = HNAGSpace("hnag-small").configuration_space()
     assert grid_of(space["top_nodes"]) == [3, 4, 5, 6, 7, 8, 9]
@@ -271,30 +294,6 @@ def test_rows_of_one_family_are_held_out_together() -> None:
     x, y = rng.random(40)[family][:, None], rng.random(40)[family]
     assert permutation_importance(x, y, ["id"], n_folds=2, n_repeats=1).r2 > 0.5
     assert permutation_importance(x, y, ["id"], family, n_folds=2, n_repeats=1).r2 < 0.1
-
-
-def test_importance_of_recorded_trials(tmp_path: Path) -> None:
-    toy, rng = Toy(), np.random.default_rng(2)
-    trials = []
-    for number in range(120):
-        proposal = Proposal(toy.space.sample(rng), 9 if number % 3 else 1, seed=number, number=number)
-        cost = toy.true_cost(proposal.candidate) if proposal.budget_epochs == 9 else 0.9
-        trials.append(Trial.of(proposal, cost=cost))
-    trials.append(Trial.of(proposal, status="diverged"))
-    found = trial_importance(trials, toy.space)
-    assert found.n == 80  # full and successful trainings only
-    order = [found.names[i] for i in np.argsort(-found.mean)]
-    assert "downsampling" in order[:2]
-    assert not {"kd_weight", "temperature", "bottom_k"} & set(order[:3])
-    files = write_permutation_report(found, tmp_path)
-    assert [path.name for path in files] == [
-        "permutation.csv",
-        "permutation.vl.json",
-        "permutation.pdf",
-        "permutation.png",
-    ]
-    with pytest.raises(ValueError, match="5 folds need as many families"):
-        trial_importance(trials[:3], toy.space)
 
 
 def test_bad_rows_are_refused() -> None:
