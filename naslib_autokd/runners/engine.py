@@ -1,10 +1,10 @@
 """Where trials run: in this process, in worker processes of this machine, or on a Dask cluster.
 
 An `Engine` takes proposals and gives finished trials back in any order. `InProcessEngine` is the default (no Dask, one
-trial at a time). `DaskEngine` runs as many as there are workers: on this machine, on a running cluster
+trial at a time). `DaskEngine` runs as many as there are workers: on this machine (without Dask), on a running cluster
 (``scheduler="tcp://host:port"``) or on SLURM, PBS and others through dask-jobqueue (`read_cluster`). On every machine a
 trial runs in a process of its own (`limits.WorkerProcess`) that loads data and teacher once and is replaced when it
-dies, so a Dask worker outlives its trials. Only plain values travel: candidates and trials as dictionaries.
+dies, so a worker outlives its trials. Only plain values travel: candidates and trials as dictionaries.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import gc
 import hashlib
 import logging
+import math
 import os
 import queue
 import shutil
@@ -23,6 +24,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +32,16 @@ from typing import Any, Protocol
 
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.records import CandidateLike, Proposal, Trial
-from naslib_autokd.runners.limits import Handler, Limits, Outcome, Report, WorkerProcess, attempt, pickled
+from naslib_autokd.runners.limits import (
+    Handler,
+    Limits,
+    Outcome,
+    Report,
+    WorkerProcess,
+    WorkerStartError,
+    attempt,
+    pickled,
+)
 from naslib_autokd.settings import did_you_mean, read_yaml_file
 
 log = logging.getLogger(__name__)
@@ -228,13 +239,14 @@ WORKER_BYTES = 2**30
 
 
 class _Slots:
-    """The worker processes of one Dask worker, for one run."""
+    """The worker processes of one Dask worker, or of this machine, for one run."""
 
     def __init__(self, recipe: bytes, limits: Limits, isolate: bool) -> None:
         self.recipe, self.limits, self.isolate = recipe, limits, isolate
         self._busy: set[int] = set()
         self._processes: dict[int, WorkerProcess] = {}
         self._handlers: dict[int, Handler] = {}
+        self._closed = False
         self._lock = threading.Lock()
 
     def run(self, job: Any, base_index: int, report: Report) -> Outcome:
@@ -248,12 +260,15 @@ class _Slots:
                 self._busy.discard(slot)
 
     def _run_isolated(self, slot: int, job: Any, base_index: int, report: Report) -> Outcome:
-        process = self._processes.get(slot)
-        if process is None:
-            import cloudpickle
+        with self._lock:
+            if self._closed:
+                raise EngineError("the workers are closed")
+            process = self._processes.get(slot)
+            if process is None:
+                import cloudpickle
 
-            make = partial(_with_index, self.recipe, base_index + slot)
-            process = self._processes[slot] = WorkerProcess(cloudpickle.dumps(make), self.limits)
+                make = partial(_with_index, self.recipe, base_index + slot)
+                process = self._processes[slot] = WorkerProcess(cloudpickle.dumps(make), self.limits)
         return process.run(job, report)
 
     def _run_here(self, slot: int, job: Any, base_index: int, report: Report) -> Outcome:
@@ -262,7 +277,9 @@ class _Slots:
         return attempt(self._handlers[slot], job, report)
 
     def close(self) -> None:
-        for process in list(self._processes.values()):
+        with self._lock:
+            self._closed = True
+        for process in self._processes.values():
             process.close()
 
 
@@ -314,7 +331,7 @@ SCHEDULER_SETTINGS = {
 
 
 class DaskPool:
-    """Jobs on Dask workers: any handler, results in any order.
+    """Jobs on workers of this machine, which need no Dask, or on Dask workers: any handler, results in any order.
 
     Args:
         make_handler: ``make_handler(index) -> Handler``, called once in every worker process; ``index`` counts the
@@ -323,8 +340,8 @@ class DaskPool:
         scheduler: Address of a running Dask scheduler; one job per thread of its workers.
         cluster: Description of a job queue (`ClusterConfig`), or a Dask cluster object.
         limits: Of one job.
-        isolate: False runs jobs in the threads of the Dask workers: for evaluators that only wait.
-        on_message: Called with what handlers report, in a thread of Dask's.
+        isolate: False runs jobs in the threads of the workers: for evaluators that only wait.
+        on_message: Called with what handlers report, in another thread.
 
     Raises:
         ValueError: If no scheduler answers, or for settings that cannot work.
@@ -357,15 +374,19 @@ class DaskPool:
         self._bases: dict[str, int] = {}
         self._cluster: Any = None
         self._scratch: str | None = None
-        self._local = scheduler is None and cluster is None
-        self._fixed = (workers or 1) if self._local else None
+        self._local: _Slots | None = None
+        if scheduler is None and cluster is None:
+            self._local, self._report = _Slots(self._recipe, self._limits, isolate), on_message or (lambda _: None)
+            self._slots = (math.inf, workers or 1)  # for ever
+            self._threads = ThreadPoolExecutor(workers or 1)  # one watches each process
+            return
         self._connect(scheduler, cluster, workers)
         if on_message is not None:
             self._client.subscribe_topic(self._key, lambda event: on_message(event[1][0]))
 
     def _connect(self, scheduler: str | None, cluster: Any, workers: int | None) -> None:
         import dask
-        from distributed import Client, LocalCluster
+        from distributed import Client
 
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what happens is told by the outcomes
         if scheduler is not None:
@@ -373,35 +394,14 @@ class DaskPool:
             return
         # Dask's own, /tmp/dask-scratch-space, is the same folder for all users, and it imports from there
         self._scratch = tempfile.mkdtemp(prefix="naslib_autokd-dask-")
-        settings: dict[str, Any] = {**SCHEDULER_SETTINGS, "temporary-directory": self._scratch}
-        if self._local:
-            settings |= {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-        with dask.config.set(settings):
-            if self._local:
-                # threads that watch one process each: all that local workers need
-                self._cluster = LocalCluster(
-                    n_workers=1,
-                    threads_per_worker=self._fixed,
-                    processes=False,
-                    protocol="inproc",
-                    dashboard_address="127.0.0.1:0",  # None takes port 8787 on all interfaces
-                    worker_dashboard_address="127.0.0.1:0",  # None takes a port on all interfaces
-                    local_directory=self._scratch,
-                    memory_limit=0,
-                    silence_logs=logging.CRITICAL,
-                )
-            elif isinstance(cluster, ClusterConfig):
-                self._cluster = cluster.start(workers)
-            else:
-                self._cluster = cluster
+        with dask.config.set({**SCHEDULER_SETTINGS, "temporary-directory": self._scratch}):
+            self._cluster = cluster.start(workers) if isinstance(cluster, ClusterConfig) else cluster
             self._client = Client(self._cluster, set_as_default=False)
         sys.path[:] = [place for place in sys.path if not place.startswith(self._scratch)]
 
     @property
     def n_slots(self) -> int:
-        """Threads of all workers; asked of the scheduler once a second."""
-        if self._fixed is not None:
-            return self._fixed
+        """Jobs that can run at once: threads of all workers; asked of a scheduler once a second."""
         now = time.monotonic()
         if now - self._slots[0] > 1.0:
             try:
@@ -423,18 +423,22 @@ class DaskPool:
 
     def _start(self, name: Any, job: Any) -> None:
         self._counter += 1
-        future = self._client.submit(
-            run_in_worker,
-            self._key,
-            self._recipe,
-            self._limits,
-            self._isolate,
-            self._bases,
-            self._key,
-            job,
-            key=f"{self._key}-{self._counter}",
-            pure=False,
-        )
+        future: Any
+        if self._local is not None:
+            future = self._threads.submit(self._local.run, job, 0, self._report)
+        else:
+            future = self._client.submit(
+                run_in_worker,
+                self._key,
+                self._recipe,
+                self._limits,
+                self._isolate,
+                self._bases,
+                self._key,
+                job,
+                key=f"{self._key}-{self._counter}",
+                pure=False,
+            )
         self._futures[name] = future
         future.add_done_callback(lambda done: self._finished.put((name, done)))
 
@@ -450,7 +454,7 @@ class DaskPool:
                 name, future = self._finished.get(timeout=wait)
                 break
             except queue.Empty:
-                if self._client.status not in ("running", "connecting", "newly-created"):
+                if self._local is None and self._client.status not in ("running", "connecting", "newly-created"):
                     raise EngineError(f"the connection to the Dask scheduler is lost ({self._client.status})") from None
                 if not self._futures and (refusal := refused_by_queue(self._cluster)):
                     raise EngineError(refusal) from None
@@ -461,16 +465,17 @@ class DaskPool:
         return name, self._outcome(future)
 
     def _outcome(self, future: Any) -> Outcome:
-        from distributed.scheduler import KilledWorker
+        killed: Any = ()
+        if self._local is None:
+            from distributed.scheduler import KilledWorker
 
-        from naslib_autokd.runners.limits import WorkerStartError
-
-        if future.status in ("cancelled", "lost"):
-            raise EngineError("the Dask scheduler dropped a running trial: it was restarted or closed")
+            killed = KilledWorker
+            if future.status in ("cancelled", "lost"):
+                raise EngineError("the Dask scheduler dropped a running trial: it was restarted or closed")
         try:
             outcome: Outcome = future.result()
             return outcome
-        except KilledWorker as error:
+        except killed as error:
             where = getattr(error.last_worker, "address", "?")
             return Outcome(None, "error", f"the Dask worker {where} disappeared while it ran this")
         except (WorkerStartError, EngineError):
@@ -484,11 +489,12 @@ class DaskPool:
         """End all worker processes; jobs that still run are lost."""
         self._futures.clear()
         self._waiting.clear()
+        if self._local is not None:
+            self._local.close()
+            self._threads.shutdown(wait=False)
+            return
         with contextlib.suppress(Exception):  # whatever state the cluster is in, we are leaving
-            if self._local:
-                close_slots(self._key)
-            else:
-                self._client.run(close_slots, self._key)
+            self._client.run(close_slots, self._key)
         with contextlib.suppress(Exception):
             self._client.close(timeout=5)
         if self._cluster is not None:
