@@ -208,7 +208,9 @@ def test_what_is_active_is_what_configspace_says(preset: str) -> None:
             expected, n_forbidden = None, n_forbidden + 1
         found = inputs.active(changed)
         assert (found is None) == (expected is None)
-        assert found is None or found == pytest.approx(expected, rel=1e-12)
+        for setting, value in (expected or {}).items():
+            assert found[setting] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-12))
+        assert set(found or {}) == set(expected or {})
     assert n_forbidden > 0 or preset == "hnag"
 
 
