@@ -1,7 +1,7 @@
 """All optimizers on tables of trainings, at several budgets and equal cost.
 
     python benchmarks/tables.py run TABLE.yaml ... --out runs/tables      # the study; the same command continues it
-    python benchmarks/tables.py report TABLE.yaml ... --out runs/tables   # writes results/tables/*.csv, *.md
+    python benchmarks/tables.py report TABLE.yaml ... --out runs/tables   # adds to results/tables/*.csv, *.md
     python benchmarks/tables.py optimum TABLE.yaml ...                    # local search until the best row is found
 
 A budget is a study of its own (`naslib-autokd ablate optimizers --benchmark TABLE.yaml` with its ``--student-epochs``),
@@ -11,6 +11,7 @@ since some optimizers plan by it. Each has a folder ``OUT/TABLE-BUDGET``, to whi
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -87,9 +88,12 @@ def report(options: argparse.Namespace) -> None:
         for budget in options.budgets:
             folder = options.out / f"{benchmark.name}-{budget}"
             runs = regrets(folder, best) if (folder / STUDY_RUNS).is_file() else {}
-            rows = _rows([label for label in labels if label in runs], runs, best)
-            lines += [[budget, *row] for row in rows]
-            cells |= {(str(row[0]), budget): _cell(row) for row in rows}
+            rows = {row[0]: row for row in _rows([label for label in labels if label in runs], runs, best)}
+            kept = {row[0]: row for row in _committed(benchmark.name, budget) if row[0] not in rows}
+            rows = {label: (rows | kept)[label] for label in labels if label in rows or label in kept}
+            _adjust(list(rows.values()))
+            lines += [[budget, *row] for row in rows.values()]
+            cells |= {(label, budget): _cell(row) for label, row in rows.items()}
         known = [label for label in labels if any((label, budget) in cells for budget in options.budgets)]
         write_csv(RESULTS / f"{benchmark.name}.csv", COLUMNS, lines)
         header = ["method", *(f"{budget} full trainings" for budget in options.budgets)]
@@ -97,6 +101,27 @@ def report(options: argparse.Namespace) -> None:
         text = markdown_table(header, body)
         (RESULTS / f"{benchmark.name}.md").write_text(f"{text}\n{CAPTION}\n", encoding="utf-8")
         print(text)
+
+
+def _committed(table: str, budget: int) -> list[list[Any]]:
+    """Rows of the results so far: what `report` keeps of methods that this machine has no runs of."""
+    path = RESULTS / f"{table}.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["full_trainings"] == str(budget)]
+    whole = ("n", "n_optimum", "n_pairs")
+    return [
+        [row["method"], *((int if key in whole else float)(row[key]) if row[key] else None for key in COLUMNS[2:])]
+        for row in found
+    ]
+
+
+def _adjust(rows: list[list[Any]]) -> None:
+    """Holm's correction of the p values, over all methods of one budget."""
+    tested = [row for row in rows if row[-2] is not None]
+    for row, p_holm in zip(tested, holm([row[-2] for row in tested]), strict=True):
+        row[-1] = float(p_holm)
 
 
 COLUMNS = ["full_trainings", "method", "n", "regret", "low", "high", "median", "n_optimum", "n_trials", "cpu_s"]
@@ -110,7 +135,7 @@ CAPTION = (
 
 
 def _rows(labels: Sequence[str], runs: dict[str, dict[int, SimulatedRun]], best: float) -> list[list[Any]]:
-    """A row of the CSV file for each method; all others are tested against `REFERENCE`."""
+    """A row of the CSV file for each method; all others are tested against `REFERENCE`, p values not yet corrected."""
     finals = {label: {s: 100 * (r.test_error[-1] - best) for s, r in sorted(runs[label].items())} for label in labels}
     reference = finals.get(REFERENCE, {})
     pairs = {label: [s for s in finals[label] if s in reference] for label in labels if label != REFERENCE}
@@ -119,7 +144,6 @@ def _rows(labels: Sequence[str], runs: dict[str, dict[int, SimulatedRun]], best:
         for label, seeds in pairs.items()
         if seeds
     }
-    adjusted = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
     rows: list[list[Any]] = []
     for label in labels:
         values = np.array(list(finals[label].values()))
@@ -128,7 +152,7 @@ def _rows(labels: Sequence[str], runs: dict[str, dict[int, SimulatedRun]], best:
         own, test = list(runs[label].values()), tests.get(label)
         centre = [float(band.centre[0]), float(band.low[0]), float(band.high[0]), float(np.median(values))]
         effort = [float(np.mean([each.n_trials for each in own])), float(np.mean([each.cpu_s for each in own]))]
-        tested = [None] * 4 if test is None else [test.n, test.shift, test.p_value, float(adjusted[label])]
+        tested = [None] * 4 if test is None else [test.n, test.shift, test.p_value, None]
         rows.append([label, len(own), *centre, int((values < 1e-9).sum()), *effort, *tested])
     return rows
 

@@ -66,6 +66,19 @@ def test_a_small_study_is_run_continued_and_reported(
     assert 0 < float(rows[1]["p_holm"]) <= 1
     assert "| Random search |" in (tmp_path / "results" / "small.md").read_text()
 
+    # another machine adds a method: what it has no runs of stays, but for Holm's correction, now of two p values
+    (other := tmp_path / "other" / "small-5").mkdir(parents=True)
+    kept = {**lines[0], "method": "Local search"}
+    found = [*lines[:3], *({**kept, "seed": seed} for seed in range(3))]
+    (other / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found))
+    call(script, monkeypatch, "report", str(table), "--out", str(other.parent), "--budgets", "5")
+    added = list(csv.DictReader((tmp_path / "results" / "small.csv").read_text().splitlines()))
+    assert [row["method"] for row in added] == ["Random search", "Two-stage random search", "Local search"]
+    assert {**added[1], "p_holm": ""} == {**rows[1], "p_holm": ""}
+    assert min(float(row["p_holm"]) for row in added[1:]) == min(
+        1.0, 2 * min(float(row["p_value"]) for row in added[1:])
+    )
+
 
 def test_local_search_is_run_until_the_best_row(
     script: ModuleType, table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
