@@ -50,6 +50,8 @@ setup(
         "vl-convert-python>=1.9",  # draws them without a browser, and brings the library that reports embed
         "rich>=13",
         "pillow>=10",
+        "onnx>=1.15",  # students as ONNX files, and what they take where they run
+        "onnxruntime>=1.17",
         "dask>=2024.1",  # workers; smac brings these four, too
         "distributed>=2024.1",
         "cloudpickle>=3",
@@ -81,7 +83,7 @@ setup(
         "botorch": ["botorch>=0.12"],
         "tensorboard": ["tensorboard"],
         "timm": ["timm>=1.0"],
-        "onnx": ["onnx", "onnxscript", "onnxruntime"],
+        "onnx": ["onnxscript"],  # networks of other spaces as ONNX files
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "test": [
             "pytest>=8",
@@ -89,9 +91,7 @@ setup(
             "pytest-xdist",
             "hypothesis",
             "fvcore",
-            "onnx",
             "onnxscript",
-            "onnxruntime",
             "playwright>=1.45",  # drives an installed Chromium; downloads none
             "ruff",
             "mypy>=1.10",

@@ -30,7 +30,7 @@ _HOMES = {
     "TrialStore": "naslib_autokd.records",
     "register": "naslib_autokd.plugin.registration",
     "unregister": "naslib_autokd.plugin.registration",
-    "load_student": "naslib_autokd.runners.export",
+    "load_student": "naslib_autokd.shipping.student_file",
     "search": "naslib_autokd.runners.search",
     "train_family": "naslib_autokd.runners.finals",
     "Task": "naslib_autokd.tasks",

@@ -107,3 +107,16 @@ def test_a_small_run(students: ModuleType, tmp_path: Path, capsys: pytest.Captur
     assert 0 < stored["step"]["rows"]["S 0.1M"]["ratio"] < 5
     assert stored["step"]["environment"]["threads"] == 1
     assert "S 0.1M" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_latencies_are_measured(students: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript")
+    import latency
+
+    with limited_threads(1):
+        latency.main(["--cases", "demo", "--rounds", "1"])
+    folded, by_torch, *_ = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert (folded[1], by_torch[1]) == ("student, folded", "student, torch")
+    assert int(folded[4]) < int(by_torch[4])
+    assert int(folded[5]) <= 1 < int(by_torch[5])

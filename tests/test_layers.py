@@ -23,6 +23,7 @@ LAYERS = [
     {"evaluators"},
     {"optimizers"},
     {"plugin", "runners"},
+    {"shipping"},
     {"cli", "commands", "reports"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

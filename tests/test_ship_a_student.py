@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -104,8 +105,6 @@ np.savez(sys.argv[1], images=images, logits=session.run(None, {"images": images}
 def test_from_a_folder_and_a_torchvision_model_to_an_onnx_student(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
     (tmp_path / "patterns.yaml").write_text(TASK)
     task = ["--task", str(tmp_path / "patterns.yaml"), "--data-dir", str(photos)]
     teacher, run = str(tmp_path / "teacher.safetensors"), tmp_path / "run"

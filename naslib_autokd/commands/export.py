@@ -9,6 +9,7 @@ from typing import Any
 
 from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
+from naslib_autokd.commands._types import whole
 
 FORMATS = ("onnx", "torch-export", "safetensors")
 
@@ -26,6 +27,12 @@ def add(commands: Any) -> None:
         "run_folder", type=Path, metavar="RUN", help="run folder of a search, or a student's .safetensors"
     )
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="what is written")
+    parser.add_argument(
+        "--opset", type=whole(), metavar="N", help="of an ONNX file's operations (default: 17, that of onnx 1.12)"
+    )
+    parser.add_argument(
+        "--ir-version", type=whole(), metavar="N", help="of an ONNX file's format (default: 8, that of onnx 1.12)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: RUN/export/student.*)")
     add_option(parser, "--json")
     parser.set_defaults(run=run)
@@ -33,11 +40,12 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from naslib_autokd.commands._again import command_of
-    from naslib_autokd.runners.export import export
+    from naslib_autokd.shipping.export import export
 
     run = options.run_folder.resolve()
     command = command_of(run).replace(str(run), run.name)  # the card is for others, who have no such folder
-    done = export(options.run_folder, options.format, options.out, command=command)
+    versions = {"opset": options.opset, "ir_version": options.ir_version}
+    done = export(options.run_folder, options.format, options.out, **versions, command=command)
     if done.warning:
         print(f"beware: {done.warning}", file=sys.stderr)
     if options.json:

@@ -158,11 +158,11 @@ def read_trained(run: str | Path) -> tuple[StudentSpec, dict[Edge, float]]:
     """The student that a run keeps, or that of a ``.safetensors`` file, and the weights of its edges after training.
 
     Raises:
-        runners.export.ExportError: If there is none (yet), or the file cannot be read.
+        shipping.student_file.ExportError: If there is none (yet), or the file cannot be read.
     """
     from safetensors import safe_open
 
-    from naslib_autokd.runners.export import kept_student, read_student
+    from naslib_autokd.shipping.student_file import kept_student, read_student
 
     path = kept_student(run)
     spec = StudentSpec.from_dict(read_student(path).spec)

@@ -58,6 +58,7 @@ SLOW_PAGES = (
     "docs/objectives.md",
     "docs/report.md",
     "docs/reproduction.md",
+    "docs/shipping.md",
     "docs/start.md",
     "docs/tutorial.md",
 )
@@ -120,6 +121,7 @@ COMMANDS: dict[str, str] = {
     "export 'NASLIB_HOME=$PWD/NASLib'": USER,
     "naslib-autokd doctor": "tests/plugin/test_plugin_loader.py::test_the_doctor_names_what_is_missing",
     # measurements
+    "python benchmarks/latency.py": "tests/test_benchmark_students.py::test_latencies_are_measured",
     "python benchmarks/students.py": "tests/test_benchmark_students.py::test_a_small_run",
     "python benchmarks/tables.py run nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
     "python benchmarks/tables.py report nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
@@ -129,6 +131,8 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd sample --task cifar10 --candidate family.yaml --seed 2 --draw wiring.svg": HERE,
     "naslib-autokd sample --task cifar10 --candidate family.yaml --seed 2 --count 6 --draw family.svg": HERE,
     "naslib-autokd export runs/first --format safetensors": HERE,
+    "naslib-autokd search --task cluttered-digits --trials 8 --finals 2 --out runs/small": HERE,
+    "naslib-autokd export runs/small": HERE,
     "naslib-autokd search --trials 60 --workers 4 --trial-seconds 600 --out runs/four": WORKERS,
     "naslib-autokd search --task cluttered-digits --trials 60 --workers 4 --out runs/four": WORKERS,
     "naslib-autokd search --task mine.yaml --trials 200 --workers 8 --device cuda --out runs/gpus": DEVICES,

@@ -633,8 +633,8 @@ def main() -> int:
     import naslib_autokd.optimizers.random_search
     import naslib_autokd.runners.baselines
     import naslib_autokd.runners.bench
-    import naslib_autokd.runners.export
-    import naslib_autokd.runners.search  # noqa: F401
+    import naslib_autokd.runners.search
+    import naslib_autokd.shipping.export  # noqa: F401
 
     if options.command in TREES:
         folder = options.folder.absolute() / options.command

@@ -21,11 +21,11 @@ import naslib_autokd
 from naslib_autokd.evaluators.results import FinalResult, same_bytes
 from naslib_autokd.records import StoreLockedError, content_digest
 from naslib_autokd.runners import finals, run_folder
-from naslib_autokd.runners.export import ExportError, kept_student
 from naslib_autokd.runners.finals import FinalsError, FinalsFileError, read_finals, train_family, train_finals
 from naslib_autokd.runners.limits import Outcome
 from naslib_autokd.runners.run_folder import RunFolder, RunFolderError, check_run, open_run
 from naslib_autokd.runners.session import SearchInterrupted, read_status
+from naslib_autokd.shipping.student_file import ExportError, kept_student
 from naslib_autokd.tasks import get_task
 
 TASK = get_task("cluttered-digits")

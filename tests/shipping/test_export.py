@@ -16,11 +16,12 @@ from naslib_autokd import cli, load_student
 from naslib_autokd.data import prepare_picture
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.records import derive_seed
-from naslib_autokd.runners import export as module
-from naslib_autokd.runners.export import ExportError, export, kept_student, read_student
 from naslib_autokd.runners.finals import read_finals, train_family
 from naslib_autokd.runners.run_folder import RUN
 from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.shipping import export as module
+from naslib_autokd.shipping.export import export
+from naslib_autokd.shipping.student_file import ExportError, kept_student, read_student
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported_student.py"
 
@@ -51,11 +52,8 @@ def test_the_file_gives_back_the_student_that_was_trained(run, evaluator):
 
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
 def test_exported_outputs_are_the_students_on_images_from_0_to_1(run, evaluator, tmp_path, format):
-    if format == "onnx":
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
     done = export(run, format, tmp_path / f"student{module.FORMATS[format]}")
-    runner = (module._onnx_runner if format == "onnx" else module._torch_export_runner)(done.path)
+    runner = (module.onnx_runner if format == "onnx" else module.torch_export_runner)(done.path)
     images = evaluator.data.val_images[:50]
     with torch.no_grad():
         expected = load_student(kept_student(run))(evaluator.data.normalise(images))
@@ -65,8 +63,6 @@ def test_exported_outputs_are_the_students_on_images_from_0_to_1(run, evaluator,
 
 
 def test_the_onnx_file_needs_nothing_of_this_package(run, evaluator, tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     from PIL import Image
 
     done = export(run, "onnx")
@@ -121,12 +117,12 @@ def test_a_student_of_an_older_version_is_exported_with_a_warning(run, tmp_path,
 
 
 def test_an_export_that_differs_is_refused_and_nothing_is_written(run, tmp_path, monkeypatch):
-    def wrong(network, described, path):
+    def wrong(student, described, path):
         with torch.no_grad():
-            network.student.classifier_bias[0] += 1.0
-        module_write(network, described, path)
+            student.classifier_bias[0] += 1.0
+        module_write(student, described, path)
         with torch.no_grad():
-            network.student.classifier_bias[0] -= 1.0
+            student.classifier_bias[0] -= 1.0
 
     module_write = module._write_torch_export
     monkeypatch.setattr(module, "_write_torch_export", wrong)
@@ -208,7 +204,7 @@ def test_a_student_without_usable_weights_is_never_shipped(run, tmp_path, result
 def test_outputs_that_are_no_numbers_are_no_agreement(run, monkeypatch, file_gives):
     described = read_student(kept_student(run))
     monkeypatch.setattr(
-        module, "_torch_export_runner", lambda path: lambda images: torch.full((len(images), 3), file_gives)
+        module, "torch_export_runner", lambda path: lambda images: torch.full((len(images), 3), file_gives)
     )
     for network in (lambda images: torch.ones(len(images), 3), lambda images: torch.full((len(images), 3), file_gives)):
         assert module.compare(network, described, Path("x.pt2")) == float("inf")

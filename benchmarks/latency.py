@@ -1,0 +1,127 @@
+"""What students take in ONNX Runtime, beside networks that an engineer would take instead; before and after folding.
+
+    OMP_NUM_THREADS=1 python benchmarks/latency.py                  # ten minutes
+    python benchmarks/latency.py --rounds 3 --cases demo
+
+Two cases. ``demo``: the default student of cluttered-digits (24,000 parameters, 12x12), its teacher, and a resnet8 of
+as many multiply-adds. ``large``: a student of 200 operations (setting L of students.py, 0.5M parameters, 32x32; and of
+2M with channels in multiples of 16) and a resnet8 of as many multiply-adds.
+
+"torch" is the file that torch's exporter writes of the same module, "folded" is what `export` writes. Weights are
+random; they do not change the time. Every round measures all files in turn, on one thread; told is the median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import onnx
+import torch
+from students import generator_of
+from torch import nn
+
+from naslib_autokd.distillation import runtime
+from naslib_autokd.distillation.costs import count_macs, count_params
+from naslib_autokd.distillation.runtime import OnnxSession, onnx_file
+from naslib_autokd.search_spaces.hnag import HNAGSpace, Student, Wiring, fit_width
+from naslib_autokd.teachers.names import parse_architecture
+from naslib_autokd.teachers.networks import build_network
+from naslib_autokd.teachers.zoo import resnet
+
+BATCHES = (1, 64)
+
+
+def resnet8_of(macs: int, shape: tuple[int, int, int]) -> nn.Module:
+    """The resnet8 whose width brings it nearest to so many multiply-adds."""
+    found = [resnet(8, width / 16, shape[0], 10) for width in range(2, 64)]
+    return min(found, key=lambda network: abs(count_macs(network, shape) - macs)).eval()
+
+
+def student_of(wiring: Wiring, max_params: int, shape: tuple[int, int, int], multiple: int = 1) -> Student:
+    return Student(
+        fit_width(wiring, max_params, in_channels=shape[0], image_size=shape[1], n_classes=10, width_multiple=multiple)
+    ).eval()
+
+
+def networks(case: str) -> tuple[tuple[int, int, int], dict[str, nn.Module]]:
+    if case == "demo":
+        shape, space = (1, 12, 12), HNAGSpace("hnag-small")
+        student = student_of(space.default_candidate().sample_wiring(0), 24_000, shape)
+        teacher, _ = build_network(parse_architecture("resnet-small"), shape[0], 10)
+        return shape, {"student": student, "teacher": teacher.eval(), "resnet8": resnet8_of(student.spec.macs, shape)}
+    shape, wiring = (3, 32, 32), generator_of("L").sample_wiring(0)
+    student = student_of(wiring, 500_000, shape)
+    wide = student_of(wiring, 2_000_000, shape, 16)
+    return shape, {
+        "student": student,
+        "resnet8": resnet8_of(student.spec.macs, shape),
+        "student, multiples of 16": wide,
+        "resnet8 of as many multiply-adds as that": resnet8_of(wide.spec.macs, shape),
+    }
+
+
+def written(network: nn.Module, shape: tuple[int, int, int], folded: bool) -> bytes:
+    mean, std = (0.5,) * shape[0], (0.25,) * shape[0]
+    if folded:
+        return onnx_file(network, shape, mean, std)
+    with patch.object(runtime, "Student", ()):  # nothing is one
+        return onnx_file(network, shape, mean, std)
+
+
+def nodes(content: bytes) -> Counter[str]:
+    """What ONNX Runtime runs, after its own optimisation."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        OnnxSession(content, save_optimized=str(path))
+        return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def measure(sessions: dict[str, OnnxSession], shape: tuple[int, int, int], batch: int, rounds: int) -> dict[str, float]:
+    """Median milliseconds of a call, over rounds in which each has its turn."""
+    images = np.random.default_rng(0).random((batch, *shape), dtype=np.float32)
+    repeats = max(1, 32 // batch)
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for each in range(rounds + 1):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            for _ in range(repeats):
+                session(images)
+            if each:
+                times[name].append(1e3 * (time.perf_counter() - start) / repeats)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default="demo,large")
+    parser.add_argument("--rounds", type=int, default=25)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    print("| case | network | parameters | MMACs | nodes | reorders | KB | batch 1, ms | batch 64, ms |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for case in options.cases.split(","):
+        shape, found = networks(case)
+        files: dict[str, bytes] = {}
+        for name, network in found.items():
+            if isinstance(network, Student):
+                files[f"{name}, folded"] = written(network, shape, folded=True)
+            files[f"{name}, torch" if isinstance(network, Student) else name] = written(network, shape, folded=False)
+        sessions = {name: OnnxSession(content) for name, content in files.items()}
+        times = [measure(sessions, shape, batch, options.rounds) for batch in BATCHES]
+        for name, content in files.items():
+            network, kinds = found[name.removesuffix(", folded").removesuffix(", torch")], nodes(content)
+            reorders = sum(n for kind, n in kinds.items() if kind.startswith("Reorder"))
+            cells = [case, name, f"{count_params(network):,}", f"{count_macs(network, shape) / 1e6:.2f}"]
+            cells += [str(kinds.total()), str(reorders), f"{len(content) / 1024:.0f}"]
+            print("|", " | ".join([*cells, *(f"{ms[name]:.3f}" for ms in times)]), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

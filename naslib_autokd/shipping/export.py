@@ -1,0 +1,225 @@
+"""The student, shipped: the kept student of a run as ONNX, torch.export or safetensors file, with a model card.
+
+Exported networks take images as ``float32 (N, C, H, W)`` with values in [0, 1] (what torchvision's ``ToTensor``
+gives) and answer with logits ``(N, classes)``: the normalisation is inside, so that nobody can get it wrong. A file is
+called done only after its outputs were compared with the module's, at two batch sizes. Beside it lies
+`prepare_picture.py`, a copy of the file with which training reads its pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from naslib_autokd._version import __version__
+from naslib_autokd.data import prepare_picture
+from naslib_autokd.data.prepare_picture import PREPARATION
+from naslib_autokd.files import write_whole
+from naslib_autokd.runners.run_folder import RunFolder, remove_leftovers
+from naslib_autokd.shipping.card import model_card
+from naslib_autokd.shipping.student_file import (
+    PREPARATION_FILE,
+    ExportError,
+    StudentFile,
+    kept_student,
+    load_student,
+    read_student,
+    refuse_untrained,
+)
+from naslib_autokd.tasks import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit from the module's, relative to the largest logit (float32 kernels differ)."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    path: Path
+    card: Path
+    preparation: Path
+    """The file that makes the network's input of pictures."""
+    difference: float
+    """Largest difference of a logit from the module's, relative to the largest logit; 0 for safetensors."""
+    warning: str = ""
+    """What the preparation does otherwise than this student's training."""
+
+
+def export(
+    run: str | Path,
+    format: str = "onnx",
+    out: str | Path | None = None,
+    *,
+    opset: int | None = None,
+    ir_version: int | None = None,
+    command: str = "",
+) -> Exported:
+    """Write the kept student of a run; beside it a model card, and the file that prepares pictures for it.
+
+    Args:
+        run: Run folder of a search, or the ``.safetensors`` file of one student.
+        format: ``onnx``, ``torch-export`` (a ``.pt2`` file: load it only from whom you trust) or ``safetensors`` (the
+            weights and the description; loading it needs this package).
+        out: File to write; default ``RUN/export/student.onnx`` and so on. The card is ``model_card.md`` beside it.
+        opset: Of an ONNX file's operations; the default is `distillation.runtime.OPSET`.
+        ir_version: Of an ONNX file's format; the default is `distillation.runtime.IR_VERSION`.
+        command: That made the run, for the card.
+
+    Raises:
+        ExportError: Before any work, if there is no such student, it was never trained or diverged, or a package is
+            missing; at the end, if the exported network's outputs differ from the student's (nothing is written then).
+        StoreLockedError: If the file goes into the run folder, which another process writes.
+    """
+    import torch
+
+    if format not in FORMATS:
+        raise ExportError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
+    given = {"opset": opset, "ir_version": ir_version}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if settings and format != "onnx":
+        raise ExportError(f"the format {format} has no {' and no '.join(settings)}: these are of ONNX files")
+    if format == "onnx":
+        require_onnx()
+    described = read_student(kept_student(run))
+    folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    path = Path(out) if out is not None else folder / "export" / f"student{FORMATS[format]}"
+    if path.suffix != FORMATS[format]:
+        raise ExportError(f"--out {path} must end in {FORMATS[format]} for the format {format}")
+    student = load_student(described.path)
+    refuse_untrained(student, described)
+    with ExitStack() as stack:
+        if out is None and Path(run).is_dir():
+            stack.enter_context(RunFolder.own(run))
+        stack.enter_context(torch.no_grad())
+        new = stack.enter_context(_scratch(path)) / path.name
+        difference = 0.0
+        if format == "safetensors":
+            new.write_bytes(described.path.read_bytes())
+        else:
+            if format == "onnx":
+                _write_onnx(student, described, new, **settings)
+            else:
+                _write_torch_export(student, described, new)
+            difference = compare(student, described, new)
+            if not difference <= TOLERANCE:
+                raise ExportError(
+                    f"the exported network differs from the student by {difference:.2g} of the largest logit (allowed "
+                    f"{TOLERANCE:g}); nothing was written"
+                )
+        write_whole(path, new.read_bytes())
+        card = path.with_name("model_card.md")
+        write_whole(card, model_card(described, folder, path, difference, command).encode())
+        preparation = path.with_name(PREPARATION_FILE)
+        write_whole(preparation, Path(prepare_picture.__file__).read_bytes())
+    return Exported(path, card, preparation, difference, described.warning)
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` for what the exporters write, gone afterwards; those of killed exports go too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    folder = path.with_name(f"{path.name}.scratch.{os.getpid()}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_onnx() -> None:
+    """Raise ExportError if a package that ONNX files need is not installed."""
+    from naslib_autokd.distillation.runtime import RuntimeUnavailableError, require_packages
+
+    try:
+        require_packages()
+    except RuntimeUnavailableError as error:
+        raise ExportError(str(error)) from error
+
+
+def compare(student: torch.nn.Module, described: StudentFile, path: Path) -> float:
+    """Largest difference of the file's logits from the student's, relative to the largest, over two batch sizes."""
+    import torch
+
+    from naslib_autokd.distillation.runtime import Normalised
+
+    network = Normalised(student, described.mean, described.std)
+    run = onnx_runner(path) if path.suffix == ".onnx" else torch_export_runner(path)
+    rng = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch in (1, 7):
+        images = torch.rand(batch, *described.input, generator=rng)
+        expected, got = network(images), run(images)
+        if got.shape != expected.shape:
+            return float("inf")
+        difference = float((got - expected).abs().max() / expected.abs().max())
+        if not math.isfinite(difference):  # max() would pass over NaN
+            return float("inf")
+        worst = max(worst, difference)
+    return worst
+
+
+def _write_torch_export(student: torch.nn.Module, described: StudentFile, path: Path) -> None:
+    import torch
+
+    from naslib_autokd.distillation.runtime import Normalised, exported_program, quiet_exporters
+
+    extra = {"metadata.json": json.dumps(_metadata(described))}
+    program = exported_program(Normalised(student, described.mean, described.std).eval(), described.input)
+    with quiet_exporters():
+        torch.export.save(program, path, extra_files=extra)
+
+
+def _write_onnx(student: torch.nn.Module, described: StudentFile, path: Path, **settings: int) -> None:
+    from naslib_autokd.distillation.runtime import onnx_file
+
+    try:
+        content = onnx_file(
+            student, described.input, described.mean, described.std, metadata=_metadata(described), **settings
+        )
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    path.write_bytes(content)
+
+
+def _metadata(described: StudentFile) -> dict[str, Any]:
+    return {
+        "classes": list(described.classes),
+        "input": ["batch", *described.input],
+        "input_range": [0.0, 1.0],
+        "preparation": PREPARATION,
+        "mean": list(described.mean),
+        "std": list(described.std),
+        "task": described.task,
+        "made_by": f"naslib_autokd {__version__}",
+    }
+
+
+def onnx_runner(path: Path) -> Any:
+    """An ONNX file as a function of tensors."""
+    import torch
+
+    from naslib_autokd.distillation.runtime import OnnxSession
+
+    session = OnnxSession(path.read_bytes())
+    return lambda images: torch.from_numpy(session(images.numpy()))
+
+
+def torch_export_runner(path: Path) -> Any:
+    """A ``.pt2`` file as a function of tensors; only for our own, written a moment ago."""
+    import torch
+
+    return torch.export.load(path).module()
