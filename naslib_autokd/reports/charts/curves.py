@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -13,11 +13,15 @@ from naslib_autokd.reports.charts.look import (
     Row,
     by_method,
     data,
+    layer,
     level,
     logarithmic,
     number,
     percent,
     sized,
+    tips,
+    x_of,
+    y_of,
 )
 
 MOST_POINTS = 3000
@@ -26,6 +30,9 @@ MOST_LINKED = 1200
 """The same for a chart of several panels, in which a range can be chosen."""
 MANY_LINES = 6
 """Above so many lines only the emphasised one's band is shaded."""
+
+ACCURACY = number("y", "validation accuracy (%)")
+STEPS: dict[str, Any] = {"interpolate": "step-after"}
 
 
 def thinned(rows: Sequence[Row], most: int = MOST_POINTS) -> list[Row]:
@@ -38,6 +45,11 @@ def thinned(rows: Sequence[Row], most: int = MOST_POINTS) -> list[Row]:
     return [rows[i] for i in sorted(kept)]
 
 
+def of_two(names: Sequence[str]) -> alt.Color:
+    """What counts and what is behind it."""
+    return alt.Color("of:N", scale=alt.Scale(domain=list(names), range=["@c0", "@soft"]))
+
+
 def incumbent_curve(
     points: Sequence[Row], full: Sequence[Row], x: str, title: str, teacher: float | None = None
 ) -> AnyChart:
@@ -48,19 +60,18 @@ def incumbent_curve(
         full: ``x``, ``val_accuracy``, ``number``, ``family``.
     """
     names = ["incumbent", "full trainings"]
-    colour = alt.Color("of:N", scale=alt.Scale(domain=names, range=["@c0", "@soft"]))
-    channels = {"x": alt.X(**number("x", title, zero=True)), "y": alt.Y(**number("y", "validation accuracy (%)"))}
+    channels = {"x": x_of(number("x", title, zero=True)), "y": y_of(ACCURACY)}
     trials = [
         {"x": r[x], "y": percent(r["val_accuracy"]), "trial": r["number"], "family": r["family"], "of": names[1]}
         for r in thinned(full)
     ]
-    tips = [alt.Tooltip("trial:N"), alt.Tooltip("family:N"), alt.Tooltip("y:Q", format=".2f", title="validation, %")]
-    line = [{"x": row[x], "y": percent(row["accuracy"]), "of": names[0]} for row in points]
-    tip = [alt.Tooltip("x:Q", title=title), alt.Tooltip("y:Q", format=".2f", title="incumbent, %")]
+    line = data({"x": row[x], "y": percent(row["accuracy"]), "of": names[0]} for row in points)
+    tip, colour = tips("trial:N", "family:N", ("y:Q", ".2f", "validation, %")), of_two(names)
+    hover = tips(("x:Q", "", title), ("y:Q", ".2f", "incumbent, %"))
     layers = [
-        alt.Chart(data(trials)).mark_point(style="soft").encode(**channels, color=colour, tooltip=tips),
-        alt.Chart(data(line)).mark_line(style="strong", interpolate="step-after").encode(**channels, color=colour),
-        alt.Chart(data(line)).mark_point(opacity=0).encode(**channels, tooltip=tip),
+        layer("point", trials, "soft", **channels, color=colour, tooltip=tip),
+        layer("line", line, {"style": "strong", **STEPS}, **channels, color=colour),
+        layer("point", line, {"opacity": 0}, **channels, tooltip=hover),
         *level(percent(teacher), "teacher (test)"),
     ]
     return sized(alt.layer(*layers), 380, 0.36, names=names)
@@ -97,6 +108,7 @@ def curves(
         singles: Thin lines behind: ``method``, ``seed``, ``x``, ``y``.
         steps: A step after each point, as the incumbent's; else straight lines.
     """
+    shape = STEPS if steps else {"interpolate": "linear"}
     rows = [row for row in rows if row[y] is not None and not math.isnan(row[y])]
     shown = [name for name in methods if any(row["method"] == name for row in [*rows, *singles])]
     values = [factor * row[y] for row in rows]
@@ -108,71 +120,56 @@ def curves(
     x_axis = logarithmic("x", x_title, spent) if wide else number("x", x_title, zero=not log_x)
     y_axis = logarithmic("y", y_title, [*positive, floor]) if log else number("y", y_title, reverse=invert)
 
-    def of(found: Sequence[Row]) -> list[Row]:
-        out = []
-        for row in found:
-            ends = {end: row.get(end) for end in ("low", "high")}
-            point = {"method": row["method"], "x": row[x], "y": max(factor * row[y], floor), "seed": row.get("seed")}
-            known = all(end is not None and math.isfinite(end) for end in ends.values())
-            out.append(
-                {**point, **({k: max(factor * v, floor) for k, v in ends.items() if v is not None} if known else {})}
-            )
-        return out
+    def of(found: Iterable[Row]) -> list[Row]:
+        return [
+            {"method": row["method"], "x": row[x], "y": max(factor * row[y], floor), "seed": row.get("seed")}
+            | _band(row, factor, floor)
+            for row in found
+        ]
 
-    shape: Any = "step-after" if steps else "linear"
-    channels: dict[str, Any] = {"x": alt.X(**x_axis), "y": alt.Y(**y_axis)}
-    look = by_method(shown, dashed)
+    channels, look = {"x": x_of(x_axis), "y": y_of(y_axis)}, by_method(shown, dashed)
     picked = alt.selection_point(name="picked", fields=["method"], bind="legend")
     faded = {"opacity": alt.condition(picked, alt.value(1), alt.value(0.12))} if len(shown) > 1 else {}
     points = of(rows)
     banded = [row for row in points if "low" in row and (len(shown) <= MANY_LINES or row["method"] == emphasised)]
     layers: list[alt.Chart] = []
     if banded:
-        band = alt.Chart(data(banded)).mark_area(style="band", interpolate=shape)
-        layers.append(
-            band.encode(x=channels["x"], y=alt.Y(**{**y_axis, "field": "low"}), y2=alt.Y2("high"), color=look["color"])
-        )
+        ends = {"x": channels["x"], "y": y_of(y_axis, field="low"), "y2": alt.Y2("high")}
+        layers.append(layer("area", banded, {"style": "band", **shape}, **ends, color=look["color"]))
     if singles:
-        thin = alt.Chart(data(of(singles))).mark_line(style="faint", interpolate=shape)
-        layers.append(thin.encode(**channels, **look, detail=alt.Detail("seed:N")))
-    for name in ("", "strong"):
-        own = [row for row in points if (row["method"] == emphasised) == bool(name)]
+        thin = {"style": "faint", **shape}
+        layers.append(layer("line", of(singles), thin, **channels, **look, detail=alt.Detail("seed:N")))
+    for style in ({}, {"style": "strong"}):
+        own = [row for row in points if (row["method"] == emphasised) == bool(style)]
         if own:
-            line = alt.Chart(data(own)).mark_line(interpolate=shape, **({"style": name} if name else {}))
-            layers.append(line.encode(**channels, **look, **faded))
-    tips = [
-        alt.Tooltip("method:N"),
-        alt.Tooltip("x:Q", title=x_title),
-        alt.Tooltip("y:Q", format=".3~f", title=y_title),
-    ]
-    hover = alt.Chart(data(points)).mark_point(opacity=0).encode(**channels, tooltip=tips)
+            layers.append(layer("line", own, {**shape, **style}, **channels, **look, **faded))
+    said = tips("method:N", ("x:Q", "", x_title), ("y:Q", ".3~f", y_title))
+    hover = layer("point", points, {"opacity": 0}, **channels, tooltip=said)
     layers += [hover.add_params(picked) if faded else hover, *level(percent(teacher), "teacher (test)")]
     return sized(alt.layer(*layers), 400, 0.34, names=shown if len(shown) > 1 else ())
 
 
-def brushed(panels: Sequence[alt.Chart], height: float, shrink: float, names: Sequence[str], panel: float) -> AnyChart:
-    """Panels of the same trials: those inside a range that is drawn in one stay coloured in all."""
-    return sized(alt.concat(*(one.properties(height=height) for one in panels)), None, shrink, names=names, panel=panel)
+def _band(row: Row, factor: float, floor: float) -> Row:
+    """Ends of a band, if both are known."""
+    ends = {end: row.get(end) for end in ("low", "high")}
+    known = {end: factor * value for end, value in ends.items() if value is not None and math.isfinite(value)}
+    return {end: max(value, floor) for end, value in known.items()} if len(known) == 2 else {}
 
 
-def linked(rows: Sequence[Row], panels: Sequence[tuple[Mapping[str, Any], str]], colour: Any) -> list[alt.Chart]:
-    """Scatter charts of the accuracy (``y``) over several channels; a range drawn in one is kept in all."""
+def linked(
+    rows: Sequence[Row], axes: Sequence[tuple[Mapping[str, Any], str]], colour: Any, height: float
+) -> alt.ConcatChart:
+    """Panels of the accuracy (``y``) over several channels; trials inside a range drawn in one stay coloured in all."""
     brush = alt.selection_interval(name="brush")
-    # one object holds the selection for all panels
-    values = data(rows)
-    y = alt.Y(**number("y", "validation accuracy (%)"))
+    values = data(rows)  # one object holds the selection for all panels
     charts = []
-    for channel, kind in panels:
-        x = alt.X(**{**channel, "type": kind})
-        tips = [
-            alt.Tooltip("trial:N"),
-            alt.Tooltip(**{"field": channel["field"], "type": kind, "title": channel["title"]}),
-        ]
-        tips.append(alt.Tooltip("y:Q", format=".2f", title="validation, %"))
-        chart = alt.Chart(values).mark_point().encode(x=x, y=y, color=alt.condition(brush, colour, alt.value("@grid")))
-        charts.append(chart.encode(tooltip=tips))
+    for axis, kind in axes:
+        about = alt.Tooltip(field=axis["field"], type=kind, title=axis["title"])
+        said = [*tips("trial:N"), about, *tips(("y:Q", ".2f", "validation, %"))]
+        own = {"x": x_of(axis, type=kind), "color": alt.condition(brush, colour, alt.value("@grid")), "tooltip": said}
+        charts.append(layer("point", values, y=y_of(ACCURACY), **own))
     charts[0] = charts[0].add_params(brush)
-    return charts
+    return alt.concat(*(chart.properties(height=height) for chart in charts))
 
 
 def trials(rows: Sequence[Row]) -> AnyChart:
@@ -181,31 +178,24 @@ def trials(rows: Sequence[Row]) -> AnyChart:
     Args:
         rows: Of the table ``trials`` of one or several searches, in their order.
     """
-    found = []
-    for place, row in enumerate(rows, start=1):
-        if row["val_accuracy"] is not None:
-            found.append({**row, "place": place})
-    budgets = sorted({row["budget_epochs"] for row in found}, reverse=True)
-    names = [epochs(budget) for budget in budgets]
+    found = [{**row, "place": place} for place, row in enumerate(rows, 1) if row["val_accuracy"] is not None]
+    names = [epochs(budget) for budget in sorted({row["budget_epochs"] for row in found}, reverse=True)]
     points = [
         {
-            "trial": row["number"],
-            "place": row["place"],
-            "y": percent(row["val_accuracy"]),
+            **{"trial": row["number"], "place": row["place"], "y": percent(row["val_accuracy"])},
             "agreement": percent(row["teacher_agreement"]),
             "params": None if row["n_params"] is None else row["n_params"] / 1000,
             "budget": epochs(row["budget_epochs"]),
         }
         for row in thinned(found, MOST_LINKED)
     ]
-    panels = [number("place", "trial")]
+    panels = [(number("place", "trial"), "quantitative")]
     for field, title in (("agreement", "agrees with the teacher (% of images)"), ("params", "parameters (thousand)")):
         if len({point[field] for point in points}) > 2:
-            panels.append(number(field, title))
+            panels.append((number(field, title), "quantitative"))
     legend = alt.Legend() if len(names) > 1 else None
     colour = alt.Color("budget:N", scale=alt.Scale(domain=names), legend=legend)
-    charts = linked(points, [(panel, "quantitative") for panel in panels], colour)
-    return brushed(charts, 250, 0.48, names, 150)
+    return sized(linked(points, panels, colour, 250), None, 0.48, names=names, panel=150)
 
 
 def side_by_side(left: AnyChart, right: AnyChart, names: Sequence[str]) -> AnyChart:
@@ -242,18 +232,15 @@ def settings(meta: Sequence[Row], rows: Sequence[Row]) -> AnyChart:
         rows: ``number``, ``val_accuracy`` and a column a setting.
     """
     points = [
-        {
-            "trial": row["number"],
-            "y": percent(row["val_accuracy"]),
-            **{f"s{index}": row.get(entry["name"]) for index, entry in enumerate(meta)},
-        }
+        {"trial": row["number"], "y": percent(row["val_accuracy"])}
+        | {f"s{index}": row.get(entry["name"]) for index, entry in enumerate(meta)}
         for row in thinned(rows, MOST_LINKED)
     ]
     panels = []
     for index, entry in enumerate(meta):
         values = [row[entry["name"]] for row in rows if row.get(entry["name"]) is not None]
         panels.append(setting(f"s{index}", entry["title"], values, bool(entry["log"])))
-    return brushed(linked(points, panels, alt.value("@c0")), 150, 0.6, (), 105)
+    return sized(linked(points, panels, alt.value("@c0"), 150), None, 0.6, panel=105)
 
 
 def dependence(rows: Sequence[Row], titles: Mapping[str, str]) -> AnyChart:
@@ -264,26 +251,20 @@ def dependence(rows: Sequence[Row], titles: Mapping[str, str]) -> AnyChart:
         titles: Of the hyperparameters, in the panels' order.
     """
     ends = [100 * row[name] for row in rows for name in ("low", "high") if math.isfinite(row[name])]
-    domain = [min(ends), max(ends)] if ends and max(ends) > min(ends) else None
+    domain = {"domain": [min(ends), max(ends)]} if ends and max(ends) > min(ends) else {}
+    y = y_of(number("mean", "error (%)", **domain), axis=alt.Axis(tickCount=4))
+    low = y_of(number("low", "error (%)", **domain), axis=alt.Axis(tickCount=4))
     panels = []
     for name, title in titles.items():
         own = [row for row in rows if row["hyperparameter"] == name]
         channel, kind = setting("x", title, [row["value"] for row in own], bool(own[0]["log"]))
-        points = [
-            {"x": row["value"], "mean": percent(row["mean"]), "low": percent(row["low"]), "high": percent(row["high"])}
-            for row in own
-        ]
-        x = alt.X(**{**channel, "type": kind})
-        y = number("mean", "error (%)", **({"domain": domain} if domain else {}))
-        low = alt.Y(**{**y, "field": "low", "axis": alt.Axis(tickCount=4)})
-        y["axis"] = alt.Axis(tickCount=4)
-        base = alt.Chart(data(points))
-        spread = base.mark_area(style="band") if kind == "quantitative" else base.mark_rule(opacity=0.4)
-        layers = [spread.encode(x=x, y=low, y2=alt.Y2("high"))]
-        if kind == "quantitative":
-            layers.append(base.mark_line().encode(x=x, y=alt.Y(**y)))
-        tip = [alt.Tooltip(field="x", type=kind, title=title), alt.Tooltip("mean:Q", format=".2f", title="error, %")]
-        layers.append(base.mark_point(opacity=1).encode(x=x, y=alt.Y(**y), tooltip=tip))
+        points = data({"x": row["value"], **{n: percent(row[n]) for n in ("mean", "low", "high")}} for row in own)
+        numeric, x = kind == "quantitative", x_of(channel, type=kind)
+        spread = ("area", points, "band") if numeric else ("rule", points, {"opacity": 0.4})
+        said = [alt.Tooltip(field="x", type=kind, title=title), *tips(("mean:Q", ".2f", "error, %"))]
+        layers = [layer(*spread, x=x, y=low, y2=alt.Y2("high"))]
+        layers += [layer("line", points, x=x, y=y)] if numeric else []
+        layers.append(layer("point", points, {"opacity": 1}, x=x, y=y, tooltip=said))
         panels.append(alt.layer(*layers).properties(height=150))
     return sized(alt.concat(*panels), None, 0.5, panel=105)
 
@@ -302,34 +283,19 @@ def front(
     kind = "expected" if any(row["expected"] for row in chosen) else "observed"
     names = [f"front, {kind}", "full trainings"]
 
-    def of(found: Sequence[Row], label: str) -> list[Row]:
-        return [
-            {"x": factor * row[name], "y": 100 * row["error"], "family": row["family"], "of": label} for row in found
-        ]
+    def of(found: Iterable[Row], label: str) -> list[Row]:
+        return [{"x": factor * r[name], "y": 100 * r["error"], "family": r["family"], "of": label} for r in found]
 
-    observed = of([row for row in rows if not row["expected"]], names[1])
-    points = of(chosen, names[0])
-    x = alt.X(**logarithmic("x", title, [point["x"] for point in [*observed, *points]]))
-    y = alt.Y(**number("y", "validation error (%)"))
-    colour = alt.Color("of:N", scale=alt.Scale(domain=names, range=["@c0", "@soft"]))
-    tips = [
-        alt.Tooltip("family:N"),
-        alt.Tooltip("x:Q", title=title, format=".4~g"),
-        alt.Tooltip("y:Q", title="error, %", format=".2f"),
-    ]
-    layers = [alt.Chart(data(observed)).mark_point(style="soft").encode(x=x, y=y, color=colour, tooltip=tips)]
-    if staircase:
-        layers.append(alt.Chart(data(points)).mark_line(interpolate="step-after").encode(x=x, y=y, color=colour))
-    mark = alt.Chart(data(points)).mark_point(shape="diamond", opacity=1)
-    layers.append(mark.encode(x=x, y=y, color=colour, tooltip=tips))
-    panels: list[Any] = [alt.layer(*layers).properties(height=300)]
+    observed, points = of((row for row in rows if not row["expected"]), names[1]), of(chosen, names[0])
+    x = x_of(logarithmic("x", title, [point["x"] for point in [*observed, *points]]))
+    channels = {"x": x, "y": y_of(number("y", "validation error (%)")), "color": of_two(names)}
+    said = tips("family:N", ("x:Q", ".4~g", title), ("y:Q", ".2f", "error, %"))
+    layers = [layer("point", observed, "soft", **channels, tooltip=said)]
+    layers += [layer("line", points, STEPS, **channels)] if staircase else []
+    layers.append(layer("point", points, {"shape": "diamond", "opacity": 1}, **channels, tooltip=said))
+    panels: list[Any] = [alt.layer(*layers)]
     if over_time:
-        column = "share_of_the_box_of_all_full_trainings"
-        share = alt.Y(**{**number(column, "dominated share of the box"), "scale": alt.Scale(domain=[0, 1])})
-        line = alt.Chart(data(over_time)).mark_line(interpolate="step-after")
-        panels.append(
-            line.encode(x=alt.X(**number("student_epochs", "student-epochs", zero=True)), y=share).properties(
-                height=300
-            )
-        )
-    return sized(alt.concat(*panels), None, 0.45, names=names, panel=200)
+        share = number("share_of_the_box_of_all_full_trainings", "dominated share of the box", domain=[0, 1])
+        spent = x_of(number("student_epochs", "student-epochs", zero=True))
+        panels.append(layer("line", over_time, STEPS, x=spent, y=y_of(share, scale=alt.Scale(domain=[0, 1]))))
+    return sized(alt.concat(*(panel.properties(height=300) for panel in panels)), None, 0.45, names=names, panel=200)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 
-from naslib_autokd.reports.charts.look import AnyChart, Row, data, number, plain, sized
+from naslib_autokd.reports.charts.look import AnyChart, Row, data, layer, number, plain, sized, tips, x_of, y_of
 
 MOST_COUNTS = 12
 """Above so many classes a confusion matrix has no numbers in it."""
@@ -37,35 +36,27 @@ def calibration(rows: Sequence[Row]) -> AnyChart:
         name = f"{who}, ECE {100 * error:.1f}%"
         names.append(name)
         total, most = sum(row["n"] for row in own), max(row["n"] for row in own)
-        points += [
-            {
-                "of": name,
-                "x": 100 * r["confidence"],
-                "y": 100 * r["accuracy"],
-                "n": r["n"],
-                "size": math.sqrt(r["n"] / most),
-            }
-            for r in own
-            if r["n"]
-        ]
-        steps += [{"of": name, "x": 100 * row["low"], "share": 100 * row["n"] / total} for row in own]
-        steps.append({"of": name, "x": 100 * own[-1]["high"], "share": 100 * own[-1]["n"] / total})
+        for row in own:
+            steps.append({"of": name, "x": 100 * row["low"], "share": 100 * row["n"] / total})
+            if row["n"]:
+                place = {"of": name, "x": 100 * row["confidence"], "y": 100 * row["accuracy"]}
+                points.append({**place, "n": row["n"], "size": math.sqrt(row["n"] / most)})
+        steps.append({**steps[-1], "x": 100 * own[-1]["high"]})
     whole = alt.Scale(domain=[0, 100])
-    colour = alt.Color("of:N", scale=alt.Scale(domain=names))
-    x = alt.X(**{**number("x", "confidence (%)"), "scale": whole})
-    y = alt.Y(**{**number("y", "accuracy (%)"), "scale": whole})
-    diagonal = alt.Chart(data([{"x": 0, "y": 0}, {"x": 100, "y": 100}])).mark_line(style="reference").encode(x=x, y=y)
-    base = alt.Chart(data(points))
-    tips: list[Any] = [alt.Tooltip("of:N", title="who"), alt.Tooltip("n:Q", title="images")]
-    tips += [
-        alt.Tooltip("x:Q", format=".1f", title="confidence, %"),
-        alt.Tooltip("y:Q", format=".1f", title="right, %"),
-    ]
+    x = x_of(number("x", "confidence (%)"), scale=whole)
+    y = y_of(number("y", "accuracy (%)"), scale=whole)
+    channels = {"x": x, "color": alt.Color("of:N", scale=alt.Scale(domain=names))}
+    said = tips(("of:N", "", "who"), ("n:Q", "", "images"))
+    said += tips(("x:Q", ".1f", "confidence, %"), ("y:Q", ".1f", "right, %"))
     size = alt.Size("size:Q", legend=None, scale=alt.Scale(domain=[0, 1]))
-    dots = base.mark_point(opacity=1).encode(x=x, y=y, color=colour, size=size, tooltip=tips)
-    upper = alt.layer(diagonal, base.mark_line().encode(x=x, y=y, color=colour), dots)
-    share = alt.Y(**number("share", "images (%)", zero=True))
-    lower = alt.Chart(data(steps)).mark_line(interpolate="step-after").encode(x=x, y=share, color=colour)
+    bins = data(points)
+    upper = alt.layer(
+        layer("line", [{"x": 0, "y": 0}, {"x": 100, "y": 100}], "reference", x=x, y=y),
+        layer("line", bins, y=y, **channels),
+        layer("point", bins, {"opacity": 1}, y=y, size=size, tooltip=said, **channels),
+    )
+    share = y_of(number("share", "images (%)", zero=True))
+    lower = layer("line", steps, {"interpolate": "step-after"}, y=share, **channels)
     chart = alt.concat(upper.properties(height=280), lower.properties(height=80))
     return sized(chart, None, 0.5, names=names, panel=10_000)
 
@@ -81,28 +72,16 @@ def confusion(rows: Sequence[Row], classes: Sequence[str], who: str) -> AnyChart
     for row in rows:
         wrong = None if row["true"] == row["predicted"] else plain(100 * row["n"] / totals[row["true"]])
         cells.append({"true": row["true"], "said": row["predicted"], "n": row["n"], "wrong": wrong})
-    order, few = list(classes), len(classes) <= MOST_COUNTS
-    angle = 0 if max(map(len, order), default=0) <= 4 else -45
-    axis = alt.Axis(labelOverlap="greedy", grid=False, ticks=False)
-    x_axis = alt.Axis(labelOverlap="greedy", grid=False, ticks=False, labelAngle=angle)
-    x = alt.X("said:N", title=f"class that the {who} names", scale=alt.Scale(domain=order), axis=x_axis)
-    y = alt.Y("true:N", title="true class", scale=alt.Scale(domain=order), axis=axis)
+    order, few = alt.Scale(domain=list(classes)), len(classes) <= MOST_COUNTS
+    angle = 0 if max(map(len, classes), default=0) <= 4 else -45
+    bare = {"labelOverlap": "greedy", "grid": False, "ticks": False}
+    x = alt.X("said:N", title=f"class that the {who} names", scale=order, axis=alt.Axis(**bare, labelAngle=angle))
+    y = alt.Y("true:N", title="true class", scale=order, axis=alt.Axis(**bare))
     most = max((cell["wrong"] for cell in cells if cell["wrong"]), default=1.0)
     legend = None if few else alt.Legend(title="% of the true class")
     colour = alt.Color("wrong:Q", scale=alt.Scale(domain=[0, most], range=["@bg", "@heat"]), legend=legend)
-    tips = [
-        alt.Tooltip("true:N"),
-        alt.Tooltip("said:N"),
-        alt.Tooltip("n:Q", title="images"),
-        alt.Tooltip("wrong:Q", format=".1f", title="%"),
-    ]
-    layers = [
-        alt.Chart(data([cell for cell in cells if cell["wrong"]]))
-        .mark_rect()
-        .encode(x=x, y=y, color=colour, tooltip=tips)
-    ]
+    said = tips("true:N", "said:N", ("n:Q", "", "images"), ("wrong:Q", ".1f", "%"))
+    layers = [layer("rect", [cell for cell in cells if cell["wrong"]], x=x, y=y, color=colour, tooltip=said)]
     if few:
-        layers.append(
-            alt.Chart(data(cells)).mark_text(style="count").encode(x=x, y=y, text=alt.Text("n:Q"), tooltip=tips)
-        )
+        layers.append(layer("text", cells, "count", x=x, y=y, text=alt.Text("n:Q"), tooltip=said))
     return sized(alt.layer(*layers), min(560, 60 + 34 * len(classes)), 0.47)

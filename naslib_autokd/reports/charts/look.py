@@ -16,29 +16,17 @@ import altair as alt
 Row = dict[str, Any]
 AnyChart: TypeAlias = "alt.Chart | alt.LayerChart | alt.ConcatChart"
 
-PALETTES: dict[str, dict[str, str]] = {
+_NAMES = ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "text", "muted", "grid", "line", "bg", "soft", "heat")
+_PALETTES = {
     # Okabe and Ito: distinguishable with every common colour blindness
-    "paper": dict(
-        zip(
-            ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "text", "muted", "grid", "line", "bg", "soft", "heat"),
-            (
-                *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
-                *("#000000", "#555555", "#dddddd", "#888888", "#ffffff", "#8a8a8a", "#f3a872"),
-            ),
-            strict=True,
-        )
-    ),
+    "paper": "0072B2 D55E00 009E73 CC79A7 E69F00 56B4E9 000000 000000 555555 dddddd 888888 ffffff 8a8a8a f3a872",
+    # on the page darker or lighter, so that also texts in these colours can be read
+    "light": "0072B2 D55E00 00805e b5578c a86f00 3387bd 5b5f66 1b1f24 57606a e4e8ec b8c0c8 ffffff 9aa4ae f3a872",
+    "dark": "5cb3f0 ff9457 3fd0a2 e79ac8 f2c14e 9fd4f7 b4bcc6 e6e9ee a3adb8 2a323d 4a5563 0f1318 6d7885 9a4a17",
 }
-# on the page darker or lighter, so that also texts in these colours can be read
-PALETTES["light"] = {
-    **PALETTES["paper"],
-    **{"c2": "#00805e", "c3": "#b5578c", "c4": "#a86f00", "c5": "#3387bd", "c6": "#5b5f66", "text": "#1b1f24"},
-    **{"muted": "#57606a", "grid": "#e4e8ec", "line": "#b8c0c8", "soft": "#9aa4ae"},
-}
-PALETTES["dark"] = {
-    **{"c0": "#5cb3f0", "c1": "#ff9457", "c2": "#3fd0a2", "c3": "#e79ac8", "c4": "#f2c14e", "c5": "#9fd4f7"},
-    **{"c6": "#b4bcc6", "text": "#e6e9ee", "muted": "#a3adb8", "grid": "#2a323d", "line": "#4a5563"},
-    **{"bg": "#0f1318", "soft": "#6d7885", "heat": "#9a4a17"},
+PALETTES = {
+    palette: {name: f"#{colour}" for name, colour in zip(_NAMES, colours.split(), strict=True)}
+    for palette, colours in _PALETTES.items()
 }
 N_COLOURS = 7
 DASHES: tuple[list[float], ...] = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2])
@@ -63,54 +51,32 @@ def config(text: float, scale: float, font: str, *, background: str | None, lege
         scale: Of lines and marks.
         legend: Where legends stand: "top" or "bottom".
     """
+    fonts = {f"{part}FontSize": text for part in ("label", "title")}
+    widths = {f"{part}Width": scale for part in ("grid", "tick", "domain")}
     axis = {
-        "labelFontSize": text,
-        "titleFontSize": text,
-        "titleFontWeight": "normal",
-        "labelColor": "@text",
-        "titleColor": "@text",
-        "gridColor": "@grid",
-        "domainColor": "@line",
-        "tickColor": "@line",
-        "tickSize": 4 * scale,
-        "titlePadding": 6 * scale,
-        "labelPadding": 3 * scale,
-        "labelLimit": 10 * text,
-        "labelFlush": False,
-        "labelOverlap": "greedy",
-        "gridWidth": scale,
-        "tickWidth": scale,
-        "domainWidth": scale,
+        **{**fonts, **widths, "titleFontWeight": "normal", "labelLimit": 10 * text},
+        **{"labelColor": "@text", "titleColor": "@text", "gridColor": "@grid", "domainColor": "@line"},
+        **{"tickColor": "@line", "tickSize": 4 * scale, "titlePadding": 6 * scale, "labelPadding": 3 * scale},
+        **{"labelFlush": False, "labelOverlap": "greedy"},
+    }
+    area = scale * scale
+    key = {
+        **{"orient": legend, "title": None, "labelFontSize": text, "labelColor": "@text", "labelLimit": 0},
+        **{"symbolStrokeWidth": 2 * scale, "symbolSize": 80 * area, "gradientLength": 100 * scale},
+        **{"rowPadding": 2 * scale, "columnPadding": 12 * scale, "offset": 8 * scale},
     }
     return {
-        "background": background,
-        "font": font,
-        "padding": 3,
-        "view": {"stroke": None},
-        "concat": {"spacing": 14 * scale},
-        "axis": axis,
-        "legend": {
-            "orient": legend,
-            "title": None,
-            "labelFontSize": text,
-            "labelColor": "@text",
-            "labelLimit": 0,
-            "symbolStrokeWidth": 2 * scale,
-            "symbolSize": 80 * scale * scale,
-            "rowPadding": 2 * scale,
-            "columnPadding": 12 * scale,
-            "offset": 8 * scale,
-            "gradientLength": 100 * scale,
-        },
+        **{"background": background, "font": font, "padding": 3, "view": {"stroke": None}},
+        **{"concat": {"spacing": 14 * scale}, "axis": axis, "legend": key},
         "title": {"fontSize": text, "fontWeight": "normal", "color": "@text", "offset": 4 * scale},
         "range": {"category": [f"@c{i}" for i in range(N_COLOURS)], "heatmap": ["@bg", "@heat"]},
-        "scale": {"minSize": 12 * scale * scale, "maxSize": 260 * scale * scale},
+        "scale": {"minSize": 12 * area, "maxSize": 260 * area},
         "mark": {"color": "@c0", "tooltip": None},
         "point": {"filled": True},
         "tick": {"thickness": 2.4 * scale, "size": 16 * scale},
         "style": {  # of marks, too: what stands outside, a mark's own style cannot change
             "text": {"color": "@text", "fontSize": text},
-            "point": {"size": 40 * scale * scale, "opacity": 0.75},
+            "point": {"size": 40 * area, "opacity": 0.75},
             "line": {"strokeWidth": 1.8 * scale},
             "rule": {"strokeWidth": 1.8 * scale},
             "strong": {"strokeWidth": 3.2 * scale},
@@ -118,10 +84,10 @@ def config(text: float, scale: float, font: str, *, background: str | None, lege
             "band": {"opacity": 0.16},
             "reference": {"color": "@muted", "strokeWidth": 1.2 * scale, "strokeDash": [2, 2]},
             "note": {"color": "@muted", "fontSize": 0.85 * text if text > 10 else text},
-            "soft": {"color": "@soft", "size": 28 * scale * scale},
+            "soft": {"color": "@soft", "size": 28 * area},
             "mean": {"strokeWidth": 2.4 * scale, "opacity": 1},
             "frame": {"color": "@soft", "strokeWidth": scale, "filled": False},
-            "big": {"size": 70 * scale * scale, "opacity": 1},
+            "big": {"size": 70 * area, "opacity": 1},
             "count": {"fontSize": 0.85 * text},
         },
     }
@@ -159,6 +125,38 @@ def percents(
     return percent(mean), percent(low), percent(high)
 
 
+def layer(mark: str, rows: Any, look: str | Mapping[str, Any] = "", **channels: Any) -> alt.Chart:
+    """A mark for each row, or one through all of them.
+
+    Args:
+        mark: "point", "line", ...
+        rows: Or what `data` made of them.
+        look: Properties of the mark, or the name of its style.
+    """
+    own = {"style": look} if isinstance(look, str) and look else look or {}
+    chart = alt.Chart(rows if isinstance(rows, alt.InlineData) else data(rows))
+    made: alt.Chart = getattr(chart, f"mark_{mark}")(**own).encode(**channels)
+    return made
+
+
+def tips(*entries: str | tuple[str, ...]) -> list[alt.Tooltip]:
+    """What a mark says: ``"field:N"``, or that with a format ("" for none) and a title."""
+    found = []
+    for entry in entries:
+        field, *more = [entry] if isinstance(entry, str) else entry
+        found.append(alt.Tooltip(field, **{k: v for k, v in zip(("format", "title"), more, strict=False) if v}))
+    return found
+
+
+def x_of(axis: Mapping[str, Any], /, **changes: Any) -> alt.X:
+    """The channel of an axis (`number`, `logarithmic`), such as of another field."""
+    return alt.X(**{**axis, **changes})
+
+
+def y_of(axis: Mapping[str, Any], /, **changes: Any) -> alt.Y:
+    return alt.Y(**{**axis, **changes})
+
+
 def sized(
     chart: Any, height: float | None, shrink: float, *, names: Sequence[str] = (), panel: float | None = None
 ) -> Any:
@@ -192,13 +190,7 @@ def logarithmic(field: str, title: str, values: Iterable[float | None]) -> dict[
     if not known or max(known) < 2 * min(known):
         return {**number(field, title), "axis": alt.Axis(tickCount=5)}
     axis = alt.Axis(values=log_ticks(known), format=",.6~g", labelOverlap="greedy")
-    return {
-        "field": field,
-        "type": "quantitative",
-        "title": title,
-        "scale": alt.Scale(type="log", nice=False),
-        "axis": axis,
-    }
+    return {**number(field, title), "scale": alt.Scale(type="log", nice=False), "axis": axis}
 
 
 def log_ticks(values: Sequence[float]) -> list[float]:
@@ -222,16 +214,14 @@ def by_method(methods: Sequence[str], dashed: Iterable[str] = ()) -> dict[str, A
     return channels
 
 
-def level(value: float | None, name: str, *, horizontal: bool = True) -> list[alt.Chart]:
+def level(value: float | None, name: str) -> list[alt.Chart]:
     """A dotted line across the chart with its name."""
     if value is None:
         return []
-    at: dict[str, Any] = {"y" if horizontal else "x": alt.YDatum(plain(value)) if horizontal else alt.XDatum(value)}
-    rule = alt.Chart(data([{}])).mark_rule(style="reference").encode(**at)
-    if not name:
-        return [rule]
-    note = alt.Chart(data([{"name": name}])).mark_text(style="note", align="left", baseline="top", dx=2, dy=2)
-    return [rule, note.encode(x=alt.value(0), text=alt.Text("name:N"), **at)]
+    at = {"y": alt.YDatum(plain(value))}
+    note = {"style": "note", "align": "left", "baseline": "top", "dx": 2, "dy": 2}
+    said = layer("text", [{"name": name}], note, x=alt.value(0), text=alt.Text("name:N"), **at)
+    return [layer("rule", [{}], "reference", **at), said]
 
 
 def specification(chart: AnyChart) -> dict[str, Any]:

@@ -14,11 +14,15 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from naslib_autokd.reports.charts.look import AnyChart, Row, data, logarithmic, number, sized
+from naslib_autokd.reports.charts.look import AnyChart, Row, data, layer, logarithmic, number, sized, tips, x_of
 
 ROW = 40
 """Pixels of a row on the page."""
 SHRINK = 0.5
+LONGEST = 50
+"""Letters of a line in the title of an axis: what a phone has room for."""
+MIDDLE = 0.72
+"""Where marks stand in a row, whose name is above."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,8 @@ class Group:
     """What to say of each single result."""
 
 
-LONGEST = 50
-"""Letters of a line in the title of an axis: what a phone has room for."""
+def finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def axis_of(field: str, title: str, **scale: Any) -> dict[str, Any]:
@@ -48,26 +52,37 @@ def axis_of(field: str, title: str, **scale: Any) -> dict[str, Any]:
     return {**number(field, title, **scale), "title": lines if len(lines) > 1 else title}
 
 
-def finite(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
+class _Rows:
+    """A chart of ``n`` rows: its layers, and the channels that they share."""
+
+    def __init__(self, n: float, places: Sequence[int] = ()) -> None:
+        self.n = n
+        self.layers: list[alt.Chart] = []
+        domain = list(range(max(places, default=0) + 1))  # of rows by the place of their method
+        self.colour = alt.Color("place:N", scale=alt.Scale(domain=domain), legend=None)
+
+    def at(self, field: str = "at") -> alt.Y:
+        scale = alt.Scale(domain=[self.n, 0], nice=False, zero=False)
+        return alt.Y(field, type="quantitative", axis=None, scale=scale)
+
+    def add(self, mark: str, rows: Any, look: Any = "", y: str = "at", to: str = "", **channels: Any) -> None:
+        """A layer, unless it has no rows; ``to`` is the lower end of what has a height."""
+        if isinstance(rows, alt.InlineData) or rows:
+            ends = {"y2": alt.Y2(to)} if to else {}
+            self.layers.append(layer(mark, rows, look, y=self.at(y), **ends, **channels))
+
+    def label(self, labels: Sequence[str], first: float = 0.0) -> None:
+        rows = [{"label": label, "at": first + index + 0.3} for index, label in enumerate(labels)]
+        look = {"align": "left", "baseline": "middle", "dx": 2, "limit": alt.ExprRef("width")}
+        self.add("text", data(rows), look, x=alt.value(0), text=alt.Text("label:N"))
+
+    def chart(self, height: float = 1.0, **sizes: Any) -> AnyChart:
+        return sized(alt.layer(*self.layers), ROW * self.n * height, SHRINK, **sizes)
 
 
-def _place(field: str, n: float) -> alt.Y:
-    return alt.Y(field, type="quantitative", axis=None, scale=alt.Scale(domain=[n, 0], nice=False, zero=False))
-
-
-def _labels(labels: Sequence[str], first: float = 0.0, n: float | None = None) -> alt.Chart:
-    rows = [{"label": label, "at": first + index + 0.3} for index, label in enumerate(labels)]
-    text = alt.Chart(data(rows)).mark_text(align="left", baseline="middle", dx=2, limit=alt.ExprRef("width"))
-    return text.encode(
-        x=alt.value(0), y=_place("at", first + len(labels) if n is None else n), text=alt.Text("label:N")
-    )
-
-
-def _colour(places: Sequence[int]) -> alt.Color:
-    """Of rows by the place of their method."""
-    domain = list(range(max(places, default=0) + 1))
-    return alt.Color("place:N", scale=alt.Scale(domain=domain), legend=None)
+def _bar(index: int) -> Row:
+    """Where the bar of a row is."""
+    return {"at": index + MIDDLE - 0.2, "to": index + MIDDLE + 0.2, "middle": index + MIDDLE}
 
 
 def strips(
@@ -91,20 +106,20 @@ def strips(
         reference: Name and place of a vertical line, with a row of its own.
     """
     rng = np.random.default_rng(0)
-    n = len(groups) + (reference is not None)
-    every = [np.array([v for v in group.values if v is not None and math.isfinite(v)]) for group in groups]
+    chart = _Rows(len(groups) + (reference is not None), [group.place for group in groups])
+    every = [np.array([v for v in group.values if finite(v)], dtype=np.float64) for group in groups]
     values = np.concatenate(every or [np.empty(0)])
     log = log and len(values) > 0 and values.min() > 0 and values.max() > 8 * values.min()
     floor = float(np.quantile(values, 0.02)) / 2 if log else -math.inf
     title = _with_floor(title, floor) if np.any(values < floor) else title
     dots, boxes, densities, means = [], [], [], []
     for row, (group, own) in enumerate(zip(groups, every, strict=True)):
-        middle, about = row + 0.72, {"place": group.place, "row": row, "group": group.label}
+        middle, about = row + MIDDLE, {"place": group.place, "row": row, "group": group.label}
         jitter = rng.uniform(-0.17, 0.17, len(own)) if len(own) > 1 else np.zeros(len(own))
-        tips = [tip for tip, value in zip(group.tips, group.values, strict=False) if finite(value)] or [""] * len(own)
+        said = [tip for tip, value in zip(group.tips, group.values, strict=False) if finite(value)] or [""] * len(own)
         dots += [
             {**about, "x": max(x, floor), "at": middle + shift, "tip": tip or group.label}
-            for x, shift, tip in zip(own.tolist(), jitter.tolist(), tips, strict=True)
+            for x, shift, tip in zip(own.tolist(), jitter.tolist(), said, strict=True)
         ]
         if len(own) >= 5 and violins and np.ptp(own) > 0:
             densities += [{**about, "x": x, "at": middle - d, "to": middle + d} for x, d in _density(own, bounds)]
@@ -112,34 +127,30 @@ def strips(
             first, median, third = np.maximum(np.quantile(own, (0.25, 0.5, 0.75)), floor).tolist()
             boxes.append({"x": first, "x2": third, "median": median, "at": middle - 0.2, "to": middle + 0.2})
         if finite(group.mean):
-            ends = {"low": group.low, "high": group.high} if finite(group.low) and finite(group.high) else {}
-            means.append({**about, "x": group.mean, "at": middle, **ends})
+            means.append({**about, "x": group.mean, "at": middle, **_ends(group)})
     axis = logarithmic("x", title, [max(v, floor) for v in values]) if log else axis_of("x", title)
     if limits is not None:
         axis["scale"] = alt.Scale(domain=list(limits))
-    x, y, to = alt.X(**axis), _place("at", n), alt.Y2("to")
-    colour = _colour([group.place for group in groups])
-    layers: list[alt.Chart] = []
+    x, colour = x_of(axis), chart.colour
     if reference is not None:
-        line = alt.Chart(data([{"x": reference[1]}])).mark_rule(style="reference").encode(x=x)
-        mark = alt.Chart(data([{"x": reference[1], "at": n - 0.28}])).mark_point(
-            style="soft", shape="diamond", opacity=1
-        )
-        layers += [line, mark.encode(x=x, y=y, tooltip=alt.Tooltip("x:Q", format=".2f", title=reference[0]))]
-    if densities:
-        area = alt.Chart(data(densities)).mark_area(style="band", orient="vertical")
-        layers.append(area.encode(x=x, y=y, y2=to, color=colour, detail=alt.Detail("row:N")))
-    if boxes:
-        box = alt.Chart(data(boxes))
-        layers.append(box.mark_rect(style="frame").encode(x=x, x2=alt.X2("x2"), y=y, y2=to))
-        layers.append(
-            box.mark_rule(color="@soft", strokeWidth=1).encode(x=alt.X(**{**axis, "field": "median"}), y=y, y2=to)
-        )
-    tip = [alt.Tooltip("tip:N", title="result"), alt.Tooltip("x:Q", format=".3~f", title=title)]
-    layers.append(alt.Chart(data(dots)).mark_point(opacity=0.55).encode(x=x, y=y, color=colour, tooltip=tip))
-    layers += _means(means, axis, n, colour)
-    labels = [*(group.label for group in groups), *([] if reference is None else [reference[0]])]
-    return sized(alt.layer(*layers, _labels(labels)), ROW * n, SHRINK)
+        chart.layers.append(layer("rule", [{"x": reference[1]}], "reference", x=x))
+        look = {"style": "soft", "shape": "diamond", "opacity": 1}
+        tip = tips(("x:Q", ".2f", reference[0]))
+        chart.add("point", [{"x": reference[1], "at": chart.n - 1 + MIDDLE}], look, x=x, tooltip=tip)
+    area = {"style": "band", "orient": "vertical"}
+    chart.add("area", densities, area, to="to", x=x, color=colour, detail=alt.Detail("row:N"))
+    chart.add("rect", boxes, "frame", to="to", x=x, x2=alt.X2("x2"))
+    chart.add("rule", boxes, {"color": "@soft", "strokeWidth": 1}, to="to", x=x_of(axis, field="median"))
+    tip = tips(("tip:N", "", "result"), ("x:Q", ".3~f", title))
+    chart.add("point", data(dots), {"opacity": 0.55}, x=x, color=colour, tooltip=tip)
+    _means(chart, means, axis)
+    chart.label([*(group.label for group in groups), *([] if reference is None else [reference[0]])])
+    return chart.chart()
+
+
+def _ends(group: Group) -> Row:
+    """Of a mean's interval, if both are known."""
+    return {"low": group.low, "high": group.high} if finite(group.low) and finite(group.high) else {}
 
 
 def _with_floor(title: str, floor: float) -> str:
@@ -156,43 +167,31 @@ def _density(own: Any, bounds: tuple[float, float]) -> list[tuple[float, float]]
     return list(zip(grid.tolist(), (0.26 * density / density.max()).tolist(), strict=True))
 
 
-def _means(means: Sequence[Row], axis: dict[str, Any], n: float, colour: Any) -> list[alt.Chart]:
+def _means(chart: _Rows, means: Sequence[Row], axis: dict[str, Any]) -> None:
     """A short line for each mean, and its interval."""
-    layers: list[alt.Chart] = []
-    y = _place("at", n)
     banded = [row for row in means if "low" in row]
-    if banded:
-        rule = alt.Chart(data(banded)).mark_rule(style="mean")
-        layers.append(rule.encode(x=alt.X(**{**axis, "field": "low"}), x2=alt.X2("high"), y=y, color=colour))
-    if means:
-        tips = [alt.Tooltip("group:N"), alt.Tooltip("x:Q", format=".3~f", title="mean")]
-        tips += [alt.Tooltip(f"{end}:Q", format=".3~f") for end in ("low", "high")] if banded else []
-        mark = alt.Chart(data(means)).mark_tick(orient="vertical", opacity=1)
-        layers.append(mark.encode(x=alt.X(**axis), y=y, color=colour, tooltip=tips))
-    return layers
+    chart.add("rule", banded, "mean", x=x_of(axis, field="low"), x2=alt.X2("high"), color=chart.colour)
+    said = tips("group:N", ("x:Q", ".3~f", "mean"))
+    said += tips(("low:Q", ".3~f"), ("high:Q", ".3~f")) if banded else []
+    chart.add("tick", means, {"orient": "vertical", "opacity": 1}, x=x_of(axis), color=chart.colour, tooltip=said)
 
 
 def intervals(groups: Sequence[Group], title: str) -> AnyChart:
     """A point with its interval a row, against a line at 0 (a forest plot)."""
-    n = max(1, len(groups))
+    chart = _Rows(max(1, len(groups)), [group.place for group in groups])
     rows = [
-        {"place": g.place, "group": g.label, "at": index + 0.72, "x": g.mean, "low": g.low, "high": g.high}
+        {"place": g.place, "group": g.label, "at": index + MIDDLE, "x": g.mean, "low": g.low, "high": g.high}
         for index, g in enumerate(groups)
         if finite(g.mean)
     ]
-    axis, y = axis_of("x", title), _place("at", n)
-    colour = _colour([group.place for group in groups])
-    zero = alt.Chart(data([{"x": 0}])).mark_rule(style="reference").encode(x=alt.X(**axis))
+    axis = axis_of("x", title)
+    chart.layers.append(layer("rule", [{"x": 0}], "reference", x=x_of(axis)))
     known = [row for row in rows if finite(row["low"]) and finite(row["high"])]
-    rule = (
-        alt.Chart(data(known))
-        .mark_rule(style="mean")
-        .encode(x=alt.X(**{**axis, "field": "low"}), x2=alt.X2("high"), y=y)
-    )
-    tips = [alt.Tooltip("group:N"), *(alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("x", "low", "high"))]
-    points = alt.Chart(data(rows)).mark_point(style="big").encode(x=alt.X(**axis), y=y, color=colour, tooltip=tips)
-    layers = [zero, *([rule.encode(color=colour)] if known else []), points, _labels([g.label for g in groups], n=n)]
-    return sized(alt.layer(*layers), ROW * n, SHRINK)
+    chart.add("rule", known, "mean", x=x_of(axis, field="low"), x2=alt.X2("high"), color=chart.colour)
+    said = tips("group:N", *((f"{name}:Q", "+.2f") for name in ("x", "low", "high")))
+    chart.add("point", data(rows), "big", x=x_of(axis), color=chart.colour, tooltip=said)
+    chart.label([group.label for group in groups])
+    return chart.chart()
 
 
 def rank_groups(ranks: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:
@@ -214,33 +213,25 @@ def critical_difference(ranks: Sequence[tuple[str, float, int]], difference: flo
     """
     ordered = sorted(ranks, key=lambda entry: entry[1])
     places = [rank for _, rank, _ in ordered]
-    k = len(ordered)
+    k = max(len(ordered), 2)
     sets = rank_groups(places, difference)
     top = 1 + 0.25 * len(sets) + 0.1
-    n = top + k
-    x = number("x", "average rank (1 is the best)", domain=[1, max(k, 2)], nice=False)
-    x["axis"] = alt.Axis(orient="bottom", tickMinStep=1)
-    ruler = {"x": 1, "x2": min(1 + difference, max(k, 2)), "at": 0.72}
-    bars = [ruler, *({"x": places[a], "x2": places[b], "at": 1.1 + 0.25 * i} for i, (a, b) in enumerate(sets))]
+    chart = _Rows(top + len(ordered), [place for _, _, place in ordered])
+    axis = number("x", "average rank (1 is the best)", domain=[1, k], nice=False)
+    x = {"x": x_of(axis, axis=alt.Axis(orient="bottom", tickMinStep=1))}
+    ruler = {"x": 1, "x2": min(1 + difference, k), "at": MIDDLE}
+    same = [{"x": places[a], "x2": places[b], "at": 1.1 + 0.25 * i} for i, (a, b) in enumerate(sets)]
+    chart.add("rule", [ruler], {"style": "mean", "color": "@text"}, **x, x2=alt.X2("x2"))
+    chart.add("rule", same, {"strokeWidth": 4, "color": "@soft"}, **x, x2=alt.X2("x2"))
     rows = [
-        {"x": rank, "at": top + index + 0.72, "label": label, "place": place}
+        {"x": rank, "at": top + index + MIDDLE, "label": label, "place": place}
         for index, (label, rank, place) in enumerate(ordered)
     ]
-    y = _place("at", n)
-    line = alt.Chart(data(bars[:1])).mark_rule(style="mean", color="@text").encode(x=alt.X(**x), x2=alt.X2("x2"), y=y)
-    same = alt.Chart(data(bars[1:])).mark_rule(strokeWidth=4, color="@soft").encode(x=alt.X(**x), x2=alt.X2("x2"), y=y)
-    said = f"critical difference {difference:.2f}" + ("; grey bars: not told apart" if sets else "")
-    tips = [alt.Tooltip("label:N"), alt.Tooltip("x:Q", format=".2f", title="average rank")]
-    points = alt.Chart(data(rows)).mark_point(style="big")
-    colour = _colour([place for _, _, place in ordered])
-    layers = [
-        line,
-        *([same] if sets else []),
-        points.encode(x=alt.X(**x), y=y, color=colour, tooltip=tips),
-        _labels([said], n=n),
-        _labels([f"{label} ({rank:.2f})" for label, rank, _ in ordered], first=top, n=n),
-    ]
-    return sized(alt.layer(*layers), 0.9 * ROW * n, SHRINK)
+    said = tips("label:N", ("x:Q", ".2f", "average rank"))
+    chart.add("point", data(rows), "big", **x, color=chart.colour, tooltip=said)
+    chart.label([f"critical difference {difference:.2f}" + ("; grey bars: not told apart" if sets else "")])
+    chart.label([f"{label} ({rank:.2f})" for label, rank, _ in ordered], first=top)
+    return chart.chart(0.9)
 
 
 def importance(rows: Sequence[Row], title: str) -> AnyChart:
@@ -252,19 +243,13 @@ def importance(rows: Sequence[Row], title: str) -> AnyChart:
     bars = []
     for index, row in enumerate(rows):
         share, sd = 100 * row["importance"], 100 * (row["sd"] or 0.0)
-        ends = {"x": 0, "x2": share, "low": share - sd, "high": share + sd}
-        bars.append({**ends, "label": row["label"], "at": index + 0.52, "to": index + 0.92, "middle": index + 0.72})
-    n = max(1, len(rows))
-    x, base = axis_of("x", title), alt.Chart(data(bars))
-    tip = [alt.Tooltip("label:N"), alt.Tooltip("x2:Q", format=".1f", title="%"), alt.Tooltip("low:Q", format=".1f")]
-    tip.append(alt.Tooltip("high:Q", format=".1f"))
-    bar = base.mark_rect(opacity=0.55).encode(
-        x=alt.X(**x), x2=alt.X2("x2"), y=_place("at", n), y2=alt.Y2("to"), tooltip=tip
-    )
-    error = base.mark_rule(color="@muted").encode(
-        x=alt.X(**{**x, "field": "low"}), x2=alt.X2("high"), y=_place("middle", n)
-    )
-    return sized(alt.layer(bar, error, _labels([row["label"] for row in rows], n=n)), ROW * n, SHRINK)
+        bars.append({**_bar(index), "label": row["label"], "x": 0, "x2": share, "low": share - sd, "high": share + sd})
+    chart, found, axis = _Rows(max(1, len(rows))), data(bars), axis_of("x", title)
+    said = tips("label:N", ("x2:Q", ".1f", "%"), ("low:Q", ".1f"), ("high:Q", ".1f"))
+    chart.add("rect", found, {"opacity": 0.55}, to="to", x=x_of(axis), x2=alt.X2("x2"), tooltip=said)
+    chart.add("rule", found, {"color": "@muted"}, "middle", x=x_of(axis, field="low"), x2=alt.X2("high"))
+    chart.label([row["label"] for row in rows])
+    return chart.chart()
 
 
 def importance_title(r2: float, n: int) -> str:
@@ -279,24 +264,18 @@ def decomposition(panels: Sequence[tuple[str, Sequence[Row]]]) -> AnyChart:
     """
     charts = []
     for title, rows in panels:
-        n, bars = max(1, len(rows)), []
+        chart, bars = _Rows(max(1, len(rows))), []
         for index, row in enumerate(rows):
-            total = max(0.0, 100 * row["total"])
-            place = {"label": row["label"], "at": index + 0.52, "to": index + 0.92, "middle": index + 0.72}
-            share = {"total": total, "first": min(total, max(0.0, 100 * row["first"])), "zero": 0}
-            bars.append({**place, **share, "low": max(0.0, 100 * row["low"]), "high": max(0.0, 100 * row["high"])})
-        x, base, y = number("zero", "% of the variance", zero=True), alt.Chart(data(bars)), _place("at", n)
-        tip = [alt.Tooltip("label:N"), alt.Tooltip("first:Q", format=".1f", title="alone, %")]
-        tip.append(alt.Tooltip("total:Q", format=".1f", title="with interactions, %"))
-        layers = [
-            base.mark_rect(opacity=0.35).encode(x=alt.X(**x), x2=alt.X2("total"), y=y, y2=alt.Y2("to"), tooltip=tip),
-            base.mark_rect().encode(x=alt.X(**x), x2=alt.X2("first"), y=y, y2=alt.Y2("to"), tooltip=tip),
-            base.mark_rule(color="@muted").encode(
-                x=alt.X(**{**x, "field": "low"}), x2=alt.X2("high"), y=_place("middle", n)
-            ),
-            _labels([row["label"] for row in rows], n=n),
-        ]
-        charts.append(alt.layer(*layers).properties(title=title, height=ROW * n))
+            share = {name: max(0.0, 100 * row[name]) for name in ("total", "first", "low", "high")}
+            share["first"] = min(share["total"], share["first"])
+            bars.append({"label": row["label"], **_bar(index), **share, "zero": 0})
+        found, axis = data(bars), number("zero", "% of the variance", zero=True)
+        said = tips("label:N", ("first:Q", ".1f", "alone, %"), ("total:Q", ".1f", "with interactions, %"))
+        for look, end in (({"opacity": 0.35}, "total"), ("", "first")):
+            chart.add("rect", found, look, to="to", x=x_of(axis), x2=alt.X2(end), tooltip=said)
+        chart.add("rule", found, {"color": "@muted"}, "middle", x=x_of(axis, field="low"), x2=alt.X2("high"))
+        chart.label([row["label"] for row in rows])
+        charts.append(alt.layer(*chart.layers).properties(title=title, height=ROW * chart.n))
     return sized(alt.concat(*charts), None, SHRINK, panel=100)
 
 
@@ -315,32 +294,19 @@ def agreement(shares: Sequence[tuple[str, dict[str, int]]]) -> AnyChart:
     Args:
         shares: (method, images of each of `CASES`).
     """
-    n, bars = max(1, len(shares)), []
+    chart, bars = _Rows(max(1, len(shares))), []
     for index, (method, counts) in enumerate(shares):
         total, left = max(1, sum(counts.values())), 0.0
         for case, said in CASES.items():
-            width = 100 * counts.get(case, 0) / total
-            place = {"at": index + 0.52, "to": index + 0.92, "x": left, "x2": left + width, "n": counts.get(case, 0)}
-            bars.append({**place, "method": method, "case": said, "share": width})
-            left += width
-    scale = alt.Scale(domain=list(CASES.values()), range=["@c0", "@c5", "@c4", "@soft", "@c1"])
-    tips = [
-        alt.Tooltip("method:N"),
-        alt.Tooltip("case:N"),
-        alt.Tooltip("n:Q", title="images"),
-        alt.Tooltip("share:Q", format=".1f", title="%"),
-    ]
-    bar = (
-        alt.Chart(data(bars))
-        .mark_rect()
-        .encode(
-            x=alt.X(**{**number("x", "test images (%)"), "scale": alt.Scale(domain=[0, 100])}),
-            x2=alt.X2("x2"),
-            y=_place("at", n),
-            y2=alt.Y2("to"),
-            color=alt.Color("case:N", scale=scale),
-            tooltip=tips,
-        )
-    )
-    chart = alt.layer(bar, _labels([method for method, _ in shares], n=n))
-    return sized(chart, 1.2 * ROW * n, SHRINK, names=list(CASES.values()))
+            n = counts.get(case, 0)
+            share = 100 * n / total
+            about = {"method": method, "case": said, "share": share, "n": n}
+            bars.append({**_bar(index), **about, "x": left, "x2": left + share})
+            left += share
+    names = list(CASES.values())
+    colour = alt.Color("case:N", scale=alt.Scale(domain=names, range=["@c0", "@c5", "@c4", "@soft", "@c1"]))
+    x = x_of(number("x", "test images (%)"), scale=alt.Scale(domain=[0, 100]))
+    tip = tips("method:N", "case:N", ("n:Q", "", "images"), ("share:Q", ".1f", "%"))
+    chart.add("rect", data(bars), to="to", x=x, x2=alt.X2("x2"), color=colour, tooltip=tip)
+    chart.label([method for method, _ in shares])
+    return chart.chart(1.2, names=names)
