@@ -702,16 +702,20 @@ class _ObservedIncumbent:
             self.points.append((self._spent, best))
 
 
+def full_trainings(trials: Iterable[Trial]) -> list[Trial]:
+    """The successful trials at the largest budget at which one succeeded."""
+    successes = [trial for trial in trials if trial.succeeded]
+    largest = max((trial.budget_epochs for trial in successes), default=0)
+    return [trial for trial in successes if trial.budget_epochs == largest]
+
+
 def incumbent(trials: Iterable[Trial], expected_costs: Mapping[str, float] | None = None) -> Trial | None:
     """See `TrialStore.incumbent`."""
-    successes = [trial for trial in trials if trial.succeeded]
-    if not successes:
-        return None
-    largest = max(trial.budget_epochs for trial in successes)
     families: dict[str, list[Trial]] = {}
-    for trial in successes:
-        if trial.budget_epochs == largest:
-            families.setdefault(trial.candidate_digest, []).append(trial)
+    for trial in full_trainings(trials):
+        families.setdefault(trial.candidate_digest, []).append(trial)
+    if not families:
+        return None
 
     def expected(digest: str) -> float:
         if expected_costs is not None and digest in expected_costs:

@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
 
     from naslib_autokd.reports.html import page
-    from naslib_autokd.reports.run_data import read_run
+    from naslib_autokd.reports.results import read_run
     from naslib_autokd.runners.run_folder import remove_leftovers
 
     out = options.runs[0] / "report.html" if options.out is None else options.out

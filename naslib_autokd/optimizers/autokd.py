@@ -36,7 +36,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from ConfigSpace import Configuration, ConfigurationSpace
 from ConfigSpace.forbidden import ForbiddenConjunction, ForbiddenRelation
-from scipy.stats import kendalltau
 from smac import BlackBoxFacade, HyperparameterOptimizationFacade, MultiFidelityFacade, Scenario
 from smac.acquisition.maximizer import LocalAndSortedRandomSearch, LocalSearch
 from smac.initial_design import RandomInitialDesign, SobolInitialDesign
@@ -46,11 +45,13 @@ from smac.main.exceptions import ConfigurationSpaceExhaustedException
 from smac.runhistory import StatusType, TrialInfo, TrialValue
 
 from naslib_autokd.optimizers.base import (
+    BudgetAgreement,
     ReplayMismatch,
     SearchSpaceLike,
     SpaceExhausted,
     answers,
     ask_again,
+    budget_agreement,
     budget_ladder,
     check_budgets,
     check_replayed,
@@ -111,17 +112,6 @@ _SMAC_STATUS = {
     "error": StatusType.CRASHED,
     "refused": StatusType.CRASHED,
 }
-
-
-class BudgetAgreement(NamedTuple):
-    """How alike two budgets order the families that were trained at both."""
-
-    low: int
-    high: int
-    n: int
-    """Families trained at both. They were promoted, so they are the better ones, and harder to order."""
-    kendall_tau: float
-    """In [-1, 1]; nan if ``n`` is below 3 or all costs are equal."""
 
 
 @dataclass(frozen=True)
@@ -726,7 +716,7 @@ class AutoKD:
 
     def budget_agreement(self) -> list[BudgetAgreement]:
         """Rank agreement of each pair of budgets over the families that succeeded at both."""
-        return _budget_agreement(self._trials.values())
+        return budget_agreement(self._trials.values())
 
     def low_budgets_mislead(self) -> bool:
         """Whether two witnesses agree that the rung below the top does not order families as the top does.
@@ -743,7 +733,7 @@ class AutoKD:
             return False
         low, high = self.ladder[-2:]
         at_both = [trial for trial in trials.values() if trial.budget_epochs in (low, high)]
-        pair = next((p for p in _budget_agreement(at_both) if (p.low, p.high) == (low, high)), None)
+        pair = next((p for p in budget_agreement(at_both) if (p.low, p.high) == (low, high)), None)
         if pair is None or pair.n < MIN_PAIRS or not pair.kendall_tau <= 0.0:
             return False
         fitted = self._fit_once(None) if trials is self._trials else self._fit(trials)
@@ -776,23 +766,6 @@ class AutoKD:
     @property
     def judges_at_low_budgets(self) -> bool:
         return self._even and not self._full_only
-
-
-def _budget_agreement(trials: Iterable[Trial]) -> list[BudgetAgreement]:
-    costs: dict[int, dict[str, list[float]]] = {}
-    for trial in trials:
-        if trial.succeeded:
-            costs.setdefault(trial.budget_epochs, {}).setdefault(trial.candidate_digest, []).append(trial.cost)
-    pairs = []
-    budgets = sorted(costs)
-    for i, low in enumerate(budgets):
-        for high in budgets[i + 1 :]:
-            both = sorted(set(costs[low]) & set(costs[high]))
-            a, b = ([float(np.mean(costs[budget][digest])) for digest in both] for budget in (low, high))
-            varied = len(both) >= 3 and len(set(a)) > 1 and len(set(b)) > 1
-            tau = float(kendalltau(a, b).statistic) if varied else math.nan
-            pairs.append(BudgetAgreement(low, high, len(both), tau))
-    return pairs
 
 
 def last_checkpoint(n_rows: int, always_below: int) -> int:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from naslib_autokd.evaluators.base import HasBudgets, SaysIfItRepeats
 from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial
@@ -101,12 +101,23 @@ class FindsFront(Protocol):
         """Families that no other is expected to beat in all objectives, by ascending error."""
 
 
+class BudgetAgreement(NamedTuple):
+    """How alike two budgets order the families that were trained at both."""
+
+    low: int
+    high: int
+    n: int
+    """Families trained at both. They were promoted, so they are the better ones, and harder to order."""
+    kendall_tau: float
+    """In [-1, 1]; nan if ``n`` is below 3 or all costs are equal."""
+
+
 @runtime_checkable
 class ComparesBudgets(Protocol):
     """An optimizer that uses several budgets."""
 
-    def budget_agreement(self) -> Sequence[Any]:
-        """Rank agreement of pairs of budgets (named tuples: ``low``, ``high``, ``n``, ``kendall_tau``)."""
+    def budget_agreement(self) -> Sequence[BudgetAgreement]:
+        """Rank agreement of pairs of budgets."""
 
 
 @runtime_checkable
@@ -371,6 +382,27 @@ def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter
         return inspect.signature(factory.load() if isinstance(factory, _Lazy) else factory).parameters
     except (TypeError, ValueError):
         return {}
+
+
+def budget_agreement(trials: Iterable[Trial]) -> list[BudgetAgreement]:
+    """Of each pair of budgets, by the mean cost of each family that succeeded at both."""
+    import numpy as np
+    from scipy.stats import kendalltau
+
+    costs: dict[int, dict[str, list[float]]] = {}
+    for trial in trials:
+        if trial.succeeded:
+            costs.setdefault(trial.budget_epochs, {}).setdefault(trial.candidate_digest, []).append(trial.cost)
+    pairs = []
+    budgets = sorted(costs)
+    for i, low in enumerate(budgets):
+        for high in budgets[i + 1 :]:
+            both = sorted(set(costs[low]) & set(costs[high]))
+            a, b = ([float(np.mean(costs[budget][digest])) for digest in both] for budget in (low, high))
+            varied = len(both) >= 3 and len(set(a)) > 1 and len(set(b)) > 1
+            tau = float(kendalltau(a, b).statistic) if varied else math.nan
+            pairs.append(BudgetAgreement(low, high, len(both), tau))
+    return pairs
 
 
 class SpaceExhausted(RuntimeError):

@@ -11,7 +11,7 @@ import csv
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import Any
 
 from naslib_autokd.files import file_name, write_whole
 from naslib_autokd.records import Trial, TrialStore, objective_value
-from naslib_autokd.reports.trial_model import SearchedSettings
+from naslib_autokd.reports.results.run import Row
+from naslib_autokd.reports.results.settings import Hyperparameter, SearchedSettings
 from naslib_autokd.runners.run_folder import RUN, TRIALS, read_settings, read_task
 
 JOURNAL = "optuna.journal"
@@ -52,16 +53,16 @@ class Exportable:
 
     def costs(self, trial: Trial) -> list[float] | None:
         """By objective, all to be minimised; None of a failure, or where one was not measured."""
-        found = [objective_value(trial, name) for name in self.objectives]
-        return None if not trial.succeeded or None in found else [float(value) for value in found if value is not None]
+        known = [value for name in self.objectives if (value := objective_value(trial, name)) is not None]
+        return known if trial.succeeded and len(known) == len(self.objectives) else None
 
-    def times(self) -> list[tuple[float, float]]:
-        """Start and end of each trial in seconds: as if one had followed the other, for only durations are recorded."""
-        found, end = [], 0.0
-        for trial in self.trials:
-            found.append((end, end + trial.total_s))
-            end += trial.total_s
-        return found
+    def rows(self) -> Iterator[tuple[Trial, Row, list[float] | None, tuple[float, float]]]:
+        """Trials with their values, costs, and start and end in seconds: as if one had followed the other, for only
+        durations are recorded."""
+        end = 0.0
+        for trial, values in zip(self.trials, self.searched.values, strict=True):
+            start, end = end, end + trial.total_s
+            yield trial, values, self.costs(trial), (start, end)
 
 
 def export_runs(folders: Sequence[Path], tool: str, out: Path) -> list[Path]:
@@ -159,19 +160,17 @@ def _about(search: Exportable) -> dict[str, Any]:
 def _optuna_trials(search: Exportable) -> list[Any]:
     from optuna.trial import TrialState, create_trial
 
-    distributions = {row["name"]: _distribution(row, search) for row in search.searched.hyperparameters}
+    distributions = {each.name: _distribution(each) for each in search.searched.hyperparameters}
     begun = datetime.fromtimestamp(
         (search.folder / (RUN if (search.folder / RUN).exists() else TRIALS)).stat().st_mtime
     )
     found = []
-    for trial, values, (start, end) in zip(search.trials, search.searched.values, search.times(), strict=True):
-        costs = search.costs(trial)
+    for trial, values, costs, (start, end) in search.rows():
         done = TrialState.COMPLETE if trial.budget_epochs >= search.full_epochs else TrialState.PRUNED
-        state = TrialState.FAIL if costs is None else done
         one = len(search.objectives) == 1 and trial.succeeded
         made = create_trial(
-            state=state,
-            values=costs if state == TrialState.COMPLETE else None,
+            state=TrialState.FAIL if costs is None else done,
+            values=costs if done == TrialState.COMPLETE else None,
             params={name: _within(value, distributions[name]) for name, value in values.items()},
             distributions={name: distributions[name] for name in values},
             user_attrs={name: value for name in KEPT if (value := getattr(trial, name)) is not None},
@@ -182,31 +181,13 @@ def _optuna_trials(search: Exportable) -> list[Any]:
     return found
 
 
-def _distribution(row: Mapping[str, Any], search: Exportable) -> Any:
+def _distribution(own: Hyperparameter) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    values = [values[row["name"]] for values in search.searched.values if row["name"] in values]
-    choices = _choices(row, search)
-    if choices:
-        return CategoricalDistribution(choices)
-    low, high = row["low"], row["high"]
-    if all(isinstance(value, int) for value in (low, high, *values)):
-        return IntDistribution(low, high, log=row["log"])
-    return FloatDistribution(float(low), float(high), log=row["log"])
-
-
-def _choices(row: Mapping[str, Any], search: Exportable) -> list[Any]:
-    """Of a category its values as they are; empty for numbers of a range."""
-    if not row["choices"]:
-        return []
-    if search.searched.space is None:
-        return list(row["choices"])
-    own = search.searched.space.configuration_space()[row["name"]]
-    return [_plain(value) for value in (own.choices if hasattr(own, "choices") else own.sequence)]
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+    if own.choices:
+        return CategoricalDistribution(own.choices)
+    kind = IntDistribution if own.whole else FloatDistribution
+    return kind(own.low, own.high, log=own.log)
 
 
 def _within(value: Any, distribution: Any) -> Any:
@@ -231,105 +212,75 @@ def write_deepcave(searches: Sequence[Exportable], out: Path) -> list[Path]:
     for search in searches:
         folder = out / file_name(search.name.replace("/", "-"))
         folder.mkdir(parents=True, exist_ok=True)
-        columns = [_Column.of(row, search) for row in search.searched.hyperparameters]
-        for name, rows in zip(DEEPCAVE_TABLES, (_space_table(columns), _trial_table(search, columns)), strict=True):
-            write_whole(folder / name, _csv(rows).encode())
+        tables = (_space_table(search.searched.hyperparameters), _trial_table(search))
+        for name, rows in zip(DEEPCAVE_TABLES, tables, strict=True):
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(rows)
+            write_whole(folder / name, text.getvalue().encode())
         folders.append(folder)
     return folders
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A hyperparameter as DeepCAVE's tables have it."""
-
-    name: str
-    kind: str
-    low: Any
-    high: Any
-    log: bool
-    labels: tuple[str, ...]
-    default: Any
-    source: str
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any], search: Exportable) -> _Column:
-        values = [values[row["name"]] for values in search.searched.values if row["name"] in values]
-        name = (
-            f"{row['name']}_"
-            if row["name"] in (*_FIXED, "config_id") or row["name"].startswith("metric")
-            else row["name"]
-        )
-        space = search.searched.space
-        default = values[0] if space is None else _plain(space.configuration_space()[row["name"]].default_value)
-        if row["choices"]:
-            labels = tuple(_label(row, choice) for choice in row["choices"])
-            return cls(name, "categorical", None, None, False, labels, _label(row, str(default)), row["name"])
-        whole = all(isinstance(value, int) for value in (row["low"], row["high"], *values))
-        low, high = row["low"], row["high"]
-        return cls(name, "integer" if whole else "float", low, high, row["log"], (), default, row["name"])
-
-    def cell(self, values: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
-        if self.source not in values:
-            return self.default
-        value = values[self.source]
-        return _label(row, str(value)) if self.labels else min(max(value, self.low), self.high)
+def _column(own: Hyperparameter) -> str:
+    """Its name, or another where DeepCAVE has a column of that name."""
+    taken = own.name in (*_FIXED, "config_id") or own.name.startswith("metric")
+    return f"{own.name}_" if taken else own.name
 
 
-def _label(row: Mapping[str, Any], text: str) -> str:
+def _label(own: Hyperparameter, value: Any) -> str:
     """A choice as a word: pandas, which reads the tables, would take ``2`` for a number and ``None`` for nothing."""
+    text = str(value)
     try:
         float(text)
     except ValueError:
         if text.lower() not in ("", "none", "null", "n/a", "na", "<na>", "#n/a", "true", "false"):
             return text
-    return f"{row['name']}={text}"
+    return f"{own.name}={text}"
 
 
-def _space_table(columns: Sequence[_Column]) -> list[list[Any]]:
-    n_items = max((len(column.labels) for column in columns), default=0)
+def _cell(own: Hyperparameter, values: Mapping[str, Any]) -> Any:
+    value = values.get(own.name, own.default)
+    return _label(own, value) if own.choices else min(max(value, own.low), own.high)
+
+
+def _space_table(hyperparameters: Sequence[Hyperparameter]) -> list[list[Any]]:
+    n_items = max((len(each.choices) for each in hyperparameters), default=0)
     header = ["name", "type", "lower", "upper", "default", "log", "ordered", *(f"item_{k}" for k in range(n_items))]
     rows: list[list[Any]] = [header]
-    for column in columns:
-        items = [*column.labels, *[""] * (n_items - len(column.labels))]
+    for own in hyperparameters:
+        kind = "categorical" if own.choices else "integer" if own.whole else "float"
+        ends = [None, None] if own.choices else [own.low, own.high]
         # beside words the default of a whole number would be read as text, and refused
-        default = "" if column.kind == "integer" else column.default
-        rows.append([column.name, column.kind, column.low, column.high, default, column.log, False, *items])
+        default = "" if own.whole else _cell(own, {})
+        items = [*(_label(own, choice) for choice in own.choices), *[""] * (n_items - len(own.choices))]
+        rows.append([_column(own), kind, *ends, default, own.log, False, *items])
     return rows
 
 
-def _trial_table(search: Exportable, columns: Sequence[_Column]) -> list[list[Any]]:
-    by_name = {row["name"]: row for row in search.searched.hyperparameters}
-    costs = [search.costs(trial) for trial in search.trials]
+def _trial_table(search: Exportable) -> list[list[Any]]:
+    hyperparameters = search.searched.hyperparameters
     metrics = []
     for index, name in enumerate(search.objectives):
-        highest = 1.0 if name == "error" else max((found[index] for found in costs if found is not None), default=1.0)
-        metrics.append(f"metric:{name} [0; {_decimal(highest)}] (minimize)")
-    header = ["config_id", *(column.name for column in columns), *metrics, *_FIXED, *(f"trial_{name}" for name in KEPT)]
+        costs = [found[index] for trial in search.trials if (found := search.costs(trial)) is not None]
+        metrics.append(f"metric:{name} [0; {_decimal(1.0 if name == 'error' else max(costs, default=1.0))}] (minimize)")
+    header = ["config_id", *map(_column, hyperparameters), *metrics, *_FIXED, *(f"trial_{name}" for name in KEPT)]
     rows: list[list[Any]] = [header]
     ids: dict[tuple[Any, ...], int] = {}
     repeats: Counter[tuple[int, int]] = Counter()
-    for trial, values, times, found in zip(search.trials, search.searched.values, search.times(), costs, strict=True):
-        cells = [column.cell(values, by_name[column.source]) for column in columns]
+    for trial, values, found, times in search.rows():
+        cells = [_cell(own, values) for own in hyperparameters]
         config = ids.setdefault(tuple(cells), len(ids))
         seed = repeats[config, trial.budget_epochs]
         repeats[config, trial.budget_epochs] += 1
-        own: Sequence[Any] = found or [""] * len(metrics)
-        row: list[Any] = [config, *cells, *own, trial.budget_epochs, seed]
-        row += [f"{second:.3f}" for second in times]
-        row.append(_STATUS.get(trial.status, "FAILED"))
-        rows.append([*row, *(getattr(trial, name) for name in KEPT)])
+        own_costs: Sequence[Any] = found or [""] * len(metrics)
+        fixed = [trial.budget_epochs, seed, *(f"{second:.3f}" for second in times), _STATUS.get(trial.status, "FAILED")]
+        rows.append([config, *cells, *own_costs, *fixed, *(getattr(trial, name) for name in KEPT)])
     return rows
 
 
 def _decimal(value: float) -> str:
     """Without an exponent, which DeepCAVE does not read; rounded up."""
     return f"{value:.0f}" if value == int(value) else f"{value * (1 + 1e-9):.12f}"
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 TOOLS: dict[str, Callable[[Sequence[Exportable], Path], list[Path]]] = {

@@ -1,6 +1,6 @@
 """Every chart of a run, each defined once: what the page and a paper both show.
 
-`run_charts` makes them by name from the tables of `run_data.read_run`, by the definitions in `charts`; a chart whose
+`run_charts` makes them by name from the tables of `results.read_run`, by the definitions in `charts`; a chart whose
 table is empty is not there. `write_figures` writes them for papers. Accuracies are fractions in tables and percent in
 charts.
 """
@@ -26,7 +26,7 @@ from naslib_autokd.reports.charts.methods import (
 )
 from naslib_autokd.reports.charts.rows import Group
 from naslib_autokd.reports.paper import DEFAULT_FORMATS, FORMATS, WIDTHS, FigureFolder
-from naslib_autokd.reports.run_data import Row, RunData
+from naslib_autokd.reports.results import Row, RunData
 from naslib_autokd.reports.tables import UNITS
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.tasks import did_you_mean
@@ -57,7 +57,7 @@ def write_figures(
     """Write the figures and tables of a run into a folder (made if missing) and return their paths.
 
     Args:
-        run: From `run_data.read_run`: a search, a comparison or a study, finished or not. A chart whose table is empty
+        run: From `results.read_run`: a search, a comparison or a study, finished or not. A chart whose table is empty
             is left out.
         formats: Of "pdf", "png" (300 dots an inch) and "svg".
         width: "single" (3.25 inches, a column) or "double" (6.75 inches, a page).

@@ -39,7 +39,7 @@ def write_front(front: Sequence[Mapping[str, Any]], trials: Sequence[Trial], out
         return []
     from naslib_autokd.reports.charts.methods import front_chart
     from naslib_autokd.reports.paper import FigureFolder
-    from naslib_autokd.reports.run_data import box_rows
+    from naslib_autokd.reports.results.trials import hypervolume_rows
 
     folder = FigureFolder(Path(out))
     names = list(front[0]["objectives"])
@@ -51,7 +51,7 @@ def write_front(front: Sequence[Mapping[str, Any]], trials: Sequence[Trial], out
             for f in front
         ],
     )
-    over_time = box_rows(trials, names)
+    over_time = hypervolume_rows(trials, names)
     if over_time:
         folder.rows("hypervolume", over_time)
     values, _ = objective_table(trials, names)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from naslib_autokd.escaping import csv_cell
-from naslib_autokd.runners.statistics import bootstrap_band, step_curve
 
 UNITS = {
     "error": ("expected validation error (%)", 100.0),
@@ -82,25 +78,3 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     """A table of Markdown; bars in the text are escaped."""
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
-def mean_curves(jobs: Sequence[Any]) -> list[dict[str, Any]]:
-    """Mean accuracy over seeds of each method on a common grid, from where all of its seeds have an incumbent."""
-    rows: list[dict[str, Any]] = []
-    for label in dict.fromkeys(job.method for job in jobs):
-        own = [job for job in jobs if job.method == label and job.curve]
-        if not own:
-            continue
-        grid = np.unique(np.concatenate([[x for x, _ in job.curve] for job in own]))
-        curves = [step_curve([x for x, _ in job.curve], [y for _, y in job.curve], grid) for job in own]
-        band = bootstrap_band(np.array(curves))
-        for k, x in enumerate(grid):
-            if not math.isnan(band.centre[k]):
-                ends = {"low": finite_or_none(band.low[k]), "high": finite_or_none(band.high[k])}
-                rows.append({"method": label, "student_epochs": float(x), "accuracy": float(band.centre[k]), **ends})
-    return rows
-
-
-def finite_or_none(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None

@@ -626,7 +626,37 @@ def read_runs(path: Path) -> dict[tuple[str, int], SimulatedRun]:
     Raises:
         StudyFolderError: If a line cannot be read.
     """
-    found: dict[tuple[str, int], SimulatedRun] = {}
+    return _read_lines(path)[0]
+
+
+def read_study(folder: Path) -> StudyResult:
+    """What has come of a study so far, without any run perhaps.
+
+    Raises:
+        StudyFolderError, StudyError: If a file cannot be read, or does not say what regret counts from.
+    """
+    study, about = Study.from_dict(read_yaml(folder / STUDY)), read_yaml(folder / RUN)
+    path = folder / STUDY_RUNS
+    runs, failures = _read_lines(path) if path.is_file() else ({}, {})
+    order = [(method.label, seed) for method in study.methods for seed in range(study.seeds)]
+    try:
+        best = float(about["benchmark"]["best_test_error"]) if runs else math.nan
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyFolderError(
+            f"{folder / RUN} does not say the lowest test error of the benchmark; put back what was there"
+        ) from error
+    return StudyResult(
+        study=study,
+        best_test_error=best,
+        runs=tuple(runs[key] for key in order if key in runs),
+        failures=tuple(failure for key, failure in failures.items() if key not in runs),
+        **{name: about[name] for name in ("noise_sd", "noise") if name in about},
+    )
+
+
+def _read_lines(path: Path) -> tuple[dict[tuple[str, int], SimulatedRun], dict[tuple[str, int], JobFailure]]:
+    runs: dict[tuple[str, int], SimulatedRun] = {}
+    failures: dict[tuple[str, int], JobFailure] = {}
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -636,18 +666,19 @@ def read_runs(path: Path) -> dict[tuple[str, int], SimulatedRun]:
                 if not isinstance(values, dict):
                     raise ValueError("no JSON object")
                 if "error" in values:
+                    failures[values["method"], values["seed"]] = JobFailure(**values)
                     continue
                 run = SimulatedRun.from_dict(values)
-                if (run.method, run.seed) in found:
+                if (run.method, run.seed) in runs:
                     raise ValueError("it stands there twice")
-                found[run.method, run.seed] = run
+                runs[run.method, run.seed] = run
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise StudyFolderError(
                     f"{path}, line {number}: not a run of a study ({reason}); delete the line, and the same command "
                     "runs this again"
                 ) from error
-    return found
+    return runs, failures
 
 
 FREE_TO_CHANGE = ("title", "question", "reference", "seeds", "methods")

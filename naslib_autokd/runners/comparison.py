@@ -21,6 +21,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from naslib_autokd.evaluators.results import check_value
 from naslib_autokd.optimizers.base import (
     OneShotMethod,
@@ -34,10 +36,29 @@ from naslib_autokd.runners.engine import DaskPool, LimitedEngine, pick_device
 from naslib_autokd.runners.finals import FinalStudents, train_family, train_finals
 from naslib_autokd.runners.limits import Handler, Limits
 from naslib_autokd.runners.results import SearchProgress
-from naslib_autokd.runners.run_folder import COMPARISON, CPU, RESULT, CheckpointFile, RunFolder, open_run
+from naslib_autokd.runners.run_folder import (
+    COMPARISON,
+    CPU,
+    RESULT,
+    CheckpointFile,
+    RunFolder,
+    RunFolderError,
+    open_run,
+    read_json,
+    read_settings,
+    read_task,
+)
 from naslib_autokd.runners.search import search
 from naslib_autokd.runners.setup import check_space, search_space
-from naslib_autokd.runners.statistics import SHARE, Interval, PairedDifference, mean_interval, paired_difference
+from naslib_autokd.runners.statistics import (
+    SHARE,
+    Interval,
+    PairedDifference,
+    bootstrap_band,
+    mean_interval,
+    paired_difference,
+    step_curve,
+)
 from naslib_autokd.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -96,6 +117,11 @@ class JobResult:
     one_shot: bool
     """Whether ``curve`` is a supernet's."""
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def mean_test_accuracy(self) -> float:
+        """Of the final students."""
+        return _mean(self.test_accuracies)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> JobResult:
@@ -575,6 +601,75 @@ def _job_result(
     )
 
 
+@dataclass(frozen=True)
+class JobFolder:
+    """What the folder of one (method, seed) tells."""
+
+    method: str
+    """Label."""
+    seed: int
+    path: Path
+    result: JobResult | None
+    """None while it is not finished."""
+    error: str
+    """Last line of what ended it; empty if nothing did."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
+
+def read_jobs(folder: Path, methods: Sequence[Method]) -> list[JobFolder]:
+    """The jobs of a comparison that were begun, by method and seed.
+
+    Raises:
+        RunFolderError: If a result cannot be read.
+    """
+    labels = {method.slug: method.label for method in methods}
+    order = list(labels)
+    found = []
+    for path in folder.glob("*/seed-*"):
+        slug, seed = path.parent.name, int(path.name.removeprefix("seed-"))
+        content, error = read_json(path / RESULT), path / "error.txt"
+        try:
+            result = JobResult.from_dict(content) if content else None
+        except (ValueError, KeyError, TypeError) as reason:
+            raise RunFolderError(f"{path / RESULT} holds no result of a job: {reason!r}") from reason
+        text = error.read_text(encoding="utf-8").strip() if result is None and error.is_file() else ""
+        place = order.index(slug) if slug in labels else len(order)
+        found.append((place, seed, JobFolder(labels.get(slug, slug), seed, path, result, text.split("\n")[-1])))
+    return [job for _, _, job in sorted(found, key=lambda item: item[:2])]
+
+
+def read_comparison(folder: Path) -> tuple[Comparison, list[JobFolder]]:
+    """What has come of a comparison so far, and its jobs; ``teacher`` is empty before its end.
+
+    Raises:
+        RunFolderError: If a file cannot be read.
+    """
+    settings, stored = read_settings(folder), read_json(folder / COMPARISON)
+    methods = [Method(**method) for method in settings.get("methods", [])]
+    order = [method.label for method in methods]
+    jobs = read_jobs(folder, methods)
+    results = [job.result for job in jobs if job.result is not None and job.method in order]
+    failures = [(job.method, job.seed, job.error) for job in jobs if job.error]
+    known = {(job.method, job.seed) for job in jobs if job.error or job.result}
+    failures += [
+        (method, seed, error) for method, seed, error in stored.get("failures", []) if (method, seed) not in known
+    ]
+    comparison = Comparison(
+        task=str(read_task(folder).get("name", "")),
+        seeds=tuple(sorted({result.seed for result in results})),
+        budget=float(settings.get("budget", 0.0)),
+        jobs=tuple(sorted(results, key=lambda result: (result.seed, order.index(result.method)))),
+        failures=tuple(failures),
+        teacher=stored.get("teacher", {}),
+        rows=tuple(method_rows(results, methods)) if results else (),
+        wall_s=float(stored.get("wall_s", 0.0)),
+    )
+    return comparison, jobs
+
+
 def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list[Row]:
     """One row a method that has results, in the order of ``methods``; the first one is the reference."""
     by_method = {method.label: {r.seed: r for r in results if r.method == method.label} for method in methods}
@@ -588,15 +683,15 @@ def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list
         difference = None
         if method.label != methods[0].label and shared:
             difference = paired_difference(
-                [_mean(reference[seed].test_accuracies) for seed in shared],
-                [_mean(jobs[seed].test_accuracies) for seed in shared],
+                [reference[seed].mean_test_accuracy for seed in shared],
+                [jobs[seed].mean_test_accuracy for seed in shared],
             )
         values = list(jobs.values())
         rows.append(
             Row(
                 label=method.label,
                 test_accuracy=mean_interval([job.test_accuracy for job in values], bounds=SHARE),
-                mean_test_accuracy=mean_interval([_mean(job.test_accuracies) for job in values], bounds=SHARE),
+                mean_test_accuracy=mean_interval([job.mean_test_accuracy for job in values], bounds=SHARE),
                 difference=difference,
                 teacher_agreement=_mean([job.teacher_agreement for job in values]),
                 n_params=_mean([job.n_params for job in values]),
@@ -607,6 +702,24 @@ def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list
                 n_students=_mean([job.n_students for job in values]),
             )
         )
+    return rows
+
+
+def mean_curves(jobs: Sequence[JobResult]) -> list[dict[str, Any]]:
+    """Mean accuracy over seeds of each method on a common grid, from where all of its seeds have an incumbent, with its
+    95% bootstrap interval: ``method``, ``student_epochs``, ``accuracy``, ``low``, ``high`` (None without one)."""
+    rows: list[dict[str, Any]] = []
+    for label in dict.fromkeys(job.method for job in jobs):
+        own = [np.array(job.curve) for job in jobs if job.method == label and job.curve]
+        if not own:
+            continue
+        grid = np.unique(np.concatenate([curve[:, 0] for curve in own]))
+        band = bootstrap_band(np.array([step_curve(curve[:, 0], curve[:, 1], grid) for curve in own]))
+        for x, y, *ends in zip(grid, band.centre, band.low, band.high, strict=True):
+            if not math.isnan(y):
+                low, high = (None if math.isnan(end) else float(end) for end in ends)
+                point = {"student_epochs": float(x), "accuracy": float(y), "low": low, "high": high}
+                rows.append({"method": label, **point})
     return rows
 
 

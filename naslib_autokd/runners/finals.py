@@ -293,7 +293,11 @@ def kept_final(folder: str | Path) -> FinalRecord | None:
     Raises:
         FinalsFileError: As `read_finals`.
     """
-    records = read_finals(folder)
+    return kept_of(read_finals(folder))
+
+
+def kept_of(records: Sequence[FinalRecord]) -> FinalRecord | None:
+    """The one of a family's final students that is kept (`best_final`); None without any."""
     return records[best_final([record.result for record in records])] if records else None
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from naslib_autokd.optimizers.base import ComparesBudgets, ExpectsCosts, FindsFront, Optimizer
-from naslib_autokd.records import CandidateLike, Trial, TrialStore, incumbent
+from naslib_autokd.optimizers.base import BudgetAgreement, ComparesBudgets, ExpectsCosts, FindsFront, Optimizer
+from naslib_autokd.records import CandidateLike, Trial, TrialStore, full_trainings, incumbent
 from naslib_autokd.runners.pareto import objective_table, pareto_front
 
 
@@ -83,7 +83,7 @@ def what_was_found(
         candidate=candidate,
         trials=tuple(store),
         expected_cost=expected.get(candidate.digest, observed.cost),
-        agreement=tuple(_agreement(optimizer)),
+        agreement=tuple(agreement_rows(optimizer.budget_agreement())) if isinstance(optimizer, ComparesBudgets) else (),
         front=tuple(_front(optimizer, list(store), objectives)),
         **measured,
     )
@@ -100,7 +100,7 @@ def remarks_on_answer(trials: Sequence[Trial], digest: str) -> list[str]:
     observed = incumbent(trials)
     if observed is None:
         return []
-    full = [trial for trial in trials if trial.succeeded and trial.budget_epochs == observed.budget_epochs]
+    full = full_trainings(trials)
     n_others = len({trial.candidate_digest for trial in full} - {digest})
     luck = observed.candidate_digest != digest
     lines = []
@@ -135,14 +135,10 @@ def _observed(trials: Sequence[Trial], digest: str) -> str:
     return f"{100 * sum(found) / len(found):.1f}% ({said})"
 
 
-def _agreement(optimizer: Optimizer) -> list[dict[str, Any]]:
-    if not isinstance(optimizer, ComparesBudgets):
-        return []
-    pairs = [dict(pair._asdict()) for pair in optimizer.budget_agreement()]
-    for pair in pairs:
-        if math.isnan(pair["kendall_tau"]):
-            pair["kendall_tau"] = None
-    return pairs
+def agreement_rows(pairs: Iterable[BudgetAgreement]) -> list[dict[str, Any]]:
+    """As JSON can hold it: ``kendall_tau`` is None where it is not known."""
+    rows = [pair._asdict() for pair in pairs]
+    return [{**row, "kendall_tau": None if math.isnan(row["kendall_tau"]) else row["kendall_tau"]} for row in rows]
 
 
 def _front(optimizer: Optimizer, trials: Sequence[Trial], objectives: tuple[str, ...]) -> list[dict[str, Any]]:

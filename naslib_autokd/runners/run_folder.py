@@ -404,6 +404,22 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
 """Types of what ``run.yaml`` may hold; what is not here may be anything."""
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that is written whole; empty if it is not there.
+
+    Raises:
+        RunFolderError: If it is no JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RunFolderError(f"{path} is not valid JSON ({reason}); the command that wrote it makes it anew") from error
+    return content if isinstance(content, dict) else {}
+
+
 def read_settings(folder: str | Path) -> dict[str, Any]:
     """What ``run.yaml`` says; empty if there is none.
 

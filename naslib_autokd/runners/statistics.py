@@ -69,6 +69,12 @@ def mean_interval(
     return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), len(array))
 
 
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """95% interval of a share that was counted among n (Wilson 1927), such as an accuracy on n images."""
+    found = stats.binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """``a - b`` over matched seeds, with a two-sided paired t test (``p_value`` None below two pairs)."""

@@ -25,7 +25,7 @@ from naslib_autokd.reports.charts.rows import Group, rank_groups, strips
 from naslib_autokd.reports.figures import run_charts, write_figures
 from naslib_autokd.reports.html import page
 from naslib_autokd.reports.paper import COLUMN_WIDTH, for_paper, picture
-from naslib_autokd.reports.run_data import RunData, read_run
+from naslib_autokd.reports.results import RunData, read_run
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table
 from naslib_autokd.runners.statistics import friedman_test
 

@@ -26,11 +26,13 @@ from scipy import stats
 
 from naslib_autokd.cli import main
 from naslib_autokd.records import Trial, TrialStore
-from naslib_autokd.reports import run_data
 from naslib_autokd.reports.charts.images import calibration_error
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html._page import ratio
-from naslib_autokd.reports.run_data import TABLES, _analysed, read_run, wilson
+from naslib_autokd.reports.results import TABLES, read_run
+from naslib_autokd.reports.results import trials as tables_of_trials
+from naslib_autokd.reports.results.trials import analysed
+from naslib_autokd.runners.statistics import wilson_interval
 from naslib_autokd.tasks import get_task
 
 FINALS = [final(0, 0.91), final(1, 0.92, test_accuracy=0.905, test_counts=counts(errors=19)), final(2, 0.9)]
@@ -97,7 +99,7 @@ def test_answer_is_the_student_kept_by_validation_against_the_teacher(finished: 
 
 def test_numbers_of_the_page_are_those_of_the_records(finished: Path, finished_page: Text) -> None:
     text = finished_page.text
-    low, high = wilson(0.905, 200)
+    low, high = wilson_interval(0.905, 200)
     assert f"90.5% [{100 * low:.1f}, {100 * high:.1f}] 95% over 200 test images" in text
     assert "2x fewer than the teacher's" in text
     assert "1.2x the teacher's" in text  # memory
@@ -226,7 +228,7 @@ def test_what_matters_is_told_of_all_budgets_where_full_trainings_are_few(tmp_pa
     assert {row["n"] for row in rows} == {24}
     assert "24 trainings at all budgets (each error relative to the mean of its budget)" in page_of(folder).text
     trials = list(TrialStore(folder / "trials.jsonl"))
-    _, costs, _ = _analysed(trials)
+    _, costs, _ = analysed(trials)
     means = [np.mean([c for c, t in zip(costs, trials, strict=True) if t.budget_epochs == b]) for b in (3, 9)]
     assert means[0] == pytest.approx(means[1]), "else the budget would matter"
     assert [c for c, t in zip(costs, trials, strict=True) if t.budget_epochs == 9] == [
@@ -243,6 +245,20 @@ def test_front_of_several_objectives(tmp_path: Path) -> None:
         beaten = any(other["error"] <= row["error"] and other["macs"] <= row["macs"] and other != row for other in rows)
         assert row["on_front"] != beaten
     assert "Families that no other beats" in page_of(folder).text
+
+
+def test_a_front_that_is_not_there_yet_is_not_said_to_be_none(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "run", 0, objectives=("error", "macs"))
+    assert "the error alone" not in page_of(folder).text
+
+
+def test_final_students_that_were_not_judged_are_shown(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "run", 1, finished=False)
+    for path in folder.glob("*/seed-0"):
+        line = final(0, 0.9, test_accuracy=None, test_agreement=None, test_counts={})
+        (path / "finals.jsonl").write_text(json.dumps(line) + "\n")
+        (path / "result.json").unlink()
+    assert "0 (kept) 90.0% not known" in page_of(folder).text
 
 
 def test_trials_of_another_space_are_read_as_they_are(tmp_path: Path) -> None:
@@ -276,6 +292,7 @@ def test_trials_of_another_space_are_read_as_they_are(tmp_path: Path) -> None:
     page = page_of(folder)
     assert page.tags.count("svg") == 0
     assert "operations.1" in str(page.payload["parallel"])
+    assert "Partial dependence needs the space that was searched" in page.text
 
 
 def test_calibration_error_of_the_bins(finished: Path) -> None:
@@ -427,7 +444,7 @@ def test_reading_and_writing_loads_no_plotting_package(tmp_path: Path) -> None:
 
     folder = write_search(tmp_path / "run", 6)
     code = (
-        "import sys; from naslib_autokd.reports.run_data import read_run; read_run(sys.argv[1]); "
+        "import sys; from naslib_autokd.reports.results import read_run; read_run(sys.argv[1]); "
         "assert not {'torch', 'altair', 'vl_convert'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
@@ -441,7 +458,7 @@ def test_settings_that_do_not_vary_are_said_to(tmp_path: Path) -> None:
 def test_of_very_many_trials_a_sample_is_shown_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_search(tmp_path / "run", 60, finals=FINALS)
     everything = read_run(folder, analyse=False)
-    monkeypatch.setattr(run_data, "MOST_SHOWN", 10)
+    monkeypatch.setattr(tables_of_trials, "MOST_SHOWN", 10)
     sampled = read_run(folder, analyse=False)
     rows = sampled.tables["trials"]
     assert 10 <= len(rows) < 30

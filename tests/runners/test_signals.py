@@ -141,7 +141,7 @@ def test_commands_with_nothing_to_finish_end_in_order_at_sigterm(
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("it went on")
 
-    for name in ("reports.run_data.read_run", "shipping.export.kept_student", "commands.status._finished"):
+    for name in ("reports.results.read_run", "shipping.export.kept_student", "commands.status._finished"):
         monkeypatch.setattr(f"naslib_autokd.{name}", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main([word.replace("RUN", str(tmp_path)) for word in command]) == 130

@@ -367,3 +367,20 @@ def test_a_space_for_labels_alone_has_no_kd_dimensions() -> None:
     frozen = FrozenSpace(space, {"temperature": 2.0, "top_nodes": 4}).without_kd()
     assert frozen.fixed == {"top_nodes": 4}
     assert set(frozen.configuration_space()) < set(left.configuration_space())
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        HNAGSpace("hnag-wide", search_size=True, mode="individual"),
+        HNAGSpace("hnag-small", search_kd=False, kd=KDSettings(3.0, 0.25)),
+        HNAGSpace(Preset(top_nodes=(4, 6), temperature=(2.0, 2.0), max_operations=60, default={"top_nodes": 5})),
+    ],
+)
+def test_a_description_gives_the_space_again(space: HNAGSpace) -> None:
+    described = json.loads(json.dumps(space.describe()))
+    again = HNAGSpace.of(described)
+    assert again.describe() == space.describe()
+    assert again.configuration_space() == space.configuration_space()
+    with pytest.raises(ValueError, match="nasbench201"):
+        HNAGSpace.of({"name": "nasbench201"})

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from naslib_autokd.reports.charts import curves, rows
 from naslib_autokd.reports.charts.look import AnyChart, Row, percents
 from naslib_autokd.reports.charts.rows import Group
-from naslib_autokd.reports.tables import UNITS, mean_curves
+from naslib_autokd.reports.tables import UNITS
+from naslib_autokd.runners.comparison import mean_curves
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """A run as one HTML file: opens from disk, without network; charts by Vega, which is embedded.
 
-`write_report` reads run folders with `run_data` and writes the page. Texts, numbers and small tables are made here and
+`write_report` reads run folders with `results` and writes the page. Texts, numbers and small tables are made here and
 escaped; large tables, charts (`reports.charts`) and parallel coordinates are data in the page that ``report.js`` draws.
 Vega-Lite's charts run under a policy that forbids evaluating text as code (their expressions are interpreted). Parallel
 coordinates are a canvas of our own: Vega-Lite tests a range against one mark, not against a whole line, so that ranges
@@ -42,7 +42,7 @@ from naslib_autokd.reports.html.search import (
     trials,
 )
 from naslib_autokd.reports.html.vega import vega
-from naslib_autokd.reports.run_data import RunData, read_run
+from naslib_autokd.reports.results import RunData, read_run
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "

@@ -11,7 +11,7 @@ from typing import Any
 
 from naslib_autokd.reports.charts.look import PAGE, PALETTES, AnyChart, specification
 from naslib_autokd.reports.figures import Figure
-from naslib_autokd.reports.run_data import Row, RunData
+from naslib_autokd.reports.results import Row, RunData
 
 Spec = dict[str, Any]
 

@@ -19,7 +19,7 @@ from naslib_autokd.reports.html._page import (
     why,
 )
 from naslib_autokd.reports.html.search import answer_section, column, finals_table, pictures
-from naslib_autokd.reports.run_data import Row, RunData
+from naslib_autokd.reports.results import Row, RunData
 
 # ---- several methods -----------------------------------------------------------------------------------------------
 
@@ -94,14 +94,14 @@ def comparison_anytime(builder: Page, run: RunData, prefix: str) -> str:
 
 
 def comparison_family(builder: Page, run: RunData, prefix: str) -> str:
-    rows = run.table("families")
+    rows = run.table("finals")
     title = "What was found"
     if not rows:
         return section(prefix, "family", title, "", why(run, "finals"))
     lead = "Final students of all seeds, each trained from scratch under the same protocol and judged once."
-    table = finals_table(run.table("finals"), True)
-    if len(run.table("finals")) > 12:
-        table = f"<details><summary>All {len(run.table('finals'))} final students</summary>{table}</details>"
+    table = finals_table(rows, True)
+    if len(rows) > 12:
+        table = f"<details><summary>All {len(rows)} final students</summary>{table}</details>"
     return section(prefix, "family", title, lead, builder.chart(("", "finals")), table, pictures(run))
 
 

@@ -27,7 +27,8 @@ from naslib_autokd.reports.html._page import (
     section,
     why,
 )
-from naslib_autokd.reports.run_data import LEAST_ANALYSED, Row, RunData
+from naslib_autokd.reports.results import Row, RunData
+from naslib_autokd.reports.results.trials import LEAST_ANALYSED
 from naslib_autokd.reports.tables import UNITS
 from naslib_autokd.runners.run_folder import TASK
 

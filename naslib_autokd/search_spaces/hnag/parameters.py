@@ -375,6 +375,22 @@ class HNAGSpace:
             described["search_size"] = True
         return described | {"kd": self.kd.to_dict()}
 
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> HNAGSpace:
+        """Inverse of `describe`.
+
+        Raises:
+            ValueError, TypeError: If another space is described.
+        """
+        preset = described.get("name", "")
+        if preset == "custom":
+            ranges: dict[str, Any] = {}
+            for name, value in dict(described.get("preset") or {}).items():
+                ranges[name] = tuple(value) if isinstance(value, list) else value
+            preset = Preset(**ranges)
+        own = {name: described[name] for name in ("search_kd", "mode", "search_size") if name in described}
+        return cls(preset, kd=KDSettings.from_dict(described.get("kd", {})), **own)
+
     def check(self, task: Task) -> None:
         """Check before any work that the default family fits the task's images and parameter limit.
 

@@ -1,0 +1,117 @@
+"""The tables of students that were trained in full, against their teacher on the test images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from naslib_autokd.evaluators.results import FinalResult
+from naslib_autokd.reports.results.run import Row, Tables
+from naslib_autokd.runners.finals import FinalRecord, kept_of
+from naslib_autokd.runners.statistics import wilson_interval
+
+Counts = Mapping[str, Any]
+"""What a student and its teacher answer on the test images (`FinalResult.test_counts`); empty where it is not known."""
+
+COSTS = ("n_params", "macs", "train_memory_bytes")
+_MEASURED = ("status", "val_accuracy", "test_accuracy", "test_agreement", *COSTS)
+
+
+def final_row(result: FinalResult, method: str, seed: Any, index: int = 0, kept: bool = False) -> Row:
+    """Of the table ``finals``."""
+    measured = {name: getattr(result, name) for name in (*_MEASURED, "seconds")}
+    return {"method": method, "seed": seed, "index": index, "kept": kept, **measured}
+
+
+def final_rows(records: Sequence[FinalRecord], method: str, seed: Any) -> list[Row]:
+    """The table ``finals`` of one family's students."""
+    kept = kept_of(records)
+    return [final_row(record.result, method, seed, record.index, record is kept) for record in records]
+
+
+def teacher_row(known: Mapping[str, Any] | None, counts: Iterable[Counts]) -> Row | None:
+    """The teacher's numbers; of an unfinished run its accuracy alone, from what was counted beside a student."""
+    names = ("test_accuracy", *COSTS)
+    if known:
+        return {name: known.get(name) for name in names}
+    for count in filter(None, counts):
+        right = count["agreement"]["both"] + count["agreement"]["teacher"]
+        return {**dict.fromkeys(names), "test_accuracy": right / count["n"]}
+    return None
+
+
+def student_answer(final: FinalResult, teacher: Row | None, task: Mapping[str, Any]) -> Row:
+    """A student against its teacher.
+
+    ``test_accuracy`` with ``_low`` and ``_high`` (Wilson, over the ``n_test`` test images), ``test_agreement``,
+    ``n_params``, ``macs``, ``train_memory_bytes``; ``difference`` (student minus teacher) with ``_low`` and ``_high``
+    (normal interval of paired images, where it is known who was right); ``params_ratio``, ``macs_ratio``,
+    ``memory_ratio``: the teacher's over the student's.
+    """
+    answer, accuracy = {name: getattr(final, name) for name in _MEASURED}, final.test_accuracy
+    if accuracy is None:
+        return answer
+    counts = final.test_counts
+    n = counts.get("n") or task.get("n_test") or 0
+    low, high = wilson_interval(accuracy, n) if n else (None, None)
+    answer |= {"n_test": n or None, "test_accuracy_low": low, "test_accuracy_high": high}
+    if teacher is None or teacher["test_accuracy"] is None:
+        return answer
+    answer["difference"] = accuracy - teacher["test_accuracy"]
+    if counts:
+        gained, lost = counts["agreement"]["student"], counts["agreement"]["teacher"]
+        mean, half = (gained - lost) / n, 1.96 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
+        answer |= {"difference": mean, "difference_low": mean - half, "difference_high": mean + half}
+    for name, column in zip(("params_ratio", "macs_ratio", "memory_ratio"), COSTS, strict=True):
+        if teacher[column] and answer[column]:
+            answer[name] = teacher[column] / answer[column]
+    return answer
+
+
+def classes_of(counts: Iterable[Counts]) -> tuple[str, ...]:
+    """Names of the classes; empty if nothing was counted."""
+    return next((tuple(count["classes"]) for count in counts if count), ())
+
+
+def count_tables(counts: Mapping[str, Sequence[Counts]], trained: bool) -> tuple[Tables, dict[str, str]]:
+    """The tables ``calibration``, ``confusion`` and ``agreement`` of each method's students, summed over its runs, and
+    why they are empty."""
+    tables: Tables = {"calibration": [], "confusion": [], "agreement": []}
+    known = {method: own for method, found in counts.items() if (own := [count for count in found if count])}
+    for method, own in known.items():
+        for who in ("student", "teacher"):
+            of = {"method": method, "who": who}
+            sides = [count[who] for count in own]
+            tables["calibration"] += [{**of, **bin} for bin in _bins([side["calibration"] for side in sides])]
+            matrices = [side["confusion"] for side in sides if side["confusion"] is not None]
+            if matrices:
+                total, classes = np.sum(matrices, axis=0), own[0]["classes"]
+                tables["confusion"] += [
+                    {**of, "true": classes[i], "predicted": classes[j], "n": int(total[i, j])}
+                    for i, j in zip(*np.nonzero(total), strict=True)
+                ]
+        for case in ("both", "student", "teacher", "same_error", "other_error"):
+            n = sum(count["agreement"][case] for count in own)
+            tables["agreement"].append({"method": method, "case": case, "n": n})
+    why = "No final student has been trained yet."
+    if trained:
+        why = "The run is of a version that did not keep what its final students answer on the test images."
+    of_classes = "The task has too many classes for a confusion matrix to be kept." if known else why
+    return tables, {"calibration": why, "agreement": why, "confusion": of_classes}
+
+
+def _bins(runs: Sequence[Sequence[Counts]]) -> list[Row]:
+    """Bins of confidence, each the mean over runs, weighted by images."""
+    rows = []
+    for index, bins in enumerate(zip(*runs, strict=True)):
+        n = sum(bin["n"] for bin in bins)
+        means = {
+            name: sum(bin["n"] * bin[name] for bin in bins if bin["n"]) / n if n else None
+            for name in ("confidence", "accuracy")
+        }
+        edges = {"low": index / len(runs[0]), "high": (index + 1) / len(runs[0])}
+        rows.append({"bin": index, **edges, "n": n, **means})
+    return rows

@@ -1,0 +1,144 @@
+"""The tables of a single search."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from naslib_autokd.commands._again import command_of
+from naslib_autokd.optimizers.base import budget_agreement
+from naslib_autokd.records import Trial, TrialStore, full_trainings, incumbent
+from naslib_autokd.reports.results.finals import classes_of, count_tables, final_rows, student_answer, teacher_row
+from naslib_autokd.reports.results.run import Row, RunData, interval_columns, plural
+from naslib_autokd.reports.results.trials import (
+    anytime_rows,
+    failure_rows,
+    family_rows,
+    front_rows,
+    hypervolume_rows,
+    searched_tables,
+    shown_places,
+    trial_rows,
+)
+from naslib_autokd.runners.finals import kept_of, read_finals
+from naslib_autokd.runners.results import agreement_rows
+from naslib_autokd.runners.run_folder import RESULT, STATUS, TRIALS, read_json
+from naslib_autokd.runners.session import RunStatus, read_status
+from naslib_autokd.runners.statistics import SHARE, mean_interval
+
+MISSING = {
+    "finals": "No final student has been trained yet.",
+    "failures": "No trial failed.",
+}
+
+
+def no_trials(trials: Sequence[Trial]) -> dict[str, str]:
+    """Why the tables of trials are empty."""
+    why = "No trial has succeeded yet." if trials else "No trial has finished yet."
+    return dict.fromkeys(("trials", "anytime", "families", "settings", "hyperparameters"), why)
+
+
+def search_tables(about: RunData, analyse: bool) -> RunData:
+    """The run of which ``about`` holds the folder, the task and the settings.
+
+    Its ``answer`` is of `_answer`.
+    """
+    folder, settings = about.folder, about.settings
+    store = TrialStore(folder / TRIALS)
+    status, trials = read_status(folder, store), list(store)
+    records, result = read_finals(folder), read_json(folder / RESULT)
+    label, seed = str(settings.get("optimizer", "search")), settings.get("seed")
+    objectives = settings.get("objectives") or ["error"]
+    places, kept = shown_places(trials), kept_of(records)
+    shown = [trials[place] for place in places]
+    counts = [] if kept is None else [kept.result.test_counts]
+    rows, finals = trial_rows(trials, label, seed), final_rows(records, label, seed)
+    teacher = teacher_row(result.get("teacher"), counts)
+    answer = _answer(trials, finals, result)
+    if kept is not None:
+        answer["student"] = student_answer(kept.result, teacher, about.task)
+    answer |= {"student_epochs": status.student_epochs, "seconds": status.elapsed_s or result.get("search_s")}
+    searched, unknown = searched_tables([(label, seed, trial) for trial in shown], settings.get("space"), analyse)
+    counted, uncounted = count_tables({label: counts}, bool(records))
+    pairs = result.get("agreement") or agreement_rows(budget_agreement(trials))
+    several = len(objectives) > 1
+    tables = {
+        "trials": [rows[place] for place in places],
+        "anytime": anytime_rows(trials, label, seed),
+        "failures": failure_rows(trials),
+        "finals": finals,
+        "families": family_rows(shown, finals, answer.get("family", "")),
+        "front": front_rows(trials, objectives, result.get("front") or (), places) if several else [],
+        "hypervolume": hypervolume_rows(trials, objectives) if several else [],
+        "budget_agreement": [{"method": label, "run_seed": seed, **pair} for pair in pairs],
+        **searched,
+        **counted,
+    }
+    none = no_trials(trials)
+    front = none["trials"] if several else "The search minimised the error alone, so there is no Pareto front."
+    return replace(
+        about,
+        kind="search",
+        state=status.state if trials or (folder / STATUS).exists() else "empty",
+        problem=f"{_problem(status, len(finals))} {_sample(len(shown), len(trials))}".strip(),
+        tables=tables,
+        missing={**MISSING, **none, "front": front, **unknown, **uncounted},
+        answer=answer if trials or finals else {},
+        teacher=teacher,
+        classes=classes_of(counts),
+        methods=(label,),
+        command=command_of(folder),
+        export_command=f"naslib-autokd export {shlex.quote(str(folder))} --format onnx" if kept else "",
+        students=[{"path": kept.path, "candidate": answer.get("candidate")}] if kept else (),
+    )
+
+
+def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:
+    """``n_trials``, ``n_failures``, ``student_epochs``, ``seconds``, ``stop_reason``; once there is one: the
+    incumbent's ``family`` and ``candidate``, by the optimizer's evidence or as observed, ``val_accuracy`` (best
+    observed full training), ``expected_cost``; once it is trained: ``student`` (the kept one, see `student_answer`),
+    ``family_accuracy`` with its ``_low``, ``_high`` and ``_n`` (test, over the final students).
+    """
+    n_failures = sum(not trial.succeeded for trial in trials)
+    answer = {"n_trials": len(trials), "n_failures": n_failures, "stop_reason": result.get("stop_reason", "")}
+    family, candidate = result.get("candidate_digest"), result.get("candidate")
+    if family is None and (best := incumbent(trials)) is not None:
+        family, candidate = best.candidate_digest, best.candidate
+    if family is not None:
+        own = [t.val_accuracy for t in full_trainings(trials) if t.candidate_digest == family]
+        best_accuracy = max((accuracy for accuracy in own if accuracy is not None), default=None)
+        answer |= {"family": family, "candidate": candidate, "val_accuracy": best_accuracy}
+        answer["expected_cost"] = result.get("expected_cost")
+    tested = [row["test_accuracy"] for row in finals if row["test_accuracy"] is not None]
+    if tested:
+        answer |= interval_columns("family_accuracy", mean_interval(tested, bounds=SHARE))
+        answer["family_accuracy_n"] = len(tested)
+    return answer
+
+
+def _problem(status: RunStatus, n_finals: int) -> str:
+    if status.state == "finished":
+        again = "The search is finished, its final students are not trained yet: the same command goes on."
+        return "" if n_finals else again
+    done = f"{100 * status.fraction:.0f}% of the budget, {plural(status.n_trials, 'trial')}"
+    if status.state == "running":
+        return f"The search is still running ({done}): what follows is the state at the time of this report."
+    said = f" ({' '.join(status.message.split())})" if status.message else ""
+    ended = {"failed": "ended with an error", "interrupted": "was interrupted"}.get(status.state, "was stopped") + said
+    if status.finals_of and n_finals < status.finals_of:
+        return f"It {ended} after {n_finals} of {status.finals_of} final students: the same command continues it."
+    if not status.n_trials:
+        return f"No trial has finished yet{said}: there is nothing to show but the settings."
+    last = "" if not n_finals else " Its final students are those of an earlier session."
+    return f"The search {ended} after {done}: the same command continues it.{last}"
+
+
+def _sample(n_shown: int, n_trials: int) -> str:
+    if n_shown == n_trials:
+        return ""
+    return (
+        f"Single trials are shown for {n_shown:,} of {n_trials:,}: each that was the best so far, and an even sample "
+        "of the others. The answer, the curve over time and all sums are of all trials."
+    )

@@ -1,0 +1,191 @@
+"""What was searched: the hyperparameters of recorded trials, and what a random forest says of their errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from naslib_autokd.records import Trial
+from naslib_autokd.reports.importance import SpaceInputs, grid_of, partial_dependence, permutation_importance
+from naslib_autokd.reports.results.run import Row
+from naslib_autokd.runners.statistics import FloatArray
+
+N_POINTS = 32
+"""Points of the space that a partial dependence is averaged over."""
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One that was searched: a range of numbers, or some choices."""
+
+    name: str
+    choices: tuple[Any, ...]
+    """Empty for a range."""
+    low: Any
+    high: Any
+    """Ends of the range, or the least and the largest choice; None for words."""
+    log: bool
+    whole: bool
+    """A range of whole numbers."""
+    default: Any
+    code: Callable[[Any], float]
+    """A value as a number: ConfigSpace's own in [0, 1]; observed words by their order."""
+
+    @classmethod
+    def of_space(cls, own: Any) -> Hyperparameter:
+        """As ConfigSpace has it."""
+        choices = tuple(
+            _plain(value) for value in getattr(own, "choices", None) or getattr(own, "sequence", None) or ()
+        )
+        ends = (getattr(own, "lower", None), getattr(own, "upper", None))
+        if choices:
+            ends = (min(choices), max(choices)) if all(map(_is_number, choices)) else (None, None)
+        log, whole = bool(getattr(own, "log", False)), not choices and isinstance(ends[0], int)
+        code = lru_cache(maxsize=None)(lambda value: float(own.to_vector(value)))
+        return cls(own.name, choices, *ends, log, whole, _plain(own.default_value), code)
+
+    @classmethod
+    def observed(cls, name: str, values: Sequence[Any]) -> Hyperparameter:
+        """With the range or the words that trials had; the first one's is the default."""
+        if not all(map(_is_number, values)):
+            words = tuple(sorted(set(map(str, values))))
+            return cls(name, words, None, None, False, False, str(values[0]), lambda value: words.index(str(value)))
+        whole = all(isinstance(value, int) for value in values)
+        return cls(name, (), min(values), max(values), False, whole, values[0], float)
+
+    def row(self) -> Row:
+        """Of the table ``hyperparameters``."""
+        kind, choices = "category" if self.low is None else "number", [str(choice) for choice in self.choices]
+        return {
+            "name": self.name, "type": kind, "log": self.log, "low": self.low, "high": self.high, "choices": choices,
+        }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class SearchedSettings:
+    """Hyperparameters of trials, and the space if it can be made again from what the run says of it."""
+
+    values: list[Row]
+    """One for each trial: name -> value; an inactive hyperparameter is missing."""
+    hyperparameters: list[Hyperparameter]
+    space: Any = None
+    """None for a space that is not HNAG's: its candidates are then flat numbers and words without ranges."""
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], described: Any) -> SearchedSettings:
+        """Of trials whose run described its space so (``run.yaml``)."""
+        from naslib_autokd.search_spaces.hnag.parameters import HNAGSpace
+
+        try:
+            space = HNAGSpace.of({"name": described} if isinstance(described, str) else dict(described or {}))
+            own = space.configuration_space()
+            found = [Hyperparameter.of_space(own[name]) for name in own if name != "wiring_seed"]
+            return cls(_values(trials, space), found, space)
+        except (ValueError, TypeError):  # another space, or candidates that are not of this one: taken as they are
+            pass
+        flat = [_flat(trial.candidate) for trial in trials]
+        names = list(dict.fromkeys(name for row in flat for name in row))
+        varied = [name for name in names if len({repr(row.get(name)) for row in flat}) > 1]
+        values = [{name: row[name] for name in varied if name in row} for row in flat]
+        return cls(values, [Hyperparameter.observed(n, [row[n] for row in values if n in row]) for n in varied])
+
+    def encoded(self, values: Iterable[Row]) -> FloatArray:
+        """``(rows, hyperparameters)``: `Hyperparameter.code`, -1 where inactive."""
+        return np.array(
+            [
+                [each.code(row[each.name]) if each.name in row else -1.0 for each in self.hyperparameters]
+                for row in values
+            ]
+        )
+
+
+def _values(trials: Sequence[Trial], space: Any) -> list[Row]:
+    from naslib_autokd.search_spaces.hnag.parameters import Candidate
+
+    known: dict[str, Row] = {}
+    for trial in trials:
+        if trial.candidate_digest not in known:
+            values = space.values(Candidate.from_dict(trial.candidate))
+            values.pop("wiring_seed", None)  # which wiring of its family, no property of it
+            known[trial.candidate_digest] = values
+    return [known[trial.candidate_digest] for trial in trials]
+
+
+def _flat(content: Any, prefix: str = "") -> Row:
+    """Numbers and words of nested values by dotted names."""
+    if isinstance(content, Mapping):
+        found: Row = {}
+        for key, value in content.items():
+            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    if isinstance(content, list | tuple):
+        return _flat(dict(enumerate(content)), prefix) if len(content) <= 32 else {}
+    return {prefix: content} if isinstance(content, str | int | float) else {}
+
+
+def importance(searched: SearchedSettings, places: Sequence[int], costs: Sequence[float]) -> list[Row]:
+    """The table ``importance`` of the trials at these places, the largest first.
+
+    Raises:
+        ValueError: If there are too few families, or all settings or costs are equal.
+    """
+    if not searched.hyperparameters:
+        raise ValueError("all trials have the same settings")
+    values = [searched.values[place] for place in places]
+    families = [repr(sorted(row.items())) for row in values]
+    names = [each.name for each in searched.hyperparameters]
+    found = permutation_importance(searched.encoded(values), np.array(costs), names, families, n_repeats=3)
+    rows: list[Row] = [
+        {"hyperparameter": name, "importance": float(mean), "sd": float(sd), "r2": found.r2, "n": found.n}
+        for name, mean, sd in zip(names, found.mean, found.sd, strict=True)
+    ]
+    return sorted(rows, key=lambda row: -row["importance"])
+
+
+def dependence(
+    searched: SearchedSettings, places: Sequence[int], costs: Sequence[float], names: Sequence[str]
+) -> list[Row]:
+    """The table ``dependence``, of each hyperparameter over points of the space where it is active; empty for a space
+    that is not HNAG's."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    if searched.space is None:
+        return []
+    forest = RandomForestRegressor(100, min_samples_leaf=2, max_features=1 / 2, random_state=0)
+    forest.fit(searched.encoded(searched.values[place] for place in places), costs)
+    inputs = SpaceInputs(searched.space, n_pool=512)
+
+    def predict(points: Sequence[Mapping[str, Any]]) -> FloatArray:
+        active = [inputs.active(point) for point in points]
+        legal = [index for index, values in enumerate(active) if values is not None]
+        answers = np.full(len(points), math.nan)
+        if legal:
+            answers[legal] = forest.predict(searched.encoded(active[index] or {} for index in legal))
+        return answers
+
+    points, rows = inputs.sample(N_POINTS), []
+    for name in names:
+        own = inputs.hyperparameters[name]
+        values, active = grid_of(own), [point for point in points if inputs.is_active(name, point)]
+        if len(values) < 2 or not active:
+            continue
+        curve, log = partial_dependence(predict, active, name, values), bool(getattr(own, "log", False))
+        for value, mean, low, high in zip(values, curve.mean, curve.low, curve.high, strict=True):
+            if math.isfinite(mean):
+                shown = value if isinstance(value, int | float) else str(value)
+                ends = {"mean": float(mean), "low": float(low), "high": float(high)}
+                rows.append({"hyperparameter": name, "value": shown, **ends, "log": log})
+    return rows
