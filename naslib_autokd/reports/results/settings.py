@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.records import Trial
-from naslib_autokd.reports.importance import SpaceInputs, grid_of, partial_dependence, permutation_importance
+from naslib_autokd.reports.importance import SpaceInputs, dependences, forest, permutation_importance
 from naslib_autokd.reports.results.run import Row
 from naslib_autokd.runners.statistics import FloatArray
 
@@ -156,36 +156,20 @@ def importance(searched: SearchedSettings, places: Sequence[int], costs: Sequenc
 
 
 def dependence(
-    searched: SearchedSettings, places: Sequence[int], costs: Sequence[float], names: Sequence[str]
+    searched: SearchedSettings, places: Sequence[int], costs: Sequence[float], names: Iterable[str]
 ) -> list[Row]:
-    """The table ``dependence``, of each hyperparameter over points of the space where it is active; empty for a space
-    that is not HNAG's."""
-    from sklearn.ensemble import RandomForestRegressor
-
+    """The table ``dependence``, by ``names``; empty for a space that is not HNAG's."""
     if searched.space is None:
         return []
-    forest = RandomForestRegressor(100, min_samples_leaf=2, max_features=1 / 2, random_state=0)
-    forest.fit(searched.encoded(searched.values[place] for place in places), costs)
+    model = forest().fit(searched.encoded(searched.values[place] for place in places), costs)
     inputs = SpaceInputs(searched.space, n_pool=512)
 
     def predict(points: Sequence[Mapping[str, Any]]) -> FloatArray:
         active = [inputs.active(point) for point in points]
-        legal = [index for index, values in enumerate(active) if values is not None]
-        answers = np.full(len(points), math.nan)
-        if legal:
-            answers[legal] = forest.predict(searched.encoded(active[index] or {} for index in legal))
+        known, answers = [values is not None for values in active], np.full(len(points), math.nan)
+        if any(known):
+            answers[known] = model.predict(searched.encoded(values for values in active if values is not None))
         return answers
 
-    points, rows = inputs.sample(N_POINTS), []
-    for name in names:
-        own = inputs.hyperparameters[name]
-        values, active = grid_of(own), [point for point in points if inputs.is_active(name, point)]
-        if len(values) < 2 or not active:
-            continue
-        curve, log = partial_dependence(predict, active, name, values), bool(getattr(own, "log", False))
-        for value, mean, low, high in zip(values, curve.mean, curve.low, curve.high, strict=True):
-            if math.isfinite(mean):
-                shown = value if isinstance(value, int | float) else str(value)
-                ends = {"mean": float(mean), "low": float(low), "high": float(high)}
-                rows.append({"hyperparameter": name, "value": shown, **ends, "log": log})
-    return rows
+    curves = {curve.name: curve for curve in dependences(predict, inputs, inputs.sample(N_POINTS))}
+    return [{**row, "log": curves[name].log} for name in names if name in curves for row in curves[name].rows()]
