@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--out {out} is a folder; give a file, for example {out / 'report.html'}")
     exported: list[Path] = []
     if options.export is not None:
-        from naslib_autokd.reports.exports import export_runs
+        from naslib_autokd.shipping.searches import export_runs
 
         exported = export_runs(options.runs, options.export[0], Path(options.export[1]))
     runs = [read_run(folder) for folder in options.runs]

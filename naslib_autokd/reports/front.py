@@ -39,7 +39,7 @@ def write_front(front: Sequence[Mapping[str, Any]], trials: Sequence[Trial], out
         return []
     from naslib_autokd.reports.charts.methods import front_chart
     from naslib_autokd.reports.paper import FigureFolder
-    from naslib_autokd.reports.results.trials import hypervolume_rows
+    from naslib_autokd.reports.results.trial_tables import hypervolume_rows
 
     folder = FigureFolder(Path(out))
     names = list(front[0]["objectives"])

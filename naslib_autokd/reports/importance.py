@@ -4,7 +4,7 @@
 literature, Hutter et al. 2014, on the benchmark's truth instead of a forest). A search space is turned into such
 inputs by `SpaceInputs`: hyperparameters that a forbidden clause ties together are one input, and a conditional one is
 always drawn, without effect where it is inactive. `partial_dependence` shows the direction of effects.
-`permutation_importance` is for recorded trials, where nothing can be asked again (`results.settings`).
+`permutation_importance` is for recorded trials, where nothing can be asked again (`results.setting_tables`).
 """
 
 from __future__ import annotations

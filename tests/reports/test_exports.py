@@ -14,9 +14,9 @@ from report_folders import final, write_comparison, write_search
 
 from naslib_autokd.cli import main
 from naslib_autokd.records import Trial, TrialStore
-from naslib_autokd.reports.exports import DEEPCAVE_TABLES, JOURNAL, export_runs
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.search_spaces.hnag.parameters import Candidate
+from naslib_autokd.shipping.searches import DEEPCAVE_TABLES, JOURNAL, export_runs
 
 FAILURES = {4: ("error", "no, this\nfailed"), 6: ("timeout", "slow"), 7: ("refused", "too large")}
 

@@ -29,9 +29,8 @@ from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.reports.charts.images import calibration_error
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html._page import ratio
-from naslib_autokd.reports.results import TABLES, read_run
-from naslib_autokd.reports.results import trials as tables_of_trials
-from naslib_autokd.reports.results.trials import analysed
+from naslib_autokd.reports.results import TABLES, read_run, trial_tables
+from naslib_autokd.reports.results.setting_tables import analysed
 from naslib_autokd.runners.statistics import wilson_interval
 from naslib_autokd.tasks import get_task
 
@@ -458,7 +457,7 @@ def test_settings_that_do_not_vary_are_said_to(tmp_path: Path) -> None:
 def test_of_very_many_trials_a_sample_is_shown_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_search(tmp_path / "run", 60, finals=FINALS)
     everything = read_run(folder, analyse=False)
-    monkeypatch.setattr(tables_of_trials, "MOST_SHOWN", 10)
+    monkeypatch.setattr(trial_tables, "MOST_SHOWN", 10)
     sampled = read_run(folder, analyse=False)
     rows = sampled.tables["trials"]
     assert 10 <= len(rows) < 30

@@ -8,8 +8,8 @@ from typing import Any
 
 from naslib_autokd.commands._again import command_of
 from naslib_autokd.evaluators.results import FinalResult
-from naslib_autokd.reports.results.finals import COSTS, classes_of, count_tables, final_row, teacher_row
-from naslib_autokd.reports.results.run import RunData, columns_of, paired_row, plural, with_holm
+from naslib_autokd.reports.results import final_tables
+from naslib_autokd.reports.results.run import COSTS, RunData, columns_of, paired_row, plural, with_holm
 from naslib_autokd.runners.run_folder import TRAININGS, read_json
 
 _OF_LOSSES = ("test_accuracy", "val_accuracy", *COSTS, "test_agreement", "seconds")
@@ -32,10 +32,10 @@ def baseline_tables(about: RunData) -> RunData:
     for label, _, result in results:
         counts[label].append(result.test_counts)
     every = [count for own in counts.values() for count in own]
-    counted, uncounted = count_tables(counts, bool(trainings))
+    counted, uncounted = final_tables.count_tables(counts, bool(trainings))
     tests = [paired_row(label, row.gain) for label, row in rows.items() if row.gain is not None]
     tables = {
-        "finals": [final_row(result, label, seed) for label, seed, result in results],
+        "finals": [final_tables.final_row(result, label, seed) for label, seed, result in results],
         "methods": [{"method": label, **columns_of(row, _OF_LOSSES)} for label, row in rows.items()],
         "tests": with_holm(tests, "p_value"),
         "failures": [{"method": f"{s}, {loss}", "seed": seed, "message": error} for s, loss, seed, error in failures],
@@ -73,9 +73,9 @@ def baseline_tables(about: RunData) -> RunData:
         tables=tables,
         missing={"finals": "No training has finished yet.", **uncounted},
         answer=answer,
-        teacher=teacher_row(stored.get("teacher"), every),
+        teacher=final_tables.teacher_row(stored.get("teacher"), every),
         conclusions=said,
-        classes=classes_of(every),
+        classes=final_tables.classes_of(every),
         methods=list(rows),
         command=command_of(about.folder),
     )

@@ -9,15 +9,9 @@ from typing import Any
 
 from naslib_autokd.commands._again import comparison_code
 from naslib_autokd.records import Trial, TrialStore
-from naslib_autokd.reports.results.finals import (
-    COSTS,
-    classes_of,
-    count_tables,
-    final_rows,
-    student_answer,
-    teacher_row,
-)
+from naslib_autokd.reports.results import final_tables, setting_tables, trial_tables
 from naslib_autokd.reports.results.run import (
+    COSTS,
     RANKS_MISSING,
     Row,
     RunData,
@@ -29,7 +23,6 @@ from naslib_autokd.reports.results.run import (
     with_holm,
 )
 from naslib_autokd.reports.results.search import MISSING, no_trials
-from naslib_autokd.reports.results.trials import anytime_rows, failure_rows, searched_tables, trial_rows
 from naslib_autokd.runners.comparison import Comparison, JobFolder, mean_curves, read_comparison
 from naslib_autokd.runners.finals import FinalRecord, kept_of, read_finals
 from naslib_autokd.runners.run_folder import COMPARISON, STATUS, TRIALS, read_settings
@@ -56,22 +49,22 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
     for job in jobs:
         own, finals = list(TrialStore(job.path / TRIALS)), read_finals(job.path)
         trials += [(job.method, job.seed, trial) for trial in own]
-        tables["trials"] += trial_rows(own, job.method, job.seed)
-        tables["finals"] += final_rows(finals, job.method, job.seed)
+        tables["trials"] += trial_tables.trial_rows(own, job.method, job.seed)
+        tables["finals"] += final_tables.final_rows(finals, job.method, job.seed)
         tables["anytime"] += _anytime_rows(job, own)
         if job.result is not None and (student := kept_of(finals)) is not None:
             kept.append((job, student))
     kept.sort(key=lambda item: -item[1].result.val_accuracy)
     counts = {name: [student.result.test_counts for job, student in kept if job.method == name] for name in methods}
     every = [count for own in counts.values() for count in own]
-    counted, uncounted = count_tables(counts, bool(tables["finals"]))
+    counted, uncounted = final_tables.count_tables(counts, bool(tables["finals"]))
     space = next((space for job in reversed(jobs) if (space := read_settings(job.path).get("space"))), None)
-    searched, unknown = searched_tables(trials, space, analyse)
+    searched, unknown = setting_tables.searched_tables(trials, space, analyse)
     failures = [{"method": name, "seed": seed, "message": error} for name, seed, error in comparison.failures]
     tables |= {
         "anytime_mean": mean_curves(comparison.jobs),
         "methods": [{"method": row.label, **columns_of(row, _OF_METHODS)} for row in comparison.rows],
-        "failures": [*failures, *failure_rows(trial for _, _, trial in trials)],
+        "failures": [*failures, *trial_tables.failure_rows(trial for _, _, trial in trials)],
         "budget_agreement": [
             {"method": job.method, "run_seed": job.seed, **pair}
             for job in comparison.jobs
@@ -81,7 +74,7 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
         **searched,
         **counted,
     }
-    teacher = teacher_row(comparison.teacher, every)
+    teacher = final_tables.teacher_row(comparison.teacher, every)
     answer: dict[str, Any] = {}
     export = ""
     if comparison.rows:
@@ -93,7 +86,7 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
     if kept:
         best, student = kept[0]
         answer |= {"student_method": best.method, "student_seed": best.seed}
-        answer["student"] = student_answer(student.result, teacher, about.task)
+        answer["student"] = final_tables.student_answer(student.result, teacher, about.task)
         if best.result is not None and not best.result.one_shot:
             export = f"naslib-autokd export {shlex.quote(str(best.path))} --format onnx"
     state, problem = _progress(about, comparison, jobs)
@@ -109,7 +102,7 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
         answer=answer,
         teacher=teacher,
         conclusions=what_it_shows(comparison) if comparison.rows else (),
-        classes=classes_of(every),
+        classes=final_tables.classes_of(every),
         methods=methods,
         command=comparison_code(about.folder, about.settings, about.task, comparison.seeds),
         export_command=export,
@@ -122,7 +115,7 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
 
 def _anytime_rows(job: JobFolder, trials: Sequence[Trial]) -> list[Row]:
     if job.result is None:
-        return anytime_rows(trials, job.method, job.seed)
+        return trial_tables.anytime_rows(trials, job.method, job.seed)
     about = {"method": job.method, "seed": job.seed, "one_shot": job.result.one_shot}
     return [{**about, "student_epochs": x, "accuracy": y} for x, y in job.result.curve]
 

@@ -13,6 +13,7 @@ from naslib_autokd.runners.statistics import FriedmanTest, Interval, PairedDiffe
 Row = dict[str, Any]
 """A line of a table: column -> number, text, or None where a value is not known."""
 Tables = dict[str, list[Row]]
+COSTS = ("n_params", "macs", "train_memory_bytes")
 
 TABLES: dict[str, str] = {
     "trials": "Every training of a search, failures too: method, run_seed, number, family (digest), budget_epochs, "

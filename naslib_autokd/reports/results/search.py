@@ -10,18 +10,8 @@ from typing import Any
 from naslib_autokd.commands._again import command_of
 from naslib_autokd.optimizers.base import budget_agreement
 from naslib_autokd.records import Trial, TrialStore, full_trainings, incumbent
-from naslib_autokd.reports.results.finals import classes_of, count_tables, final_rows, student_answer, teacher_row
+from naslib_autokd.reports.results import final_tables, setting_tables, trial_tables
 from naslib_autokd.reports.results.run import Row, RunData, interval_columns, plural
-from naslib_autokd.reports.results.trials import (
-    anytime_rows,
-    failure_rows,
-    family_rows,
-    front_rows,
-    hypervolume_rows,
-    searched_tables,
-    shown_places,
-    trial_rows,
-)
 from naslib_autokd.runners.finals import kept_of, read_finals
 from naslib_autokd.runners.results import agreement_rows
 from naslib_autokd.runners.run_folder import RESULT, STATUS, TRIALS, read_json
@@ -51,27 +41,29 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
     records, result = read_finals(folder), read_json(folder / RESULT)
     label, seed = str(settings.get("optimizer", "search")), settings.get("seed")
     objectives = settings.get("objectives") or ["error"]
-    places, kept = shown_places(trials), kept_of(records)
+    places, kept = trial_tables.shown_places(trials), kept_of(records)
     shown = [trials[place] for place in places]
     counts = [] if kept is None else [kept.result.test_counts]
-    rows, finals = trial_rows(trials, label, seed), final_rows(records, label, seed)
-    teacher = teacher_row(result.get("teacher"), counts)
+    rows, finals = trial_tables.trial_rows(trials, label, seed), final_tables.final_rows(records, label, seed)
+    teacher = final_tables.teacher_row(result.get("teacher"), counts)
     answer = _answer(trials, finals, result)
     if kept is not None:
-        answer["student"] = student_answer(kept.result, teacher, about.task)
+        answer["student"] = final_tables.student_answer(kept.result, teacher, about.task)
     answer |= {"student_epochs": status.student_epochs, "seconds": status.elapsed_s or result.get("search_s")}
-    searched, unknown = searched_tables([(label, seed, trial) for trial in shown], settings.get("space"), analyse)
-    counted, uncounted = count_tables({label: counts}, bool(records))
+    searched, unknown = setting_tables.searched_tables(
+        [(label, seed, trial) for trial in shown], settings.get("space"), analyse
+    )
+    counted, uncounted = final_tables.count_tables({label: counts}, bool(records))
     pairs = result.get("agreement") or agreement_rows(budget_agreement(trials))
     several = len(objectives) > 1
     tables = {
         "trials": [rows[place] for place in places],
-        "anytime": anytime_rows(trials, label, seed),
-        "failures": failure_rows(trials),
+        "anytime": trial_tables.anytime_rows(trials, label, seed),
+        "failures": trial_tables.failure_rows(trials),
         "finals": finals,
-        "families": family_rows(shown, finals, answer.get("family", "")),
-        "front": front_rows(trials, objectives, result.get("front") or (), places) if several else [],
-        "hypervolume": hypervolume_rows(trials, objectives) if several else [],
+        "families": trial_tables.family_rows(shown, finals, answer.get("family", "")),
+        "front": trial_tables.front_rows(trials, objectives, result.get("front") or (), places) if several else [],
+        "hypervolume": trial_tables.hypervolume_rows(trials, objectives) if several else [],
         "budget_agreement": [{"method": label, "run_seed": seed, **pair} for pair in pairs],
         **searched,
         **counted,
@@ -87,7 +79,7 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
         missing={**MISSING, **none, "front": front, **unknown, **uncounted},
         answer=answer if trials or finals else {},
         teacher=teacher,
-        classes=classes_of(counts),
+        classes=final_tables.classes_of(counts),
         methods=(label,),
         command=command_of(folder),
         export_command=f"naslib-autokd export {shlex.quote(str(folder))} --format onnx" if kept else "",

@@ -1,8 +1,7 @@
-"""What was searched: the hyperparameters of recorded trials, and what a random forest says of their errors."""
+"""What a search varied: the hyperparameters of its recorded trials."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.records import Trial
-from naslib_autokd.reports.importance import SpaceInputs, dependences, forest, permutation_importance
-from naslib_autokd.reports.results.run import Row
 from naslib_autokd.runners.statistics import FloatArray
 
-N_POINTS = 32
-"""Points of the space that a partial dependence is averaged over."""
+Values = dict[str, Any]
+"""Hyperparameter -> value, of those that are active."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,6 @@ class Hyperparameter:
         whole = all(isinstance(value, int) for value in values)
         return cls(name, (), min(values), max(values), False, whole, values[0], float)
 
-    def row(self) -> Row:
-        """Of the table ``hyperparameters``."""
-        kind, choices = "category" if self.low is None else "number", [str(choice) for choice in self.choices]
-        return {
-            "name": self.name, "type": kind, "log": self.log, "low": self.low, "high": self.high, "choices": choices,
-        }  # fmt: skip
-
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
@@ -78,8 +68,8 @@ def _is_number(value: Any) -> bool:
 class SearchedSettings:
     """Hyperparameters of trials, and the space if it can be made again from what the run says of it."""
 
-    values: list[Row]
-    """One for each trial: name -> value; an inactive hyperparameter is missing."""
+    values: list[Values]
+    """One for each trial."""
     hyperparameters: list[Hyperparameter]
     space: Any = None
     """None for a space that is not HNAG's: its candidates are then flat numbers and words without ranges."""
@@ -102,7 +92,7 @@ class SearchedSettings:
         values = [{name: row[name] for name in varied if name in row} for row in flat]
         return cls(values, [Hyperparameter.observed(n, [row[n] for row in values if n in row]) for n in varied])
 
-    def encoded(self, values: Iterable[Row]) -> FloatArray:
+    def encoded(self, values: Iterable[Values]) -> FloatArray:
         """``(rows, hyperparameters)``: `Hyperparameter.code`, -1 where inactive."""
         return np.array(
             [
@@ -112,10 +102,10 @@ class SearchedSettings:
         )
 
 
-def _values(trials: Sequence[Trial], space: Any) -> list[Row]:
+def _values(trials: Sequence[Trial], space: Any) -> list[Values]:
     from naslib_autokd.search_spaces.hnag.parameters import Candidate
 
-    known: dict[str, Row] = {}
+    known: dict[str, Values] = {}
     for trial in trials:
         if trial.candidate_digest not in known:
             values = space.values(Candidate.from_dict(trial.candidate))
@@ -124,52 +114,13 @@ def _values(trials: Sequence[Trial], space: Any) -> list[Row]:
     return [known[trial.candidate_digest] for trial in trials]
 
 
-def _flat(content: Any, prefix: str = "") -> Row:
+def _flat(content: Any, prefix: str = "") -> Values:
     """Numbers and words of nested values by dotted names."""
     if isinstance(content, Mapping):
-        found: Row = {}
+        found: Values = {}
         for key, value in content.items():
             found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
         return found
     if isinstance(content, list | tuple):
         return _flat(dict(enumerate(content)), prefix) if len(content) <= 32 else {}
     return {prefix: content} if isinstance(content, str | int | float) else {}
-
-
-def importance(searched: SearchedSettings, places: Sequence[int], costs: Sequence[float]) -> list[Row]:
-    """The table ``importance`` of the trials at these places, the largest first.
-
-    Raises:
-        ValueError: If there are too few families, or all settings or costs are equal.
-    """
-    if not searched.hyperparameters:
-        raise ValueError("all trials have the same settings")
-    values = [searched.values[place] for place in places]
-    families = [repr(sorted(row.items())) for row in values]
-    names = [each.name for each in searched.hyperparameters]
-    found = permutation_importance(searched.encoded(values), np.array(costs), names, families, n_repeats=3)
-    rows: list[Row] = [
-        {"hyperparameter": name, "importance": float(mean), "sd": float(sd), "r2": found.r2, "n": found.n}
-        for name, mean, sd in zip(names, found.mean, found.sd, strict=True)
-    ]
-    return sorted(rows, key=lambda row: -row["importance"])
-
-
-def dependence(
-    searched: SearchedSettings, places: Sequence[int], costs: Sequence[float], names: Iterable[str]
-) -> list[Row]:
-    """The table ``dependence``, by ``names``; empty for a space that is not HNAG's."""
-    if searched.space is None:
-        return []
-    model = forest().fit(searched.encoded(searched.values[place] for place in places), costs)
-    inputs = SpaceInputs(searched.space, n_pool=512)
-
-    def predict(points: Sequence[Mapping[str, Any]]) -> FloatArray:
-        active = [inputs.active(point) for point in points]
-        known, answers = [values is not None for values in active], np.full(len(points), math.nan)
-        if any(known):
-            answers[known] = model.predict(searched.encoded(values for values in active if values is not None))
-        return answers
-
-    curves = {curve.name: curve for curve in dependences(predict, inputs, inputs.sample(N_POINTS))}
-    return [{**row, "log": curves[name].log} for name in names if name in curves for row in curves[name].rows()]

@@ -19,9 +19,8 @@ from typing import Any
 
 from naslib_autokd.files import file_name, write_whole
 from naslib_autokd.records import Trial, TrialStore, objective_value
-from naslib_autokd.reports.results.run import Row
-from naslib_autokd.reports.results.settings import Hyperparameter, SearchedSettings
 from naslib_autokd.runners.run_folder import RUN, TRIALS, read_settings, read_task
+from naslib_autokd.runners.searched import Hyperparameter, SearchedSettings, Values
 
 JOURNAL = "optuna.journal"
 DEEPCAVE_TABLES = ("configspace.csv", "trials.csv")
@@ -56,7 +55,7 @@ class Exportable:
         known = [value for name in self.objectives if (value := objective_value(trial, name)) is not None]
         return known if trial.succeeded and len(known) == len(self.objectives) else None
 
-    def rows(self) -> Iterator[tuple[Trial, Row, list[float] | None, tuple[float, float]]]:
+    def rows(self) -> Iterator[tuple[Trial, Values, list[float] | None, tuple[float, float]]]:
         """Trials with their values, costs, and start and end in seconds: as if one had followed the other, for only
         durations are recorded."""
         end = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -11,16 +11,11 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.records import Trial, TrialStore, full_trainings
-from naslib_autokd.reports.results.run import Row, Tables
-from naslib_autokd.reports.results.settings import SearchedSettings, dependence, importance
+from naslib_autokd.reports.results.run import Row
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table, pareto_front
 
 MOST_SHOWN = 10_000
 """Trials that get a row, and a point in a chart, of their own: a page with more is slow to make and to open."""
-MOST_ANALYSED = 1000
-"""Trials that importance and partial dependence are computed from, at most: drawn from all with a fixed seed."""
-LEAST_ANALYSED = 20
-"""Trainings below which neither says anything."""
 N_FAMILIES = 4
 """Families other than the incumbent's that get a violin of their own: those that were trained most often."""
 
@@ -137,59 +132,3 @@ def hypervolume_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> list
         return []
     found = hypervolume_over_time(trials, objectives, values.min(axis=0), values.max(axis=0))
     return [{"student_epochs": x, "share_of_the_box_of_all_full_trainings": y} for x, y in found]
-
-
-def searched_tables(
-    found: Sequence[tuple[str, Any, Trial]], space: Any, analyse: bool
-) -> tuple[Tables, dict[str, str]]:
-    """The tables ``settings`` and ``hyperparameters``, by a model of the trials ``importance`` and ``dependence``, and
-    why the latter two are empty.
-
-    Args:
-        found: Method, seed of the run, trial.
-        space: As ``run.yaml`` describes it.
-    """
-    trials = [trial for _, _, trial in found]
-    searched = SearchedSettings.of(trials, space)
-    rows: list[Row] = [
-        {"method": method, "run_seed": seed, "number": trial.number, "family": trial.candidate_digest}
-        | {"budget_epochs": trial.budget_epochs, "val_accuracy": trial.val_accuracy, **values}
-        for (method, seed, trial), values in zip(found, searched.values, strict=True)
-    ]
-    tables = {"settings": rows, "hyperparameters": [each.row() for each in searched.hyperparameters]}
-    if not analyse:
-        return tables, {}
-    places, costs, of = analysed(trials)
-    why = f"It takes at least {LEAST_ANALYSED} successful trainings to say what matters; there are {len(places)}."
-    if len(places) >= LEAST_ANALYSED:
-        try:
-            shares = importance(searched, places, costs)
-        except ValueError as error:
-            why = f"Nothing can be said of what matters: {error}."
-        else:
-            tables["importance"] = [{**row, "trials": of} for row in shares]
-            tables["dependence"] = dependence(searched, places, costs, [row["hyperparameter"] for row in shares])
-    unknown = "Partial dependence needs the space that was searched, which cannot be made again from this run."
-    return tables, {"importance": why, "dependence": unknown if tables.get("importance") else why}
-
-
-def analysed(trials: Sequence[Trial]) -> tuple[list[int], list[float], str]:
-    """Places and costs of the trials that importance is computed from, and what they are.
-
-    The full trainings; of too few those at lower budgets, too, each cost moved by the difference of the mean costs of
-    full trainings and of its budget, so that a budget is no cause.
-    """
-    full = set(map(id, full_trainings(trials)))
-    places, of = [place for place, trial in enumerate(trials) if id(trial) in full], "full trainings"
-    succeeded = [place for place, trial in enumerate(trials) if trial.succeeded]
-    costs: dict[int, list[float]] = defaultdict(list)
-    moved: dict[int, float] = defaultdict(float)
-    if 0 < len(places) < LEAST_ANALYSED <= len(succeeded):
-        for place in succeeded:
-            costs[trials[place].budget_epochs].append(trials[place].cost)
-        means = {budget: sum(own) / len(own) for budget, own in costs.items()}
-        moved |= {budget: means[max(means)] - mean for budget, mean in means.items()}
-        places, of = succeeded, "trainings at all budgets (each error relative to the mean of its budget)"
-    if len(places) > MOST_ANALYSED:
-        places = sorted(np.random.default_rng(0).choice(places, MOST_ANALYSED, replace=False).tolist())
-    return places, [trials[place].cost + moved[trials[place].budget_epochs] for place in places], of

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.evaluators.results import FinalResult
-from naslib_autokd.reports.results.run import Row, Tables
+from naslib_autokd.reports.results.run import COSTS, Row, Tables
 from naslib_autokd.runners.finals import FinalRecord, kept_of
 from naslib_autokd.runners.statistics import wilson_interval
 
 Counts = Mapping[str, Any]
 """What a student and its teacher answer on the test images (`FinalResult.test_counts`); empty where it is not known."""
 
-COSTS = ("n_params", "macs", "train_memory_bytes")
 _MEASURED = ("status", "val_accuracy", "test_accuracy", "test_agreement", *COSTS)
 
 
