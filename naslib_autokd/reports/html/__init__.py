@@ -16,31 +16,8 @@ from pathlib import Path
 
 from naslib_autokd._version import __version__
 from naslib_autokd.reports.figures import run_charts, several_searches
-from naslib_autokd.reports.html._page import Page, count, embedded_json, escape, percent, plain_table
-from naslib_autokd.reports.html.comparison import (
-    baselines_answer,
-    baselines_found,
-    baselines_statistics,
-    comparison_answer,
-    comparison_anytime,
-    comparison_family,
-    statistics,
-    study_answer,
-    study_anytime,
-    study_finals,
-)
-from naslib_autokd.reports.html.search import (
-    answer_section,
-    anytime,
-    calibration,
-    confusion,
-    family,
-    front,
-    importance,
-    reproduce,
-    settings,
-    trials,
-)
+from naslib_autokd.reports.html import comparison, search
+from naslib_autokd.reports.html._page import Columns, Page, count, embedded_json, escape, shown, table
 from naslib_autokd.reports.html.vega import vega
 from naslib_autokd.reports.results import RunData, read_run
 
@@ -75,12 +52,9 @@ def page(runs: Sequence[RunData]) -> str:
     builder = Page()
     many = len(runs) > 1
     body = [_overview(builder, runs)] if many else []
-    links: list[tuple[str, str]] = []
-    for index, run in enumerate(runs):
-        prefix = f"run{index}-" if many else ""
-        text, own = _article(builder, run, prefix)
-        body.append(text)
-        links += [(f"{prefix}top", run.name)] if many else own
+    body += [_article(builder, run, f"run{index}-" if many else "") for index, run in enumerate(runs)]
+    links = [(section.name, section.link) for section in SECTIONS[runs[0].kind]]
+    links = [(f"run{index}-top", run.name) for index, run in enumerate(runs)] if many else links
     title = runs[0].name if not many else f"{len(runs)} runs"
     navigation = "".join(f'<a href="#{escape(name)}">{escape(text)}</a>' for name, text in links)
     made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
@@ -120,8 +94,28 @@ NAMES = {
 }
 
 
-def _article(builder: Page, run: RunData, prefix: str) -> tuple[str, list[tuple[str, str]]]:
-    """All sections of a run, and the links to them."""
+SHARED = (search.settings, search.importance, search.front, search.calibration, search.confusion)
+SECTIONS = {
+    "search": (search.answer, search.anytime, search.trials, search.family, *SHARED, search.reproduce),
+    "comparison": (
+        *(comparison.comparison_answer, comparison.comparison_anytime, search.trials, comparison.comparison_family),
+        *(*SHARED, comparison.statistics, search.reproduce),
+    ),
+    "baselines": (
+        *(comparison.baselines_answer, comparison.baselines_found, search.calibration, search.confusion),
+        *(comparison.baselines_statistics, search.reproduce),
+    ),
+    "study": (
+        *(comparison.study_answer, comparison.study_anytime, comparison.study_finals, comparison.statistics),
+        search.reproduce,
+    ),
+    "empty": (),
+}
+"""Of each kind of run, in the order of the page."""
+
+
+def _article(builder: Page, run: RunData, prefix: str) -> str:
+    """All sections of a run."""
     task = run.task.get("name")
     what = NAMES[run.kind] + (f" on {task}" if task else "")
     if run.kind == "search":
@@ -129,76 +123,27 @@ def _article(builder: Page, run: RunData, prefix: str) -> tuple[str, list[tuple[
     head = f'<h1 id="{prefix}top">{escape(run.name)}</h1><p class="subtitle">{escape(what[0].upper() + what[1:])}</p>'
     if run.problem:
         head += f'<p class="problem" role="alert">{escape(run.problem)}</p>'
-    makers = {"search": _SEARCH, "comparison": _COMPARISON, "study": _STUDY, "baselines": _BASELINES, "empty": ()}[
-        run.kind
-    ]
     builder.figures = run_charts(run)
-    sections, links = [], []
-    for name, title, make in makers:
-        sections.append(make(builder, run, prefix))
-        links.append((prefix + name, title))
-    return f"<article>{head}{''.join(sections)}</article>", links
+    return f"<article>{head}{''.join(section.html(builder, run, prefix) for section in SECTIONS[run.kind])}</article>"
 
 
 def _overview(builder: Page, runs: Sequence[RunData]) -> str:
     """Several runs side by side: a line each, and the anytime curves of the searches in one chart."""
+    columns: Columns = {
+        **{"run": "name", "kind": "kind", "state": "state", "task": "task"},
+        "best student (test)": shown("test_accuracy", form=".1%"),
+        "incumbent (validation)": shown("val_accuracy", form=".1%"),
+        "parameters": lambda row: count(row["n_params"]) if row["n_params"] else "",
+        "trials": lambda row: row.get("n_trials", row.get("n_jobs", row.get("n_runs", ""))),
+    }
     rows = []
     for run in runs:
-        answer, student = run.answer, run.answer.get("student") or {}
-        rows.append(
-            [
-                run.name,
-                run.kind,
-                run.state,
-                str(run.task.get("name", answer.get("benchmark", ""))),
-                percent(student["test_accuracy"]) if student.get("test_accuracy") is not None else "",
-                percent(answer["val_accuracy"]) if answer.get("val_accuracy") is not None else "",
-                count(student["n_params"]) if student.get("n_params") else "",
-                str(answer.get("n_trials", answer.get("n_jobs", answer.get("n_runs", "")))),
-            ]
-        )
-    header = ["run", "kind", "state", "task", "best student (test)", "incumbent (validation)", "parameters", "trials"]
-    parts = [plain_table(header, rows, (4, 5, 6, 7))]
+        about = {"name": run.name, "kind": run.kind, "state": run.state}
+        about["task"] = run.task.get("name", run.answer.get("benchmark", ""))
+        student = run.answer.get("student") or {}
+        rows.append({**run.answer, **{name: student.get(name) for name in ("test_accuracy", "n_params")}, **about})
+    parts = [table(rows, columns, words=4)]
     searches = [run for run in runs if run.kind == "search" and run.table("anytime")]
     if len(searches) > 1:
         parts.append(builder.figure([("", several_searches(searches))], "Observed incumbents of the searches."))
     return f'<h1 id="overview">{len(runs)} runs</h1>{"".join(parts)}'
-
-
-_SEARCH = (
-    ("answer", "Answer", answer_section),
-    ("anytime", "Anytime", anytime),
-    ("trials", "Trials", trials),
-    ("family", "Family", family),
-    ("settings", "Settings", settings),
-    ("importance", "Importance", importance),
-    ("front", "Front", front),
-    ("calibration", "Calibration", calibration),
-    ("confusion", "Confusion", confusion),
-    ("reproduce", "Reproduce", reproduce),
-)
-_COMPARISON = (
-    ("answer", "Answer", comparison_answer),
-    ("anytime", "Anytime", comparison_anytime),
-    ("trials", "Trials", trials),
-    ("family", "Found", comparison_family),
-    *_SEARCH[4:9],
-    ("statistics", "Statistics", statistics),
-    ("reproduce", "Reproduce", reproduce),
-)
-_BASELINES = (
-    ("answer", "Answer", baselines_answer),
-    ("family", "Trainings", baselines_found),
-    ("calibration", "Calibration", calibration),
-    ("confusion", "Confusion", confusion),
-    ("statistics", "Statistics", baselines_statistics),
-    ("reproduce", "Reproduce", reproduce),
-)
-_STUDY = (
-    ("answer", "Answer", study_answer),
-    ("anytime", "Anytime", study_anytime),
-    ("family", "Final regrets", study_finals),
-    ("statistics", "Statistics", statistics),
-    ("reproduce", "Reproduce", reproduce),
-)
-"""Sections: name, link and what makes it, in the order of the page."""

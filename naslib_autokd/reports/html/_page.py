@@ -1,13 +1,14 @@
-"""What all parts of a report are made of: charts, tables and cards as text and data, numbers as words."""
+"""What all parts of a report are made of: sections, charts, tables and cards as text and data, numbers as words."""
 
 from __future__ import annotations
 
 import html
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from naslib_autokd.reports.charts.look import PAGE, PALETTES, AnyChart, specification
 from naslib_autokd.reports.figures import Figure
@@ -32,9 +33,28 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Column(NamedTuple):
+    """Of a table to sort and filter."""
+
+    label: str
+    field: str
+    digits: int | None = None
+    """Of a number, which is sorted as one; None for words."""
+    factor: float = 1.0
+    more: Mapping[str, Any] = {}
+    """What else report.js is told: ``filter`` (a choice of its values), ``best`` ("low" where small is good),
+    ``failed`` (whether rows without success are red), ``type``."""
+
+    def spec(self) -> Spec:
+        kind = "word" if self.digits is None else "number"
+        return {"label": self.label, "type": kind, "digits": self.digits, **self.more}
+
+    def value(self, row: Row) -> Any:
+        value = row[self.field]
+        return round(value * self.factor, 2 * self.digits) if self.digits and value is not None else value
 
 
 class Page:
@@ -43,60 +63,56 @@ class Page:
     def __init__(self) -> None:
         self.figures: Mapping[str, Figure] = {}
         """Charts of the run whose text is made (`charts.run_charts`)."""
-        self._charts: dict[str, Any] = {}
-        self._data: dict[str, Any] = {}
-        self._tables: dict[str, Any] = {}
-        self._parallel: dict[str, Any] = {}
+        self._payload: dict[str, dict[str, Any]] = {name: {} for name in ("charts", "data", "tables", "parallel")}
 
     def payload(self) -> dict[str, Any]:
-        return {
-            "config": PAGE,
-            "palettes": {name: PALETTES[name] for name in ("light", "dark")},
-            "charts": self._charts,
-            "data": self._data,
-            "tables": self._tables,
-            "parallel": self._parallel,
-        }
+        return {"config": PAGE, "palettes": {name: PALETTES[name] for name in ("light", "dark")}, **self._payload}
 
-    def chart(self, *views: tuple[str, str], caption: str = "") -> str:
+    def _add(self, kind: str, content: Any) -> str:
+        """Its key, under which the scripts find it."""
+        key = f"{kind[0]}{len(self._payload[kind])}"
+        self._payload[kind][key] = content
+        return key
+
+    def chart(self, *views: tuple[str, str] | str, caption: str = "") -> str:
         """A figure of one or several views (what the reader chooses by, name of the chart); those that there are."""
-        return self.figure(
-            [(label, self.figures[name].chart) for label, name in views if name in self.figures], caption
-        )
+        named = [("", view) if isinstance(view, str) else view for view in views]
+        found = [(label, self.figures[name].chart) for label, name in named if name in self.figures]
+        return self.figure(found, caption) if found else ""
 
     def figure(self, views: Sequence[tuple[str, AnyChart]], caption: str = "") -> str:
-        """The same of charts; empty without any."""
-        if not views:
-            return ""
-        name = f"c{len(self._charts)}"
+        """The same of charts."""
         variants: list[Spec] = []
         for label, chart in views:
             spec = specification(chart)
             del spec["$schema"], spec["config"]
             found = spec.pop("datasets", {})
-            self._data |= {key: _columnar(rows) for key, rows in found.items() if key not in self._data}
+            data = self._payload["data"]
+            data |= {key: _columnar(rows) for key, rows in found.items() if key not in data}
             variants.append({"name": label, "spec": spec, "data": list(found)})
         height = max(_height(variant["spec"]) for variant in variants)
-        self._charts[name] = variants
+        key = self._add("charts", variants)
         text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        return f'<figure><div class="chart" style="--height:{height:.0f}px" data-chart="{name}"></div>{text}</figure>'
+        return f'<figure><div class="chart" style="--height:{height:.0f}px" data-chart="{key}"></div>{text}</figure>'
 
     def table(
         self,
         name: str,
-        columns: Sequence[Spec],
-        rows: Sequence[Sequence[Any]],
-        sort: tuple[int, bool],
-        marked: tuple[int, Any] | None = None,
+        columns: Sequence[Column],
+        rows: Sequence[Row],
+        sort: tuple[str, bool],
+        marked: tuple[str, Any] | None = None,
     ) -> str:
         """A table to sort and filter; ``sort`` is (column, descending), ``marked`` rows have this value there."""
-        key = f"t{len(self._tables)}"
-        self._tables[key] = {"name": name, "columns": columns, "rows": rows, "sort": sort, "marked": marked}
+        place = {column.label: index for index, column in enumerate(columns)}
+        values = [[column.value(row) for column in columns] for row in rows]
+        order, known = (place[sort[0]], sort[1]), marked and (place[marked[0]], marked[1])
+        specs = [column.spec() for column in columns]
+        key = self._add("tables", {"name": name, "columns": specs, "rows": values, "sort": order, "marked": known})
         return f'<div class="grid" data-table="{key}"></div>'
 
     def parallel(self, axes: Sequence[Spec], rows: Sequence[Sequence[Any]]) -> str:
-        key = f"p{len(self._parallel)}"
-        self._parallel[key] = {"axes": axes, "rows": rows}
+        key = self._add("parallel", {"axes": axes, "rows": rows})
         return f'<div data-parallel="{key}" style="min-height:400px"></div>'
 
 
@@ -108,6 +124,8 @@ def _columnar(rows: Sequence[Row]) -> Spec:
 
 ROOM = 72
 """Pixels of axes and legend below and above a chart."""
+PANEL_SCALE = 2.1
+"""Least width of a panel on the page, in pixels, for a point of that on paper; as in report.js."""
 
 
 def _height(spec: Spec) -> float:
@@ -117,10 +135,6 @@ def _height(spec: Spec) -> float:
         return float(spec["height"]) + ROOM
     columns = max(1, min(len(parts), int(1110 / (PANEL_SCALE * spec["usermeta"]["panel"]))))
     return sum(max(part["height"] for part in parts[k : k + columns]) + ROOM for k in range(0, len(parts), columns))
-
-
-PANEL_SCALE = 2.1
-"""Least width of a panel on the page, in pixels, for a point of that on paper; as in report.js."""
 
 
 # ---- numbers as text -----------------------------------------------------------------------------------------------
@@ -138,6 +152,19 @@ def interval(low: float | None, high: float | None, digits: int = 1, signed: boo
     return f"[{100 * low:{sign}.{digits}f}, {100 * high:{sign}.{digits}f}]"
 
 
+def ranged(row: Mapping[str, Any], name: str, digits: int = 1, signed: bool = False, without: str = "") -> str:
+    """A share in percent with its interval, from the columns ``NAME_low`` and ``NAME_high``."""
+    if row.get(name) is None:
+        return without
+    ends = interval(row.get(f"{name}_low"), row.get(f"{name}_high"), digits, signed)
+    return f"{100 * row[name]:{'+' if signed else ''}.{digits}f} {ends}".strip()
+
+
+def shown(name: str, factor: float = 1, form: str = ".1f") -> Callable[[Row], str]:
+    """The number of a column as text; empty where it is not known."""
+    return lambda row: "" if row.get(name) is None else f"{factor * row[name]:{form}}"
+
+
 def count(value: float | None) -> str:
     """``23.6k``, ``1.98M``."""
     if value is None:
@@ -150,10 +177,6 @@ def count(value: float | None) -> str:
 
 def mebibytes(value: float | None) -> str:
     return "not known" if value is None else f"{value / 2**20:.1f} MiB"
-
-
-def p_value(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g}"
 
 
 def ratio(value: float | None, less: str = "smaller") -> str:
@@ -170,46 +193,83 @@ def ratio(value: float | None, less: str = "smaller") -> str:
 # ---- pieces of the page --------------------------------------------------------------------------------------------
 
 
-def section(prefix: str, name: str, title: str, lead: str, *parts: str) -> str:
-    said = f'<p class="lead">{escape(lead)}</p>' if lead else ""
-    return f'<section id="{prefix}{name}"><h2>{escape(title)}</h2>{said}{"".join(parts)}</section>'
+@dataclass(frozen=True)
+class Section:
+    """A part of the page, with a link in its navigation."""
+
+    name: str
+    link: str
+    title: str
+    needs: str
+    """Table without which only `without`, or why it is empty, is said."""
+    without: str
+    make: Callable[[Page, RunData], Iterator[str]]
+
+    def html(self, page: Page, run: RunData, prefix: str) -> str:
+        parts = why(run, self.needs, self.without) if self.needs and not run.table(self.needs) else ""
+        content = parts or "".join(self.make(page, run))
+        return f'<section id="{prefix}{self.name}"><h2>{escape(self.title)}</h2>{content}</section>'
+
+
+def section(
+    name: str, link: str, title: str, needs: str = "", without: str = ""
+) -> Callable[[Callable[[Page, RunData], Iterator[str]]], Section]:
+    """Makes a section of a function that yields its parts."""
+    return partial(Section, name, link, title, needs, without)
+
+
+def lead(text: str) -> str:
+    return f'<p class="lead">{escape(text)}</p>' if text else ""
+
+
+def heading(text: str) -> str:
+    return f"<h3>{escape(text)}</h3>"
 
 
 def missing(text: str) -> str:
     return f'<p class="missing">{escape(text)}</p>'
 
 
-def why(run: RunData, table: str) -> str:
-    return missing(run.missing.get(table, "The run has nothing of this."))
+def why(run: RunData, table: str, without: str = "") -> str:
+    return missing(without or run.missing.get(table, "The run has nothing of this."))
 
 
-def card(what: str, value: str, more: str = "", main: bool = False) -> str:
-    return (
-        f'<div class="card{" main" if main else ""}"><div class="what">{escape(what)}</div>'
-        f'<div class="value">{escape(value)}</div><div class="more">{escape(more)}</div></div>'
-    )
+def cards(*entries: tuple[str, ...] | None) -> str:
+    """(what, value, more) each, the first one first; None is left out."""
+
+    def card(index: int, what: str, value: str, more: str = "") -> str:
+        return (
+            f'<div class="card{"" if index else " main"}"><div class="what">{escape(what)}</div>'
+            f'<div class="value">{escape(value)}</div><div class="more">{escape(more)}</div></div>'
+        )
+
+    known = [entry for entry in entries if entry is not None]
+    return f'<div class="cards">{"".join(card(index, *entry) for index, entry in enumerate(known))}</div>'
 
 
 def command(text: str) -> str:
     return f'<div class="command"><code>{escape(text)}</code></div>'
 
 
-def plain_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
-    """A small table as it stands; columns of ``numbers`` are aligned to the right."""
-    right = set(numbers)
+def folded(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
-    def cells(tag: str, values: Sequence[str]) -> str:
-        scope = ' scope="col"' if tag == "th" else ""
-        return "".join(
-            f"<{tag}{scope}{' class=number' if i in right else ''}>{escape(str(value))}</{tag}>"
-            for i, value in enumerate(values)
-        )
 
-    lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{cells("th", header)}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
-    )
+Columns = Mapping[str, str | Callable[[Row], Any]]
+"""Of a table: the head, and what stands below it, by the name in the rows or made of a row."""
+
+
+def table(rows: Iterable[Row], columns: Columns, words: int = 1) -> str:
+    """A small table as it stands; all columns but the first ``words`` are numbers, aligned to the right."""
+
+    def cells(tag: str, values: Iterable[Any], more: str = "") -> str:
+        entries = enumerate(values)
+        return "".join(f"<{tag}{more}{' class=number' * (i >= words)}>{escape(str(v))}</{tag}>" for i, v in entries)
+
+    values = ([row[of] if isinstance(of, str) else of(row) for of in columns.values()] for row in rows)
+    lines = "".join(f"<tr>{cells('td', line)}</tr>" for line in values)
+    head = cells("th", columns, ' scope="col"')
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def listed(sentences: Iterable[str]) -> str:
