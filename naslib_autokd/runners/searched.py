@@ -36,15 +36,17 @@ class Hyperparameter:
     @classmethod
     def of_space(cls, own: Any) -> Hyperparameter:
         """As ConfigSpace has it."""
-        choices = tuple(
-            _plain(value) for value in getattr(own, "choices", None) or getattr(own, "sequence", None) or ()
-        )
-        ends = (getattr(own, "lower", None), getattr(own, "upper", None))
-        if choices:
-            ends = (min(choices), max(choices)) if all(map(_is_number, choices)) else (None, None)
-        log, whole = bool(getattr(own, "log", False)), not choices and isinstance(ends[0], int)
+        from ConfigSpace.hyperparameters import IntegerHyperparameter, NumericalHyperparameter, OrdinalHyperparameter
+
         code = lru_cache(maxsize=None)(lambda value: float(own.to_vector(value)))
-        return cls(own.name, choices, *ends, log, whole, _plain(own.default_value), code)
+        default = _plain(own.default_value)
+        if isinstance(own, NumericalHyperparameter):
+            whole = isinstance(own, IntegerHyperparameter)
+            return cls(own.name, (), own.lower, own.upper, bool(own.log), whole, default, code)
+        listed: Sequence[Any] = own.sequence if isinstance(own, OrdinalHyperparameter) else own.choices
+        choices = tuple(map(_plain, listed))
+        ends: tuple[Any, Any] = (min(choices), max(choices)) if all(map(_is_number, choices)) else (None, None)
+        return cls(own.name, choices, *ends, False, False, default, code)
 
     @classmethod
     def observed(cls, name: str, values: Sequence[Any]) -> Hyperparameter:
@@ -57,7 +59,7 @@ class Hyperparameter:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_number(value: Any) -> bool:
