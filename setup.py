@@ -26,7 +26,7 @@ setup(
         "naslib_autokd": [
             "py.typed",
             "distillation/*.csv",
-            "search_spaces/hnag/*.c",
+            "search_spaces/hnag/*.[ch]",
             "plugin/configs/*.yaml",
             "evaluators/tables/*",
             "runners/studies/*.yaml",

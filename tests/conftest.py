@@ -96,3 +96,20 @@ def small_cnn(channels=(16, 32, 64), in_channels=1, n_classes=10):
 @pytest.fixture(scope="session")
 def make_cnn():
     return small_cnn
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whether the kernels of students ran: one entry for each pass."""
+    from naslib_autokd.search_spaces.hnag import execution
+
+    calls: list[str] = []
+    for name in ("forward", "backward"):
+        original = getattr(execution.Pass, name)
+
+        def counted(self, *args, name=name, original=original, **kwargs):
+            calls.append(name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(execution.Pass, name, counted)
+    return calls

@@ -175,6 +175,7 @@ def _values(folder: Path, settings: Mapping[str, Any], task: Mapping[str, Any]) 
         "objective": objective,
         "teacher": evaluation.get("teacher"),
         "continue_from_checkpoint": bool(evaluation.get("continue_from_checkpoint")),
+        "precision": evaluation.get("precision"),
         "seed": settings.get("seed"),
         "finals": len((folder / FINALS).read_bytes().splitlines()) or None if (folder / FINALS).is_file() else None,
     }

@@ -264,6 +264,10 @@ def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"limits": student_limits(options), "measure": measure}
     if getattr(options, "continue_from_checkpoint", False):
         found["continue_from_checkpoint"] = options.out.resolve() / "checkpoints"
+    if getattr(options, "precision", "float32") != "float32":
+        from naslib_autokd.distillation.training import TrainingSettings
+
+        found["settings"] = TrainingSettings(precision=options.precision)
     return found
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from naslib_autokd.runners.results import SearchProgress
 
 DEFAULT_TRIALS = 24
+PRECISIONS = ("float32", "bfloat16", "auto")  # as in `distillation.training`, which takes torch
 KEYS = (
     "candidate, candidate_digest, expected_cost, n_trials, student_epochs, search_s, overhead_s, stop_reason, remarks, "
     "agreement, finals, kept, teacher (and front, with several objectives)"
@@ -75,6 +76,13 @@ def add(commands: Any) -> None:
         action="store_true",
         help="a promoted trial goes on with its family's student of the lower budget, kept in RUN/checkpoints, in "
         "place of a new student from the start; cheaper but biased, see docs/performance.md",
+    )
+    optimizer.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the trainings: bfloat16, where this processor can (else float32, which the records say); auto: the "
+        "faster one of both, timed for each student, so that results depend on the machine",
     )
     budget = parser.add_argument_group("budget", "the first one that is reached ends the search")
     budget.add_argument(
@@ -145,6 +153,8 @@ def run(options: argparse.Namespace) -> int:
         evaluation["limits"] = asdict(limits)
     if options.continue_from_checkpoint:
         evaluation["continue_from_checkpoint"] = True
+    if options.precision != "float32":
+        evaluation["precision"] = options.precision
     settings = run_settings(options.optimizer, space, seed=options.seed, evaluation=evaluation, **searched, **budget)
     check_run(options.out, task, settings)
     console, remarks = console_for(), console_for(stderr=True)

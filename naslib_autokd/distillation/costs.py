@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings
+from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, logits_in_bfloat16
 
 
 def count_params(model: nn.Module) -> int:
@@ -119,14 +119,17 @@ class _LiveBytes(_Mode):
         return result
 
 
-def train_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> int:
+def train_memory(
+    model: nn.Module, image_shape: tuple[int, int, int], batch_size: int, *, bfloat16: bool = False
+) -> int:
     """Peak of live tensor bytes during one training step (forward, backward, SGD with momentum).
 
     Counted: every storage once from the operation that makes it until it is freed, so parameters, buffers, gradients,
     momentum, activations kept for backward and temporaries between operations. Not counted: work space inside an
     operation, the data set, the allocator's slack. Measured on a copy of the model by a real step on zeros (a few
     tens of milliseconds), because the number depends on the order in which tensors are freed. On the meta device there
-    is no fused attention, so a weight for each pair of tokens is kept: an upper bound.
+    is no fused attention, so a weight for each pair of tokens is kept: an upper bound. ``bfloat16``: of a step with
+    that precision (`training.logits_in_bfloat16`).
     """
     device = _device(model)
     twin = copy.deepcopy(model).train()
@@ -135,7 +138,8 @@ def train_memory(model: nn.Module, image_shape: tuple[int, int, int], batch_size
             memory.watch(tensor)
         torch_optimizer = NesterovSGD(twin.parameters(), TrainingSettings())
         for _ in range(2):  # as the second step, all steps are
-            outputs = tree_iter(twin(torch.zeros(batch_size, *image_shape, device=device)))  # with auxiliary ones
+            images = torch.zeros(batch_size, *image_shape, device=device)
+            outputs = tree_iter(logits_in_bfloat16(twin, images) if bfloat16 else twin(images))  # with auxiliary ones
             loss = reduce(torch.add, (o.logsumexp(dim=1).mean() for o in outputs if isinstance(o, Tensor)))
             loss.backward()
             torch_optimizer.step(lr=0.0)

@@ -80,9 +80,11 @@ class TrainingSettings:
     cuda_graph: bool = False
     """Replay the whole step as one CUDA graph (`cuda_graphs`; static shapes, a CUDA device only)."""
     precision: str = "float32"
-    """``bfloat16``: the training's forward passes run under ``torch.autocast`` (not exact; parameters, loss and
-    optimizer stay in float32). ``auto``: that where a step of this model on this machine takes less time so
-    (`faster_precision`)."""
+    """``bfloat16``: values between operations are rounded to 8 bits; parameters, statistics, sums, loss and optimizer
+    stay in float32, and so does all that is not training. On a CPU students have kernels of their own for it, and
+    train in float32 where these do not run (`TrainingResult.precision_reason` says why); other models, and GPUs, take
+    ``torch.autocast``. ``auto``: that where a step of this model on this machine takes less time so
+    (`step_seconds`)."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -104,7 +106,9 @@ class TrainingResult:
     """Share of the last epoch's labelled images that were named correctly in passing."""
     seconds: float
     precision: str = "float32"
-    """``float32`` or ``bfloat16``: what the forward passes ran in."""
+    """``float32`` or ``bfloat16``: what it ran in."""
+    precision_reason: str = ""
+    """Why, where another precision than float32 was asked for: what was measured, or what is missing."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +198,9 @@ def train(
         model.load_state_dict(start.model)
         torch_optimizer.load_velocity(start.velocity)
     partly_labelled = soft is not None and n > n_labelled
+    reason = "" if settings.precision == "float32" else without_bfloat16(model, device)
     step = TrainingStep(
-        *(model, torch_optimizer, kd, objective, settings.precision == "bfloat16"),
+        *(model, torch_optimizer, kd, objective, settings.precision == "bfloat16" and not reason),
         kd_loss=kd_loss or (partly_labelled_loss if partly_labelled else distillation_loss),
     )
     run: Step | None = None
@@ -225,8 +230,10 @@ def train(
                 lr = triangular_lr(at, n_steps, settings)
                 batch = (images, now_hard, now_soft[0] if now_soft else None, lr, view, index, at / n_steps)
                 if run is None:
-                    if settings.precision == "auto":
-                        step = replace(step, bfloat16=faster_precision(step, batch) == "bfloat16")
+                    if settings.precision == "auto" and not reason:
+                        seconds_of = step_seconds(step, batch)
+                        step = replace(step, bfloat16=seconds_of["bfloat16"] < seconds_of["float32"])
+                        reason = ", ".join(f"{1e3 * s:.3g} ms a step in {name}" for name, s in seconds_of.items())
                     run = capture(step, step.state, batch) if settings.cuda_graph else step
                 outputs.append(run(*batch))
             correct += (torch.cat([logits for logits, _ in outputs]).argmax(dim=1) == hard[part]).sum()
@@ -258,7 +265,9 @@ def train(
         keep(Checkpoint(epochs, seed, weights, tuple(torch_optimizer.velocity), first_loss))
     seconds = time.perf_counter() - started
     precision = "bfloat16" if step.bfloat16 else "float32"
-    return TrainingResult(status, message, float(epochs - done), tuple(curve), train_accuracy, seconds, precision)
+    return TrainingResult(
+        status, message, float(epochs - done), tuple(curve), train_accuracy, seconds, precision, reason
+    )
 
 
 @dataclass(frozen=True)
@@ -287,12 +296,7 @@ class TrainingStep:
         if self.objective is not None:
             logits, loss = self.objective(self.model, images, labels, view, index, done)
         else:
-            if self.bfloat16:
-                with torch.autocast(images.device.type, torch.bfloat16):
-                    logits = self.model(images)
-                logits = logits.float()
-            else:
-                logits = self.model(images)
+            logits = logits_in_bfloat16(self.model, images) if self.bfloat16 else self.model(images)
             if targets is None or (kd := self.kd) is None:
                 loss = F.cross_entropy(logits, labels)
             else:
@@ -306,23 +310,45 @@ class TrainingStep:
         return [*self.model.parameters(), *self.model.buffers(), *self.optimizer.velocity]
 
 
-def faster_precision(step: TrainingStep, batch: tuple[Any, ...], repeats: int = 2) -> str:
-    """``bfloat16`` or ``float32``: in which a step takes less time on this machine (shortest of ``repeats`` steps after
-    one that is not counted, of a copy). Where both take about as long, two runs may choose differently."""
+def without_bfloat16(model: nn.Module, device: torch.device) -> str:
+    """Why ``model`` is not trained in bfloat16 on this device; empty where it can be."""
+    return str(getattr(model, "without_bfloat16", "")) if device.type == "cpu" else ""
+
+
+def logits_in_bfloat16(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits, in float32, of a pass in training: in the model's own bfloat16 on a CPU where it has one (a
+    ``precision``, as `search_spaces.hnag.student.Student`), else under ``torch.autocast``."""
+    own: Any = model
+    if images.device.type == "cpu" and hasattr(model, "precision"):
+        before, own.precision = own.precision, "bfloat16"
+        try:
+            logits: Tensor = model(images)
+        finally:
+            own.precision = before
+    else:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            logits = model(images)
+    return logits.float()
+
+
+def step_seconds(step: TrainingStep, batch: tuple[Any, ...], repeats: int = 2) -> dict[str, float]:
+    """Seconds of a step in ``float32`` and ``bfloat16`` on this machine: the shortest of ``repeats`` steps of a copy
+    after one that is not counted; time of the processor, on a GPU of the clock. Where both take about as long, which is
+    shorter may differ from run to run."""
+    clock = time.process_time if batch[0].device.type == "cpu" else time.perf_counter
     seconds = {}
-    for bfloat16 in (False, True):
+    for precision in ("float32", "bfloat16"):
         model = copy.deepcopy(step.model).train()
-        own = replace(
-            step, model=model, optimizer=NesterovSGD(model.parameters(), step.optimizer.settings), bfloat16=bfloat16
-        )
+        optimizer = NesterovSGD(model.parameters(), step.optimizer.settings)
+        own = replace(step, model=model, optimizer=optimizer, bfloat16=precision == "bfloat16")
         taken = []
         for _ in range(1 + repeats):
-            started = time.perf_counter()
+            started = clock()
             loss = own(*batch)[1]
             loss.item()  # waits for the device
-            taken.append(time.perf_counter() - started)
-        seconds[bfloat16] = min(taken[1:])
-    return "bfloat16" if seconds[True] < seconds[False] else "float32"
+            taken.append(clock() - started)
+        seconds[precision] = min(taken[1:])
+    return seconds
 
 
 class _Joined(NamedTuple):

@@ -305,8 +305,9 @@ class KDEvaluator:
                 result = self._train(student, kd, budget, batches, told)
             else:
                 result = self._train_on(student, kd, budget, batches, start, state.append, told)
-        if self.settings.precision != "float32":
-            steps["info"] = steps["info"] | {"precision": result.precision}
+        steps["info"] = steps["info"] | self._precision(result)
+        if result.precision == "bfloat16":
+            steps["train_memory_bytes"] = self._train_memory(student, result)
         steps |= {
             "status": result.status,
             "message": result.message,
@@ -373,6 +374,15 @@ class KDEvaluator:
             start=start,
             keep=keep,
         )
+
+    def _precision(self, result: TrainingResult) -> dict[str, Any]:
+        """What a record says of it."""
+        told = {"precision": result.precision}
+        return told | ({"precision_reason": result.precision_reason} if result.precision_reason else {})
+
+    def _train_memory(self, student: nn.Module, result: TrainingResult) -> int:
+        half = result.precision == "bfloat16"
+        return train_memory(student, self.image_shape, self.task.batch_size, bfloat16=half)
 
     def _training_key(self) -> str:
         """Digest of everything that a training depends on besides family, seed and budget."""
@@ -444,11 +454,11 @@ class KDEvaluator:
         with limited_threads(self.threads):
             with seeded(derive_seed(seed, "weights")):
                 model = build().to(self.device)
-            memory = train_memory(model, self.image_shape, self.task.batch_size)
             macs = count_macs(model, self.image_shape)
             epochs = epochs or self.task.max_budget_epochs
             told = self._teller("a final student", epochs)
             result = self._train(model, kd, epochs, derive_seed(seed, "batches"), told)
+            memory = self._train_memory(model, result)
             logits = predict(model, self.data, self.data.val_images)
             good = result.status != "diverged" and bool(torch.isfinite(logits).all())
         used = None if self.objective == "ce" else kd
@@ -467,6 +477,7 @@ class KDEvaluator:
             temperature=None if used is None else used.temperature,
             kd_weight=None if used is None else used.kd_weight,
             curve=result.curve,
+            precision=result.precision,
         )
 
     def judge(self, model: nn.Module, result: FinalResult) -> FinalResult:

@@ -37,6 +37,8 @@ class FinalResult:
     test_agreement: float | None = None
     test_counts: dict[str, Any] = field(default_factory=dict)
     """What the student and the teacher did on the test split (`judgement.judgement`); empty until `judge`."""
+    precision: str = "float32"
+    """What it was trained in: ``float32`` or ``bfloat16``."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,7 +74,7 @@ def same_bytes(file: bytes) -> bytes:
 
 _NUMBER = (int, float)
 _TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("name", "status", "message"), (str,)),
+    **dict.fromkeys(("name", "status", "message", "precision"), (str,)),
     **dict.fromkeys(("seed", "n_params", "macs", "train_memory_bytes"), (int,)),
     **dict.fromkeys(("epochs", "val_accuracy", "teacher_agreement", "seconds", "temperature", "kd_weight"), _NUMBER),
     **dict.fromkeys(("test_accuracy", "test_agreement"), _NUMBER),

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,12 +16,20 @@ from torch import nn
 
 from naslib_autokd.cli import build_parser
 from naslib_autokd.commands._options import evaluation_options
-from naslib_autokd.distillation.training import TrainingSettings, accuracy, limited_threads, predict, train
+from naslib_autokd.distillation.training import (
+    PRECISIONS,
+    TrainingSettings,
+    accuracy,
+    limited_threads,
+    predict,
+    train,
+)
 from naslib_autokd.evaluators import kd
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator, is_out_of_memory
 from naslib_autokd.records import Proposal, derive_seed
 from naslib_autokd.runners.search import search
 from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.search_spaces.hnag.execution import without_bfloat16
 from naslib_autokd.search_spaces.hnag.wiring import fit_width
 from naslib_autokd.teachers.names import TeacherError
 
@@ -220,6 +228,27 @@ def test_without_the_option_every_trial_trains_a_student_of_its_own(evaluator):
     assert "continued_from" not in top.info
     assert top.student_epochs == 3
     assert top.wiring != low.wiring
+
+
+def test_precision_is_an_option_and_in_every_record(tiny_data, cluttered_teacher, tmp_path):
+    parse = build_parser().parse_args
+    assert "settings" not in evaluation_options(parse(["search", "--out", str(tmp_path / "run")]))
+    asked = replace(proposal(budget=1), candidate=HNAGSpace("hnag-small").default_candidate())
+    for precision in PRECISIONS:
+        options = parse(["search", "--precision", precision, "--out", str(tmp_path / "run")])
+        own = KDEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher, **evaluation_options(options))
+        assert own.settings.precision == precision
+        trial = own.evaluate(asked)
+        assert trial.status == "success"
+        spec = own.student_spec(asked.candidate, 0)
+        _, final = own.train_final(lambda own=own, spec=spec: own.build_student(spec, 0), None, 0, epochs=1)
+        used = trial.info["precision"], final.precision
+        if precision == "auto":
+            assert set(used) <= {"float32", "bfloat16"}
+        else:
+            expected = "float32" if without_bfloat16() else precision
+            assert used == (expected, expected)
+        assert ("precision_reason" in trial.info) == (precision == "auto" or trial.info["precision"] != precision)
 
 
 def test_the_search_command_keeps_checkpoints_in_its_run_folder(tmp_path):

@@ -83,21 +83,6 @@ def error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return max(errors)
 
 
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Whether the kernels ran: one entry for each pass."""
-    calls: list[str] = []
-    for name in ("forward", "backward"):
-        original = getattr(execution.Pass, name)
-
-        def counted(self: Any, *args: Any, name: str = name, original: Any = original, **kwargs: Any) -> Any:
-            calls.append(name)
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(execution.Pass, name, counted)
-    return calls
-
-
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_the_plan_is_the_steps_in_float64(name: str, training: bool, ran: list[str]) -> None:
@@ -328,13 +313,13 @@ def test_without_a_compiler_or_switched_off_the_steps_run(
 def test_a_damaged_library_is_compiled_again_and_never_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(execution, "FLAGS", ("-O0", "-shared", "-fPIC"))
     folder = tmp_path / "kernels"
-    library = execution.compiled("float", folder)
+    library = execution.compiled(torch.float32, folder)
     whole = library.read_bytes()
-    assert execution.compiled("float", folder) == library
+    assert execution.compiled(torch.float32, folder) == library
     flipped = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
     for damaged in (b"", whole[:5000], flipped):  # a truncated one, when loaded, is a bus error
         library.write_bytes(damaged)
-        assert execution.compiled("float", folder) == library
+        assert execution.compiled(torch.float32, folder) == library
         assert library.read_bytes() == whole
     assert execution.Kernels(library).lanes >= 1
     assert {path.name for path in folder.iterdir()} <= {library.name, "execution.lock"}, "nothing is left behind"
@@ -346,24 +331,24 @@ def test_what_a_killed_compilation_left_is_removed(monkeypatch: pytest.MonkeyPat
     (folder / "tmp_killed").mkdir(parents=True, mode=0o700)
     (folder / "tmp_killed" / "execution.so").write_bytes(b"half")
     (folder / "execution-0-0.so.1.tmp").write_bytes(b"half")
-    library = execution.compiled("float", folder)
+    library = execution.compiled(torch.float32, folder)
     assert {path.name for path in folder.iterdir()} <= {library.name, "execution.lock"}
 
 
 def test_code_that_another_user_can_have_written_is_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(execution, "FLAGS", ("-O0", "-shared", "-fPIC"))
     folder = tmp_path / "kernels"
-    library = execution.compiled("float", folder)
+    library = execution.compiled(torch.float32, folder)
     content = library.read_bytes()
     library.chmod(0o666)
-    assert execution.compiled("float", folder).stat().st_mode & 0o777 == 0o600, "it was compiled again"
+    assert execution.compiled(torch.float32, folder).stat().st_mode & 0o777 == 0o600, "it was compiled again"
     library.unlink()
     (tmp_path / "theirs.so").write_bytes(content)
     library.symlink_to(tmp_path / "theirs.so")
-    assert not execution.compiled("float", folder).is_symlink()
+    assert not execution.compiled(torch.float32, folder).is_symlink()
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(PermissionError, match="no code is loaded from it"):
-        execution.compiled("float", tmp_path / "link")
+        execution.compiled(torch.float32, tmp_path / "link")
 
 
 def test_doctor_says_which_path_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,10 +369,10 @@ def test_doctor_says_which_path_runs_and_why(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib\n"
+        "import sys, pathlib, torch\n"
         "from naslib_autokd.search_spaces.hnag import execution\n"
         "execution.FLAGS = ('-O0', '-shared', '-fPIC')\n"
-        "path = execution.compiled('float', pathlib.Path(sys.argv[1]))\n"
+        "path = execution.compiled(torch.float32, pathlib.Path(sys.argv[1]))\n"
         "print(path, execution.Kernels(path).lanes)\n"
     )
     both = [

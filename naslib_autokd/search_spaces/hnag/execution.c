@@ -100,13 +100,60 @@ static Slab slab_of(const Run *run, long places) {
     return (Slab){padded ? places : 1, padded ? run->nv : places * run->nv, last_lanes(run), padded};
 }
 
-/* ---- convolution ------------------------------------------------------------------------------------------------ */
+INLINE long max_of(long a, long b) { return a > b ? a : b; }
+INLINE long min_of(long a, long b) { return a < b ? a : b; }
 
 typedef struct {
     long in, out, h, w, oh, ow, kh, kw, step;
     long x_stride, y_stride; /* between channels, in vectors */
     long nv;
 } Conv;
+
+typedef struct {
+    long channels, h, w, oh, ow, kernel, step, pad, x_stride, y_stride;
+} Pool;
+
+enum {
+    END, IMAGES, CONV, STATISTICS, LINEAR, ATTENTION, POOL, HEAD_FORWARD, MEAN,
+    GATHER, RELU_BACKWARD, CONV_WEIGHT, CONV_INPUT, ATTENTION_BACKWARD, POOL_BACKWARD, HEAD_BACKWARD, MEAN_BACKWARD,
+    IMAGES_BACKWARD
+};
+
+#define CHUNK 256 /* vectors whose sums are kept in the precision of the data; chunks are added in double */
+
+/* Mean, 1 / std, scale and shift of channel `k`, from these statistics of `count` numbers or the running ones. */
+static void coefficients_of(const Run *run, long k, double mean, double variance, double count) {
+    if (!run->batch_statistics) {
+        mean = run->running_mean[k];
+        variance = run->running_var[k];
+    } else if (run->update) {
+        double unbiased = variance * count / (count - 1);
+        run->running_mean[k] = (REAL)((1 - run->momentum) * run->running_mean[k] + run->momentum * mean);
+        run->running_var[k] = (REAL)((1 - run->momentum) * run->running_var[k] + run->momentum * unbiased);
+    }
+    double inverse = 1 / sqrt(variance + run->eps), scale = inverse * run->norm_weight[k];
+    run->coefficients[k] = (REAL)mean;
+    run->coefficients[run->n_norm + k] = (REAL)inverse;
+    run->coefficients[2 * run->n_norm + k] = (REAL)scale;
+    run->coefficients[3 * run->n_norm + k] = (REAL)(run->norm_bias[k] - scale * (double)(REAL)mean);
+}
+
+/* A weight in a program: a merge's gate (0 and above), or 1 over a number (below 0). */
+static double gate_of(const Run *run, int64_t gate) { return gate >= 0 ? (double)run->gates[gate] : 1.0 / -gate; }
+
+/* 1 / (1 + exp(-x)) */
+INLINE vec sigmoid(vec x) {
+    vec y;
+    for (int i = 0; i < LANES; ++i) y[i] = (REAL)(1 / (1 + exp(-(double)x[i])));
+    return y;
+}
+
+#ifdef BFLOAT16
+#include "bfloat16.h"
+#else
+#define SLABS(channels) (channels)
+
+/* ---- convolution ------------------------------------------------------------------------------------------------ */
 
 static long blocks_of(long channels) { return (channels + BLOCK - 1) / BLOCK; }
 static long block_start(long channels, long b) { return channels * b / blocks_of(channels); } /* of equal sizes */
@@ -154,9 +201,6 @@ PLACE(1) PLACE(2) PLACE(3) PLACE(4) PLACE(5) PLACE(6)
 typedef void (*place_kernel)(const vec *, const REAL *, vec *, const Conv *, long, long, int, long);
 static const place_kernel PLACES[BLOCK + 1] = {0, conv_place_1, conv_place_2, conv_place_3,
                                                conv_place_4, conv_place_5, conv_place_6};
-
-INLINE long max_of(long a, long b) { return a > b ? a : b; }
-INLINE long min_of(long a, long b) { return a < b ? a : b; }
 
 /* y (+)= conv(x), padding k / 2. Columns in tiles whose inputs stay in the second-level cache for all outputs. */
 static void convolve(const vec *x, const REAL *packed, vec *y, const Conv *c, int add, int threads) {
@@ -304,8 +348,6 @@ static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const C
 
 /* ---- batch norm and merges -------------------------------------------------------------------------------------- */
 
-#define CHUNK 256 /* vectors whose sums are kept in the precision of the data; chunks are added in double */
-
 /* Mean and biased variance of a slab: two passes over each chunk while it is in cache, combined after Chan et al. */
 static void moments(const vec *x, const Slab *s, long n_images, double *mean, double *variance) {
     double count = 0, m = 0, m2 = 0;
@@ -352,28 +394,16 @@ static void moments(const vec *x, const Slab *s, long n_images, double *mean, do
     *variance = m2 > 0 ? m2 / count : m2 * 0;
 }
 
-static void statistics_of_channel(const Run *run, long k, const vec *x, const Slab *s, double count) {
-    double mean, variance;
-    if (run->batch_statistics) {
-        moments(x, s, run->images_n, &mean, &variance);
-        if (run->update) {
-            double unbiased = variance * count / (count - 1);
-            run->running_mean[k] = (REAL)((1 - run->momentum) * run->running_mean[k] + run->momentum * mean);
-            run->running_var[k] = (REAL)((1 - run->momentum) * run->running_var[k] + run->momentum * unbiased);
-        }
-    } else {
-        mean = run->running_mean[k];
-        variance = run->running_var[k];
+static void statistics(const Run *run, long norm, const vec *x, long stride, long channels, long places) {
+    int threads = (int)run->threads;
+    Slab s = slab_of(run, places);
+    PARALLEL
+    for (long c = 0; c < channels; ++c) {
+        double mean = 0, variance = 0;
+        if (run->batch_statistics) moments(x + c * stride, &s, run->images_n, &mean, &variance);
+        coefficients_of(run, norm + c, mean, variance, (double)places * run->images_n);
     }
-    double inverse = 1 / sqrt(variance + run->eps), scale = inverse * run->norm_weight[k];
-    run->coefficients[k] = (REAL)mean;
-    run->coefficients[run->n_norm + k] = (REAL)inverse;
-    run->coefficients[2 * run->n_norm + k] = (REAL)scale;
-    run->coefficients[3 * run->n_norm + k] = (REAL)(run->norm_bias[k] - scale * (double)(REAL)mean);
 }
-
-/* A weight in a program: a merge's gate (0 and above), or 1 over a number (below 0). */
-static double gate_of(const Run *run, int64_t gate) { return gate >= 0 ? (double)run->gates[gate] : 1.0 / -gate; }
 
 /* y = sum of gate (scale x + shift), optionally ReLU'd; a term is (value, channel stride, first norm or -1, gate). */
 static void linear(const Run *run, vec *y, long y_stride, long channels, long places, int relu, const int64_t *terms,
@@ -553,10 +583,6 @@ static void attention(const Run *run, vec *y, vec *side, long stride, long chann
 
 /* ---- poolings --------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    long channels, h, w, oh, ow, kernel, step, pad, x_stride, y_stride;
-} Pool;
-
 /* Forward with `dy` null; else dx += the gradient. Padding counts as zeros in averages and not in maxima; of equal
  * maxima the first takes the gradient, as in torch. */
 static void pool(const Run *run, const vec *x, vec *y, const vec *dy, vec *dx, const Pool *p, int maximum) {
@@ -626,18 +652,13 @@ static void mean_of_map(const Run *run, vec *map, long stride, long channels, lo
 static void head(const Run *run, const vec *z, vec *dz, vec *work, long stride, long in, long hidden, long places,
                  long norm, long part, const REAL *weight, REAL *gradient, int backward) {
     int threads = (int)run->threads;
-    Slab s = slab_of(run, places);
     REAL *packed = malloc(part * in * sizeof(REAL));
     for (long first = 0; first < hidden; first += part) {
         long size = min_of(part, hidden - first);
         Conv conv = {in, size, 1, places, 1, places, 1, 1, 1, stride, stride, run->nv};
         pack(weight + first * in, packed, size, in, 1, 0);
         convolve(z, packed, work, &conv, 0, threads);
-        if (!backward) {
-            PARALLEL
-            for (long c = 0; c < size; ++c)
-                statistics_of_channel(run, norm + first + c, work + c * stride, &s, (double)places * run->images_n);
-        }
+        if (!backward) statistics(run, norm + first, work, stride, size, places);
         int64_t term[4] = {work - run->arena, stride, norm + first, -1};
         vec *y = work + part * stride;
         linear(run, y, stride, size, places, 1, term, 1);
@@ -671,14 +692,6 @@ static void copy_images(const Run *run, vec *map, long stride, long channels, lo
             }
 }
 
-/* ---- the program ------------------------------------------------------------------------------------------------ */
-
-enum {
-    END, IMAGES, CONV, STATISTICS, LINEAR, ATTENTION, POOL, HEAD_FORWARD, MEAN,
-    GATHER, RELU_BACKWARD, CONV_WEIGHT, CONV_INPUT, ATTENTION_BACKWARD, POOL_BACKWARD, HEAD_BACKWARD, MEAN_BACKWARD,
-    IMAGES_BACKWARD
-};
-
 /* Addresses and channel strides come in vectors. Of a convolution: (weight, x, y, x stride, y stride, in, out, h, w,
  * oh, ow, kh, kw, step, depthwise, add); a depthwise one runs channel by channel. */
 static void conv_instruction(const Run *run, int64_t kind, const int64_t *p) {
@@ -711,9 +724,12 @@ static void conv_instruction(const Run *run, int64_t kind, const int64_t *p) {
     free(packed);
 }
 
+#endif
+
+/* ---- the program ------------------------------------------------------------------------------------------------ */
+
 /* Instructions are (kind, length, operands), up to END. */
 void run_program(const Run *run, const int64_t *code) {
-    int threads = (int)run->threads;
     vec *arena = run->arena;
     for (; code[0] != END; code += code[1]) {
         const int64_t *p = code + 2;
@@ -727,13 +743,9 @@ void run_program(const Run *run, const int64_t *code) {
         case CONV_INPUT:
             conv_instruction(run, code[0], p);
             break;
-        case STATISTICS: { /* first norm, x, stride, channels, places */
-            Slab s = slab_of(run, p[4]);
-            PARALLEL
-            for (long c = 0; c < p[3]; ++c)
-                statistics_of_channel(run, p[0] + c, arena + p[1] + c * p[2], &s, (double)p[4] * run->images_n);
+        case STATISTICS: /* first norm, x, stride, channels, places */
+            statistics(run, p[0], arena + p[1], p[2], p[3], p[4]);
             break;
-        }
         case LINEAR: /* y, stride, channels, places, relu, number of terms, terms */
             linear(run, arena + p[0], p[1], p[2], p[3], (int)p[4], p + 6, p[5]);
             break;
@@ -748,7 +760,7 @@ void run_program(const Run *run, const int64_t *code) {
                 pool(run, arena + p[0], arena + p[1], NULL, NULL, &shape, (int)p[4]);
                 break;
             }
-            for (long c = 0; !p[5] && c < shape.channels; ++c)
+            for (long c = 0; !p[5] && c < SLABS(shape.channels); ++c)
                 memset(arena + p[3] + c * shape.x_stride, 0, shape.h * shape.w * run->nv * BYTES);
             pool(run, arena + p[0], arena + p[1], arena + p[2], arena + p[3], &shape, (int)p[4]);
             break;

@@ -36,6 +36,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import platform
@@ -67,8 +68,8 @@ from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
 logger = logging.getLogger(__name__)
 
-HEAD_PART = 24
-"""Channels of the head that exist at a time."""
+HEAD_PART, PAIRED_HEAD_PART = 24, 128
+"""Channels of the head that exist at a time; in bfloat16 more, since each part's gradient is rounded into the sum."""
 
 OPS = {
     name: number
@@ -88,15 +89,17 @@ OPS = {
 
 @dataclass(eq=False)
 class Map:
-    """A value's place in memory: ``channels`` maps of ``height`` x ``width``, perhaps part of another's channels."""
+    """A value's place in memory: ``channels`` maps of ``height`` x ``width``, perhaps part of another's channels. Two
+    channels share a slab where values are ``paired``; parts then start with a slab of their own."""
 
     channels: int
     height: int
     width: int
     whole: Map | None = None
     first_channel: int = 0
+    paired: bool = False
     start: int = -1
-    """In places (one place holds one number of every image)."""
+    """In places (one place holds one number of every image, or of a pair of channels two)."""
 
     @property
     def places(self) -> int:
@@ -104,7 +107,7 @@ class Map:
 
     @property
     def stride(self) -> int:
-        """Between channels; not a multiple of 16, because caches want addresses that differ in their low bits."""
+        """Between slabs; not a multiple of 16, because caches want addresses that differ in their low bits."""
         return self.places + (self.places % 16 == 0)
 
     @property
@@ -113,10 +116,18 @@ class Map:
 
     @property
     def address(self) -> int:
-        return self.owner.start + self.first_channel * self.stride
+        return self.owner.start + _slabs(self.first_channel, self.paired) * self.stride
+
+    @property
+    def size(self) -> int:
+        return _slabs(self.channels, self.paired) * self.stride
 
     def like(self) -> Map:
-        return Map(self.channels, self.height, self.width)
+        return Map(self.channels, self.height, self.width, paired=self.paired)
+
+
+def _slabs(channels: int, paired: bool) -> int:
+    return (channels + 1) // 2 if paired else channels
 
 
 @dataclass(frozen=True)
@@ -155,10 +166,24 @@ class Program:
     Args:
         backward: With a backward pass, for which outputs of convolutions and poolings keep their places.
         image_gradient: Whether the backward pass goes down to the images.
+        paired: For values in bfloat16, where two channels lie together.
     """
 
-    def __init__(self, plan: Plan, height: int, width: int, *, backward: bool, image_gradient: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        height: int,
+        width: int,
+        *,
+        backward: bool,
+        image_gradient: bool = False,
+        paired: bool = False,
+    ) -> None:
         self._plan, self._instructions = plan, list[list[Any]]()
+        self._paired = paired
+        self.gaps: dict[int, tuple[int, list[int]]] = {}
+        """Of convolutions of concatenated values with odd numbers of channels, if paired: the number of input channels
+        with gaps, and where among them each channel is."""
         self._nodes: dict[int, Node] = {}
         self._order: list[Node] = []
         self._maker = {step.target: step for step in plan.steps}
@@ -212,12 +237,15 @@ class Program:
                 self._nodes[step.target] = self._new("attention", step, terms[0][0].shape, terms=terms)
             elif kind == "concat":
                 parts = [self._term(s) for s in step.sources]
-                shape = (sum(node.shape[0] for node, _ in parts), *parts[0][0].shape[1:])
-                whole = self._new("concat", step, shape)
-                start = 0
-                for node, norm in parts:
+                channels = [node.shape[0] for node, _ in parts]
+                starts = list(itertools.accumulate([n + n % 2 if self._paired else n for n in channels], initial=0))
+                whole = self._new("concat", step, (starts[-1], *parts[0][0].shape[1:]))
+                for (node, norm), start in zip(parts, starts, strict=False):
                     whole.parts.append(self._linear([(node, norm, -1)], part_of=(whole, start)))
-                    start += node.shape[0]
+                if starts[-1] > sum(channels):
+                    (reader,) = self._readers[step.target]
+                    places = [at + i for at, n in zip(starts, channels, strict=False) for i in range(n)]
+                    self.gaps[reader.slot] = starts[-1], places
                 self._nodes[step.target] = whole
             else:
                 self._nodes[step.target] = self._windowed(step, self._node(step.sources[0]))
@@ -235,8 +263,8 @@ class Program:
             return
         step, norm = self._head
         hidden = self._plan.convs[step.slot].shape[0]
-        part = min(HEAD_PART, hidden)
-        work = Map(2 * part, target.height, target.width)
+        part = min(PAIRED_HEAD_PART, hidden + hidden % 2) if self._paired else min(HEAD_PART, hidden)
+        work = self._map((2 * part, target.height, target.width))
         shape = (Scaled(target.stride), target.channels, hidden, target.places, norm, part)
         self._emit("head" + suffix, step.slot, node.map, target, work, *shape)
 
@@ -291,9 +319,9 @@ class Program:
         if node.part_of is not None:
             whole, start = node.part_of
             assert whole.map is not None
-            node.map = Map(*node.shape, whole=whole.map, first_channel=start)
+            node.map = self._map(node.shape, whole=whole.map, first_channel=start)
         else:
-            node.map = Map(*node.shape)
+            node.map = self._map(node.shape)
         own, area = node.map, _area(node)
         if node.kind == "images":
             self._emit("images", *self._slab(own), *node.shape)
@@ -346,7 +374,7 @@ class Program:
             if node.part_of is not None:
                 whole, start = node.part_of
                 assert whole.gradient is not None
-                node.gradient = Map(*node.shape, whole=whole.gradient, first_channel=start)
+                node.gradient = self._map(node.shape, whole=whole.gradient, first_channel=start)
             gradient = node.gradient
             if gradient is None:  # the images
                 continue
@@ -380,7 +408,7 @@ class Program:
         """Where a node's gradient is written or, if there is one already, added."""
         if node.gradient is not None:
             return node.gradient, 1
-        node.gradient = Map(*node.shape)
+        node.gradient = self._map(node.shape)
         return node.gradient, 0
 
     def _gather(self, node: Node) -> None:
@@ -415,6 +443,9 @@ class Program:
 
     # Places in the block
 
+    def _map(self, shape: tuple[int, int, int], **rest: Any) -> Map:
+        return Map(*shape, paired=self._paired, **rest)
+
     def _emit(self, name: str, *operands: Any) -> None:
         self._instructions.append([name, *operands])
 
@@ -442,7 +473,7 @@ class Program:
         total = 0
         for index in range(len(self._instructions)):
             for map_ in starts.get(index, ()):
-                size, at = map_.channels * map_.stride, 0
+                size, at = map_.size, 0
                 for start, end in taken:
                     if start - at >= size:
                         break
@@ -451,7 +482,7 @@ class Program:
                 bisect.insort(taken, (at, at + size))
                 total = max(total, at + size)
             for map_ in ends.get(index, ()):
-                taken.remove((map_.start, map_.start + map_.channels * map_.stride))
+                taken.remove((map_.start, map_.start + map_.size))
         return total
 
 
@@ -506,10 +537,10 @@ class _Run(ctypes.Structure):
 
 
 class Kernels:
-    """The compiled kernels of one data type."""
+    """The compiled kernels of one data type of the values in the block."""
 
-    def __init__(self, library: Path) -> None:
-        self.library = library
+    def __init__(self, library: Path, dtype: torch.dtype = torch.float32) -> None:
+        self.library, self.dtype = library, dtype
         loaded = ctypes.CDLL(str(library))
         loaded.lanes.restype = ctypes.c_int64
         loaded.run_program.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
@@ -517,6 +548,21 @@ class Kernels:
         self.lanes: int = loaded.lanes()
         """Images in one vector."""
         self._run_program = loaded.run_program
+        self.tiles = False
+        """Whether the processor's tile unit (AMX) multiplies."""
+        if self.paired:
+            loaded.use_tiles.argtypes = (ctypes.c_int64,)
+            loaded.use_tiles.restype = ctypes.c_int64
+            self._use_tiles = loaded.use_tiles
+            self.use_tiles(True)
+
+    @property
+    def paired(self) -> bool:
+        return self.dtype == torch.bfloat16
+
+    def use_tiles(self, wanted: bool) -> None:
+        """With tiles, where the system allows it, or without: the same products, in another order."""
+        self.tiles = bool(self._use_tiles(int(wanted)))
 
     def __call__(self, run: _Run, code: np.ndarray) -> None:
         self._run_program(ctypes.addressof(run), code.ctypes.data)
@@ -524,6 +570,9 @@ class Kernels:
 
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
 REALS = {torch.float32: "float", torch.float64: "double"}
+"""What images and parameters are."""
+DEFINED = {torch.float32: "-DREAL=float", torch.float64: "-DREAL=double", torch.bfloat16: "-DBFLOAT16"}
+"""What the values in the block are."""
 
 
 SWITCH = "NASLIB_AUTOKD_KERNELS"
@@ -531,36 +580,48 @@ SWITCH = "NASLIB_AUTOKD_KERNELS"
 
 def kernels(dtype: torch.dtype) -> Kernels | None:
     """The compiled kernels, or None: switched off (``NASLIB_AUTOKD_KERNELS=0``), no compiler, or another data type."""
-    if dtype not in REALS or os.environ.get(SWITCH) == "0":
+    if dtype not in DEFINED or os.environ.get(SWITCH) == "0":
         return None
-    found = _kernels(REALS[dtype])
+    found = _kernels(dtype)
     return found if isinstance(found, Kernels) else None
+
+
+def without_bfloat16() -> str:
+    """Why students on this processor are not trained in bfloat16; empty where they can be."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH}=0"
+    found = _kernels(torch.bfloat16)
+    return "" if isinstance(found, Kernels) else found
 
 
 def path_of_students() -> tuple[bool, str]:
     """Whether the compiled kernels run here, and in words: with which flags and from where, or why not."""
     if os.environ.get(SWITCH) == "0":
         return False, f"{SWITCH}=0: students run on torch's operations"
-    found = _kernels(REALS[torch.float32])
+    found = _kernels(torch.float32)
     if not isinstance(found, Kernels):
         return False, f"students run on torch's operations, which is slower: {found}"
-    return True, f"{' '.join(FLAGS)}, {found.lanes} images in a vector, {found.library}"
+    half = _kernels(torch.bfloat16)
+    words = f"no bfloat16 ({half})" if isinstance(half, str) else f"bfloat16 with{'' if half.tiles else 'out'} AMX"
+    return True, f"{' '.join(FLAGS)}, {found.lanes} images in a vector, {words}, {found.library}"
 
 
 @functools.cache
-def _kernels(real: str) -> Kernels | str:
+def _kernels(dtype: torch.dtype) -> Kernels | str:
     """The kernels, or why there are none. In a cache that is not this user's alone they are kept elsewhere."""
+    if dtype == torch.bfloat16 and not BFLOAT16_FLAGS.issubset(_processor_flags()):
+        return "the processor has no bfloat16 products (avx512_bf16)"
     reasons = []
     for place in (cache_place, lambda name: private_folder() / name):
         try:
-            return Kernels(compiled(real, place("kernels")))
+            return Kernels(compiled(dtype, place("kernels")), dtype)
         except (OSError, subprocess.SubprocessError) as error:
             reasons.append(str(error))
     logger.debug("students run on torch's operations: the kernels could not be compiled (%s)", reasons[0])
     return reasons[0]
 
 
-def compiled(real: str, folder: Path) -> Path:
+def compiled(dtype: torch.dtype, folder: Path) -> Path:
     """Path of the compiled library in ``folder``, which is filled at the first call; safe with many processes.
 
     Its name has the digest of its content: one that is damaged is compiled again, not loaded.
@@ -573,10 +634,10 @@ def compiled(real: str, folder: Path) -> Path:
     compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     if compiler is None:
         raise FileNotFoundError("no C compiler: neither cc, gcc nor clang")
-    flags = [*FLAGS, f"-DREAL={real}"]
-    key = hashlib.sha256(
-        b"\0".join([source.read_bytes(), " ".join(flags).encode(), compiler.encode(), _processor().encode()])
-    ).hexdigest()[:16]
+    flags = [*FLAGS, DEFINED[dtype]]
+    parts = [source.read_bytes(), source.with_name("bfloat16.h").read_bytes()]
+    parts += [" ".join(flags).encode(), compiler.encode(), _processor().encode()]
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not ours_alone(folder):
         with contextlib.suppress(OSError):  # made when nobody asked
@@ -635,6 +696,18 @@ def _processor() -> str:
     return platform.machine() + "".join(sorted(set(kept)))
 
 
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "avx512bw"})
+
+
+def _processor_flags() -> set[str]:
+    """As Linux names them."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return set(line.partition(":")[2].split())
+    return set()
+
+
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
@@ -654,6 +727,9 @@ class Body(Protocol):
 
     @property
     def execution(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -677,6 +753,14 @@ def chosen(student: Body, images: Tensor) -> Kernels | None:
     ):
         return None
     engine = kernels(images.dtype)
+    if (
+        student.precision == "bfloat16"
+        and images.dtype == torch.float32
+        and student.training
+        and torch.is_grad_enabled()
+        and (half := kernels(torch.bfloat16)) is not None
+    ):
+        engine = half
     if engine is None or (student.execution == "auto" and len(images) * MIN_BATCH_SHARE < engine.lanes):
         return None
     smallest = program_of(student.plan, *images.shape[2:], backward=False).smallest * len(images)
@@ -751,22 +835,31 @@ class Pass:
     def __init__(self, setting: _Setting, inputs: Sequence[Tensor], *, backward: bool) -> None:
         self.setting = setting
         images = inputs[0]
+        engine = setting.engine
         self.program = program_of(
-            setting.plan, images.shape[2], images.shape[3], backward=backward, image_gradient=images.requires_grad
+            *(setting.plan, images.shape[2], images.shape[3]),
+            backward=backward,
+            image_gradient=images.requires_grad,
+            paired=engine.paired,
         )
-        self.vectors = -(-len(images) // setting.engine.lanes)
-        size = self.program.n_places * self.vectors * setting.engine.lanes
-        self.block = setting.plan.programs.take(size, images.dtype)
+        self.vectors = -(-len(images) // engine.lanes)
+        size = self.program.n_places * self.vectors * engine.lanes * (2 if engine.paired else 1)
+        self.block = setting.plan.programs.take(size, engine.dtype)
         self.coefficients = torch.empty(4 * len(inputs[2]), dtype=images.dtype)
         self.inputs: Sequence[Tensor] = [tensor.detach().contiguous() for tensor in inputs[1:]]
         self.images = images.detach()
         if not images.is_contiguous(memory_format=torch.channels_last):
             self.images = self.images.contiguous()  # its gradient takes its strides: no place may be there twice
+        self.convs = list(self.inputs[3:])
+        for slot, (width, columns) in self.program.gaps.items():
+            weight = self.convs[slot]
+            self.convs[slot] = weight.new_zeros(len(weight), width, *weight.shape[2:])
+            self.convs[slot][:, columns] = weight
 
     def _run(self, features: Tensor, update: bool) -> tuple[_Run, list[Any]]:
         setting, images = self.setting, self.images
-        gates, norm_weight, norm_bias, *convs = self.inputs
-        weights = (ctypes.c_void_p * len(convs))(*[conv.data_ptr() for conv in convs])
+        gates, norm_weight, norm_bias = self.inputs[:3]
+        weights = (ctypes.c_void_p * len(self.convs))(*[conv.data_ptr() for conv in self.convs])
         strides = (ctypes.c_int64 * 4)(*images.stride())
         run = _Run(
             arena=self.block.data_ptr(),
@@ -810,7 +903,10 @@ class Pass:
             torch.zeros_like(self.inputs[0]) if gates_wanted else None,
             *[torch.empty_like(self.inputs[1 + i]) if want else None for i, want in enumerate(norms_wanted)],
         ]
-        table = (ctypes.c_void_p * len(conv_gradients))(*[None if g is None else g.data_ptr() for g in conv_gradients])
+        written = list(conv_gradients)
+        for slot in self.program.gaps:
+            written[slot] = None if written[slot] is None else torch.empty_like(self.convs[slot])
+        table = (ctypes.c_void_p * len(written))(*[None if g is None else g.data_ptr() for g in written])
         run.weight_gradients = ctypes.addressof(table)
         names = ("gate_gradients", "norm_weight_gradient", "norm_bias_gradient")
         for name, tensor in zip(names, others, strict=True):
@@ -820,6 +916,10 @@ class Pass:
             images = torch.empty_strided(self.images.shape, self.images.stride(), dtype=gradient.dtype)
             run.image_gradient = images.data_ptr()
         self.setting.engine(run, self.program.backward.at(self.vectors))
+        for slot, (_, columns) in self.program.gaps.items():
+            own_gradient, with_gaps = conv_gradients[slot], written[slot]
+            if own_gradient is not None and with_gaps is not None:
+                own_gradient.copy_(with_gaps[:, columns])
         self.setting.plan.programs.spare = [self.block]
         return [images, *others, *conv_gradients]
 
@@ -864,14 +964,16 @@ def _differentiable(
     return [next(found) if want else None for want in wanted]
 
 
-def program_of(plan: Plan, height: int, width: int, *, backward: bool, image_gradient: bool = False) -> Program:
+def program_of(
+    plan: Plan, height: int, width: int, *, backward: bool, image_gradient: bool = False, paired: bool = False
+) -> Program:
     """The program of a plan, compiled once per size of the images."""
     if plan.programs is None:
         plan.programs = Programs()
     compiled = plan.programs.compiled
-    key = (height, width, backward, backward and image_gradient)
+    key = (height, width, backward, backward and image_gradient, paired)
     if key not in compiled:
-        compiled[key] = Program(plan, height, width, backward=backward, image_gradient=key[-1])
+        compiled[key] = Program(plan, height, width, backward=backward, image_gradient=key[3], paired=paired)
     return compiled[key]
 
 
@@ -883,7 +985,7 @@ class Programs:
     """
 
     def __init__(self) -> None:
-        self.compiled: dict[tuple[int, int, bool, bool], Program] = {}
+        self.compiled: dict[tuple[int, int, bool, bool, bool], Program] = {}
         self.spare: list[Tensor] = []
 
     def take(self, size: int, dtype: torch.dtype) -> Tensor:

@@ -27,6 +27,7 @@ cluttered-digits, 12 trainings each, se 0.8)."""
 
 
 EXECUTIONS = ("auto", "plan", "steps")
+STUDENT_PRECISIONS = ("float32", "bfloat16")
 
 
 class Student(nn.Module):
@@ -53,6 +54,7 @@ class Student(nn.Module):
         self.spec = spec
         self.plan = plan = Plan(spec)
         self._execution = "auto"
+        self._precision = "float32"
         self.convs = nn.ParameterList([nn.Parameter(torch.empty(conv.shape)) for conv in plan.convs])
         n_channels = sum(plan.norm_channels)
         self.norm_weight = nn.Parameter(torch.empty(n_channels))
@@ -81,6 +83,23 @@ class Student(nn.Module):
     def execution(self, value: str) -> None:
         check_name(value, EXECUTIONS, "execution")
         self._execution = value
+
+    @property
+    def precision(self) -> str:
+        """What training stores between its operations, on a CPU: "float32"; or "bfloat16", where the processor and a
+        compiler allow it (`execution.without_bfloat16`), in half the memory. Parameters, statistics, gradients of
+        parameters and all sums stay in float32, and so does everything outside of training."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        check_name(value, STUDENT_PRECISIONS, "precision")
+        self._precision = value
+
+    @property
+    def without_bfloat16(self) -> str:
+        """Why this processor does not train it in bfloat16; empty where it does."""
+        return "execution='steps'" if self.execution == "steps" else execution.without_bfloat16()
 
     def train(self, mode: bool = True) -> Student:
         """As in torch; memory that training keeps between its steps is freed when it ends."""
