@@ -30,9 +30,9 @@ from naslib_autokd.reports.comparison import (
     anytime_figure,
     print_comparison,
     table_text,
-    what_it_shows,
     write_csv,
 )
+from naslib_autokd.reports.conclusions import what_it_shows
 from naslib_autokd.reports.terminal import console_for
 from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, Method, compare
 

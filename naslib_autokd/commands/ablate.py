@@ -106,11 +106,12 @@ def _changed(study: Study, options: argparse.Namespace) -> Study:
 
 
 def _run(study: Study, options: argparse.Namespace) -> int:
-    from naslib_autokd.reports.ablation import print_study, summary, write_study_report
+    from naslib_autokd.reports.ablation import print_study, write_study_report
     from naslib_autokd.reports.terminal import Live, console_for, say
     from naslib_autokd.runners.ablation import run_study
     from naslib_autokd.runners.run_folder import RunFolder
     from naslib_autokd.runners.session import StopSignals
+    from naslib_autokd.runners.study_summary import summary
 
     if options.out is None:
         options.out = Path("runs/ablations") / file_name(f"{study.name}-{Path(str(study.benchmark)).stem}")

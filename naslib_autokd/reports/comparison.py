@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from statistics import mean
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from naslib_autokd.escaping import csv_cell
+from naslib_autokd.reports import tables
 from naslib_autokd.reports.terminal import console_for, n_parameters, print_table, say
 from naslib_autokd.runners.comparison import Comparison, JobProgress, Method
 
@@ -77,62 +77,12 @@ def table_text(comparison: Comparison, width: int = 132) -> str:
     return console.file.getvalue()
 
 
-def what_it_shows(comparison: Comparison) -> list[str]:
-    """What a reader may conclude from this run, and what not, from its own numbers."""
-    lines = []
-    for row in comparison.rows[1:]:
-        if row.difference is None:
-            continue
-        interval, p_value = row.difference.difference, row.difference.p_value
-        first = comparison.rows[0].label
-        shown = f"{interval.n} paired seeds" + ("" if p_value is None else f", p = {p_value:.2g}")
-        if interval.low is None or interval.high is None:
-            few = "one seed" if interval.n == 1 else f"{interval.n} seeds with equal differences"
-            lines.append(f"{first} against {row.label}: {few}, no interval; run more (--seeds).")
-        elif interval.low > 0:
-            lines.append(f"{first} is ahead of {row.label}: the interval lies above 0 ({shown}).")
-        elif interval.high < 0:
-            lines.append(f"{first} is behind {row.label}: the interval lies below 0 ({shown}).")
-        else:
-            lines.append(f"{first} and {row.label} cannot be told apart: the interval includes 0 ({shown}).")
-    trained = max((row.n_students for row in comparison.rows), default=0)
-    if trained < 60:
-        lines.append(
-            "So short a search compares the space of families with DARTS's cells; it cannot tell the optimizer from "
-            "random draws of families (that takes some 60 trainings and 20 seeds: benchmarks/optimizers.py)."
-        )
-    for job in comparison.jobs:
-        for pair in job.details.get("agreement", []):
-            tau = pair["kendall_tau"]
-            if tau is not None:
-                lines.append(
-                    f"Rank agreement of {pair['low']} with {pair['high']} epochs, {job.method} seed {job.seed}: "
-                    f"Kendall's tau {tau:+.2f} (n = {pair['n']} promoted families)."
-                )
-    searches = [job for job in comparison.jobs if "is_default" in job.details]
-    if searches:
-        unchanged = sum(job.details["is_default"] for job in searches)
-        lines.append(
-            f"The search kept the space's default family, which it trains first, in {unchanged} of "
-            f"{len(searches)} runs."
-        )
-    collapsed = [job for job in comparison.jobs if job.details.get("collapsed")]
-    for job in collapsed:
-        lines.append(f"{job.method} seed {job.seed} collapsed: {job.details.get('message')}.")
-    return lines
-
-
 def write_csv(comparison: Comparison, path: str | Path) -> None:
     """One line per (method, seed): what the figure and the table are made of."""
     columns = ["method", "seed", "test_accuracy", "mean_test_accuracy", "teacher_agreement", "n_params", "macs"]
     columns += ["train_memory_bytes", "search_cpu_s", "student_epochs", "n_students"]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for job in comparison.jobs:
-            mean = sum(job.test_accuracies) / len(job.test_accuracies)
-            values = {**job.__dict__, "mean_test_accuracy": mean}
-            writer.writerow([csv_cell(values[column]) for column in columns])
+    rows = [{**vars(job), "mean_test_accuracy": mean(job.test_accuracies)} for job in comparison.jobs]
+    tables.write_csv(Path(path), columns, [[row[column] for column in columns] for row in rows])
 
 
 def anytime_figure(comparison: Comparison, path: str | Path) -> None:

@@ -14,17 +14,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from naslib_autokd.reports.ablation import (
-    anytime_curves,
-    conclusions,
-    print_study,
-    rank_curves,
-    summary,
-    write_study_report,
-)
+from naslib_autokd.reports.ablation import print_study, write_study_report
+from naslib_autokd.reports.conclusions import conclusions
 from naslib_autokd.reports.tables import latex, latex_table, markdown_table
 from naslib_autokd.runners.ablation import JobFailure, SimulatedRun, Study, StudyMethod, StudyResult
 from naslib_autokd.runners.statistics import signed_rank_test, speed_up
+from naslib_autokd.runners.study_summary import anytime_curves, rank_curves, summary
 
 BEST = 0.1
 
@@ -254,7 +249,7 @@ def test_report_has_every_figure_and_the_numbers_behind_it(result: StudyResult, 
     with open(folder / "regret_over_student_epochs.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["method"] == "slow"]
     assert len(rows) == 60
-    assert float(rows[-1]["mean_regret"]) == pytest.approx(found["methods"][3]["regret"])
+    assert float(rows[-1]["regret"]) == pytest.approx(found["methods"][3]["regret"])
     assert float(rows[-1]["low"]) == pytest.approx(found["methods"][3]["regret_low"])
     with open(folder / "finals.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 80
@@ -289,7 +284,7 @@ def test_studies_with_nothing_to_draw_are_reported(tmp_path: Path) -> None:
     nan = float("nan")
     nothing = study_of(["a", "b"], [run_of(label, s, [nan, nan]) for label in ("a", "b") for s in range(3)])
     assert "3 of 3 runs ended without an incumbent" in text_of(nothing, width=300)
-    assert (tmp_path / "regret_over_trials.svg") in write_study_report(nothing, tmp_path)
+    assert not [path for path in write_study_report(nothing, tmp_path) if path.suffix == ".svg"]
     # all find the optimum at once: zero regret, and below the best known (a wiring better than its family)
     for value in (BEST, BEST - 0.01):
         flat = study_of(["a", "b"], [run_of(label, s, [value] * 3) for label in ("a", "b") for s in range(6)])

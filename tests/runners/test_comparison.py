@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.optimizers.darts import DARTS, DARTSResult
 from naslib_autokd.records import RecordWarning
-from naslib_autokd.reports.comparison import anytime_figure, table_text, what_it_shows, write_csv
+from naslib_autokd.reports.comparison import anytime_figure, table_text, write_csv
+from naslib_autokd.reports.conclusions import what_it_shows
 from naslib_autokd.runners.comparison import (
     AUTOKD_VS_DARTS,
     Comparison,

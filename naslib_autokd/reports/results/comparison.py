@@ -39,7 +39,7 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
     Its ``answer``: ``reference``, ``seeds``, ``n_jobs``; of all methods' kept students the best by validation, whoever
     found it: ``student`` (see `student_answer`), ``student_method``, ``student_seed``.
     """
-    from naslib_autokd.reports.comparison import what_it_shows
+    from naslib_autokd.reports.conclusions import what_it_shows
 
     comparison, jobs = read_comparison(about.folder)
     methods = [method["label"] for method in about.settings.get("methods", [])]

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from naslib_autokd.commands._again import command_of
+from naslib_autokd.reports.conclusions import conclusions
 from naslib_autokd.reports.results.run import RANKS_MISSING, Row, RunData, Tables, finite_or_none, rank_rows
 from naslib_autokd.runners.ablation import StudyResult, read_study
 from naslib_autokd.runners.run_folder import STUDY, read_yaml
+from naslib_autokd.runners.study_summary import Axis, StudySummary, anytime_curves, rank_curves, summary
 
 _OF_METHODS: tuple[str, ...] = (
     "n",
@@ -29,8 +31,6 @@ def study_tables(about: RunData) -> RunData:
 
     Its ``answer``: ``question``, ``seeds``, ``n_runs``; with a run: ``reference``, ``benchmark``, ``best_test_error``.
     """
-    from naslib_autokd.reports.ablation import conclusions, summary
-
     result = read_study(about.folder)
     study, n_runs = result.study, len(result.runs)
     answer: dict[str, Any] = {"question": study.question, "n_runs": n_runs, "seeds": study.seeds}
@@ -41,18 +41,7 @@ def study_tables(about: RunData) -> RunData:
         found = summary(result)
         said, plain = conclusions(found), found.to_dict()
         answer |= {name: plain[name] for name in ("reference", "benchmark", "best_test_error")}
-        labels = [method.label for method in found.methods]
-        speed_ups = [method.speed_up_epochs for method in found.methods]
-        tables |= {
-            "methods": [
-                {"method": method["label"], **{name: method[name] for name in _OF_METHODS}}
-                | {"speed_up_epochs": "" if ratio is None else ratio.text()}
-                for method, ratio in zip(plain["methods"], speed_ups, strict=True)
-            ],
-            "tests": [_test_row(method) for method in plain["methods"] if method["test"] is not None],
-            "ranks": rank_rows(labels, found.friedman) if found.friedman else [],
-            **_run_tables(result),
-        }
+        tables |= result_tables(result, found)
     begun = {run.method for run in result.runs} | {failure.method for failure in result.failures}
     n_jobs = len(begun) * study.seeds
     return replace(
@@ -70,6 +59,22 @@ def study_tables(about: RunData) -> RunData:
     )
 
 
+def result_tables(result: StudyResult, found: StudySummary) -> Tables:
+    """Of a study with a run, and its summary."""
+    methods = found.to_dict()["methods"]
+    speed_ups = [method.speed_up_epochs for method in found.methods]
+    return {
+        "methods": [
+            {"method": method["label"], **{name: method[name] for name in _OF_METHODS}}
+            | {"speed_up_epochs": "" if ratio is None else ratio.text()}
+            for method, ratio in zip(methods, speed_ups, strict=True)
+        ],
+        "tests": [_test_row(method) for method in methods if method["test"] is not None],
+        "ranks": rank_rows([method.label for method in found.methods], found.friedman) if found.friedman else [],
+        **_run_tables(result),
+    }
+
+
 def _test_row(method: Mapping[str, Any]) -> Row:
     test = method["test"]
     ends = {"n": test["n"], "difference": test["shift"], "low": test["low"], "high": test["high"]}
@@ -79,12 +84,16 @@ def _test_row(method: Mapping[str, Any]) -> Row:
 
 def _run_tables(result: StudyResult) -> Tables:
     """The curves and ends of all runs."""
-    from naslib_autokd.reports.ablation import Axis, anytime_curves, rank_curves
 
     def curves(axis: Axis) -> list[Row]:
         return [
             {"method": label, axis: float(x), "regret": float(y)}
-            | {"low": finite_or_none(low), "high": finite_or_none(high), "median": finite_or_none(median)}
+            | {
+                "low": finite_or_none(low),
+                "high": finite_or_none(high),
+                "median": finite_or_none(median),
+                "n": curve.band.n,
+            }
             for label, curve in anytime_curves(result, axis).items()
             for x, y, low, high, median in zip(
                 curve.grid, curve.band.centre, curve.band.low, curve.band.high, curve.median, strict=True
@@ -92,12 +101,12 @@ def _run_tables(result: StudyResult) -> Tables:
             if not math.isnan(y)
         ]
 
-    grid, ranks, _ = rank_curves(result)
+    grid, ranks, n = rank_curves(result)
     return {
         "anytime": curves("student_epochs"),
         "anytime_trials": curves("trials"),
         "ranks_over_time": [
-            {"method": label, "student_epochs": float(x), "average_rank": float(y)}
+            {"method": label, "student_epochs": float(x), "average_rank": float(y), "n": n}
             for label, values in ranks.items()
             for x, y in zip(grid, values, strict=True)
             if not math.isnan(y)

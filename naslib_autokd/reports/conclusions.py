@@ -1,0 +1,176 @@
+"""What a reader may conclude from a comparison or a study, and what not, in sentences from its own numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from naslib_autokd.runners.comparison import Comparison
+from naslib_autokd.runners.statistics import LEVEL, FriedmanTest
+from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
+
+
+def said(start: str, entries: Sequence[str], end: str = "") -> list[str]:
+    """A sentence on several entries; none without any."""
+    return [f"{start} {'; '.join(entries)}{end}."] if entries else []
+
+
+# ---- comparisons ---------------------------------------------------------------------------------------------------
+
+
+def what_it_shows(comparison: Comparison) -> list[str]:
+    """Of a comparison of search methods on a task."""
+    lines = []
+    for row in comparison.rows[1:]:
+        if row.difference is None:
+            continue
+        interval, p_value = row.difference.difference, row.difference.p_value
+        first = comparison.rows[0].label
+        shown = f"{interval.n} paired seeds" + ("" if p_value is None else f", p = {p_value:.2g}")
+        if interval.low is None or interval.high is None:
+            few = "one seed" if interval.n == 1 else f"{interval.n} seeds with equal differences"
+            lines.append(f"{first} against {row.label}: {few}, no interval; run more (--seeds).")
+        elif interval.low > 0:
+            lines.append(f"{first} is ahead of {row.label}: the interval lies above 0 ({shown}).")
+        elif interval.high < 0:
+            lines.append(f"{first} is behind {row.label}: the interval lies below 0 ({shown}).")
+        else:
+            lines.append(f"{first} and {row.label} cannot be told apart: the interval includes 0 ({shown}).")
+    if max((row.n_students for row in comparison.rows), default=0) < 60:
+        lines.append(
+            "So short a search compares the space of families with DARTS's cells; it cannot tell the optimizer from "
+            "random draws of families (that takes some 60 trainings and 20 seeds: benchmarks/optimizers.py)."
+        )
+    lines += [
+        f"Rank agreement of {pair['low']} with {pair['high']} epochs, {job.method} seed {job.seed}: "
+        f"Kendall's tau {pair['kendall_tau']:+.2f} (n = {pair['n']} promoted families)."
+        for job in comparison.jobs
+        for pair in job.details.get("agreement", [])
+        if pair["kendall_tau"] is not None
+    ]
+    kept_default = [job.details["is_default"] for job in comparison.jobs if "is_default" in job.details]
+    if kept_default:
+        lines.append(
+            f"The search kept the space's default family, which it trains first, in {sum(kept_default)} of "
+            f"{len(kept_default)} runs."
+        )
+    collapsed = [job for job in comparison.jobs if job.details.get("collapsed")]
+    return lines + [f"{j.method} seed {j.seed} collapsed: {j.details.get('message')}." for j in collapsed]
+
+
+# ---- studies -------------------------------------------------------------------------------------------------------
+
+
+def conclusions(found: StudySummary) -> list[str]:
+    """Of a study of optimizers on a benchmark."""
+    compared = [method for method in found.methods if method.test is not None]
+    lines = [*_verdicts(found.reference, compared), *_within_noise(found), *_savings(found.reference, compared)]
+    smallest = min((method.test.n for method in compared if method.test), default=0)
+    if compared and smallest > 1 and len(compared) * 2.0 ** (1 - smallest) > LEVEL:
+        enough = math.ceil(1 + math.log2(len(compared) / LEVEL))
+        lines.append(
+            f"{smallest} paired seeds cannot show a difference at the {LEVEL:.0%} level in {len(compared)} "
+            f"comparison{'s' * (len(compared) > 1)}, whatever the runs are; take at least {enough}."
+        )
+    if found.friedman is not None:
+        lines += _friedman_sentence(found, found.friedman)
+    if len({method.student_epochs for method in found.methods}) > 1:
+        spent = "; ".join(f"{method.label} {method.student_epochs:g}" for method in found.methods)
+        lines.append(
+            f"The methods had different budgets in student-epochs ({spent}): final regrets, ranks and tests compare "
+            "them after different efforts; the speed-ups do not."
+        )
+    lines += [
+        f"{method.label}: {method.n_without} of {method.n} runs ended without an incumbent (no training at the "
+        "largest budget succeeded); its mean, curve and speed-up are those of the others."
+        for method in found.methods
+        if method.n_without
+    ]
+    lines += [f"Missing: {reason}." for reason in found.missing]
+    return [
+        *lines,
+        "These are answers of the benchmark, with its errors, and of its task; they say nothing about other tasks.",
+    ]
+
+
+def _verdicts(reference: str, compared: Sequence[MethodSummary]) -> list[str]:
+    """Whom the reference is ahead of, behind, or not told apart from: Wilcoxon's test after Holm's correction."""
+    sides: dict[str, list[str]] = {"ahead": [], "behind": [], "apart": [], "once": []}
+    for method in compared:
+        test, p_value = method.test, method.p_holm
+        assert test is not None
+        assert p_value is not None
+        if test.n == 1:
+            sides["once"].append(method.label)
+            continue
+        ahead = round(test.share_better * test.n)
+        behind = test.n - test.n_equal - ahead
+        # of the rank sum; the shift has its sign wherever there are two values
+        worse = test.shift > 0 if not math.isnan(test.shift) and test.shift != 0 else behind > ahead
+        equal = f", equal in {test.n_equal}" if test.n_equal else ""
+        sides["apart" if p_value > LEVEL else "ahead" if worse else "behind"].append(
+            f"{method.label} (lower regret in {behind} of {test.n} seeds{equal}; p = {p_value:.2g})"
+        )
+    return [
+        *said(f"{reference} is ahead of", sides["ahead"]),
+        *said(f"{reference} is behind", sides["behind"]),
+        *said(f"{reference} cannot be told apart from", sides["apart"]),
+        *said(f"{reference} against", sides["once"], ": one seed says nothing about the next; run more (--seeds)"),
+    ]
+
+
+def _within_noise(found: StudySummary) -> list[str]:
+    """Whose mean regret differs from the reference's by less than two trainings of one network do."""
+    if found.noise_sd is None:
+        return []
+    regret = {method.label: method.regret for method in found.methods}
+    own = regret.pop(found.reference)
+    near = [label for label, value in regret.items() if abs(value - own) < found.noise_sd]
+    return [
+        f"One full training's noise in this table is {found.noise}: regrets below it are luck of the table.",
+        *said(f"{found.reference} differs by less than one training's noise from", near),
+    ]
+
+
+def _savings(reference: str, compared: Sequence[MethodSummary]) -> list[str]:
+    """Speed-ups in student-epochs, by what their intervals say; each for itself, without a correction."""
+    clear, unclear, slower, unreached = [], [], [], []
+    for method in compared:
+        epochs, trials = method.speed_up_epochs, method.speed_up_trials
+        if epochs is None:
+            continue
+        if not epochs.reached:
+            unreached.append(f"{method.label} (below {epochs.ratio:.2g}x)")
+            continue
+        text = f"{method.label} {epochs.text()}"
+        if trials is not None and trials.reached and trials.text() != epochs.text():
+            text += f", in trainings {trials.text()}"
+        faster, behind = (epochs.low or 0) > 1, epochs.high is not None and epochs.high < 1
+        (slower if behind else clear if faster else unclear).append(text)
+    reaches = f"{reference} reaches the mean regret that these end with in so many times fewer student-epochs:"
+    less = f"It is not clear that {reference} needs fewer student-epochs than these (interval with 1, or none):"
+    never = f"{reference} does not reach the mean regret that these end with, so its speed-up has only a bound:"
+    return [
+        *said(reaches, clear),
+        *said(less, unclear),
+        *said(f"{reference} needs more student-epochs than these (ratio below 1):", slower),
+        *said(never, unreached),
+    ]
+
+
+def _friedman_sentence(found: StudySummary, test: FriedmanTest) -> list[str]:
+    if test.p_value is None:
+        return []
+    over = f"Average ranks over {test.n} seeds"
+    if test.p_value > LEVEL:
+        return [f"{over} do not show that any method differs from another (Friedman's test, p = {test.p_value:.2g})."]
+    rank = {method.label: float(value) for method, value in zip(found.methods, test.average_ranks, strict=True)}
+    best = found.methods[int(np.argmin(test.average_ranks))].label
+    near = [name for name in rank if name != best and rank[name] - rank[best] < test.critical_difference]
+    apart = f"not told apart from it: {'; '.join(near)}" if near else "all others are told apart from it"
+    return [
+        f"{over} differ (Friedman's test, p = {test.p_value:.2g}). {best} has the best; {apart} (Nemenyi's critical "
+        f"difference {test.critical_difference:.2f})."
+    ]
