@@ -97,12 +97,11 @@ MIN_CORRELATION = 0.75
 minus without: C (low budgets mislead) 8 runs gave it up, mean -0.0011; A 1 run, 0.0000; B 1 run, +0.0001; hnag 1 run,
 +0.0001; A20 (high noise) 1 run, +0.0007. Weak evidence, used only where both witnesses agree."""
 
-STALE_PER_PENDING = 4
-"""With so many trials in flight the kernel's parameters may miss one result, with 64 of them 16 (the model itself
-none): a fit takes longer than a sixty-fourth of a second."""
+PENDING_PER_STALE = 4
+"""With so many trials in flight a proposal may miss one result: with 64 one model serves 16 proposals."""
 
 CROWD = 16
-"""Trials in flight from which on a proposal is chosen among a quarter of the points: time matters more there."""
+"""Points that are waited for from which on a proposal is chosen among a quarter of the points: time matters more."""
 
 _SMAC_STATUS = {
     "success": StatusType.SUCCESS,
@@ -123,6 +122,41 @@ class _Row:
     budget: int
     cost: float
     succeeded: bool
+
+
+class _Batch(NamedTuple):
+    """What a batch of proposals is made from: a continued run makes the rest of it from the same."""
+
+    n_trials: int = -1
+    """Told before it began."""
+    n_asked: int = -1
+    n_chosen: int = 0
+    """Points asked for or taken for a rung before it began; those since are imagined, too."""
+    size: int = 0
+    """One or less: each proposal is made from all that is known."""
+    by_brackets: bool = True
+    waiting: tuple[str, ...] = ()
+    """Digests of points that had no answer yet."""
+
+
+class _View(NamedTuple):
+    """What a proposal is made from; those of a batch have it in common."""
+
+    batch: _Batch | None
+    model: BudgetAwareGP
+    """Of the error, with what had no answer imagined."""
+    others: list[BudgetAwareGP]
+    """Of further objectives."""
+    top: int
+    """The largest budget that is known."""
+    seen: list[str]
+    known: Array
+    """Families behind the model, digests and vectors."""
+    means: Array
+    """Their expected objectives ``(n, objectives)``."""
+    best: float
+    own_noise: float
+    crowded: bool
 
 
 class _Fitted(NamedTuple):
@@ -233,6 +267,7 @@ class AutoKD:
         self._asked = 0
         self._pending: dict[int, tuple[Proposal, TrialInfo | None]] = {}
         self._configurations: dict[str, Any] = {}  # digest -> Configuration, of all that was ever looked at
+        self._at: dict[bytes, CandidateLike] = {}  # vector -> candidate, of the same
         self._candidates: dict[str, CandidateLike] = {}  # digest -> candidate, of all that was asked or told
         self._trials: dict[_Key, Trial] = {}
         self._untold: list[Trial] = []  # foreign trials that SMAC's own model has not seen yet
@@ -244,10 +279,10 @@ class AutoKD:
         self._exhausted = False
         self._replayed_budget: int | None = None
         self._watch_budgets = fidelity in ("auto", "even") and model == "budget-aware-gp"
-        self._fitted: tuple[tuple[int, int | None], _Fitted | None] = ((-1, None), None)
-        self._refitted_at = 0  # so many trials were told when the kernel's parameters were last due
+        self._fitted: tuple[int, _Fitted | None] = (-1, None)
+        self._batch = _Batch()
         self._checkpoint: tuple[int, _Fitted | None] = (-1, None)  # the model of so many first trials
-        self._fitted_others: tuple[int, dict[str, BudgetAwareGP]] = (-1, {})
+        self._fitted_others: tuple[int, list[BudgetAwareGP]] = (-1, [])
         self._version = 0  # counts tells
         self._selector: BudgetAwareSelector | None = None
         self._own_selector = model in ("budget-aware-gp", "random")
@@ -354,13 +389,11 @@ class AutoKD:
         Raises:
             SpaceExhausted: If every point of a finite space has been proposed so.
         """
-        if len(self._trials) - self._refitted_at > len(self._pending) // STALE_PER_PENDING:
-            self._refitted_at = len(self._trials)
         if self._watch_budgets and not self._full_only and self.low_budgets_mislead():
             self._full_only = True
         number = self._asked
         config, budget, info = self._next()
-        candidate = self.space.candidate(plain_values(config))
+        candidate = self.candidate_at(config.get_array()) or self.space.candidate(plain_values(config))
         proposal = Proposal(candidate, budget, self._trial_seed(number), number)
         self._asked += 1
         self._pending[number] = (proposal, info)
@@ -371,11 +404,12 @@ class AutoKD:
 
     def _next(self) -> tuple[Any, int, TrialInfo | None]:
         """Configuration, budget, and SMAC's name for it (None: SMAC is not told)."""
+        self._begin_batch()
         if self._selector is not None and self._even and not self._full_only:
             return self._next_even(self._selector)
         try:
-            if self._selector is not None and (self._exhausted or (self._full_only and len(self.ladder) > 1)):
-                # the brackets are given up, so SMAC need not know: the selector is asked directly
+            if self._selector is not None and not self._by_brackets:
+                # SMAC need not know: the selector is asked directly
                 return self._selector.propose(self.max_budget_epochs), self.max_budget_epochs, None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # scikit-learn and numpy inside SMAC's stock models
@@ -387,6 +421,27 @@ class AutoKD:
             return self._next()
         self._smac_seed = info.seed
         return info.config, self.max_budget_epochs if info.budget is None else int(info.budget), info
+
+    @property
+    def _by_brackets(self) -> bool:
+        """False once they are given up."""
+        return not (self._exhausted or (self._full_only and len(self.ladder) > 1))
+
+    def _begin_batch(self) -> None:
+        """Another one if the last one is used up or too old for the trials that are in flight."""
+        if self._selector is None or self._even:
+            return
+        last, size = self._batch, min(len(self._pending), len(self._trials)) // PENDING_PER_STALE
+        age = max(self._asked - last.n_asked, len(self._trials) - last.n_trials)
+        if age >= max(size, 1) or last.by_brackets != self._by_brackets:
+            waiting = tuple(self._selector.waiting(self._by_brackets)) if size > 1 else ()
+            n_chosen = self._selector.n_chosen
+            self._batch = _Batch(len(self._trials), self._asked, n_chosen, size, self._by_brackets, waiting)
+
+    @property
+    def batch(self) -> _Batch | None:
+        """The one that the next proposal belongs to; None if that is made from all that is known."""
+        return self._batch if self._batch.size > 1 else None
 
     def budgets_by_turn(self) -> list[int]:
         """Of "even": budgets in the order in which they are next, so that as many epochs are spent on each."""
@@ -453,8 +508,14 @@ class AutoKD:
         digest = candidate.digest
         if digest not in self._configurations:
             kind = _Configuration if self._own_selector else Configuration  # SMAC's own are plain: never mixed
-            self._configurations[digest] = kind(self.vectors.space, values=self.space.values(candidate))
+            configuration = kind(self.vectors.space, values=self.space.values(candidate))
+            self._configurations[digest] = configuration
+            self._at[configuration.get_array().tobytes()] = candidate
         return self._configurations[digest]
+
+    def candidate_at(self, vector: Array) -> CandidateLike | None:
+        """The candidate whose configuration has this vector, if it was ever looked at."""
+        return self._at.get(vector.tobytes())
 
     def _tell_untold(self) -> None:
         # before the first ask SMAC would take them for first-rung candidates and evaluate them again
@@ -584,27 +645,27 @@ class AutoKD:
 
     def fitted_model(self) -> BudgetAwareGP | None:
         """The budget-aware model of all trials so far; None below 2 rows."""
-        fitted = self._fit_once(None)
+        fitted = self._fit_once()
         return None if fitted is None else fitted.model
 
-    def fitted(self) -> _Fitted:
-        """The model that proposals are made with (there is one: trials have succeeded)."""
-        fitted = self._fit_once(self._refitted_at)
+    def fitted(self, n: int | None = None) -> _Fitted:
+        """The model of the first ``n`` trials, or of all (there is one: trials have succeeded)."""
+        fitted = self._fit_once() if n is None else self._fit(self.first_trials(n))
         assert fitted is not None
         return fitted
 
-    def _fit_once(self, at_most: int | None) -> _Fitted | None:
-        stale = at_most is not None and at_most < len(self._trials) and not self._even
-        key = (self._version, at_most if stale else None)
-        if self._fitted[0] != key:
-            self._fitted = (key, self._fit(self._trials, at_most))
+    def first_trials(self, n: int | None) -> Mapping[_Key, Trial]:
+        """So many of those that were told, in this order; None: all."""
+        return self._trials if n is None else dict(islice(self._trials.items(), n))
+
+    def _fit_once(self) -> _Fitted | None:
+        if self._fitted[0] != self._version:
+            self._fitted = (self._version, self._fit(self._trials))
         return self._fitted[1]
 
-    def _fit(self, trials: Mapping[_Key, Trial], at_most: int | None = None) -> _Fitted | None:
+    def _fit(self, trials: Mapping[_Key, Trial]) -> _Fitted | None:
         """The model of these trials: the one of the last checkpoint (`last_checkpoint`) and the rows since."""
         n = last_checkpoint(len(trials), 20 if self._even else EXACT_ROWS)
-        if at_most is not None and not self._even:
-            n = min(n, at_most)
         if self._checkpoint[0] != n:
             first = trials if n == len(trials) else dict(islice(trials.items(), n))
             self._checkpoint = (n, self._fit_all(self._rows(first), n))
@@ -646,36 +707,40 @@ class AutoKD:
         mean, _ = model.predict(self.features_of(digests), float(largest))
         return {digest: float(cost) for digest, cost in zip(digests, mean, strict=True)}
 
-    def other_models(self) -> dict[str, BudgetAwareGP]:
-        """A model of the logarithm of each objective besides the error, from all successful trials.
+    def other_models(self, n: int | None = None) -> list[BudgetAwareGP]:
+        """A model of the logarithm of each objective besides the error, from all successful trials, or the first ``n``.
 
         An objective that does not vary has none, nor has one that no trial knows.
         """
         version, models = self._fitted_others
-        if version == self._version:
+        if n is None and version == self._version:
             return models
-        models = {}
+        models = []
         for name in self.objectives[1:]:
-            told = [(t.candidate_digest, objective_value(t, name)) for _, t in sorted(self._trials.items())]
+            told = [(t.candidate_digest, objective_value(t, name)) for _, t in sorted(self.first_trials(n).items())]
             known = [(digest, math.log(value)) for digest, value in told if value is not None and value > 0]
             values = np.array([value for _, value in known])
             if len(known) < 2 or values.std() == 0:
                 continue
             full = np.full(len(known), float(self.max_budget_epochs))  # no objective but the error knows budgets
-            models[name] = BudgetAwareGP(self.vectors.groups, max_budget=self.max_budget_epochs).fit(
-                self.features_of([digest for digest, _ in known]), full, values, rng=np.random.default_rng(self.seed)
-            )
-        self._fitted_others = (self._version, models)
+            features = self.features_of([digest for digest, _ in known])
+            model = BudgetAwareGP(self.vectors.groups, max_budget=self.max_budget_epochs)
+            models.append(model.fit(features, full, values, rng=np.random.default_rng(self.seed)))
+        if n is None:
+            self._fitted_others = (self._version, models)
         return models
 
     def expected_objectives(self, digests: Sequence[str], budget: float) -> tuple[Array, Array]:
         """Posterior means and standard deviations ``(n, objectives)``: of the error at ``budget``, of others' logs."""
-        return self._predict_objectives(self.features_of(digests), budget, self.fitted_model())
+        model = self.fitted_model()
+        assert model is not None
+        return self.predict_objectives(self.features_of(digests), budget, [model, *self.other_models()])
 
-    def _predict_objectives(self, features: Array, budget: float, error: BudgetAwareGP | None) -> tuple[Array, Array]:
-        assert error is not None
-        columns = [error.predict(features, budget)]
-        columns += [model.predict(features, self.max_budget_epochs) for model in self.other_models().values()]
+    def predict_objectives(
+        self, features: Array, budget: float, models: Sequence[BudgetAwareGP]
+    ) -> tuple[Array, Array]:
+        """The same by these models, the error's first."""
+        columns = [model.predict(features, self.max_budget_epochs if i else budget) for i, model in enumerate(models)]
         return np.stack([mean for mean, _ in columns], axis=1), np.stack([sd for _, sd in columns], axis=1)
 
     def front(self) -> list[tuple[CandidateLike, dict[str, float]]]:
@@ -736,7 +801,7 @@ class AutoKD:
         pair = next((p for p in budget_agreement(at_both) if (p.low, p.high) == (low, high)), None)
         if pair is None or pair.n < MIN_PAIRS or not pair.kendall_tau <= 0.0:
             return False
-        fitted = self._fit_once(None) if trials is self._trials else self._fit(trials)
+        fitted = self._fit_once() if trials is self._trials else self._fit(trials)
         if fitted is None or not self._even:
             return fitted is not None and fitted.model.budget_correlation(low, high) < MIN_CORRELATION
         # what one low training tells (its squared correlation) for its cost; on the ratio of eta as with brackets
@@ -748,14 +813,14 @@ class AutoKD:
     def features_of(self, digests: Sequence[str]) -> Array:
         return self.vectors.features(np.array([self._configurations[digest].get_array() for digest in digests]))
 
-    @property
-    def n_succeeded(self) -> int:
-        return sum(trial.succeeded for trial in self._trials.values())
+    def n_succeeded(self, n: int | None = None) -> int:
+        """Of the first ``n`` trials, or of all."""
+        return sum(trial.succeeded for trial in islice(self._trials.values(), n))
 
-    def best_costs(self) -> list[tuple[int, float]]:
-        """Lowest observed cost of each budget with a success, ascending budgets."""
+    def best_costs(self, n: int | None = None) -> list[tuple[int, float]]:
+        """Lowest observed cost of each budget with a success, ascending budgets, of the first ``n`` trials."""
         best: dict[int, float] = {}
-        for trial in self._trials.values():
+        for trial in self.first_trials(n).values():
             if trial.succeeded:
                 best[trial.budget_epochs] = min(trial.cost, best.get(trial.budget_epochs, math.inf))
         return sorted(best.items())
@@ -844,6 +909,7 @@ class BudgetAwareSelector(ConfigSelector):
         self._owner = owner
         self._n_initial = n_initial
         self._chosen: list[str] = []  # digests; more than were asked for, since a rung is filled at once
+        self._view: _View | None = None  # of the last batch
         self.script: deque[CandidateLike] = deque()
         """Chosen without a model while there are any: the stored proposals of a run that is replayed."""
 
@@ -877,12 +943,16 @@ class BudgetAwareSelector(ConfigSelector):
             yield self._design[index]
         # a full training is too dear for chance where low budgets look around
         share = 0.0 if budget == owner.max_budget_epochs and owner.judges_at_low_budgets else owner.random_share
-        if owner.model != "random" and owner.n_succeeded >= 5 and rng.random() >= share:
+        n = None if owner.batch is None else owner.batch.n_trials
+        if owner.model != "random" and owner.n_succeeded(n) >= 5 and rng.random() >= share:
             pool = self._best_first(rng, budget, taken)
         else:
             pool = owner.vectors.sample(64, rng)
         for further in range(17):  # more for a finite space
             for vector in self._further(rng) if further else pool:
+                known = owner.candidate_at(vector)
+                if known is not None and known.digest in taken:
+                    continue
                 try:
                     yield owner.vectors.configuration(vector)
                 except ValueError:  # not legal after all
@@ -901,47 +971,67 @@ class BudgetAwareSelector(ConfigSelector):
             proposal.candidate.digest for proposal, _ in owner._pending.values() if proposal.budget_epochs >= budget
         }
 
-    def _best_first(self, rng: np.random.Generator, budget: int | None, taken: set[str]) -> Array:
-        owner = self._owner
-        model, rows = owner.fitted()
-        top = float(owner.best_costs()[-1][0])
-        vectors = np.array([row.vector for row in rows])
-        seen, first = np.unique([row.digest for row in rows], return_index=True)
-        known = vectors[first]
-        mean, _ = model.predict(owner.vectors.features(known), top)
-        best = float(mean.min())
-        if budget is not None and budget > top:  # nothing is known there: the best of what was judged below
-            return known[np.argsort(mean, kind="stable")]
-        own_noise = 0.0
-        if owner.repeats_exactly:
-            best = owner.best_costs()[-1][1]
-            own_noise = model.noise_sd(top)
-        waiting = [proposal.candidate.digest for proposal, _ in owner._pending.values()]
-        if budget is None:  # taken for a rung and not asked for yet; when brackets are given up they never will be
-            answered = {*waiting, *owner.trained_from(0)}
+    def waiting(self, for_rungs: bool) -> list[str]:
+        """Digests of what has no answer yet: in flight, or ``for_rungs`` taken and not asked for."""
+        waiting = [proposal.candidate.digest for proposal, _ in self._owner._pending.values()]
+        if for_rungs:  # when brackets are given up they never will be
+            answered = {*waiting, *self._owner.trained_from(0)}
             waiting += [digest for digest in self._chosen if digest not in answered]
+        return waiting
+
+    @property
+    def n_chosen(self) -> int:
+        return len(self._chosen)
+
+    def _look(self, budget: int | None) -> _View:
+        """Made once for a batch."""
+        owner, batch, n = self._owner, self._owner.batch, None
+        if batch is not None:
+            if self._view is not None and self._view.batch is batch:
+                return self._view
+            n = batch.n_trials
+        model, rows = owner.fitted(n)
+        top, lowest = owner.best_costs(n)[-1]
+        seen, first = np.unique([row.digest for row in rows], return_index=True)
+        known = np.array([row.vector for row in rows])[first]
+        others = owner.other_models(n)
+        means, _ = owner.predict_objectives(owner.vectors.features(known), top, [model, *others])
+        best, own_noise = float(means[:, 0].min()), 0.0
+        if owner.repeats_exactly:
+            best, own_noise = lowest, model.noise_sd(top)
+        waiting = self.waiting(budget is None) if batch is None else batch.waiting
         if waiting:
             model = model.with_pending(owner.features_of(waiting), top)
+        crowded = len(waiting) >= CROWD
+        self._view = _View(batch, model, others, top, seen.tolist(), known, means, best, own_noise, crowded)
+        return self._view
+
+    def _best_first(self, rng: np.random.Generator, budget: int | None, taken: set[str]) -> Array:
+        owner, view = self._owner, self._look(budget)
+        model, top, mean, best = view.model, view.top, view.means[:, 0], view.best
+        if budget is not None and budget > top:  # nothing is known there: the best of what was judged below
+            return view.known[np.argsort(mean, kind="stable")]
+        if view.batch is not None and (since := self._chosen[view.batch.n_chosen :]):
+            model = model.with_pending(owner.features_of(since), top)
 
         def score(features: Array) -> Array:
             expected, sd = model.predict(features, top)
-            return expected_improvement(expected, np.hypot(sd, own_noise), best)
+            return expected_improvement(expected, np.hypot(sd, view.own_noise), best)
 
         if len(owner.objectives) > 1:
-            means, _ = owner.expected_objectives(seen.tolist(), top)
-            compromise = Compromise(means, rng)
-            mean = compromise.of(means)
+            compromise = Compromise(view.means, rng)
+            mean = compromise.of(view.means)
             best = float(mean.min())
 
             def score(features: Array) -> Array:
-                return compromise.improvement(*owner._predict_objectives(features, top, model), best)
+                return compromise.improvement(*owner.predict_objectives(features, top, [model, *view.others]), best)
 
         order = np.argsort(mean, kind="stable")
-        starts = known[order[:8]]
+        starts = view.known[order[:8]]
         if owner.judges_at_low_budgets and budget is not None:  # what lower budgets found to be good
-            judged = [i for i in order[:64] if seen[i] not in taken]
-            starts = np.concatenate([starts, known[judged]])
-        few: dict[str, Any] = {"n_samples": 128, "n_starts": 4, "n_perturbations": 12} if len(waiting) >= CROWD else {}
+            judged = [i for i in order[:64] if view.seen[i] not in taken]
+            starts = np.concatenate([starts, view.known[judged]])
+        few: dict[str, Any] = {"n_samples": 128, "n_starts": 4, "n_perturbations": 12} if view.crowded else {}
         return maximise(owner.vectors, score, starts, rng, **few)
 
 
