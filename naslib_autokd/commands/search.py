@@ -116,8 +116,7 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from naslib_autokd.evaluators.student_limits import check_reachable
-    from naslib_autokd.reports.front import front_table, write_front
-    from naslib_autokd.reports.search import LiveSearch, TensorBoardLog, search_report
+    from naslib_autokd.reports.search import LiveSearch, TensorBoardLog, front_table, search_report, write_front
     from naslib_autokd.reports.terminal import console_for, print_table, say
     from naslib_autokd.runners.engine import DaskEngine
     from naslib_autokd.runners.estimate import estimate

@@ -7,10 +7,11 @@ charts.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from altair.utils.schemapi import debug_mode
 
@@ -42,7 +43,9 @@ class Figure:
     rows: Sequence[Row]
 
 
+Rows = Sequence[Row]
 Figures = Iterator[tuple[str, Figure]]
+Maker = Callable[[RunData], Figures]
 
 
 def run_charts(run: RunData) -> dict[str, Figure]:
@@ -80,12 +83,9 @@ def write_figures(
     return folder.files
 
 
-PRETTY = {"temperature": "KD temperature", "kd_weight": "KD weight"}
-
-
 def pretty(name: str) -> str:
     """A setting as a reader knows it."""
-    return PRETTY.get(name, name.replace("_", " "))
+    return {"temperature": "KD temperature", "kd_weight": "KD weight"}.get(name, name.replace("_", " "))
 
 
 def by_method(run: RunData, found: Iterable[Row]) -> dict[str, list[Row]]:
@@ -101,10 +101,10 @@ def file_names(run: RunData, chart: str) -> dict[str, str]:
     methods = list(by_method(run, run.table(chart)))
     if len(methods) == 1:
         return {methods[0]: chart}
-    return {method: f"{chart}_{_place(run, method) + 1}_{_plain(method)}" for method in methods}
+    return {method: f"{chart}_{_place(run, method) + 1}_{_slug(method)}" for method in methods}
 
 
-def _plain(method: str) -> str:
+def _slug(method: str) -> str:
     return "".join(c if c.isalnum() and c.isascii() else "-" for c in method.lower()).strip("-")
 
 
@@ -114,11 +114,6 @@ def _place(run: RunData, method: str) -> int:
 
 def _teacher(run: RunData) -> float | None:
     return None if run.teacher is None else run.teacher.get("test_accuracy")
-
-
-def _reference(run: RunData) -> tuple[str, float] | None:
-    accuracy = _teacher(run)
-    return None if accuracy is None else (f"teacher (test): {100 * accuracy:.1f}", 100 * accuracy)
 
 
 # ---- searches and comparisons --------------------------------------------------------------------------------------
@@ -136,11 +131,15 @@ def _anytime(run: RunData) -> Figures:
     if not points:
         return
     done = [{**row, "place": place} for place, row in enumerate(run.table("trials"), 1) if row["status"] == "success"]
-    largest = max((row["budget_epochs"] for row in done), default=0)
-    full = [row for row in done if row["budget_epochs"] == largest]
+    full = _at_the_largest_budget(done)
     for name, title, column, own in AXES:
         moved = [{**row, column: row[own]} for row in full]
         yield name, Figure(curves.incumbent_curve(points, moved, column, title, _teacher(run)), "anytime", points)
+
+
+def _at_the_largest_budget(rows: Sequence[Row]) -> list[Row]:
+    largest = max((row["budget_epochs"] for row in rows), default=0)
+    return [row for row in rows if row["budget_epochs"] == largest]
 
 
 def _searches(run: RunData) -> Figures:
@@ -153,60 +152,52 @@ def _searches(run: RunData) -> Figures:
 def several_searches(runs: Sequence[RunData]) -> AnyChart:
     """The incumbents of searches over student-epochs, by the names of their folders."""
     points = [{**row, "method": run.name} for run in runs for row in run.table("anytime")]
+    methods = list(dict.fromkeys(run.name for run in runs))
+    y_title = "validation accuracy (%)"
     return curves.curves(
-        points,
-        "student_epochs",
-        "accuracy",
-        methods=list(dict.fromkeys(run.name for run in runs)),
-        x_title="student-epochs",
-        y_title="validation accuracy (%)",
+        points, "student_epochs", "accuracy", methods=methods, x_title="student-epochs", y_title=y_title
     )
 
 
-def _trials(run: RunData) -> Figures:
-    found = run.table("trials")
-    if any(row["val_accuracy"] is not None for row in found):
-        yield "trials", Figure(curves.trials(found), "trials", found)
+def _trials(_: RunData, found: Rows) -> AnyChart | None:
+    return curves.trials(found) if any(row["val_accuracy"] is not None for row in found) else None
 
 
-def _finals(run: RunData) -> Figures:
+def _finals(run: RunData, found: Rows) -> AnyChart | None:
     """Test accuracies of the final students; the mean of a comparison is over seeds, of a search over students."""
     several = run.kind != "search"
     groups = []
-    for method, own in by_method(run, (row for row in run.table("finals") if row["test_accuracy"] is not None)).items():
-        by_seed: dict[Any, list[float]] = {}
+    for method, own in by_method(run, (row for row in found if row["test_accuracy"] is not None)).items():
+        by_seed: dict[int, list[float]] = defaultdict(list)
         for row in own:
-            by_seed.setdefault(row["seed"] if several else row["index"], []).append(row["test_accuracy"])
-        found = mean_interval([sum(values) / len(values) for values in by_seed.values()], bounds=SHARE)
+            by_seed[row["seed" if several else "index"]].append(row["test_accuracy"])
+        mean = mean_interval([sum(values) / len(values) for values in by_seed.values()], bounds=SHARE)
         tips = [f"seed {row['seed']}, student {row['index']}{' (kept)' if row['kept'] else ''}" for row in own]
         label = method if several else f"final students (n = {len(own)})"
         values = [100 * row["test_accuracy"] for row in own]
-        ends = percents(found.mean, found.low, found.high)
-        groups.append(Group(label, values, _place(run, method), *ends, tips=tips))
-    if groups:
-        chart = rows.strips(groups, "test accuracy (%)", reference=_reference(run))
-        yield "finals", Figure(chart, "finals", run.table("finals"))
+        groups.append(Group(label, values, _place(run, method), *percents(mean.mean, mean.low, mean.high), tips=tips))
+    teacher = percent(_teacher(run))
+    reference = None if teacher is None else (f"teacher (test): {teacher:.1f}", teacher)
+    return rows.strips(groups, "test accuracy (%)", reference=reference) if groups else None
 
 
-def _families(run: RunData) -> Figures:
-    found = [row for row in run.table("families") if row["accuracy"] is not None]
+def _families(_: RunData, found: Rows) -> AnyChart | None:
+    families: dict[str, list[Row]] = defaultdict(list)
+    for row in found:
+        if row["accuracy"] is not None:
+            families[row["group"]].append(row)
     groups = []
-    for index, label in enumerate(dict.fromkeys(row["group"] for row in found)):
-        own = [row for row in found if row["group"] == label]
+    for index, (label, own) in enumerate(families.items()):
         values = [100 * row["accuracy"] for row in own]
         tips = [f"{row['source']}, family {row['family']}" for row in own]
         groups.append(Group(f"{label} (n = {len(own)})", values, index, sum(values) / len(values), tips=tips))
-    if groups:
-        title = "validation accuracy of full trainings (%)"
-        chart = rows.strips(groups, title, violins=True, bounds=(0.0, 100.0))
-        yield "families", Figure(chart, "families", run.table("families"))
+    title = "validation accuracy of full trainings (%)"
+    return rows.strips(groups, title, violins=True, bounds=(0.0, 100.0)) if groups else None
 
 
 def varied_settings(run: RunData) -> tuple[list[Row], list[Row]]:
     """Hyperparameters that differ among the successful trainings at the largest budget, and these trainings."""
-    found = [row for row in run.table("settings") if row["val_accuracy"] is not None]
-    largest = max((row["budget_epochs"] for row in found), default=0)
-    found = thinned([row for row in found if row["budget_epochs"] == largest])
+    found = thinned(_at_the_largest_budget([row for row in run.table("settings") if row["val_accuracy"] is not None]))
     meta = [
         {**entry, "title": pretty(entry["name"])}
         for entry in run.table("hyperparameters")
@@ -215,47 +206,44 @@ def varied_settings(run: RunData) -> tuple[list[Row], list[Row]]:
     return meta, found
 
 
-def _settings(run: RunData) -> Figures:
+def _settings(run: RunData, _: Rows) -> AnyChart | None:
     meta, found = varied_settings(run)
-    if meta:
-        yield "settings", Figure(curves.settings(meta, found), "settings", run.table("settings"))
+    return curves.settings(meta, found) if meta else None
 
 
-def _importance(run: RunData) -> Figures:
-    found = run.table("importance")
-    if found:
-        shares = [{**row, "label": pretty(str(row["hyperparameter"]))} for row in found]
-        title = rows.importance_title(found[0]["r2"], found[0]["n"])
-        yield "importance", Figure(rows.importance(shares, title), "importance", found)
+def _importance(_: RunData, found: Rows) -> AnyChart:
+    shares = [{**row, "label": pretty(row["hyperparameter"])} for row in found]
+    return rows.importance(shares, rows.importance_title(found[0]["r2"], found[0]["n"]))
 
 
-def _dependence(run: RunData) -> Figures:
-    found = run.table("dependence")
-    if found:
-        titles = {name: pretty(name) for name in dict.fromkeys(row["hyperparameter"] for row in found)}
-        yield "partial_dependence", Figure(curves.dependence(found, titles), "partial_dependence", found)
+def _dependence(_: RunData, found: Rows) -> AnyChart:
+    return curves.dependence(found, {row["hyperparameter"]: pretty(row["hyperparameter"]) for row in found})
 
 
 def _front(run: RunData) -> Figures:
-    found = run.table("front")
+    return front_figures(run.table("front"), run.table("hypervolume"))
+
+
+def front_figures(found: Sequence[Row], hypervolume: Sequence[Row]) -> Figures:
+    """Of each objective besides the error."""
     names = [name for name in (found[0] if found else ()) if name in UNITS and name != "error"]
     for name in names:
-        chart = front_chart(found, name, run.table("hypervolume"), staircase=len(names) == 1)
+        chart = front_chart(found, name, hypervolume, staircase=len(names) == 1)
         yield f"front_{name}", Figure(chart, "front", found)
 
 
-def _budget_agreement(run: RunData) -> Figures:
-    known = [row for row in run.table("budget_agreement") if row["kendall_tau"] is not None]
+def _budget_agreement(_: RunData, found: Rows) -> AnyChart | None:
+    pairs: dict[tuple[float, float], list[Row]] = defaultdict(list)
+    for row in found:
+        if row["kendall_tau"] is not None:
+            pairs[row["low"], row["high"]].append(row)
     groups: list[Group] = []
-    for low, high in dict.fromkeys((row["low"], row["high"]) for row in known):
-        own = [row for row in known if (row["low"], row["high"]) == (low, high)]
+    for (low, high), own in pairs.items():
         values = [row["kendall_tau"] for row in own]
         label = f"{low} against {high} epochs (n = {sum(row['n'] for row in own)})"
         groups.append(Group(label, values, len(groups), sum(values) / len(values)))
-    if groups:
-        title = "rank agreement of families (Kendall's tau)"
-        chart = rows.strips(groups, title, violins=True, limits=(-1.05, 1.05), bounds=(-1.0, 1.0))
-        yield "budget_agreement", Figure(chart, "budget_agreement", run.table("budget_agreement"))
+    title = "rank agreement of families (Kendall's tau)"
+    return rows.strips(groups, title, violins=True, limits=(-1.05, 1.05), bounds=(-1.0, 1.0)) if groups else None
 
 
 def _calibration(run: RunData) -> Figures:
@@ -266,96 +254,93 @@ def _calibration(run: RunData) -> Figures:
 
 def _confusion(run: RunData) -> Figures:
     """Of each method's kept students, and once of the teacher."""
+    own = by_method(run, run.table("confusion"))
     names = file_names(run, "confusion")
-    for place, (method, own) in enumerate(by_method(run, run.table("confusion")).items()):
-        for who in ("student", "teacher")[: 1 + (place == 0)]:
-            mine = [row for row in own if row["who"] == who]
-            name = names[method].replace("confusion", "confusion_student", 1)
-            name = name if who == "student" else "confusion_teacher"
-            if mine:
-                yield name, Figure(images.confusion(mine, run.classes, who), name, mine)
+    charts = [(names[method].replace("confusion", "confusion_student", 1), method, "student") for method in own]
+    charts += [("confusion_teacher", method, "teacher") for method in list(own)[:1]]
+    for name, method, who in charts:
+        found = [row for row in own[method] if row["who"] == who]
+        yield name, Figure(images.confusion(found, run.classes, who), name, found)
 
 
-def _agreement(run: RunData) -> Figures:
-    found = run.table("agreement")
-    if found:
-        methods = by_method(run, found)
-        shares = [(name, {row["case"]: row["n"] for row in own}) for name, own in methods.items()]
-        yield "agreement", Figure(rows.agreement(shares), "agreement", found)
+def _agreement(run: RunData, found: Rows) -> AnyChart:
+    methods = by_method(run, found).items()
+    return rows.agreement([(name, {row["case"]: row["n"] for row in own}) for name, own in methods])
 
 
 # ---- several methods -----------------------------------------------------------------------------------------------
 
 
-def _tests(run: RunData) -> Figures:
+def _tests(run: RunData, found: Rows) -> AnyChart:
     """Each method against the reference."""
-    found = run.table("tests")
-    if not found:
-        return
     reference = run.answer.get("reference", "reference")
     groups = []
     for row in found:
-        p = row.get("p_holm")
         ends = percents(row["difference"], row["low"], row["high"])
-        label = row["method"] + ("" if p is None else f" (p = {p:.2g})")
+        label = row["method"] + ("" if row["p_holm"] is None else f" (p = {row['p_holm']:.2g})")
         groups.append(Group(label, (), _place(run, row["method"]), *ends))
-    compared = f"{reference} minus the method, test accuracy"
-    if run.kind == "study":
-        compared = f"regret of the method minus that of {reference}"
-    if run.kind == "baselines":
-        compared = "test accuracy minus that with plain KD"
-    yield "tests", Figure(rows.intervals(groups, f"{compared} (% points)"), "tests", found)
+    compared = {
+        "comparison": f"{reference} minus the method, test accuracy",
+        "study": f"regret of the method minus that of {reference}",
+        "baselines": "test accuracy minus that with plain KD",
+    }[run.kind]
+    return rows.intervals(groups, f"{compared} (% points)")
 
 
-def _ranks(run: RunData) -> Figures:
-    found = run.table("ranks")
-    if len(found) > 1:
-        ranks = [(row["method"], row["average_rank"], _place(run, row["method"])) for row in found]
-        chart = rows.critical_difference(ranks, found[0]["critical_difference"])
-        yield "critical_difference", Figure(chart, "critical_difference", found)
+def _ranks(run: RunData, found: Rows) -> AnyChart | None:
+    ranks = [(row["method"], row["average_rank"], _place(run, row["method"])) for row in found]
+    return rows.critical_difference(ranks, found[0]["critical_difference"]) if len(found) > 1 else None
 
 
-# ---- studies -------------------------------------------------------------------------------------------------------
-
-STUDY_AXES = (
-    ("anytime", "student-epochs", "student_epochs"),
-    ("anytime_trials", "trainings (of any length)", "trials"),
-)
+def _regret(title: str, column: str, run: RunData, found: Rows) -> AnyChart:
+    return regret_curves(found, column, "regret", title, run.methods, run.answer.get("reference", ""))
 
 
-def _regret(run: RunData) -> Figures:
-    for name, title, column in STUDY_AXES:
-        found = run.table(name)
-        if found:
-            reference = run.answer.get("reference", "")
-            yield name, Figure(regret_curves(found, column, "regret", title, run.methods, reference), name, found)
+def _ranks_over_time(run: RunData, found: Rows) -> AnyChart:
+    return rank_chart(found, "average rank", run.methods, run.answer.get("reference", ""))
 
 
-def _ranks_over_time(run: RunData) -> Figures:
-    found = run.table("ranks_over_time")
-    if found:
-        chart = rank_chart(found, "average rank", run.methods, run.answer.get("reference", ""))
-        yield "ranks_over_time", Figure(chart, "ranks_over_time", found)
-
-
-def _final_regrets(run: RunData) -> Figures:
-    found = run.table("finals")
+def _final_regrets(run: RunData, found: Rows) -> AnyChart:
     means = {row["method"]: row for row in run.table("methods")}
     groups = []
     for method, own in by_method(run, found).items():
         ends = percents(*(means[method][name] for name in ("regret", "regret_low", "regret_high")))
-        values = [percent(row["regret"]) for row in own]
         tips = [f"seed {row['seed']}" for row in own]
-        groups.append(Group(method, values, _place(run, method), *ends, tips=tips))
-    if groups:
-        yield "finals", Figure(regret_strips(groups), "finals", found)
+        groups.append(Group(method, [percent(row["regret"]) for row in own], _place(run, method), *ends, tips=tips))
+    return regret_strips(groups)
 
 
-_BOTH = (_finals, _settings, _importance, _dependence, _budget_agreement, _calibration, _confusion, _agreement)
-CHARTS: dict[str, tuple[Callable[[RunData], Figures], ...]] = {
-    "search": (_anytime, _trials, _families, *_BOTH, _front),
-    "comparison": (_searches, _trials, *_BOTH, _tests, _ranks),
-    "baselines": (_finals, _calibration, _confusion, _agreement, _tests),
-    "study": (_regret, _ranks_over_time, _final_regrets, _tests, _ranks),
+def _of_table(table: str, draw: Callable[[RunData, Rows], AnyChart | None], name: str = "") -> Maker:
+    """One chart of a table, where it has rows; its CSV is called as it is."""
+
+    def make(run: RunData) -> Figures:
+        found = run.table(table)
+        if found and (chart := draw(run, found)) is not None:
+            yield name or table, Figure(chart, name or table, found)
+
+    return make
+
+
+_TRIALS, _FINALS, _TESTS = _of_table("trials", _trials), _of_table("finals", _finals), _of_table("tests", _tests)
+_RANKS = _of_table("ranks", _ranks, "critical_difference")
+_ANSWERS = (_calibration, _confusion, _of_table("agreement", _agreement))
+_SEARCHED = (
+    _of_table("settings", _settings),
+    _of_table("importance", _importance),
+    _of_table("dependence", _dependence, "partial_dependence"),
+    _of_table("budget_agreement", _budget_agreement),
+)
+CHARTS: dict[str, tuple[Maker, ...]] = {
+    "search": (_anytime, _TRIALS, _of_table("families", _families), _FINALS, *_SEARCHED, *_ANSWERS, _front),
+    "comparison": (_searches, _TRIALS, _FINALS, *_SEARCHED, *_ANSWERS, _TESTS, _RANKS),
+    "baselines": (_FINALS, *_ANSWERS, _TESTS),
+    "study": (
+        _of_table("anytime", partial(_regret, "student-epochs", "student_epochs")),
+        _of_table("anytime_trials", partial(_regret, "trainings (of any length)", "trials")),
+        _of_table("ranks_over_time", _ranks_over_time),
+        _of_table("finals", _final_regrets),
+        _TESTS,
+        _RANKS,
+    ),
 }
 """What makes the charts of each kind of run."""

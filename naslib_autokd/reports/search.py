@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
+from naslib_autokd.records import Trial
+from naslib_autokd.reports.tables import UNITS
 from naslib_autokd.reports.terminal import Live, n_parameters, say
 from naslib_autokd.runners.finals import FinalStudents
 from naslib_autokd.runners.results import SearchProgress, SearchResult, remarks_on_answer, what_decided_widths
@@ -99,40 +104,36 @@ class SearchReport:
 
 def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalResult) -> SearchReport:
     """Incumbent family, distribution of its students, the kept student against the teacher, agreement of budgets."""
-    test = mean_interval(finals.test_accuracies, bounds=SHARE)
-    best = finals.best
+    best, n, decided = finals.best, len(finals.results), what_decided_widths(result.trials)
+    remarks, digest = remarks_on_answer(result.trials, result.candidate.digest), result.candidate.digest
     assert best.test_accuracy is not None
     assert teacher.test_accuracy is not None
-    generator = result.candidate.to_dict()
-    agreement = []
+    agreement = ["rank agreement of the budgets:"] if result.agreement else []
     for pair in result.agreement:
         tau = pair["kendall_tau"]
         value = "too few" if tau is None else f"Kendall's tau {tau:+.2f}"
         agreement.append(f"  {pair['low']} against {pair['high']} epochs: {value} (n = {pair['n']} families)")
-    n, decided = len(finals.results), what_decided_widths(result.trials)
     lines = (
-        f"incumbent family {result.candidate.digest}: expected validation error {100 * result.expected_cost:.1f}% "
+        f"incumbent family {digest}: expected validation error {100 * result.expected_cost:.1f}% "
         f"after {len(result.trials)} trials, {result.student_epochs:.0f} student-epochs, {result.search_s:.0f} s"
         f" (stopped by {result.stop_reason})",
-        *remarks_on_answer(result.trials, result.candidate.digest),
+        *remarks,
         *([f"the width of the students was decided by {decided}"] if decided else []),
-        f"its students, {n} trained in full: test accuracy {test.percent()}",
+        f"its students, {n} trained in full: test accuracy "
+        f"{mean_interval(finals.test_accuracies, bounds=SHARE).percent()}",
         f"kept by validation: test accuracy {100 * best.test_accuracy:.1f}%, {n_parameters(best.n_params)} parameters, "
         f"{best.macs / 1e6:.2f} MMACs, agrees with the teacher on {100 * (best.test_agreement or 0):.1f}%",
         f"teacher: test accuracy {100 * teacher.test_accuracy:.1f}%, {n_parameters(teacher.n_params)} parameters, "
         f"{f'{teacher.macs / 1e6:.2f} MMACs' if teacher.macs else 'multiply-adds not counted'}",
-        *(["rank agreement of the budgets:", *agreement] if agreement else []),
+        *agreement,
     )
+    measured = ("expected_cost", "student_epochs", "search_s", "overhead_s", "stop_reason")
     data = {
-        "candidate": generator,
-        "candidate_digest": result.candidate.digest,
-        "expected_cost": result.expected_cost,
+        "candidate": result.candidate.to_dict(),
+        "candidate_digest": digest,
         "n_trials": len(result.trials),
-        "student_epochs": result.student_epochs,
-        "search_s": result.search_s,
-        "overhead_s": result.overhead_s,
-        "stop_reason": result.stop_reason,
-        "remarks": remarks_on_answer(result.trials, result.candidate.digest),
+        **{name: getattr(result, name) for name in measured},
+        "remarks": remarks,
         "agreement": list(result.agreement),
         **({"front": list(result.front)} if result.front else {}),
         "finals": [final.to_dict() for final in finals.results],
@@ -140,3 +141,44 @@ def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalRes
         "teacher": teacher.to_dict(),
     }
     return SearchReport(data=data, lines=lines)
+
+
+# ---- several objectives --------------------------------------------------------------------------------------------
+
+
+def front_table(front: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a family, by ascending error."""
+    table = Table(box=SIMPLE_HEAD, title="families that no other beats in all objectives", title_justify="left")
+    table.add_column("family")
+    names = list(front[0]["objectives"]) if front else []
+    for name in names:
+        table.add_column(UNITS[name][0], justify="right")
+    for family in front:
+        values = [f"{family['objectives'][name] * UNITS[name][1]:.4g}" for name in names]
+        table.add_row(family["candidate_digest"], *values)
+    return table
+
+
+def write_front(front: Sequence[Mapping[str, Any]], trials: Sequence[Trial], out: Path) -> list[Path]:
+    """``front.csv``, ``hypervolume.csv`` and, for each objective besides the error, a figure ``front_NAME``.
+
+    Args:
+        front: Families with ``candidate``, ``candidate_digest`` and ``objectives`` (`runners.results.SearchResult`).
+        trials: All trials of the search. The box of the hypervolume is that of its successful full trainings.
+    """
+    if not front:
+        return []
+    from naslib_autokd.reports.figures import front_figures
+    from naslib_autokd.reports.paper import FigureFolder
+    from naslib_autokd.reports.results import trial_tables
+
+    folder, names = FigureFolder(Path(out)), list(front[0]["objectives"])
+    families = [
+        {"family": f["candidate_digest"], **f["objectives"], "candidate": json.dumps(f["candidate"])} for f in front
+    ]
+    folder.rows("front", families)
+    if hypervolume := trial_tables.hypervolume_rows(trials, names):
+        folder.rows("hypervolume", hypervolume)
+    for name, figure in front_figures(trial_tables.front_rows(trials, names, front), hypervolume):
+        folder.chart(name, figure.chart)
+    return folder.files
