@@ -330,7 +330,8 @@ def _cell(value: Any) -> str:
 
 def run_importance(options: argparse.Namespace) -> int:
     from naslib_autokd.evaluators.benchmark import get_benchmark
-    from naslib_autokd.reports.importance import importance_of, sentences, write_importance_report
+    from naslib_autokd.reports.importance import sentences, write_importance_report
+    from naslib_autokd.runners.importance import importance_of
 
     if options.samples < 2:
         raise ValueError(f"--samples must be at least 2, got {options.samples}")

@@ -16,17 +16,16 @@ from ConfigSpace.exceptions import ForbiddenValueError
 from ConfigSpace.util import deactivate_inactive_hyperparameters
 
 from naslib_autokd.records import Proposal, Trial
-from naslib_autokd.reports.importance import (
+from naslib_autokd.reports.importance import sentences, write_importance_report
+from naslib_autokd.runners.importance import (
     ImportanceReport,
     SpaceInputs,
     grid_of,
     importance_of,
     partial_dependence,
     permutation_importance,
-    sentences,
     sobol_indices,
     tied_hyperparameters,
-    write_importance_report,
 )
 from naslib_autokd.search_spaces.hnag.parameters import HNAGSpace
 

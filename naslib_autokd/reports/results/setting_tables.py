@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.records import Trial, full_trainings
-from naslib_autokd.reports.importance import SpaceInputs, dependences, forest, permutation_importance
 from naslib_autokd.reports.results.run import Row, Tables
+from naslib_autokd.runners.importance import SpaceInputs, dependences, forest, permutation_importance
 from naslib_autokd.runners.searched import Hyperparameter, SearchedSettings
 from naslib_autokd.runners.statistics import FloatArray
 
