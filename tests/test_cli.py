@@ -9,7 +9,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -299,34 +298,6 @@ def test_importance_as_json(
     assert {"benchmark", "overall", "best_0.25", "range_of_means", "sentences", "files"} == set(found)
     assert 0 < found["overall"]["mean"] < 1
     assert found["files"] == [str(tmp_path / "importance.md")]
-
-
-def test_tensorboard_is_an_option_and_says_what_it_needs(
-    small_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = ["search", "--task", small_task, "--trials", "2", "--finals", "1", "--tensorboard"]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert main([*command, "--out", str(tmp_path / "a")]) == 2
-    assert "pip install tensorboard" in capsys.readouterr().err
-    assert not (tmp_path / "a" / "trials.jsonl").exists()
-
-    scalars: list[tuple[str, float, int]] = []
-
-    class Writer:
-        def __init__(self, folder: str) -> None:
-            assert folder == str(tmp_path / "b" / "tensorboard")
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            scalars.append((name, value, step))
-
-        def flush(self) -> None: ...
-        def close(self) -> None:
-            scalars.append(("closed", 0.0, 0))
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    assert main([*command, "--out", str(tmp_path / "b")]) == 0
-    assert [step for name, _, step in scalars if name == "search/best_val_accuracy"] == [1, 2]
-    assert scalars[-1][0] == "closed"
 
 
 def test_a_search_with_several_objectives_and_limits(

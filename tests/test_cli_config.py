@@ -50,13 +50,13 @@ max-memory: 64MB
 max-inference-memory: 1048576
 objectives: [error, macs]
 option: {fidelity: full, n-initial: 4}
-tensorboard: true
+loggers: tensorboard
 teacher:  # nothing: the default
 out: runs/x
 """,
     )
     typed = "--task digits --trials 7 --student-epochs 100 --max-memory 64MB --max-inference-memory 1048576"
-    typed += " --objectives error,macs --option fidelity=full --option n-initial=4 --tensorboard --out runs/x"
+    typed += " --objectives error,macs --option fidelity=full --option n-initial=4 --loggers tensorboard --out runs/x"
     read, said = parse("search", "--config", config), parse("search", *typed.split())
     assert (
         parse_options(read.pop("option")) == parse_options(said.pop("option")) == {"fidelity": "full", "n_initial": 4}
@@ -100,7 +100,7 @@ def test_numbers_of_a_list_are_read_as_typed(tmp_path: Path) -> None:
         ("trials: 3\nseed: 1\ntrials: 4", "line 3: key 'trials' appears twice"),
         ("max_params: 3\nmax-params: 4", "line 2: 'max-params' appears twice"),
         ("objective: kdd", "line 1: objective must be kd, ce or MODULE:FUNCTION, got 'kdd'"),
-        ("tensorboard: 1", "tensorboard must be true or false, got 1"),
+        ("continue-from-checkpoint: 1", "continue-from-checkpoint must be true or false, got 1"),
         ("option: fidelity", "option must be a mapping of names to values"),
         ("teacher: yes", "teacher must be text (in quotes), got True"),
         ("teacher: {a: 1}", "teacher must be text (in quotes), got {'a': 1}"),

@@ -107,7 +107,11 @@ def add(commands: Any) -> None:
     add_worker_options(parser)
     output = parser.add_argument_group("output")
     add_option(output, "--out", required=True)
-    output.add_argument("--tensorboard", action="store_true", help="write scalars to RUN/tensorboard as well")
+    output.add_argument(
+        "--loggers",
+        metavar="NAMES",
+        help="also write scalars to tensorboard (RUN/tensorboard), mlflow, wandb, MODULE:CLASS; commas between",
+    )
     add_option(output, "--json")
     parser.set_defaults(run=run)
 
@@ -116,11 +120,12 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from naslib_autokd.evaluators.student_limits import check_reachable
-    from naslib_autokd.reports.search import LiveSearch, TensorBoardLog, front_table, search_report, write_front
+    from naslib_autokd.reports.search import LiveSearch, front_table, search_report, write_front
     from naslib_autokd.reports.terminal import console_for, print_table, say
     from naslib_autokd.runners.engine import DaskEngine
     from naslib_autokd.runners.estimate import estimate
     from naslib_autokd.runners.finals import train_family
+    from naslib_autokd.runners.loggers import RunLoggers, get_logger
     from naslib_autokd.runners.pareto import check_objectives
     from naslib_autokd.runners.run_folder import RESULT, RUN, RunFolder, budget_change, check_run
     from naslib_autokd.runners.search import search
@@ -138,6 +143,9 @@ def run(options: argparse.Namespace) -> int:
         "wall_s": options.max_seconds,
         "target_cost": None if options.target_accuracy is None else 1 - options.target_accuracy,
     }
+    names = options.loggers.split(",") if options.loggers else []
+    for name in names:
+        get_logger(name)
     limits = student_limits(options)
     objectives = check_objectives(options.objectives.split(","))
     optimizer_options = parse_options(options.option)
@@ -161,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
         say(remarks, change)
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.own(options.out))
-        board = stack.enter_context(TensorBoardLog(options.out / "tensorboard")) if options.tensorboard else None
+        loggers = stack.enter_context(RunLoggers(names, options.out, {"task": task.to_dict(), **settings}))
         # also with workers: what is wrong with data or teacher is told, and the teacher trained, before they start
         live = LiveSearch(remarks, budget)
         stack.enter_context(live)
@@ -184,8 +192,7 @@ def run(options: argparse.Namespace) -> int:
         def progress(state: SearchProgress) -> None:
             keep()
             live.update(state)
-            if board is not None:
-                board.update(state)
+            loggers(state)
 
         stop = stack.enter_context(StopSignals())
         result = search(
@@ -216,6 +223,7 @@ def run(options: argparse.Namespace) -> int:
             stop=stop,
         )
         report = search_report(result, finals, evaluator.teacher_row())
+        loggers.kept(finals.best, len(result.trials))
         if evaluator.data.skipped:
             folder.keep_splits(evaluator.data)  # the test split has been read here, too
         folder.write(RESULT, json.dumps(report.data, indent=1))

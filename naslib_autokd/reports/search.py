@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -51,43 +50,6 @@ class LiveSearch(Live):
             text += f", {state.n_failures} failed"
         left = state.elapsed_s * (1 - state.fraction) / state.fraction if state.fraction else None
         self.show(state.fraction, text, left)
-
-
-class TensorBoardLog:
-    """A search's scalars for TensorBoard, by number of trials.
-
-    Raises:
-        ImportError: If tensorboard is not installed.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                f"--tensorboard needs the package tensorboard: pip install tensorboard ({error})"
-            ) from error
-        self._writer = SummaryWriter(str(folder))
-
-    def __enter__(self) -> TensorBoardLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-
-    def update(self, state: SearchProgress) -> None:
-        scalars = {
-            "trial/val_accuracy": state.trial.val_accuracy,
-            "trial/budget_epochs": state.trial.budget_epochs,
-            "trial/seconds": state.trial.total_s,
-            "search/best_val_accuracy": state.best_val_accuracy,
-            "search/student_epochs": state.student_epochs,
-            "search/failures": state.n_failures,
-        }
-        for name, value in scalars.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, state.n_trials)
-        self._writer.flush()
 
 
 @dataclass(frozen=True)

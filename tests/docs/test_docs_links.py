@@ -72,7 +72,7 @@ def test_the_workflow_and_the_hooks_do_what_ci_does_with_its_versions() -> None:
     jobs = workflow["jobs"]
     assert jobs["test"]["steps"][-1]["run"] == "bash .ci/run"
     versions = jobs["test"]["strategy"]["matrix"]["python"]
-    assert f'for version in ({", ".join(map(json.dumps, versions))})' in (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert f"for version in ({', '.join(map(json.dumps, versions))})" in (ROOT / "setup.py").read_text(encoding="utf-8")
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]
     assert f"ruff=={hooks['rev'].removeprefix('v')}\n" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
 

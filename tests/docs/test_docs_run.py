@@ -98,6 +98,7 @@ KD_VARIANTS = "tests/runners/test_baselines.py::test_example_tests_the_claim"
 TEACHER_CLAIM = "tests/test_examples_claims.py"
 NASBENCH201 = "tests/plugin/test_table_cells.py::test_naslibs_pickles_are_a_benchmark"
 TABLES = "tests/test_benchmark_tables.py::test_a_small_study_is_run_continued_and_reported"
+LOGGER = "tests/runners/test_loggers.py::test_a_logger_of_ones_own_hears_of_every_trial_and_a_broken_one_stops_nothing"
 USER = "nothing of ours"
 """Cloning, exporting a variable, starting Dask."""
 SMALL_STUDY = Here("--seeds 1 --student-epochs 18 --workers 1 --methods autokd")
@@ -156,6 +157,8 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd sample --run runs/first --draw student.svg": HERE,
     "naslib-autokd report runs/first": HERE,
     "naslib-autokd report runs/seen --export deepcave exported": HERE,
+    "naslib-autokd search --task cluttered-digits --trials 4 --finals 1 --loggers mylogger:Lines "
+    "--out runs/logged": LOGGER,
     "naslib-autokd search --objective mylosses:logit_matching --optimizer random_search --trials 4 "
     "--out runs/matching": HERE,
     "naslib-autokd compare-kd --student resnet8x0.5 --losses kd,mylosses:logit_matching --seeds 2 "
