@@ -145,7 +145,9 @@ def summary(comparison: BaselineComparison) -> dict[str, Any]:
 
 def write_summary(comparison: BaselineComparison, out: Path) -> None:
     """``summary.json`` and ``table.txt``, beside the ``results.jsonl`` that they are made of."""
-    write_whole(out / "summary.json", json.dumps(summary(comparison), indent=1).encode())
+    from naslib_autokd.runners.baselines import SUMMARY
+
+    write_whole(out / SUMMARY, json.dumps(summary(comparison), indent=1).encode())
     write_whole(out / "table.txt", (report(comparison) + "\n").encode())
 
 
@@ -202,6 +204,7 @@ def results_table(comparison: BaselineComparison) -> Table:
             row.student, row.short_title, row.test_accuracy.percent(), *differences, *costs, published_gain(row.loss)
         )
     teacher = comparison.teacher
+    assert teacher is not None
     costs = [n_parameters(teacher.n_params), f"{teacher.macs / 1e6:.2f}"]
     table.add_row("teacher", "", f"{100 * (teacher.test_accuracy or 0):.1f}", *[""] * (len(names) - 1), *costs)
     return table
@@ -274,14 +277,11 @@ def explanations(comparison: BaselineComparison) -> list[str]:
 
 def conclusions(comparison: BaselineComparison) -> list[str]:
     """What a reader may conclude from this run, and what not, from its own numbers."""
-    from naslib_autokd.runners.statistics import holm
-
     lines = []
-    tested = [(row, row.gain, row.gain.p_value) for row in comparison.rows if row.gain is not None]
-    judged = [(row, gain, p_value) for row, gain, p_value in tested if p_value is not None]
-    adjusted = holm([p_value for _, _, p_value in judged]).tolist()
+    tested = [(row, row.gain) for row in comparison.rows if row.gain is not None]
+    judged = [(row, gain, row.p_holm) for row, gain in tested if row.p_holm is not None]
     groups: dict[str, list[str]] = {"helps": [], "hurts": [], "cannot be told from plain KD": []}
-    for (row, gain, _), p_value in zip(judged, adjusted, strict=True):
+    for row, gain, p_value in judged:
         direction = "helps" if gain.difference.mean > 0 else "hurts"
         verdict = direction if p_value <= ALPHA else "cannot be told from plain KD"
         groups[verdict].append(f"{row.student} {row.loss} (p = {p_value:.2g})")

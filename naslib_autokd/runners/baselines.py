@@ -34,9 +34,19 @@ from naslib_autokd.runners.run_folder import (
     append_line,
     cut_torn_line,
     open_run,
+    read_json,
+    read_settings,
+    read_task,
 )
 from naslib_autokd.runners.session import SearchInterrupted
-from naslib_autokd.runners.statistics import SHARE, Interval, PairedDifference, mean_interval, paired_difference
+from naslib_autokd.runners.statistics import (
+    SHARE,
+    Interval,
+    PairedDifference,
+    holm_of_known,
+    mean_interval,
+    paired_difference,
+)
 from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.settings import read_document
 from naslib_autokd.tasks import Task, get_task
@@ -44,6 +54,8 @@ from naslib_autokd.teachers.onnx import require_layers
 from naslib_autokd.teachers.zoo import build, known
 
 FAMILY = "searched family"
+SUMMARY = "summary.json"
+"""All results, once every training has ended."""
 
 Job = tuple[str, str, int]
 """``(student, loss, seed)``."""
@@ -130,6 +142,8 @@ class BaselineRow:
     val_accuracy: Interval
     gain: PairedDifference | None
     """Its test accuracy minus that of the same student with plain KD, paired by seed; None for plain KD itself."""
+    p_holm: float | None
+    """Of the gains' t tests over all rows; None where there is none."""
     behind_family: PairedDifference | None
     """The family's test accuracy minus its, paired by seed; None for the family and without one."""
     n_params: float
@@ -161,7 +175,8 @@ class BaselineComparison:
     epochs: int
     kd_weight: float
     """Of the Hinton term of the hand-designed students; the family has its own."""
-    teacher: FinalResult
+    teacher: FinalResult | None
+    """None of one that is not finished."""
     rows: tuple[BaselineRow, ...]
     trainings: tuple[Training, ...]
     failures: tuple[tuple[str, str, int, str], ...]
@@ -335,6 +350,27 @@ def read_trainings(path: str | Path) -> list[Training]:
     return list(found.values())
 
 
+def read_comparison(folder: Path) -> BaselineComparison:
+    """What has come of a comparison so far.
+
+    Raises:
+        RunFolderError: If a file cannot be read.
+    """
+    stored, trainings = read_json(folder / SUMMARY), read_trainings(folder / TRAININGS)
+    task, teacher = read_task(folder), stored.get("teacher")
+    failures = ((str(s), str(loss), int(seed), str(error)) for s, loss, seed, error in stored.get("failures", []))
+    return BaselineComparison(
+        task=str(task.get("name", "")),
+        seeds=tuple(sorted({training.seed for training in trainings})),
+        epochs=int(task.get("max_budget_epochs", 0)),
+        kd_weight=float((read_settings(folder).get("baselines") or {}).get("kd_weight", 0.0)),
+        teacher=FinalResult.from_dict(teacher) if teacher else None,
+        rows=tuple(make_rows(trainings)),
+        trainings=tuple(trainings),
+        failures=tuple(failures),
+    )
+
+
 def _reporter(progress: Callable[[int, int, str], None] | None, n_jobs: int) -> Callable[[str], None] | None:
     return None if progress is None else lambda text: progress(0, n_jobs, text)
 
@@ -409,6 +445,7 @@ def make_rows(trainings: Sequence[Training]) -> list[BaselineRow]:
                 test_accuracy=mean_interval([t.test_accuracy for t in values], bounds=SHARE),
                 val_accuracy=mean_interval([t.result.val_accuracy for t in values], bounds=SHARE),
                 gain=_difference(found, plain),
+                p_holm=None,
                 behind_family=_difference(family, found) if student != FAMILY else None,
                 n_params=_mean([t.result.n_params for t in values]),
                 macs=_mean([t.result.macs for t in values]),
@@ -417,7 +454,8 @@ def make_rows(trainings: Sequence[Training]) -> list[BaselineRow]:
                 seconds=_mean([t.result.seconds for t in values]),
             )
         )
-    return rows
+    adjusted = holm_of_known([None if row.gain is None else row.gain.p_value for row in rows])
+    return [replace(row, p_holm=p_value) for row, p_value in zip(rows, adjusted, strict=True)]
 
 
 def _difference(a: Mapping[int, Training] | None, b: Mapping[int, Training] | None) -> PairedDifference | None:

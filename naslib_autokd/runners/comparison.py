@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -51,12 +51,18 @@ from naslib_autokd.runners.run_folder import (
 from naslib_autokd.runners.search import search
 from naslib_autokd.runners.setup import check_space, search_space
 from naslib_autokd.runners.statistics import (
+    LEVEL,
     SHARE,
+    FriedmanTest,
     Interval,
     PairedDifference,
+    SignedRankTest,
     bootstrap_band,
+    friedman_test,
+    holm_of_known,
     mean_interval,
     paired_difference,
+    signed_rank_test,
     step_curve,
 )
 from naslib_autokd.tasks import Task, get_task
@@ -169,7 +175,11 @@ class Row:
     mean_test_accuracy: Interval
     """Mean of all final students of a seed, over seeds."""
     difference: PairedDifference | None
-    """The first method minus this one, paired by seed; None for the first."""
+    """The first method minus this one in mean test accuracy, paired by seed; None for the first."""
+    rank_test: SignedRankTest | None
+    """Mean test errors of this method (a) and the first (b)."""
+    p_holm: float | None
+    """Of the rank tests over the methods; None for one seed."""
     teacher_agreement: float
     n_params: float
     macs: float
@@ -680,12 +690,11 @@ def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list
         if not jobs:
             continue
         shared = sorted(set(jobs) & set(reference))
-        difference = None
+        difference = rank_test = None
         if method.label != methods[0].label and shared:
-            difference = paired_difference(
-                [reference[seed].mean_test_accuracy for seed in shared],
-                [jobs[seed].mean_test_accuracy for seed in shared],
-            )
+            theirs, own = ([of[seed].mean_test_accuracy for seed in shared] for of in (reference, jobs))
+            difference = paired_difference(theirs, own)
+            rank_test = signed_rank_test([1 - share for share in own], [1 - share for share in theirs])
         values = list(jobs.values())
         rows.append(
             Row(
@@ -693,6 +702,8 @@ def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list
                 test_accuracy=mean_interval([job.test_accuracy for job in values], bounds=SHARE),
                 mean_test_accuracy=mean_interval([job.mean_test_accuracy for job in values], bounds=SHARE),
                 difference=difference,
+                rank_test=rank_test,
+                p_holm=None,
                 teacher_agreement=_mean([job.teacher_agreement for job in values]),
                 n_params=_mean([job.n_params for job in values]),
                 macs=_mean([job.macs for job in values]),
@@ -702,7 +713,21 @@ def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list
                 n_students=_mean([job.n_students for job in values]),
             )
         )
-    return rows
+    tests = [row.rank_test for row in rows]
+    adjusted = holm_of_known([None if test is None or test.n < 2 else test.p_value for test in tests])
+    return [replace(row, p_holm=p_value) for row, p_value in zip(rows, adjusted, strict=True)]
+
+
+def rank_methods(comparison: Comparison) -> FriedmanTest | None:
+    """By the mean test error over the seeds that all methods have; None where so few seeds or methods say nothing."""
+    errors: dict[str, dict[int, float]] = {row.label: {} for row in comparison.rows}
+    for job in comparison.jobs:
+        errors[job.method][job.seed] = 1 - job.mean_test_accuracy
+    common = sorted(set.intersection(*map(set, errors.values()))) if len(errors) > 1 else []
+    if len(common) < 2:
+        return None
+    found = friedman_test([[own[seed] for seed in common] for own in errors.values()])
+    return found if found.smallest_p_value <= LEVEL else None
 
 
 def mean_curves(jobs: Sequence[JobResult]) -> list[dict[str, Any]]:

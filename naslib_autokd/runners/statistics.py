@@ -75,6 +75,17 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def paired_shares(gained: int, lost: int, n: int) -> Interval:
+    """Difference of two shares of the same n, such as accuracies on the same images, with its 95% normal interval.
+
+    Args:
+        gained: Counted by the first alone.
+        lost: Counted by the second alone.
+    """
+    mean, half = (gained - lost) / n, 1.96 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
+    return Interval(mean, mean - half, mean + half, n)
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """``a - b`` over matched seeds, with a two-sided paired t test (``p_value`` None below two pairs)."""
@@ -472,6 +483,12 @@ def holm(p_values: ArrayLike) -> FloatArray:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted
+
+
+def holm_of_known(p_values: Sequence[float | None]) -> list[float | None]:
+    """`holm` of those that are known; None of the others."""
+    adjusted = iter(holm([p for p in p_values if p is not None]).tolist())
+    return [None if p is None else next(adjusted) for p in p_values]
 
 
 @dataclass(frozen=True)

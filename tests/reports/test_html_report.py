@@ -344,13 +344,17 @@ def test_unfinished_comparison_with_a_failed_job(tmp_path: Path) -> None:
     page = page_of(folder)
     assert " ".join(failed[2].split()) in page.text
     assert "The comparison is not finished" in page.text[: page.text.index("The answer")]
+    for path in folder.glob("darts*/*/result.json"):
+        path.unlink()
+    (folder / "autokd" / "seed-1" / "result.json").unlink()
+    assert "(1 job is, begun and not finished: AutoKD, seed 1; DARTS with KD, seed 0;" in read_run(folder).problem
 
 
 def test_a_comparison_of_losses_has_a_report(tmp_path: Path) -> None:
     folder = write_baselines(tmp_path / "losses")
     found = read_run(folder)
     assert found.kind == "baselines"
-    assert "1 training failed" in found.problem
+    assert found.problem == "1 training failed: the same command tries it again."
     assert found.answer["best"] == "resnet8, FitNet hints"
     tests = {row["method"]: row for row in found.table("tests")}
     accuracies = {

@@ -11,26 +11,27 @@ from naslib_autokd.commands._again import comparison_code
 from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.reports.results import final_tables, setting_tables, trial_tables
 from naslib_autokd.reports.results.run import (
-    COSTS,
     RANKS_MISSING,
     Row,
     RunData,
     Tables,
-    columns_of,
+    method_row,
     paired_row,
     plural,
     rank_rows,
-    with_holm,
+    table,
 )
 from naslib_autokd.reports.results.search import MISSING, no_trials
-from naslib_autokd.runners.comparison import Comparison, JobFolder, mean_curves, read_comparison
+from naslib_autokd.runners.comparison import Comparison, JobFolder, mean_curves, rank_methods, read_comparison
+from naslib_autokd.runners.comparison import Row as MethodResult
 from naslib_autokd.runners.finals import FinalRecord, kept_of, read_finals
 from naslib_autokd.runners.run_folder import COMPARISON, STATUS, TRIALS, read_settings
 from naslib_autokd.runners.session import read_status
-from naslib_autokd.runners.statistics import LEVEL, friedman_test, signed_rank_test
 
-_OF_METHODS: tuple[str, ...] = ("test_accuracy", "mean_test_accuracy", "teacher_agreement", *COSTS)
-_OF_METHODS += ("search_cpu_s", "student_epochs", "n_students")
+_OF_METHODS = (
+    "test_accuracy mean_test_accuracy teacher_agreement n_params macs train_memory_bytes search_cpu_s student_epochs "
+    "n_students"
+)
 
 
 def comparison_tables(about: RunData, analyse: bool) -> RunData:
@@ -60,17 +61,18 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
     counted, uncounted = final_tables.count_tables(counts, bool(tables["finals"]))
     space = next((space for job in reversed(jobs) if (space := read_settings(job.path).get("space"))), None)
     searched, unknown = setting_tables.searched_tables(trials, space, analyse)
-    failures = [{"method": name, "seed": seed, "message": error} for name, seed, error in comparison.failures]
+    failures = table("method seed message", comparison.failures)
     tables |= {
         "anytime_mean": mean_curves(comparison.jobs),
-        "methods": [{"method": row.label, **columns_of(row, _OF_METHODS)} for row in comparison.rows],
+        "methods": [method_row(row.label, row, _OF_METHODS) for row in comparison.rows],
         "failures": [*failures, *trial_tables.failure_rows(trial for _, _, trial in trials)],
         "budget_agreement": [
             {"method": job.method, "run_seed": job.seed, **pair}
             for job in comparison.jobs
             for pair in job.details.get("agreement", [])
         ],
-        **_test_tables(comparison),
+        "tests": [_test_row(row) for row in comparison.rows if row.difference is not None],
+        "ranks": rank_rows([row.label for row in comparison.rows], rank_methods(comparison)),
         **searched,
         **counted,
     }
@@ -78,11 +80,8 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
     answer: dict[str, Any] = {}
     export = ""
     if comparison.rows:
-        answer = {
-            "reference": comparison.rows[0].label,
-            "seeds": list(comparison.seeds),
-            "n_jobs": len(comparison.jobs),
-        }
+        answer = {"reference": comparison.rows[0].label, "n_jobs": len(comparison.jobs)}
+        answer["seeds"] = list(comparison.seeds)
     if kept:
         best, student = kept[0]
         answer |= {"student_method": best.method, "student_seed": best.seed}
@@ -120,25 +119,12 @@ def _anytime_rows(job: JobFolder, trials: Sequence[Trial]) -> list[Row]:
     return [{**about, "student_epochs": x, "accuracy": y} for x, y in job.result.curve]
 
 
-def _test_tables(comparison: Comparison) -> Tables:
-    """The tables ``tests`` and ``ranks``, of the mean test error of a seed's students."""
-    errors: dict[str, dict[int, float]] = {row.label: {} for row in comparison.rows}
-    for job in comparison.jobs:
-        errors[job.method][job.seed] = 1 - job.mean_test_accuracy
-    tests, ranks = [], []
-    for row in comparison.rows:
-        if row.difference is not None:
-            own, reference = errors[row.label], errors[comparison.rows[0].label]
-            shared = sorted(set(own) & set(reference))
-            rank = signed_rank_test([own[seed] for seed in shared], [reference[seed] for seed in shared])
-            more = {"p_wilcoxon": rank.p_value if len(shared) > 1 else None, "share_better": rank.share_better}
-            tests.append(paired_row(row.label, row.difference, **more))
-    common = sorted(set.intersection(*map(set, errors.values()))) if len(errors) > 1 else []
-    if len(common) > 1:
-        found = friedman_test([[own[seed] for seed in common] for own in errors.values()])
-        if found.smallest_p_value <= LEVEL:
-            ranks = rank_rows(list(errors), found)
-    return {"tests": with_holm(tests, "p_wilcoxon"), "ranks": ranks}
+def _test_row(row: MethodResult) -> Row:
+    test = row.rank_test
+    assert row.difference is not None
+    assert test is not None
+    more = {"p_wilcoxon": test.p_value if test.n > 1 else None, "p_holm": row.p_holm, "share_better": test.share_better}
+    return paired_row(row.label, row.difference, **more)
 
 
 def _progress(about: RunData, comparison: Comparison, jobs: Sequence[JobFolder]) -> tuple[str, str]:
@@ -150,7 +136,8 @@ def _progress(about: RunData, comparison: Comparison, jobs: Sequence[JobFolder])
     if not finished:
         begun = f", begun and not finished: {'; '.join(job.name for job in waiting)}" if waiting else ""
         word, n = "is still running" if running else "is not finished", len(comparison.jobs)
-        parts.append(f"The comparison {word} ({n} jobs are{begun}): the same command continues it.")
+        there = f"{plural(n, 'job')} {'is' if n == 1 else 'are'}"
+        parts.append(f"The comparison {word} ({there}{begun}): the same command continues it.")
     if comparison.failures:
         names = "; ".join(f"{method}, seed {seed}" for method, seed, _ in comparison.failures)
         parts.append(f"{plural(len(comparison.failures), 'job')} failed: {names}.")

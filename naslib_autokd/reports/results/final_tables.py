@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from naslib_autokd.evaluators.results import FinalResult
-from naslib_autokd.reports.results.run import COSTS, Row, Tables
+from naslib_autokd.reports.results.run import Row, Tables, interval_columns, table
 from naslib_autokd.runners.finals import FinalRecord, kept_of
-from naslib_autokd.runners.statistics import wilson_interval
+from naslib_autokd.runners.statistics import paired_shares, wilson_interval
 
 Counts = Mapping[str, Any]
 """What a student and its teacher answer on the test images (`FinalResult.test_counts`); empty where it is not known."""
 
+COSTS = ("n_params", "macs", "train_memory_bytes")
 _MEASURED = ("status", "val_accuracy", "test_accuracy", "test_agreement", *COSTS)
 
 
@@ -61,9 +61,8 @@ def student_answer(final: FinalResult, teacher: Row | None, task: Mapping[str, A
         return answer
     answer["difference"] = accuracy - teacher["test_accuracy"]
     if counts:
-        gained, lost = counts["agreement"]["student"], counts["agreement"]["teacher"]
-        mean, half = (gained - lost) / n, 1.96 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
-        answer |= {"difference": mean, "difference_low": mean - half, "difference_high": mean + half}
+        paired = paired_shares(counts["agreement"]["student"], counts["agreement"]["teacher"], n)
+        answer |= interval_columns("difference", paired)
     for name, column in zip(("params_ratio", "macs_ratio", "memory_ratio"), COSTS, strict=True):
         if teacher[column] and answer[column]:
             answer[name] = teacher[column] / answer[column]
@@ -78,23 +77,29 @@ def classes_of(counts: Iterable[Counts]) -> tuple[str, ...]:
 def count_tables(counts: Mapping[str, Sequence[Counts]], trained: bool) -> tuple[Tables, dict[str, str]]:
     """The tables ``calibration``, ``confusion`` and ``agreement`` of each method's students, summed over its runs, and
     why they are empty."""
-    tables: Tables = {"calibration": [], "confusion": [], "agreement": []}
     known = {method: own for method, found in counts.items() if (own := [count for count in found if count])}
-    for method, own in known.items():
-        for who in ("student", "teacher"):
-            of = {"method": method, "who": who}
-            sides = [count[who] for count in own]
-            tables["calibration"] += [{**of, **bin} for bin in _bins([side["calibration"] for side in sides])]
-            matrices = [side["confusion"] for side in sides if side["confusion"] is not None]
-            if matrices:
-                total, classes = np.sum(matrices, axis=0), own[0]["classes"]
-                tables["confusion"] += [
-                    {**of, "true": classes[i], "predicted": classes[j], "n": int(total[i, j])}
-                    for i, j in zip(*np.nonzero(total), strict=True)
-                ]
-        for case in ("both", "student", "teacher", "same_error", "other_error"):
-            n = sum(count["agreement"][case] for count in own)
-            tables["agreement"].append({"method": method, "case": case, "n": n})
+    sides = [
+        (name, who, [count[who] for count in own]) for name, own in known.items() for who in ("student", "teacher")
+    ]
+    cases = ("both", "student", "teacher", "same_error", "other_error")
+    tables = {
+        "calibration": table(
+            "method who bin low high n confidence accuracy",
+            ((method, who, *bin) for method, who, own in sides for bin in _bins([side["calibration"] for side in own])),
+        ),
+        "confusion": table(
+            "method who true predicted n",
+            (
+                (method, who, *cell)
+                for method, who, own in sides
+                for cell in _cells([side["confusion"] for side in own], known[method][0]["classes"])
+            ),
+        ),
+        "agreement": table(
+            "method case n",
+            ((name, case, sum(one["agreement"][case] for one in own)) for name, own in known.items() for case in cases),
+        ),
+    }
     why = "No final student has been trained yet."
     if trained:
         why = "The run is of a version that did not keep what its final students answer on the test images."
@@ -102,15 +107,18 @@ def count_tables(counts: Mapping[str, Sequence[Counts]], trained: bool) -> tuple
     return tables, {"calibration": why, "agreement": why, "confusion": of_classes}
 
 
-def _bins(runs: Sequence[Sequence[Counts]]) -> list[Row]:
+def _bins(runs: Sequence[Sequence[Counts]]) -> Iterator[tuple[Any, ...]]:
     """Bins of confidence, each the mean over runs, weighted by images."""
-    rows = []
     for index, bins in enumerate(zip(*runs, strict=True)):
-        n = sum(bin["n"] for bin in bins)
-        means = {
-            name: sum(bin["n"] * bin[name] for bin in bins if bin["n"]) / n if n else None
-            for name in ("confidence", "accuracy")
-        }
-        edges = {"low": index / len(runs[0]), "high": (index + 1) / len(runs[0])}
-        rows.append({"bin": index, **edges, "n": n, **means})
-    return rows
+        n, full = sum(bin["n"] for bin in bins), [bin for bin in bins if bin["n"]]
+        means = [sum(bin["n"] * bin[name] for bin in full) / n if n else None for name in ("confidence", "accuracy")]
+        yield index, index / len(runs[0]), (index + 1) / len(runs[0]), n, *means
+
+
+def _cells(runs: Sequence[Sequence[Sequence[int]] | None], classes: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+    """Confusions of the classes, summed over the runs that counted them."""
+    matrices = [matrix for matrix in runs if matrix is not None]
+    if matrices:
+        total = np.sum(matrices, axis=0)
+        for true, said in zip(*np.nonzero(total), strict=True):
+            yield classes[true], classes[said], total[true, said]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from naslib_autokd.runners.statistics import FriedmanTest, Interval, PairedDifference, holm
+import numpy as np
+
+from naslib_autokd.runners.statistics import FriedmanTest, Interval, PairedDifference
 
 Row = dict[str, Any]
 """A line of a table: column -> number, text, or None where a value is not known."""
 Tables = dict[str, list[Row]]
-COSTS = ("n_params", "macs", "train_memory_bytes")
 
 TABLES: dict[str, str] = {
     "trials": "Every training of a search, failures too: method, run_seed, number, family (digest), budget_epochs, "
@@ -23,7 +24,7 @@ TABLES: dict[str, str] = {
     "one column a hyperparameter (of `hyperparameters`), None where it is inactive",
     "hyperparameters": "name, type ('number' or 'category'), log, low, high, choices",
     "anytime": "Search, comparison: method, seed, student_epochs, trials, seconds, accuracy of the incumbent so far "
-    "(validation; of a one-shot method its supernet's, one_shot true); trials and seconds are None for a comparison. "
+    "(validation; of a one-shot method its supernet's, one_shot true); trials and seconds only of a search. "
     "Study: method, student_epochs, regret, low, high, median (over its seeds)",
     "anytime_trials": "Study: the same over trials instead of student_epochs",
     "anytime_mean": "Comparison: method, student_epochs, accuracy (mean over seeds), low, high (95% bootstrap)",
@@ -112,18 +113,28 @@ RANKS_MISSING = (
 )
 
 
+def table(columns: str, lines: Iterable[Sequence[Any]]) -> list[Row]:
+    """Lines as rows; numbers are Python's, and None where they are not finite."""
+    names = columns.split()
+    return [dict(zip(names, map(_plain, line), strict=True)) for line in lines]
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def interval_columns(name: str, found: Interval) -> Row:
     """NAME, NAME_low and NAME_high."""
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def columns_of(found: Any, names: Sequence[str]) -> Row:
-    """Attributes as columns; of intervals three, and ``n`` of the first."""
-    values = {name: getattr(found, name) for name in names}
-    intervals = {name: value for name, value in values.items() if isinstance(value, Interval)}
-    row: Row = {"n": next(iter(intervals.values())).n}
-    for name, value in values.items():
-        row |= interval_columns(name, value) if name in intervals else {name: value}
+def method_row(label: str, found: Any, columns: str) -> Row:
+    """Of the table ``methods``: attributes; of intervals three columns, and ``n`` of the test accuracy's."""
+    row: Row = {"method": label, "n": found.test_accuracy.n}
+    for name in columns.split():
+        value = getattr(found, name)
+        row |= interval_columns(name, value) if isinstance(value, Interval) else {name: value}
     return row
 
 
@@ -134,22 +145,13 @@ def paired_row(method: str, found: PairedDifference, **more: Any) -> Row:
     return {"method": method, **difference, "p_value": found.p_value, **more}
 
 
-def with_holm(tests: Sequence[Row], p_value: str) -> list[Row]:
-    """With Holm's correction of this column, where it is known."""
-    known = [row[p_value] for row in tests if row[p_value] is not None]
-    adjusted = iter(holm(known).tolist())
-    return [{**row, "p_holm": None if row[p_value] is None else next(adjusted)} for row in tests]
-
-
-def rank_rows(labels: Sequence[str], found: FriedmanTest) -> list[Row]:
-    """The table ``ranks``."""
-    test = {"critical_difference": found.critical_difference, "p_value": found.p_value, "n": found.n}
-    ranks = zip(labels, found.average_ranks, strict=True)
-    return [{"method": label, "average_rank": float(rank), **test} for label, rank in ranks]
-
-
-def finite_or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def rank_rows(labels: Sequence[str], found: FriedmanTest | None) -> list[Row]:
+    """The table ``ranks``; empty without a test."""
+    if found is None:
+        return []
+    test = (found.critical_difference, found.p_value, found.n)
+    lines = ((label, rank, *test) for label, rank in zip(labels, found.average_ranks, strict=True))
+    return table("method average_rank critical_difference p_value n", lines)
 
 
 def plural(n: int, word: str) -> str:

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from naslib_autokd.commands._again import command_of
 from naslib_autokd.reports.conclusions import conclusions
-from naslib_autokd.reports.results.run import RANKS_MISSING, Row, RunData, Tables, finite_or_none, rank_rows
+from naslib_autokd.reports.results.run import RANKS_MISSING, Row, RunData, Tables, rank_rows, table
 from naslib_autokd.runners.ablation import StudyResult, read_study
 from naslib_autokd.runners.run_folder import STUDY, read_yaml
-from naslib_autokd.runners.study_summary import Axis, StudySummary, anytime_curves, rank_curves, summary
+from naslib_autokd.runners.study_summary import Axis, MethodSummary, StudySummary, anytime_curves, rank_curves, summary
 
-_OF_METHODS: tuple[str, ...] = (
-    "n",
-    "n_without",
-    "regret",
-    "regret_low",
-    "regret_high",
-    "median_regret",
-    "average_rank",
-)
-_OF_METHODS += ("average_rank", "full_trainings", "n_trials", "cpu_s")
+_OF_METHODS = "n n_without regret regret_low regret_high median_regret average_rank full_trainings n_trials cpu_s"
+_OF_TESTS = "n difference low high p_value p_wilcoxon share_better"
 
 
 def study_tables(about: RunData) -> RunData:
@@ -34,13 +25,12 @@ def study_tables(about: RunData) -> RunData:
     result = read_study(about.folder)
     study, n_runs = result.study, len(result.runs)
     answer: dict[str, Any] = {"question": study.question, "n_runs": n_runs, "seeds": study.seeds}
-    failures: list[Row] = [{"method": f.method, "seed": f.seed, "message": f.error} for f in result.failures]
-    tables: Tables = {"failures": failures}
-    said: list[str] = []
+    failures = ((failure.method, failure.seed, failure.error) for failure in result.failures)
+    tables, said = {"failures": table("method seed message", failures)}, []
     if result.runs:
         found = summary(result)
-        said, plain = conclusions(found), found.to_dict()
-        answer |= {name: plain[name] for name in ("reference", "benchmark", "best_test_error")}
+        said = conclusions(found)
+        answer |= {name: getattr(found, name) for name in ("reference", "benchmark", "best_test_error")}
         tables |= result_tables(result, found)
     begun = {run.method for run in result.runs} | {failure.method for failure in result.failures}
     n_jobs = len(begun) * study.seeds
@@ -61,66 +51,43 @@ def study_tables(about: RunData) -> RunData:
 
 def result_tables(result: StudyResult, found: StudySummary) -> Tables:
     """Of a study with a run, and its summary."""
-    methods = found.to_dict()["methods"]
-    speed_ups = [method.speed_up_epochs for method in found.methods]
-    return {
-        "methods": [
-            {"method": method["label"], **{name: method[name] for name in _OF_METHODS}}
-            | {"speed_up_epochs": "" if ratio is None else ratio.text()}
-            for method, ratio in zip(methods, speed_ups, strict=True)
-        ],
-        "tests": [_test_row(method) for method in methods if method["test"] is not None],
-        "ranks": rank_rows([method.label for method in found.methods], found.friedman) if found.friedman else [],
-        **_run_tables(result),
-    }
-
-
-def _test_row(method: Mapping[str, Any]) -> Row:
-    test = method["test"]
-    ends = {"n": test["n"], "difference": test["shift"], "low": test["low"], "high": test["high"]}
-    p_values = {"p_value": None, "p_wilcoxon": test["p_value"], "p_holm": method["p_holm"]}
-    return {"method": method["label"], **ends, **p_values, "share_better": test["share_better"]}
-
-
-def _run_tables(result: StudyResult) -> Tables:
-    """The curves and ends of all runs."""
-
-    def curves(axis: Axis) -> list[Row]:
-        return [
-            {"method": label, axis: float(x), "regret": float(y)}
-            | {
-                "low": finite_or_none(low),
-                "high": finite_or_none(high),
-                "median": finite_or_none(median),
-                "n": curve.band.n,
-            }
-            for label, curve in anytime_curves(result, axis).items()
-            for x, y, low, high, median in zip(
-                curve.grid, curve.band.centre, curve.band.low, curve.band.high, curve.median, strict=True
-            )
-            if not math.isnan(y)
-        ]
-
+    best, paired = result.best_test_error, [method for method in found.methods if method.test is not None]
+    runs = ((run.method, run.seed, run.test_error[-1], run.n_trials, run.cpu_s) for run in result.runs)
     grid, ranks, n = rank_curves(result)
+    points = ((label, x, y, n) for label, own in ranks.items() for x, y in zip(grid, own, strict=True) if y == y)
     return {
-        "anytime": curves("student_epochs"),
-        "anytime_trials": curves("trials"),
-        "ranks_over_time": [
-            {"method": label, "student_epochs": float(x), "average_rank": float(y), "n": n}
-            for label, values in ranks.items()
-            for x, y in zip(grid, values, strict=True)
-            if not math.isnan(y)
-        ],
-        "finals": [
-            {
-                "method": run.method,
-                "seed": run.seed,
-                "regret": finite_or_none(run.test_error[-1] - result.best_test_error),
-            }
-            | {"test_error": finite_or_none(run.test_error[-1]), "n_trials": run.n_trials, "cpu_s": run.cpu_s}
-            for run in result.runs
-        ],
+        "methods": table(f"method {_OF_METHODS} speed_up_epochs", map(_method_line, found.methods)),
+        "tests": table(f"method {_OF_TESTS} p_holm", map(_test_line, paired)),
+        "ranks": rank_rows([method.label for method in found.methods], found.friedman),
+        "anytime": _curve_rows(result, "student_epochs"),
+        "anytime_trials": _curve_rows(result, "trials"),
+        "ranks_over_time": table("method student_epochs average_rank n", points),
+        "finals": table(
+            "method seed regret test_error n_trials cpu_s",
+            ((method, seed, error - best, error, *spent) for method, seed, error, *spent in runs),
+        ),
     }
+
+
+def _method_line(method: MethodSummary) -> list[Any]:
+    ratio = "" if method.speed_up_epochs is None else method.speed_up_epochs.text()
+    return [method.label, *(getattr(method, name) for name in _OF_METHODS.split()), ratio]
+
+
+def _test_line(method: MethodSummary) -> list[Any]:
+    test = method.test
+    assert test is not None
+    return [method.label, test.n, test.shift, test.low, test.high, None, test.p_value, test.share_better, method.p_holm]
+
+
+def _curve_rows(result: StudyResult, axis: Axis) -> list[Row]:
+    lines = (
+        (label, *point, curve.band.n)
+        for label, curve in anytime_curves(result, axis).items()
+        for point in zip(curve.grid, curve.band.centre, curve.band.low, curve.band.high, curve.median, strict=True)
+        if not math.isnan(point[1])
+    )
+    return table(f"method {axis} regret low high median n", lines)
 
 
 def _problem(result: StudyResult, begun: set[str], n_jobs: int) -> str:

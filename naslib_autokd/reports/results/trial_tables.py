@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from naslib_autokd.records import Trial, TrialStore, full_trainings
-from naslib_autokd.reports.results.run import Row
+from naslib_autokd.reports.results.run import Row, table
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table, pareto_front
 
 MOST_SHOWN = 10_000
@@ -19,16 +18,10 @@ MOST_SHOWN = 10_000
 N_FAMILIES = 4
 """Families other than the incumbent's that get a violin of their own: those that were trained most often."""
 
-_OUTCOME: tuple[str, ...] = (
-    "budget_epochs",
-    "status",
-    "message",
-    "val_accuracy",
-    "train_accuracy",
-    "teacher_agreement",
-    "n_params",
+_OUTCOME = (
+    "budget_epochs status message val_accuracy train_accuracy teacher_agreement n_params macs depth train_memory_bytes "
+    "student_epochs"
 )
-_OUTCOME += ("macs", "depth", "train_memory_bytes", "student_epochs")
 
 
 def shown_places(trials: Sequence[Trial]) -> list[int]:
@@ -46,43 +39,33 @@ def shown_places(trials: Sequence[Trial]) -> list[int]:
 
 def trial_rows(trials: Sequence[Trial], method: str, run_seed: Any) -> list[Row]:
     """The table ``trials``."""
-    spent = zip(accumulate(t.student_epochs for t in trials), accumulate(t.total_s for t in trials), strict=True)
-    return [
-        {
-            "method": method,
-            "run_seed": run_seed,
-            "number": trial.number,
-            "family": trial.candidate_digest,
-            **{name: getattr(trial, name) for name in _OUTCOME},
-            "spent_epochs": epochs,
-            "spent_s": seconds,
-            "seconds": trial.total_s,
-            "wiring": trial.wiring,
-        }
-        for trial, (epochs, seconds) in zip(trials, spent, strict=True)
-    ]
+    lines, epochs, seconds = [], 0.0, 0.0
+    for trial in trials:
+        epochs, seconds = epochs + trial.student_epochs, seconds + trial.total_s
+        outcome = (getattr(trial, name) for name in _OUTCOME.split())
+        about = (method, run_seed, trial.number, trial.candidate_digest)
+        lines.append((*about, *outcome, epochs, seconds, trial.total_s, trial.wiring))
+    return table(f"method run_seed number family {_OUTCOME} spent_epochs spent_s seconds wiring", lines)
 
 
 def anytime_rows(trials: Sequence[Trial], method: str, seed: Any) -> list[Row]:
     """The table ``anytime``: the observed incumbent each time it changed, and at the end."""
-    rows: list[Row] = []
-    store, seconds, before = TrialStore(), 0.0, None
+    store, seconds, before, lines = TrialStore(), 0.0, None, []
     for n, trial in enumerate(trials, start=1):
         store.append(trial)
         seconds += trial.total_s
         best = store.incumbent()
         if best is not None and (best is not before or n == len(trials)):
-            spent = {"student_epochs": store.student_epochs, "trials": n, "seconds": seconds}
-            found = {"accuracy": best.val_accuracy, "family": best.candidate_digest, "one_shot": False}
-            rows.append({"method": method, "seed": seed, **spent, **found})
+            spent, found = (store.student_epochs, n, seconds), (best.val_accuracy, best.candidate_digest)
+            lines.append((method, seed, *spent, *found, False))
             before = best
-    return rows
+    return table("method seed student_epochs trials seconds accuracy family one_shot", lines)
 
 
 def failure_rows(trials: Iterable[Trial]) -> list[Row]:
     """The table ``failures``."""
     counts = Counter((trial.status, trial.message) for trial in trials if not trial.succeeded)
-    return [{"status": status, "message": message, "n": n} for (status, message), n in counts.most_common()]
+    return table("status message n", ((*reason, n) for reason, n in counts.most_common()))
 
 
 def family_rows(trials: Iterable[Trial], finals: Iterable[Row], incumbent: str) -> list[Row]:
@@ -93,12 +76,9 @@ def family_rows(trials: Iterable[Trial], finals: Iterable[Row], incumbent: str) 
     groups, rest = {incumbent: "incumbent family", **named}, "all other families"
     found = [(incumbent, row["val_accuracy"], "final student") for row in finals if row["status"] == "success"]
     found += [(trial.candidate_digest, trial.val_accuracy, "trial") for trial in full]
-    rows = [
-        {"group": groups.get(family, rest), "family": family, "accuracy": accuracy, "source": source}
-        for family, accuracy, source in found
-    ]
     order = [*groups.values(), rest]
-    return sorted(rows, key=lambda row: order.index(row["group"]))
+    lines = ((groups.get(family, rest), family, accuracy, source) for family, accuracy, source in found)
+    return table("group family accuracy source", sorted(lines, key=lambda line: order.index(line[0])))
 
 
 def front_rows(
@@ -115,14 +95,13 @@ def front_rows(
     """
     values, places = objective_table(trials, objectives)
     observed, kept = set(pareto_front(values).tolist()), set(places if shown is None else shown)
-    rows: list[Row] = [
-        {"family": trials[place].candidate_digest, "on_front": index in observed and not expected, "expected": False}
-        | dict(zip(objectives, values[index].tolist(), strict=True))
+    lines = [
+        (trials[place].candidate_digest, index in observed and not expected, False, *values[index])
         for index, place in enumerate(places)
         if index in observed or place in kept
     ]
-    on_front = {"on_front": True, "expected": True}
-    return rows + [{"family": family["candidate_digest"], **on_front, **family["objectives"]} for family in expected]
+    lines += [(f["candidate_digest"], True, True, *(f["objectives"][name] for name in objectives)) for f in expected]
+    return table(f"family on_front expected {' '.join(objectives)}", lines)
 
 
 def hypervolume_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Row]:
@@ -131,4 +110,4 @@ def hypervolume_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> list
     if len(values) == 0 or not np.all(values.max(axis=0) > values.min(axis=0)):
         return []
     found = hypervolume_over_time(trials, objectives, values.min(axis=0), values.max(axis=0))
-    return [{"student_epochs": x, "share_of_the_box_of_all_full_trainings": y} for x, y in found]
+    return table("student_epochs share_of_the_box_of_all_full_trainings", found)
