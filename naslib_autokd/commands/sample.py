@@ -137,7 +137,8 @@ def _line(spec: StudentSpec, more: str = "") -> str:
 
 
 def _run_trained(options: argparse.Namespace) -> int:
-    from naslib_autokd.reports.wirings import draw_wirings, read_trained
+    from naslib_autokd.reports.wirings import draw_wirings
+    from naslib_autokd.shipping.student_file import read_trained
 
     given = [name for name in ("candidate", "preset", "task", "max_params") if getattr(options, name) is not None]
     if given or options.count != 1:

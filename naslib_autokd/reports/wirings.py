@@ -26,6 +26,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from naslib_autokd.records import content_digest
 from naslib_autokd.reports.terminal import n_parameters
+from naslib_autokd.search_spaces.hnag.edges import Edge, Place, graphs_of, operations_of, place_name, wiring_edges
 from naslib_autokd.search_spaces.hnag.graphs import Graph
 from naslib_autokd.search_spaces.hnag.wiring import MERGES, NO_MERGE, OPERATIONS, StudentSpec, Wiring
 
@@ -71,104 +72,6 @@ _N_WEIGHTS = 24
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """(left, top, width, height)."""
-Place = tuple[int, ...]
-"""(), (cell,), (cell, node) or (cell, node, operation)."""
-
-
-class Edge(NamedTuple):
-    """An edge of one of a wiring's graphs."""
-
-    level: str
-    """"top", "mid" or "bottom"."""
-    cell: int | None
-    """Top node whose graph it is; None at the top level."""
-    node: int | None
-    """Mid node whose graph it is; None above the bottom level."""
-    source: int
-    target: int
-
-    @classmethod
-    def at(cls, place: Place, source: int, target: int) -> Edge:
-        cell, node = (*place, None, None)[:2]
-        return cls(("top", "mid", "bottom")[len(place)], cell, node, source, target)
-
-    @property
-    def label(self) -> str:
-        """``"0-2"``, ``"c3/0-2"`` or ``"c3/n1/0-2"``."""
-        place = tuple(index for index in (self.cell, self.node) if index is not None)
-        return "/".join([*_names(place), f"{self.source}-{self.target}"])
-
-
-def _names(place: Place) -> list[str]:
-    return [f"{level}{index}" for level, index in zip(("c", "n", ""), place, strict=False)]
-
-
-def _graphs(wiring: Wiring) -> Iterator[tuple[Place, Graph, tuple[str, ...]]]:
-    """Every graph with its place and its nodes' merges, the top one first."""
-    yield (), wiring.graph, wiring.merges
-    for top, cell in enumerate(wiring.cells):
-        yield (top,), cell.graph, cell.merges
-        for mid, bottom in enumerate(cell.nodes):
-            yield (top, mid), bottom.graph, bottom.merges
-
-
-def wiring_edges(wiring: Wiring) -> dict[Edge, str]:
-    """Every edge, with the merge of its target ("sum", "concat", "attention", or "single" for an only input)."""
-    return {
-        Edge.at(place, source, target): merges[target]
-        for place, graph, merges in _graphs(wiring)
-        for source, target in graph.edges
-    }
-
-
-def edge_weights(spec: StudentSpec, merge_weights: Sequence[float]) -> dict[Edge, float]:
-    """The weight of every edge that enters a learned merge: ``sigmoid(w)``, in (0, 1), 0.73 before training.
-
-    In an attention merge the first input's weight is added to the mask that the input makes (`student.Student`);
-    inputs of concatenations and only inputs have no weight and are left out.
-
-    Args:
-        merge_weights: ``(n,)``: the raw values of `student.Student.merge_weights`, in its order.
-
-    Raises:
-        ValueError: If their number is not the student's.
-    """
-    from naslib_autokd.search_spaces.hnag.steps import Plan
-
-    plan, wiring = Plan(spec), spec.wiring
-    if len(merge_weights) != plan.n_merge_weights:
-        raise ValueError(
-            f"a student of wiring {wiring.digest} has {plan.n_merge_weights} merge weights, got {len(merge_weights)}"
-        )
-    targets = sorted(  # the plan merges a node's inputs before what the node holds
-        ((*place, target), place, graph.predecessors[target])
-        for place, graph, merges in _graphs(wiring)
-        for target in range(graph.n_nodes)
-        if merges[target] in ("sum", "attention")
-    )
-    steps = [step for step in plan.steps if step.kind in ("sum", "attention")]
-    return {
-        Edge.at(place, source, node[-1]): 0.5 * (1.0 + math.tanh(0.5 * float(merge_weights[step.slot + index])))
-        for step, (node, place, sources) in zip(steps, targets, strict=True)
-        for index, source in enumerate(sources)
-    }
-
-
-def read_trained(run: str | Path) -> tuple[StudentSpec, dict[Edge, float]]:
-    """The student that a run keeps, or that of a ``.safetensors`` file, and the weights of its edges after training.
-
-    Raises:
-        shipping.student_file.ExportError: If there is none (yet), or the file cannot be read.
-    """
-    from safetensors import safe_open
-
-    from naslib_autokd.shipping.student_file import kept_student, read_student
-
-    path = kept_student(run)
-    spec = StudentSpec.from_dict(read_student(path).spec)
-    with safe_open(path, framework="np") as file:
-        weights = file.get_tensor("merge_weights") if "merge_weights" in file.keys() else ()  # noqa: SIM118 (no dict)
-    return spec, edge_weights(spec, [float(weight) for weight in weights])
 
 
 # ---- the layout of one graph ---------------------------------------------------------------------------------------
@@ -263,7 +166,7 @@ def _mean(values: Sequence[float], without: float) -> float:
 def _spread(wanted: Sequence[float], weights: Sequence[float], offsets: Sequence[float]) -> list[float]:
     """Positions nearest to ``wanted`` in least squares whose differences are at least those of ``offsets``.
 
-    Pool-adjacent-violators on what is left without the offsets (scipy's takes eight times as long for such short rows).
+    Pool-adjacent-violators on what is left without the offsets (scipy's takes seven times as long for such short rows).
     """
     blocks: list[tuple[float, float, int]] = []  # (mean, weight, members)
     for value, weight, offset in zip(wanted, weights, offsets, strict=True):
@@ -287,8 +190,8 @@ class _Block:
     height: float = 2 * _RADIUS
     boxes: dict[Place, Box] = field(default_factory=dict)
     """Of what is inside, by its place."""
-    edges: dict[tuple[Place, int, int], list[Point]] = field(default_factory=dict)
-    """(place of the graph, source, target) to the points on the way, drawn by `_curve`."""
+    edges: dict[Edge, list[Point]] = field(default_factory=dict)
+    """To the points on the way, drawn by `_curve`."""
     stubs: list[list[Point]] = field(default_factory=list)
     """Between the border and nodes without predecessors or without successors."""
 
@@ -300,7 +203,7 @@ class _Block:
 
         self.boxes[index,] = (dx, dy, inner.width, inner.height)
         self.boxes |= {(index, *place): (x + dx, y + dy, w, h) for place, (x, y, w, h) in inner.boxes.items()}
-        self.edges |= {((index, *place), a, b): moved(points) for (place, a, b), points in inner.edges.items()}
+        self.edges |= {Edge((index, *place), a, b): moved(points) for (place, a, b), points in inner.edges.items()}
         self.stubs += map(moved, inner.stubs)
 
 
@@ -328,7 +231,7 @@ def _block(graph: Graph, inside: Sequence[_Block], gap: float, row_gap: float, p
         points = [(centres[source], lower[source]), (centres[source], bottoms[row_of[source]])]
         points += [(centres[lane], ys[row_of[lane]]) for lane in way for ys in (tops, bottoms)]
         points += [(centres[target], tops[row_of[target]]), (centres[target], upper[target])]
-        block.edges[(), source, target] = list(dict.fromkeys(points))
+        block.edges[Edge((), source, target)] = list(dict.fromkeys(points))
     ends = [(node, upper[node], max(0.0, upper[node] - _STUB)) for node in graph.inputs]
     ends += [(node, lower[node], min(block.height, lower[node] + _STUB)) for node in graph.outputs]
     block.stubs += [[(centres[node], start), (centres[node], end)] for node, start, end in ends]
@@ -469,27 +372,20 @@ def _shapes(wiring: Wiring, layout: _Layout, digits: int, bent: bool = True) -> 
     for size, kind, radius in ((1, "cell", 6), (2, "frame", 4)):
         for place, box in layout.boxes.items():
             if len(place) == size:
-                yield _Shape(kind, _rectangle(box, radius, digits), "/".join(_names(place)))
+                yield _Shape(kind, _rectangle(box, radius, digits), place_name(place))
     outer = [arc for (a, b), arc in layout.arcs.items() if a < 0 or b == len(wiring.cells)]
     yield _Shape("end", "".join(outer))
-    for place, graph, merges in _graphs(wiring):
+    for place, graph, merges in graphs_of(wiring):
         where = ("cells", "cell {}, nodes", "cell {}, node {},")[len(place)].format(*place)
         for source, target in graph.edges:
-            merge = merges[target]
+            merge, edge = merges[target], Edge(place, source, target)
             makes_mask = merge == "attention" and source == graph.predecessors[target][0]
             kind = "concat" if merge == "concat" else "mask" if makes_mask else "edge"
-            data = _curve(layout.edges[place, source, target], digits, bent) if place else layout.arcs[source, target]
-            yield _Shape(kind, data, Edge.at(place, source, target).label, f"{where} {source} to {target}, {merge}")
-    for place, name in _operations(wiring):
+            data = _curve(layout.edges[edge], digits, bent) if place else layout.arcs[source, target]
+            yield _Shape(kind, data, edge.label, f"{where} {source} to {target}, {merge}")
+    for place, name in operations_of(wiring):
         tooltip = "cell {}, node {}, operation {}: {}".format(*place, name)
-        yield _Shape(name, _mark(name, layout.boxes[place], digits), "/".join(_names(place)), tooltip)
-
-
-def _operations(wiring: Wiring) -> Iterator[tuple[Place, str]]:
-    """Every operation and its place."""
-    for top, cell in enumerate(wiring.cells):
-        for mid, node in enumerate(cell.nodes):
-            yield from (((top, mid, index), name) for index, name in enumerate(node.operations))
+        yield _Shape(name, _mark(name, layout.boxes[place], digits), place_name(place), tooltip)
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
@@ -582,7 +478,7 @@ class _Picture:
 
 def _count_merges(wirings: Sequence[Wiring]) -> Counter[str]:
     """Number of nodes, over all levels, of every merge that is used."""
-    found = Counter(name for wiring in wirings for _, _, merges in _graphs(wiring) for name in merges)
+    found = Counter(name for wiring in wirings for _, _, merges in graphs_of(wiring) for name in merges)
     return Counter({name: found[name] for name in MERGES if found[name]})
 
 
@@ -596,7 +492,7 @@ def _facts(wiring: Wiring, spec: StudentSpec | None) -> list[str]:
 
 
 def _legend(wirings: Sequence[Wiring]) -> list[tuple[str, str]]:
-    counts = Counter(name for wiring in wirings for _, name in _operations(wiring))
+    counts = Counter(name for wiring in wirings for _, name in operations_of(wiring))
     entries = [(name, f"{name} ({counts[name]})" if len(wirings) == 1 else name) for name in OPERATIONS if counts[name]]
     merges = _count_merges(wirings)
     if merges["concat"]:
@@ -608,7 +504,7 @@ def _legend(wirings: Sequence[Wiring]) -> list[tuple[str, str]]:
 
 def _describe(wiring: Wiring, weights: Mapping[Edge, float]) -> str:
     stages = ", ".join(f"{n} in stage {stage + 1}" for stage, n in sorted(Counter(wiring.stages).items()))
-    operations = sorted(Counter(name for _, name in _operations(wiring)).items())
+    operations = sorted(Counter(name for _, name in operations_of(wiring)).items())
     text = (
         f"A network of three levels: {len(wiring.cells)} cells from left to right ({stages}), "
         f"{sum(len(cell.nodes) for cell in wiring.cells)} nodes inside the cells, {wiring.n_operations} operations "
@@ -667,7 +563,7 @@ def _picture(item: Wiring | StudentSpec, weights: Mapping[Edge, float], title: s
         element = _add(group, "path", kind=kind, data_key=key, d=data)
         if detailed and tooltip:
             _add(element, "title", tooltip)
-    for place, name in _operations(wiring) if detailed else ():
+    for place, name in operations_of(wiring) if detailed else ():
         kernel = f"{OPERATIONS[name].height}×{OPERATIONS[name].width}"  # noqa: RUF001 (a times sign)
         at = {"x": layout.boxes[place][0] + _RADIUS, "y": layout.boxes[place][1] + _RADIUS + 2.7}
         small = {"font_size": 7.5, "text_anchor": "middle", "pointer_events": "none", "aria_hidden": "true"}

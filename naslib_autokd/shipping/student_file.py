@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.runners.finals import kept_final
 from naslib_autokd.runners.run_folder import FINALS, TRIALS
+from naslib_autokd.search_spaces.hnag.edges import Edge, edge_weights
+from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
 if TYPE_CHECKING:
     import torch
@@ -150,3 +152,18 @@ def refuse_untrained(student: torch.nn.Module, described: StudentFile) -> None:
             f"{described.path}: {len(broken)} tensors of the student hold NaN or infinity "
             f"({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}), so nothing can be shipped; train it again"
         )
+
+
+def read_trained(run: str | Path) -> tuple[StudentSpec, dict[Edge, float]]:
+    """The student that a run keeps, or that of a ``.safetensors`` file, and the weights of its edges after training.
+
+    Raises:
+        ExportError: If there is none (yet), or the file cannot be read.
+    """
+    from safetensors import safe_open
+
+    path = kept_student(run)
+    spec = StudentSpec.from_dict(read_student(path).spec)
+    with safe_open(path, framework="np") as file:
+        weights = file.get_tensor("merge_weights") if "merge_weights" in file.keys() else ()  # noqa: SIM118 (no dict)
+    return spec, edge_weights(spec, [float(weight) for weight in weights])

@@ -22,19 +22,13 @@ from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
 from naslib_autokd.cli import main
 from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.reports import wirings
-from naslib_autokd.reports.wirings import (
-    COLOURS,
-    Edge,
-    draw_wirings,
-    edge_weights,
-    read_trained,
-    svg,
-    wiring_edges,
-)
+from naslib_autokd.reports.wirings import COLOURS, draw_wirings, svg
+from naslib_autokd.search_spaces.hnag.edges import Edge, edge_weights, graphs_of, wiring_edges
 from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
 from naslib_autokd.search_spaces.hnag.graphs import Graph
 from naslib_autokd.search_spaces.hnag.student import Student
 from naslib_autokd.search_spaces.hnag.wiring import OPERATIONS, StudentSpec, Wiring, fit_width
+from naslib_autokd.shipping.student_file import read_trained
 
 SVG = "{http://www.w3.org/2000/svg}"
 XL = Generator(WattsStrogatz(10, 4, 0.3), ErdosRenyi(10, 0.4), WattsStrogatz(10, 4, 0.3))
@@ -165,7 +159,7 @@ def test_an_edge_weight_scales_exactly_that_input_of_the_network() -> None:
     student = Student(spec).eval()
     assert student.merge_weights is not None
     edges = list(edge_weights(spec, [0.0, 1.0]))
-    assert edges == [Edge("top", None, None, 0, 2), Edge("top", None, None, 1, 2)]
+    assert edges == [Edge((), 0, 2), Edge((), 1, 2)]
     values = edge_weights(spec, [-100.0, 100.0])
     assert list(values.values()) == pytest.approx([0.0, 1.0])
     reduced = Wiring(without, ("single",) * 3, single.stages, single.cells)
@@ -191,7 +185,7 @@ def test_wrong_numbers_of_weights_and_foreign_edges_are_refused() -> None:
     with pytest.raises(ValueError, match=r"has \d+ merge weights, got 2"):
         edge_weights(spec, [0.0, 1.0])
     with pytest.raises(ValueError, match=r"edges that wiring .* lacks, for example 'c0/99-100'"):
-        svg(spec, merge_weights={Edge("mid", 0, None, 99, 100): 0.5})
+        svg(spec, merge_weights={Edge((0,), 99, 100): 0.5})
 
 
 def save_student(spec: StudentSpec, path: Path, result: dict[str, Any] | None = None) -> Path:
@@ -282,7 +276,7 @@ def test_a_family_sheet_names_seeds_parameters_depth_and_merges() -> None:
         assert f"seed {seed}" in shown
         line = next(s for s in shown if f"depth {spec.depth}" in s)
         assert f"{spec.n_params / 1e6:.2f}M parameters" in line
-        merges = Counter(m for _, _, names in wirings._graphs(spec.wiring) for m in names)
+        merges = Counter(m for _, _, names in graphs_of(spec.wiring) for m in names)
         assert any(
             f"{merges['sum']} sum, {merges['concat']} concat, {merges['attention']} attention" in s for s in shown
         )

@@ -233,9 +233,9 @@ N_WIRINGS = 6
 
 def pictures(run: RunData) -> str:
     """The kept student as it was trained, and other wirings of its family."""
-    from naslib_autokd.reports.wirings import read_trained, svg
+    from naslib_autokd.reports.wirings import svg
     from naslib_autokd.search_spaces.hnag.parameters import Candidate
-    from naslib_autokd.shipping.student_file import ExportError
+    from naslib_autokd.shipping.student_file import ExportError, read_trained
 
     parts = []
     kept = run.students[0] if run.students else None
