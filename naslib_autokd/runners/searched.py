@@ -33,6 +33,11 @@ class Hyperparameter:
     code: Callable[[Any], float]
     """A value as a number: ConfigSpace's own in [0, 1]; observed words by their order."""
 
+    @property
+    def kind(self) -> str:
+        """``number`` or ``category``."""
+        return "category" if self.low is None else "number"
+
     @classmethod
     def of_space(cls, own: Any) -> Hyperparameter:
         """As ConfigSpace has it."""

@@ -30,8 +30,8 @@ from naslib_autokd.reports.charts.images import calibration_error
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html._page import ratio
 from naslib_autokd.reports.results import TABLES, read_run, trial_tables
-from naslib_autokd.reports.results.setting_tables import analysed
 from naslib_autokd.runners.statistics import wilson_interval
+from naslib_autokd.runners.trial_importance import analysed
 from naslib_autokd.tasks import get_task
 
 FINALS = [final(0, 0.91), final(1, 0.92, test_accuracy=0.905, test_counts=counts(errors=19)), final(2, 0.9)]

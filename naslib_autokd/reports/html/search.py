@@ -34,9 +34,9 @@ from naslib_autokd.reports.html._page import (
     why,
 )
 from naslib_autokd.reports.results import Row, RunData
-from naslib_autokd.reports.results.setting_tables import LEAST_ANALYSED
 from naslib_autokd.reports.tables import UNITS
 from naslib_autokd.runners.run_folder import TASK
+from naslib_autokd.runners.trial_importance import LEAST_ANALYSED
 
 # ---- the answer ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from naslib_autokd.commands._again import comparison_code
 from naslib_autokd.records import Trial, TrialStore
-from naslib_autokd.reports.results import final_tables, setting_tables, trial_tables
+from naslib_autokd.reports.results import final_tables, trial_tables
 from naslib_autokd.reports.results.run import (
     RANKS_MISSING,
     Row,
@@ -60,7 +60,7 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
     every = [count for own in counts.values() for count in own]
     counted, uncounted = final_tables.count_tables(counts, bool(tables["finals"]))
     space = next((space for job in reversed(jobs) if (space := read_settings(job.path).get("space"))), None)
-    searched, unknown = setting_tables.searched_tables(trials, space, analyse)
+    searched, unknown = trial_tables.searched_tables(trials, space, analyse)
     failures = table("method seed message", comparison.failures)
     tables |= {
         "anytime_mean": mean_curves(comparison.jobs),

@@ -10,7 +10,7 @@ from typing import Any
 from naslib_autokd.commands._again import command_of
 from naslib_autokd.optimizers.base import budget_agreement
 from naslib_autokd.records import Trial, TrialStore, full_trainings, incumbent
-from naslib_autokd.reports.results import final_tables, setting_tables, trial_tables
+from naslib_autokd.reports.results import final_tables, trial_tables
 from naslib_autokd.reports.results.run import Row, RunData, interval_columns, plural
 from naslib_autokd.runners.finals import kept_of, read_finals
 from naslib_autokd.runners.results import agreement_rows
@@ -50,7 +50,7 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
     if kept is not None:
         answer["student"] = final_tables.student_answer(kept.result, teacher, about.task)
     answer |= {"student_epochs": status.student_epochs, "seconds": status.elapsed_s or result.get("search_s")}
-    searched, unknown = setting_tables.searched_tables(
+    searched, unknown = trial_tables.searched_tables(
         [(label, seed, trial) for trial in shown], settings.get("space"), analyse
     )
     counted, uncounted = final_tables.count_tables({label: counts}, bool(records))

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.records import Trial, TrialStore, full_trainings
-from naslib_autokd.reports.results.run import Row, table
+from naslib_autokd.reports.results.run import Row, Tables, table
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table, pareto_front
+from naslib_autokd.runners.searched import SearchedSettings
+from naslib_autokd.runners.trial_importance import LEAST_ANALYSED, analysed, dependence, importance
 
 MOST_SHOWN = 10_000
 """Trials that get a row, and a point in a chart, of their own: a page with more is slow to make and to open."""
@@ -111,3 +113,45 @@ def hypervolume_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> list
         return []
     found = hypervolume_over_time(trials, objectives, values.min(axis=0), values.max(axis=0))
     return table("student_epochs share_of_the_box_of_all_full_trainings", found)
+
+
+def searched_tables(
+    found: Sequence[tuple[str, Any, Trial]], space: Any, analyse: bool
+) -> tuple[Tables, dict[str, str]]:
+    """The tables ``settings`` and ``hyperparameters``, by a model of the trials ``importance`` and ``dependence``, and
+    why the latter two are empty.
+
+    Args:
+        found: Method, seed of the run, trial.
+        space: As ``run.yaml`` describes it.
+    """
+    searched = SearchedSettings.of([trial for _, _, trial in found], space)
+    hyperparameters = searched.hyperparameters
+    about = ((method, seed, t.number, t.candidate_digest, t.budget_epochs, t.val_accuracy) for method, seed, t in found)
+    rows = table("method run_seed number family budget_epochs val_accuracy", about)
+    tables = {
+        "settings": [{**row, **values} for row, values in zip(rows, searched.values, strict=True)],
+        "hyperparameters": table(
+            "name type log low high choices",
+            ((own.name, own.kind, own.log, own.low, own.high, list(map(str, own.choices))) for own in hyperparameters),
+        ),
+    }
+    if not analyse:
+        return tables, {}
+    places, costs, of = analysed([trial for _, _, trial in found])
+    why = f"It takes at least {LEAST_ANALYSED} successful trainings to say what matters; there are {len(places)}."
+    unknown = "Partial dependence needs the space that was searched, which cannot be made again from this run."
+    if len(places) < LEAST_ANALYSED:
+        return tables, {"importance": why, "dependence": why}
+    try:
+        shares = importance(searched, places, costs)
+    except ValueError as error:
+        why = f"Nothing can be said of what matters: {error}."
+        return tables, {"importance": why, "dependence": why}
+    lines = [(*line, shares.r2, shares.n, of) for line in zip(shares.names, shares.mean, shares.sd, strict=True)]
+    lines.sort(key=lambda line: -line[1])
+    curves = {curve.name: curve for curve in dependence(searched, places, costs)}
+    tables["importance"] = table("hyperparameter importance sd r2 n trials", lines)
+    shown = [curves[name] for name, *_ in lines if name in curves]
+    tables["dependence"] = [{**row, "log": curve.log} for curve in shown for row in curve.rows()]
+    return tables, {"dependence": unknown}
