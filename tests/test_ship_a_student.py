@@ -6,6 +6,7 @@ The pictures are of many formats, shapes and orientations, and what is shipped h
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,21 @@ def test_from_a_folder_and_a_torchvision_model_to_an_onnx_student(
         ours = student(data.normalise(test_images)).argmax(dim=1)
     np.testing.assert_array_equal(ours, logits.argmax(axis=1))
     assert about["preparation"] == PREPARATION
+
+    # judged by the command: on the run's own test split its numbers are the run's, also if its folder is given
+    capsys.readouterr()
+    for words in ([str(run)], [str(run / "export" / "student.onnx"), str(photos)]):
+        assert main(["test", *words, "--json"]) == 0
+        verdict = json.loads(capsys.readouterr().out)
+        assert verdict["own_test_split"]
+        assert verdict["accuracy"] == verdict["stated_accuracy"] == kept["test_accuracy"]
+        assert verdict["n"] == len(splits["test"])
+        assert verdict["confusion"] == kept["test_counts"]["student"]["confusion"]
+    for name in splits["test"]:
+        (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / name, tmp_path / "new" / name)
+    assert main(["test", str(run / "export" / "student.onnx"), str(tmp_path / "new")]) == 0
+    assert f"accuracy {100 * kept['test_accuracy']:.1f} [" in capsys.readouterr().out
 
     command = [sys.executable, str(EXAMPLE), str(run / "export" / "student.onnx"), str(photos / splits["test"][0])]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -8,6 +8,7 @@ MODULES: tuple[str, ...] = (
     "status",
     "report",
     "export",
+    "test",
     "sample",
     "evaluate",
     "ablate",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from naslib_autokd.commands._types import SEED, objective, positive, whole
 
 if TYPE_CHECKING:
+    from naslib_autokd.distillation.runtime import Runtime
     from naslib_autokd.evaluators.kd import KDEvaluator
     from naslib_autokd.evaluators.student_limits import StudentLimits
     from naslib_autokd.runners.engine import DaskEngine, LimitedEngine
@@ -107,6 +108,27 @@ def add_limit_options(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="one image on the device of the trainings, in this process",
     )
+
+
+def add_runtime_options(parser: argparse.ArgumentParser) -> None:
+    """Where the latency of a student is measured."""
+    group = parser.add_argument_group("latency", "measured in ONNX Runtime; docs/shipping.md tells more")
+    group.add_argument("--latency-threads", type=whole(1, 1024), default=1, metavar="N", help="threads of ONNX Runtime")
+    group.add_argument("--latency-batch", type=whole(1, 2**16), default=1, metavar="N", help="images in one call")
+    group.add_argument(
+        "--latency-provider", default="cpu", metavar="NAME", help="where it runs: cpu, cuda, tensorrt, openvino, ..."
+    )
+
+
+def runtime_from_options(options: argparse.Namespace) -> Runtime:
+    """The runtime of `add_runtime_options`.
+
+    Raises:
+        ValueError: If there is no such provider.
+    """
+    from naslib_autokd.distillation.runtime import Runtime
+
+    return Runtime(options.latency_threads, options.latency_batch, options.latency_provider)
 
 
 def add_max_params(group: Group) -> None:

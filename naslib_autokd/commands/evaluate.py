@@ -1,4 +1,4 @@
-"""``naslib-autokd evaluate``: one training of one family."""
+"""``naslib-autokd evaluate``: one training of one family. What is trained already is judged by `test`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from naslib_autokd.commands._parser import epilog
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="train one student of one family and print its trial",
-        description="Train one student of one family and print the trial record. Without --candidate a random family "
-        "is drawn from the preset.",
+        help="TRAIN one student of one family and print its trial (to judge a trained one: test)",
+        description="Train one student of one family and print the trial record. This TRAINS: what is trained already "
+        "is judged by 'naslib-autokd test'. Without --candidate a random family is drawn from the preset.",
         epilog=epilog(
             "naslib-autokd evaluate --task cluttered-digits --budget 3",
             "naslib-autokd evaluate --task cluttered-digits --candidate family.yaml --budget 9",

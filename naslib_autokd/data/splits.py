@@ -66,7 +66,25 @@ def save_splits(data: TaskData, folder: str | Path) -> Path:
         TaskError: If the splits that are kept there are others: says which images came, went or changed.
     """
     path = Path(folder) / SPLITS_FILE
-    content: dict[str, Any] = {
+    content = _content(data)
+    if path.exists():
+        kept = _checked(path, content)
+        if set(content["skipped"]) <= set(kept.get("skipped", ())):
+            return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(content, indent=1).encode())
+    return path
+
+
+def check_splits(data: TaskData, folder: str | Path) -> None:
+    """Raise TaskError if the splits that are kept in ``folder`` are not those of the data; writes nothing."""
+    path = Path(folder) / SPLITS_FILE
+    if path.exists():
+        _checked(path, _content(data))
+
+
+def _content(data: TaskData) -> dict[str, Any]:
+    return {
         "task": data.task.name,
         "task_digest": data.task.digest,
         "data_digest": data.digest,
@@ -74,25 +92,24 @@ def save_splits(data: TaskData, folder: str | Path) -> Path:
         "splits": {split: list(members) for split, members in data.members.items()},
         "skipped": list(data.skipped),
     }
-    if path.exists():
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            splits = {split: list(members) for split, members in kept["splits"].items()}
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise TaskError(f"{path} is damaged: {error}; remove it if the images have not changed") from error
-        for split, members in content["splits"].items():
-            if splits.get(split) != members:
-                raise TaskError(f"{path}: {_what_changed(split, splits.get(split, []), members)}")
-        if kept.get("data_digest") != content["data_digest"]:
-            raise TaskError(
-                f"{path}: the files are the same as when this run began, but the pixels of some, or the way they are "
-                "drawn, have changed; give another folder for the run, or the images as they were"
-            )
-        if set(content["skipped"]) <= set(kept.get("skipped", ())):
-            return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(content, indent=1).encode())
-    return path
+
+
+def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What the file says, if its splits are those of ``content``."""
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        splits = {split: list(members) for split, members in kept["splits"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise TaskError(f"{path} is damaged: {error}; remove it if the images have not changed") from error
+    for split, members in content["splits"].items():
+        if splits.get(split) != members:
+            raise TaskError(f"{path}: {_what_changed(split, splits.get(split, []), members)}")
+    if kept.get("data_digest") != content["data_digest"]:
+        raise TaskError(
+            f"{path}: the files are the same as when this run began, but the pixels of some, or the way they are "
+            "drawn, have changed; give another folder for the run, or the images as they were"
+        )
+    return kept
 
 
 def _what_changed(split: str, before: Sequence[object], now: Sequence[object]) -> str:

@@ -31,10 +31,6 @@ OPSET, IR_VERSION = 17, 8
 """Of onnx 1.12 (2022): ONNX Runtime 1.12 and newer read it."""
 OLDEST_OPSET, OLDEST_IR_VERSION = 11, 4
 """The operations of students have not changed since; older intermediate representations want weights as inputs."""
-FILL = 16
-"""Channels are filled up to multiples of it with zeros. ONNX Runtime computes in blocks of 16 channels (8 without
-AVX-512), fills up convolutions itself if they have multiples of 4, and reorders memory around the poolings and all
-convolutions that it cannot: students of 20 to 23 channels took 0.8 of the time (batch 1 and 64, AVX-512)."""
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -98,7 +94,7 @@ def onnx_file(
     *,
     opset: int = OPSET,
     ir_version: int = IR_VERSION,
-    fill: int = FILL,
+    fill: bool = True,
     metadata: Mapping[str, Any] | None = None,
 ) -> bytes:
     """A network as an ONNX file, with the normalisation of its images inside.
@@ -111,7 +107,7 @@ def onnx_file(
             other module goes through torch's exporter.
         opset: Of ONNX's operations, from `OLDEST_OPSET`.
         ir_version: Of the file format, from `OLDEST_IR_VERSION`. ONNX Runtime 1.15 reads opset 19 and version 9.
-        fill: See `FILL`; 1 leaves the channels as they are.
+        fill: Give students channels of zeros where that is faster in float32 (`folding.BLOCKS`).
         metadata: Kept in the file, each value as JSON.
 
     Raises:

@@ -35,10 +35,10 @@ def judgement(
     return {
         "n": len(labels),
         "classes": [str(name) for name in classes] if len(classes) <= MOST_CLASSES else [],
-        "student": {"confusion": _confusion(logits, labels), "calibration": _calibration(logits, labels)},
+        "student": {"confusion": confusion(logits, labels), "calibration": calibration(logits, labels)},
         "teacher": {
-            "confusion": _confusion(teacher_logits, labels),
-            "calibration": _calibration(teacher_logits, labels),
+            "confusion": confusion(teacher_logits, labels),
+            "calibration": calibration(teacher_logits, labels),
         },
         "agreement": {
             "both": int((right & teacher_right).sum()),
@@ -50,7 +50,8 @@ def judgement(
     }
 
 
-def _confusion(logits: Tensor, labels: Tensor) -> list[list[int]] | None:
+def confusion(logits: Tensor, labels: Tensor) -> list[list[int]] | None:
+    """Images by true class (rows) and predicted class (columns); None above `MOST_CLASSES`."""
     n_classes = logits.shape[1]
     if n_classes > MOST_CLASSES:
         return None
@@ -59,7 +60,8 @@ def _confusion(logits: Tensor, labels: Tensor) -> list[list[int]] | None:
     return counts
 
 
-def _calibration(logits: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+def calibration(logits: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """For each of `N_BINS` bins of the confidence ``n``, and the means ``confidence`` and ``accuracy``."""
     confidence, predicted = logits.double().softmax(dim=1).nan_to_num().max(dim=1)
     right = (predicted == labels).double()
     # a confidence of exactly 1 belongs to the last bin
@@ -76,3 +78,9 @@ def _calibration(logits: Tensor, labels: Tensor) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
+    """Expected calibration error of `calibration`: mean distance of confidence and accuracy (Guo et al. 2017)."""
+    n = sum(part["n"] for part in bins)
+    return float(sum(part["n"] * abs(part["confidence"] - part["accuracy"]) for part in bins if part["n"]) / n)

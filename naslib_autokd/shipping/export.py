@@ -87,10 +87,8 @@ def export(
 
     if format not in FORMATS:
         raise ExportError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
-    given = {"opset": opset, "ir_version": ir_version}
-    settings = {name: value for name, value in given.items() if value is not None}
-    if settings and format != "onnx":
-        raise ExportError(f"the format {format} has no {' and no '.join(settings)}: these are of ONNX files")
+    if format != "onnx" and (opset is not None or ir_version is not None):
+        raise ExportError(f"the format {format} has no opset and no IR version: these are of ONNX files")
     if format == "onnx":
         require_onnx()
     described = read_student(kept_student(run))
@@ -110,7 +108,7 @@ def export(
             new.write_bytes(described.path.read_bytes())
         else:
             if format == "onnx":
-                _write_onnx(student, described, new, **settings)
+                new.write_bytes(onnx_content(student, described, opset=opset, ir_version=ir_version))
             else:
                 _write_torch_export(student, described, new)
             difference = compare(student, described, new)
@@ -183,16 +181,34 @@ def _write_torch_export(student: torch.nn.Module, described: StudentFile, path: 
         torch.export.save(program, path, extra_files=extra)
 
 
-def _write_onnx(student: torch.nn.Module, described: StudentFile, path: Path, **settings: int) -> None:
-    from naslib_autokd.distillation.runtime import onnx_file
+def onnx_content(
+    student: torch.nn.Module,
+    described: StudentFile,
+    *,
+    opset: int | None = None,
+    ir_version: int | None = None,
+    fill: bool = True,
+) -> bytes:
+    """A student as an ONNX file (`distillation.runtime.onnx_file`).
+
+    Raises:
+        ExportError: If onnx is not installed, or has no such opset or version.
+    """
+    from naslib_autokd.distillation import runtime
 
     try:
-        content = onnx_file(
-            student, described.input, described.mean, described.std, metadata=_metadata(described), **settings
+        return runtime.onnx_file(
+            student,
+            described.input,
+            described.mean,
+            described.std,
+            opset=runtime.OPSET if opset is None else opset,
+            ir_version=runtime.IR_VERSION if ir_version is None else ir_version,
+            fill=fill,
+            metadata=_metadata(described),
         )
-    except ValueError as error:
+    except (ValueError, runtime.RuntimeUnavailableError) as error:
         raise ExportError(str(error)) from error
-    path.write_bytes(content)
 
 
 def _metadata(described: StudentFile) -> dict[str, Any]:
@@ -204,6 +220,7 @@ def _metadata(described: StudentFile) -> dict[str, Any]:
         "mean": list(described.mean),
         "std": list(described.std),
         "task": described.task,
+        "result": {name: described.result.get(name) for name in ("val_accuracy", "test_accuracy")},
         "made_by": f"naslib_autokd {__version__}",
     }
 

@@ -82,6 +82,7 @@ CI = ".ci/run"
 """Installing and checking: in a fresh environment."""
 EXAMPLE = "tests/test_examples.py::test_autokd_vs_darts_prints_its_table_and_keeps_everything"
 SHIPPED = "tests/test_ship_a_student.py::test_from_a_folder_and_a_torchvision_model_to_an_onnx_student"
+JUDGED = "tests/shipping/test_judge.py::test_accuracy_classes_and_calibration_are_those_of_the_module"
 BENCH = "tests/evaluators/test_benchmark.py::test_from_training_to_verification"
 RUNNER = "tests/plugin/test_plugin_runner.py::test_every_shipped_configuration_runs"
 NASLIB_SEARCH = (
@@ -134,6 +135,9 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd export runs/first --format safetensors": HERE,
     "naslib-autokd search --task cluttered-digits --trials 8 --finals 2 --out runs/small": HERE,
     "naslib-autokd export runs/small": HERE,
+    "naslib-autokd test runs/small": HERE,
+    "naslib-autokd test runs/small/export/student.onnx digits": JUDGED,
+    "naslib-autokd test runs/photos/export/student.onnx new_photos": SHIPPED,
     "naslib-autokd search --trials 60 --workers 4 --trial-seconds 600 --out runs/four": WORKERS,
     "naslib-autokd search --task cluttered-digits --trials 60 --workers 4 --out runs/four": WORKERS,
     "naslib-autokd search --task mine.yaml --trials 200 --workers 8 --device cuda --out runs/gpus": DEVICES,

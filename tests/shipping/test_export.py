@@ -14,29 +14,14 @@ import torch
 
 from naslib_autokd import cli, load_student
 from naslib_autokd.data import prepare_picture
-from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.records import derive_seed
-from naslib_autokd.runners.finals import read_finals, train_family
+from naslib_autokd.runners.finals import read_finals
 from naslib_autokd.runners.run_folder import RUN
-from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.shipping import export as module
 from naslib_autokd.shipping.export import export
 from naslib_autokd.shipping.student_file import ExportError, kept_student, read_student
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported_student.py"
-
-
-@pytest.fixture(scope="module")
-def evaluator(tiny_data, cluttered_teacher):
-    return KDEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher.network)
-
-
-@pytest.fixture(scope="module")
-def run(evaluator, tmp_path_factory):
-    """A run folder with two final students."""
-    folder = tmp_path_factory.mktemp("run")
-    train_family(evaluator, HNAGSpace("hnag-small").default_candidate(), n_students=2, seed=0, out=folder)
-    return folder
 
 
 def test_the_file_gives_back_the_student_that_was_trained(run, evaluator):
