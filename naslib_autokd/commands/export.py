@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
-from naslib_autokd.commands._types import whole
+from naslib_autokd.commands._types import Number, whole
 
 FORMATS = ("onnx", "torch-export", "safetensors")
 
@@ -21,7 +22,10 @@ def add(commands: Any) -> None:
         description="Write the student that a finished search keeps as a file that runs without this package, compare "
         "its outputs with the trained module's, and put beside it a model card and prepare_picture.py, which makes its "
         "input of picture files as training did (needs Pillow and numpy alone).",
-        epilog=epilog("naslib-autokd export runs/first --format onnx", keys="path, card, preparation, difference"),
+        epilog=epilog(
+            "naslib-autokd export runs/first --format onnx",
+            keys="path, card, preparation, difference, latency_ms, int8",
+        ),
     )
     parser.add_argument(
         "run_folder", type=Path, metavar="RUN", help="run folder of a search, or a student's .safetensors"
@@ -32,6 +36,18 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--ir-version", type=whole(), metavar="N", help="of an ONNX file's format (default: 8, that of onnx 1.12)"
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="an ONNX file in 8 bits (static, a scale for each channel, calibrated on training pictures); accuracy and "
+        "latency are measured on the validation split, and a student that loses too much is refused",
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=Number(float, 0.0, 100.0),
+        metavar="POINTS",
+        help="validation accuracy in percent that --int8 may cost (default: 1)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: RUN/export/student.*)")
     add_option(parser, "--json")
@@ -44,21 +60,34 @@ def run(options: argparse.Namespace) -> int:
 
     run = options.run_folder.resolve()
     command = command_of(run).replace(str(run), run.name)  # the card is for others, who have no such folder
-    versions = {"opset": options.opset, "ir_version": options.ir_version}
-    done = export(options.run_folder, options.format, options.out, **versions, command=command)
+    done = export(
+        options.run_folder,
+        options.format,
+        options.out,
+        opset=options.opset,
+        ir_version=options.ir_version,
+        int8=options.int8,
+        max_drop=options.max_drop,
+        command=command,
+    )
     if done.warning:
         print(f"beware: {done.warning}", file=sys.stderr)
     if options.json:
         files = {"path": str(done.path), "card": str(done.card), "preparation": str(done.preparation)}
-        print_json({**files, "difference": done.difference})
+        int8 = None if done.int8 is None else asdict(done.int8)
+        print_json({**files, "difference": done.difference, "latency_ms": list(done.latency_ms), "int8": int8})
         return 0
-    size = done.path.stat().st_size / 2**10
-    print(f"{done.path}: {size:.0f} KiB", end="")
-    print(
-        ""
-        if options.format == "safetensors"
-        else f", outputs as the student's to {done.difference:.1e} of the largest logit"
-    )
+    said = f"{done.path}: {done.path.stat().st_size / 2**10:.0f} KiB"
+    if done.int8 is not None:
+        said += f" in 8 bits: {done.int8.sentence()}"
+    elif options.format != "safetensors":
+        said += f", outputs as the student's to {done.difference:.1e} of the largest logit"
+    print(said)
+    if done.latency_ms and done.int8 is None:
+        from naslib_autokd.distillation.runtime import BATCHES
+
+        times = (f"{ms:.3f} ms at batch {batch}" for batch, ms in zip(BATCHES, done.latency_ms, strict=True))
+        print(f"latency in ONNX Runtime on one thread here: {', '.join(times)}")
     print(f"{done.card}: model card")
     print(f"{done.preparation}: makes its input of picture files, as training did")
     return 0

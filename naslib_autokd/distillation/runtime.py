@@ -273,7 +273,7 @@ class OnnxSession:
         require_packages("onnxruntime")
         import onnxruntime
 
-        runtime = runtime or Runtime()
+        self.runtime = runtime = runtime or Runtime()
         provider, available = PROVIDERS[runtime.provider], onnxruntime.get_available_providers()
         if provider not in available:
             here = [short for short, long in PROVIDERS.items() if long in available]
@@ -303,17 +303,33 @@ LEAST_S, LEAST_CALLS, WARM_UP = 0.1, 20, 3
 """A latency is the median of so many calls, and of so many seconds of them, after some that are not measured."""
 
 
-def session_latency_s(session: OnnxSession, image_shape: Sequence[int], batch: int = 1) -> float:
-    """Median wall seconds of one call of a session with ``batch`` images."""
-    images = np.random.default_rng(0).random((batch, *image_shape), dtype=np.float32)
+def session_latency_s(session: OnnxSession, image_shape: Sequence[int]) -> float:
+    """Median seconds of one call of a session, with the batch of its runtime.
+
+    On one thread of a CPU these are the thread's CPU seconds, which other work on the machine changes little; else they
+    are wall seconds.
+    """
+    runtime = session.runtime
+    clock = time.thread_time if (runtime.threads, runtime.provider) == (1, "cpu") else time.perf_counter
+    images = np.random.default_rng(0).random((runtime.batch, *image_shape), dtype=np.float32)
     times: list[float] = []
     for _ in range(WARM_UP):
         session(images)
     while len(times) < LEAST_CALLS or sum(times) < LEAST_S:
-        start = time.perf_counter()
+        start = clock()
         session(images)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times)
+
+
+BATCHES = (1, 64)
+"""Images in a call of which model cards tell the latency."""
+
+
+def latencies_ms(content: bytes, image_shape: Sequence[int]) -> tuple[float, ...]:
+    """Of an ONNX file: milliseconds of a call with `BATCHES` images, on one thread."""
+    sessions = (OnnxSession(content, Runtime(batch=batch)) for batch in BATCHES)
+    return tuple(1e3 * session_latency_s(session, image_shape) for session in sessions)
 
 
 @dataclass(frozen=True)
@@ -344,7 +360,7 @@ def latency(network: nn.Module, image_shape: tuple[int, int, int], runtime: Runt
     except Exception as error:  # torch's exporter has many, of networks that are not ours
         reason = f"torch cannot export it: {type(error).__name__}"
     else:
-        seconds = session_latency_s(session, image_shape, runtime.batch)
+        seconds = session_latency_s(session, image_shape)
         return Latency(seconds, f"{runtime_version()}, {runtime}")
     finally:
         network.train(was_training)

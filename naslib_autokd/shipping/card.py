@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from naslib_autokd._version import __version__
 from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.escaping import code, markdown
 from naslib_autokd.evaluators.results import FinalResult
+from naslib_autokd.records import environment
 from naslib_autokd.runners.run_folder import RESULT, read_settings
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.shipping.student_file import PREPARATION_FILE, StudentFile
 
+if TYPE_CHECKING:
+    from naslib_autokd.shipping.int8 import Int8Report
 
-def model_card(described: StudentFile, folder: Path, exported: Path, difference: float, command: str = "") -> str:
+
+def model_card(
+    described: StudentFile,
+    folder: Path,
+    exported: Path,
+    difference: float,
+    command: str = "",
+    latency_ms: Sequence[float] = (),
+    int8: Int8Report | None = None,
+) -> str:
     """What a user of the file has to know, as Markdown: what it does, how good it is, how to run and to remake it."""
     from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
@@ -74,9 +86,18 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         lines += [
             f"It names the same class as the teacher on {100 * result['test_agreement']:.1f} % of the test images."
         ]
+    if latency_ms:
+        lines += [_latency(latency_ms), ""]
+    if int8 is not None:
+        lines += [
+            "**This file computes in 8 bits**, with scales found on training pictures. Against the same student in "
+            f"float32, to which the table belongs: {int8.sentence()}.",
+            "",
+        ]
     if exported.suffix != ".safetensors":
         lines += [
-            f"Outputs of this file were compared with the trained module's: they differ by {difference:.1e} of "
+            f"Outputs of {'this file' if int8 is None else 'the float32 file'} were compared with the trained module's: "
+            f"they differ by {difference:.1e} of "
             "the largest logit."
         ]
     kd = (
@@ -112,6 +133,18 @@ def model_card(described: StudentFile, folder: Path, exported: Path, difference:
         "",
     ]
     return "\n".join(lines)
+
+
+def _latency(latency_ms: Sequence[float]) -> str:
+    import onnxruntime
+
+    from naslib_autokd.distillation.runtime import BATCHES
+
+    times = ", ".join(f"{ms:.3f} ms for {batch}" for batch, ms in zip(BATCHES, latency_ms, strict=True))
+    return (
+        f"A call takes, by number of images: {times} (ONNX Runtime {onnxruntime.__version__}, one thread, "
+        f"{markdown(environment().get('processor') or 'an unknown processor')}, where this was exported)."
+    )
 
 
 def _row(name: str, result: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from naslib_autokd._version import __version__
 from naslib_autokd.data import prepare_picture
 from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.files import write_whole
-from naslib_autokd.runners.run_folder import RunFolder, remove_leftovers
+from naslib_autokd.runners.run_folder import RunFolder, read_task, remove_leftovers
 from naslib_autokd.shipping.card import model_card
 from naslib_autokd.shipping.student_file import (
     PREPARATION_FILE,
@@ -32,11 +32,14 @@ from naslib_autokd.shipping.student_file import (
     load_student,
     read_student,
     refuse_untrained,
+    run_of,
 )
-from naslib_autokd.tasks import did_you_mean
+from naslib_autokd.tasks import Task, did_you_mean
 
 if TYPE_CHECKING:
     import torch
+
+    from naslib_autokd.shipping.int8 import Int8Report
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
 
@@ -56,6 +59,9 @@ class Exported:
     """Largest difference of a logit from the module's, relative to the largest logit; 0 for safetensors."""
     warning: str = ""
     """What the preparation does otherwise than this student's training."""
+    latency_ms: tuple[float, ...] = ()
+    """Of an ONNX file here, on one thread, with `distillation.runtime.BATCHES` images."""
+    int8: Int8Report | None = None
 
 
 def export(
@@ -65,6 +71,8 @@ def export(
     *,
     opset: int | None = None,
     ir_version: int | None = None,
+    int8: bool = False,
+    max_drop: float | None = None,
     command: str = "",
 ) -> Exported:
     """Write the kept student of a run; beside it a model card, and the file that prepares pictures for it.
@@ -76,11 +84,15 @@ def export(
         out: File to write; default ``RUN/export/student.onnx`` and so on. The card is ``model_card.md`` beside it.
         opset: Of an ONNX file's operations; the default is `distillation.runtime.OPSET`.
         ir_version: Of an ONNX file's format; the default is `distillation.runtime.IR_VERSION`.
+        int8: Write an ONNX file in 8 bits (`int8`), calibrated on training pictures and measured on the validation
+            split, both of the student's run; default ``RUN/export/student-int8.onnx``.
+        max_drop: Points of validation accuracy that 8 bits may cost; the default is `int8.MAX_DROP`.
         command: That made the run, for the card.
 
     Raises:
         ExportError: Before any work, if there is no such student, it was never trained or diverged, or a package is
-            missing; at the end, if the exported network's outputs differ from the student's (nothing is written then).
+            missing; at the end, if the exported network's outputs differ from the student's, or 8 bits cost more than
+            ``max_drop`` (nothing is written then).
         StoreLockedError: If the file goes into the run folder, which another process writes.
     """
     import torch
@@ -89,15 +101,22 @@ def export(
         raise ExportError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     if format != "onnx" and (opset is not None or ir_version is not None):
         raise ExportError(f"the format {format} has no opset and no IR version: these are of ONNX files")
+    if max_drop is not None and not int8:
+        raise ExportError("max_drop is of int8: without it nothing is lost")
+    if int8 and format != "onnx":
+        raise ExportError(f"8 bits are of ONNX files, got the format {format}")
     if format == "onnx":
         require_onnx()
     described = read_student(kept_student(run))
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
-    path = Path(out) if out is not None else folder / "export" / f"student{FORMATS[format]}"
+    name = f"student{'-int8' if int8 else ''}{FORMATS[format]}"
+    path = Path(out) if out is not None else folder / "export" / name
     if path.suffix != FORMATS[format]:
         raise ExportError(f"--out {path} must end in {FORMATS[format]} for the format {format}")
     student = load_student(described.path)
     refuse_untrained(student, described)
+    latency: tuple[float, ...] = ()
+    report: Int8Report | None = None
     with ExitStack() as stack:
         if out is None and Path(run).is_dir():
             stack.enter_context(RunFolder.own(run))
@@ -117,12 +136,57 @@ def export(
                     f"the exported network differs from the student by {difference:.2g} of the largest logit (allowed "
                     f"{TOLERANCE:g}); nothing was written"
                 )
+        if format == "onnx":
+            from naslib_autokd.distillation.runtime import latencies_ms
+
+            if int8:
+                plain = onnx_content(student, described, opset=opset, ir_version=ir_version, fill=False)
+                content, report = in_8_bits(new.read_bytes(), plain, described, max_drop)
+                new.write_bytes(content)
+            latency = report.int8_ms if report else latencies_ms(new.read_bytes(), described.input)
         write_whole(path, new.read_bytes())
         card = path.with_name("model_card.md")
-        write_whole(card, model_card(described, folder, path, difference, command).encode())
+        write_whole(card, model_card(described, folder, path, difference, command, latency, report).encode())
         preparation = path.with_name(PREPARATION_FILE)
         write_whole(preparation, Path(prepare_picture.__file__).read_bytes())
-    return Exported(path, card, preparation, difference, described.warning)
+    return Exported(path, card, preparation, difference, described.warning, latency, report)
+
+
+def in_8_bits(
+    float_file: bytes, plain_file: bytes, described: StudentFile, max_drop: float | None = None
+) -> tuple[bytes, Int8Report]:
+    """A student's file in 8 bits, and what that costs.
+
+    Args:
+        float_file: What 8 bits are compared with.
+        plain_file: What is made of 8 bits: the same without added channels.
+
+    Raises:
+        ExportError: If the student's run is not there, the opset is older than 8 bits need, or accuracy falls by more
+            than ``max_drop`` points.
+    """
+    import onnx
+
+    from naslib_autokd.data.load import load_data
+    from naslib_autokd.data.splits import check_splits
+    from naslib_autokd.shipping import int8
+
+    run = run_of(described.path)
+    if run is None:
+        raise ExportError(f"{described.path} lies in no run: 8 bits need the pictures that it was trained on")
+    if (opset := onnx.load_from_string(plain_file).opset_import[0].version) < int8.OLDEST_OPSET:
+        raise ExportError(f"8 bits with a scale for each channel need opset {int8.OLDEST_OPSET} or newer, got {opset}")
+    data = load_data(Task.from_dict(read_task(run)))
+    check_splits(data, run)
+    content = int8.quantised(plain_file, int8.as_input(data.train_images[: int8.N_CALIBRATION]))
+    report = int8.report(float_file, content, data, described.input)
+    allowed = int8.MAX_DROP if max_drop is None else max_drop
+    if report.drop > allowed:
+        raise ExportError(
+            f"8 bits cost {report.drop:.2f} points, more than --max-drop {allowed:g}: {report.sentence()}; nothing was "
+            "written. Export it without --int8, or allow more"
+        )
+    return content, report
 
 
 @contextmanager

@@ -28,9 +28,15 @@ from naslib_autokd.distillation.runtime import (
     session_latency_s,
 )
 from naslib_autokd.evaluators.judgement import calibration, calibration_error, confusion
-from naslib_autokd.runners.run_folder import TASK, read_task
+from naslib_autokd.runners.run_folder import read_task
 from naslib_autokd.shipping.export import onnx_content
-from naslib_autokd.shipping.student_file import kept_student, load_student, read_student, refuse_untrained
+from naslib_autokd.shipping.student_file import (
+    kept_student,
+    load_student,
+    read_student,
+    refuse_untrained,
+    run_of,
+)
 from naslib_autokd.tasks import Task, did_you_mean
 
 CONFIDENCE = 0.95
@@ -137,7 +143,7 @@ def judge(file: str | Path, folder: str | Path | None = None, runtime: Runtime |
         per_class=_per_class(logits.argmax(dim=1), pictures.labels, network.classes),
         confusion=confusion(logits, pictures.labels),
         calibration=bins,
-        latency_ms=1e3 * session_latency_s(network.session, network.input, runtime.batch),
+        latency_ms=1e3 * session_latency_s(network.session, network.input),
         latency_of=f"{runtime_version()}, {runtime}",
     )
 
@@ -214,12 +220,6 @@ def _open_onnx(file: Path, runtime: Runtime) -> Network:
             "export the student again"
         ) from error
     return Network(file, classes, (channels, height, width), session, stated)
-
-
-def run_of(file: Path) -> Path | None:
-    """The run that a student's file lies in, at most three folders up; the folder itself if it is one."""
-    places = [file, *file.absolute().parents[:4]] if file.is_dir() else list(file.absolute().parents[:4])
-    return next((place for place in places if (place / TASK).is_file()), None)
 
 
 # --- the pictures ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.runners.finals import kept_final
-from naslib_autokd.runners.run_folder import FINALS, TRIALS
+from naslib_autokd.runners.run_folder import FINALS, TASK, TRIALS
 from naslib_autokd.search_spaces.hnag.edges import Edge, edge_weights
 from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
@@ -111,6 +111,13 @@ def load_student(path: str | Path) -> torch.nn.Module:
     except RuntimeError as error:
         raise ExportError(f"{path}: the weights do not belong to the student that it describes: {error}") from error
     return student.eval()
+
+
+def run_of(file: str | Path) -> Path | None:
+    """The run that a student's file lies in, at most four folders up; the folder itself if it is one."""
+    path = Path(file)
+    places = [path.absolute().parents[index] for index in range(min(4, len(path.absolute().parents)))]
+    return next((place for place in [path, *places] if (place / TASK).is_file()), None)
 
 
 def kept_student(run: str | Path) -> Path:

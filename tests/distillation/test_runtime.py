@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-
 import numpy as np
 import onnx
 import pytest
@@ -90,8 +88,11 @@ def test_a_runtime_that_cannot_be_is_refused() -> None:
 
 
 def test_a_session_is_measured_by_its_median(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(np.cumsum([0.0] + [0.5, 0.01] * 200).tolist())
-    monkeypatch.setattr(runtime.time, "perf_counter", lambda: next(clock))
-    assert runtime.session_latency_s(lambda images: images, (1, 2, 2)) == pytest.approx(
-        statistics.median([0.5] * runtime.LEAST_CALLS)
-    )
+    """Of CPU time on one thread, where other work does not count; of wall time on several."""
+    session = OnnxSession(onnx_file(student().eval(), SHAPE, MEAN, STD))
+    for name, step in (("thread_time", 0.5), ("perf_counter", 0.7)):
+        # one call in three is interrupted
+        ticks = iter(np.cumsum([(step if index % 6 != 1 else 9.0) * (index % 2) for index in range(400)]).tolist())
+        monkeypatch.setattr(runtime.time, name, lambda ticks=ticks: next(ticks))
+        assert runtime.session_latency_s(session, SHAPE) == pytest.approx(step)
+        session.runtime = Runtime(threads=2)
