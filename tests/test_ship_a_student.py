@@ -166,6 +166,14 @@ def test_from_a_folder_and_a_torchvision_model_to_an_onnx_student(
     assert main(["test", str(run / "export" / "student.onnx"), str(tmp_path / "new")]) == 0
     assert f"accuracy {100 * kept['test_accuracy']:.1f} [" in capsys.readouterr().out
 
+    # in 8 bits, calibrated on the run's own pictures
+    assert main(["export", str(run), "--int8", "--max-drop", "10", "--json"]) == 0
+    int8 = json.loads(capsys.readouterr().out)["int8"]
+    assert int8["float_accuracy"] == pytest.approx(kept["val_accuracy"])
+    assert int8["int8_bytes"] < int8["float_bytes"]
+    assert main(["test", str(run / "export" / "student-int8.onnx"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(kept["test_accuracy"], abs=0.1)
+
     command = [sys.executable, str(EXAMPLE), str(run / "export" / "student.onnx"), str(photos / splits["test"][0])]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said.startswith(classes[int(logits[0].argmax())])

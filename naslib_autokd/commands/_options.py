@@ -116,7 +116,10 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--latency-threads", type=whole(1, 1024), default=1, metavar="N", help="threads of ONNX Runtime")
     group.add_argument("--latency-batch", type=whole(1, 2**16), default=1, metavar="N", help="images in one call")
     group.add_argument(
-        "--latency-provider", default="cpu", metavar="NAME", help="where it runs: cpu, cuda, tensorrt, openvino, ..."
+        "--latency-provider",
+        default="cpu",
+        metavar="NAME",
+        help="where it runs: cpu, cuda, tensorrt, openvino, coreml or xnnpack",
     )
 
 

@@ -70,7 +70,7 @@ def quantised(content: bytes, images: np.ndarray) -> bytes:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.parts = iter(np.array_split(images, max(1, len(images) // 32)))
 

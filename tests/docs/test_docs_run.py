@@ -83,6 +83,7 @@ CI = ".ci/run"
 EXAMPLE = "tests/test_examples.py::test_autokd_vs_darts_prints_its_table_and_keeps_everything"
 SHIPPED = "tests/test_ship_a_student.py::test_from_a_folder_and_a_torchvision_model_to_an_onnx_student"
 JUDGED = "tests/shipping/test_judge.py::test_accuracy_classes_and_calibration_are_those_of_the_module"
+INT8 = "tests/shipping/test_int8.py::test_a_student_that_loses_too_much_is_refused_and_nothing_is_written"
 BENCH = "tests/evaluators/test_benchmark.py::test_from_training_to_verification"
 RUNNER = "tests/plugin/test_plugin_runner.py::test_every_shipped_configuration_runs"
 NASLIB_SEARCH = (
@@ -135,6 +136,8 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd export runs/first --format safetensors": HERE,
     "naslib-autokd search --task cluttered-digits --trials 8 --finals 2 --out runs/small": HERE,
     "naslib-autokd export runs/small": HERE,
+    "naslib-autokd export runs/small --int8": Here("--max-drop 20"),
+    "naslib-autokd export runs/small --int8 --max-drop 0.5": INT8,
     "naslib-autokd test runs/small": HERE,
     "naslib-autokd test runs/small/export/student.onnx digits": JUDGED,
     "naslib-autokd test runs/photos/export/student.onnx new_photos": SHIPPED,
