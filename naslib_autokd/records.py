@@ -292,7 +292,7 @@ OBJECTIVES = {
     "macs": "multiply-adds per image",
     "train_memory": "bytes, peak of a training step",
     "inference_memory": "bytes, peak of a forward pass of one image",
-    "latency": "seconds of a forward pass of one image",
+    "latency": "seconds of a call in ONNX Runtime",
 }
 """What a search can minimise, and its unit. ``error`` is a trial's ``cost``."""
 

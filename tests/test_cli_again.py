@@ -14,6 +14,7 @@ import yaml
 
 from naslib_autokd.cli import build_parser, main
 from naslib_autokd.commands._again import LIMIT_OPTIONS, command_of, comparison_code
+from naslib_autokd.distillation.runtime import Runtime
 from naslib_autokd.evaluators.student_limits import StudentLimits
 from naslib_autokd.runners import comparison
 from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS
@@ -47,6 +48,7 @@ def test_what_run_yaml_says_of_a_search_is_in_its_command(tmp_path: Path) -> Non
     assert {field.name for field in fields(StudentLimits)} == set(LIMIT_OPTIONS)
     evaluation = {"objective": "ce", "teacher": "t.pt", "limits": asdict(limits), "continue_from_checkpoint": True}
     evaluation["precision"] = "auto"
+    evaluation["runtime"] = asdict(Runtime(threads=2, batch=8))
     asked: dict[str, Any] = {
         "optimizer": "tpe",
         "space": "hnag-wide",
@@ -69,7 +71,8 @@ def test_what_run_yaml_says_of_a_search_is_in_its_command(tmp_path: Path) -> Non
     expected |= {"student_epochs": 150.0, "max_seconds": 3600.5, "target_accuracy": 0.9, "objective": "ce"}
     expected |= {"teacher": "t.pt", "continue_from_checkpoint": True, "out": Path(f"{folder}-again")}
     expected |= {"max_macs": 2_000_000, "max_memory": "16777216", "max_inference_memory": "524288"}
-    expected |= {"max_latency_ms": 2.5, "precision": "auto"}
+    expected |= {"max_latency_ms": 2.5, "latency_batch": 8, "latency_threads": 2, "latency_provider": "cpu"}
+    expected |= {"precision": "auto"}
     assert {name: options[name] for name in expected} == expected
     assert [shlex.split(word) for word in options["option"]]
     assert sorted(options["option"]) == ['fidelity="full"', "gamma=1e-05", 'widths=[1, "two"]']

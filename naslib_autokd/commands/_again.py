@@ -179,6 +179,8 @@ def _values(folder: Path, settings: Mapping[str, Any], task: Mapping[str, Any]) 
         "seed": settings.get("seed"),
         "finals": len((folder / FINALS).read_bytes().splitlines()) or None if (folder / FINALS).is_file() else None,
     }
+    for name, value in (evaluation.get("runtime") or {}).items():
+        values[f"latency_{name}"] = value
     limits = StudentLimits(**(evaluation.get("limits") or {}))
     for field, (option, units) in LIMIT_OPTIONS.items():
         if (limit := getattr(limits, field)) is not None:

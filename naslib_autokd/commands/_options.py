@@ -99,6 +99,12 @@ def add_limit_options(parser: argparse.ArgumentParser) -> None:
     """Hard limits of every student: it gets the largest width that keeps them, before it is trained."""
     group = parser.add_argument_group("limits of a student", "each gets the largest width that keeps them")
     add_max_params(group)
+    group.add_argument(
+        "--width-multiple",
+        type=whole(1, 1024),
+        metavar="N",
+        help="channels are multiples of it, or fewer; 16 suits ONNX Runtime (default: the task's)",
+    )
     group.add_argument("--max-macs", type=whole(1, 10**15), metavar="N", help="multiply-adds per image")
     group.add_argument("--max-memory", metavar="SIZE", help="live tensors of a training step, for example 64MB")
     group.add_argument("--max-inference-memory", metavar="SIZE", help="the same for one image in inference")
@@ -106,7 +112,7 @@ def add_limit_options(parser: argparse.ArgumentParser) -> None:
         "--max-latency-ms",
         type=positive(),
         metavar="MS",
-        help="one image on the device of the trainings, in this process",
+        help="a call in ONNX Runtime, of one image on one thread unless --latency-* say otherwise",
     )
 
 
@@ -173,8 +179,9 @@ def task_from_options(options: argparse.Namespace) -> Task:
         overrides["unlabelled_dir"] = str(options.unlabelled)
     if getattr(options, "preset", None) is not None:
         overrides["preset"] = options.preset
-    if getattr(options, "max_params", None) is not None:
-        overrides["max_params"] = options.max_params
+    for name in ("max_params", "width_multiple"):
+        if getattr(options, name, None) is not None:
+            overrides[name] = getattr(options, name)
     return get_task(options.task, **overrides)
 
 
@@ -279,6 +286,11 @@ def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine |
     )
 
 
+def asks_for_latency(options: argparse.Namespace) -> bool:
+    """Whether a search has a latency as limit or objective."""
+    return options.max_latency_ms is not None or "latency" in options.objectives.split(",")
+
+
 def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:
     """What the evaluator of a search keeps and measures besides the training; nothing for other commands."""
     if not hasattr(options, "objectives"):
@@ -287,6 +299,8 @@ def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:
 
     measure = tuple(name for name in MEASURED_OBJECTIVES if name in options.objectives.split(","))
     found: dict[str, Any] = {"limits": student_limits(options), "measure": measure}
+    if asks_for_latency(options):
+        found["runtime"] = runtime_from_options(options)
     if getattr(options, "continue_from_checkpoint", False):
         found["continue_from_checkpoint"] = options.out.resolve() / "checkpoints"
     if getattr(options, "precision", "float32") != "float32":

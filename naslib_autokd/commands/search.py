@@ -13,13 +13,16 @@ from naslib_autokd.commands import _config
 from naslib_autokd.commands._options import (
     add_limit_options,
     add_option,
+    add_runtime_options,
     add_task_options,
     add_worker_options,
+    asks_for_latency,
     check_places,
     engine_from_options,
     evaluator_from_options,
     parse_options,
     print_json,
+    runtime_from_options,
     student_limits,
     task_from_options,
     tell_of_images,
@@ -104,6 +107,7 @@ def add(commands: Any) -> None:
     budget.add_argument("--finals", type=whole(1, 10_000), default=4, metavar="N", help="final students of the family")
     add_option(budget, "--seed")
     add_limit_options(parser)
+    add_runtime_options(parser)
     add_worker_options(parser)
     output = parser.add_argument_group("output")
     add_option(output, "--out", required=True)
@@ -158,6 +162,8 @@ def run(options: argparse.Namespace) -> int:
     evaluation: dict[str, Any] = {"objective": options.objective, "teacher": options.teacher}
     if limits:
         evaluation["limits"] = asdict(limits)
+    if asks_for_latency(options):
+        evaluation["runtime"] = asdict(runtime_from_options(options))
     if options.continue_from_checkpoint:
         evaluation["continue_from_checkpoint"] = True
     if options.precision != "float32":

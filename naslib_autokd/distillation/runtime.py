@@ -77,6 +77,18 @@ def missing_packages(*names: str) -> list[str]:
     return [name for name in names or ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
 
 
+def check_available(runtime: Runtime) -> None:
+    """Raise ValueError if the onnxruntime that is installed has no such provider; nothing if none is installed."""
+    if missing_packages("onnxruntime"):
+        return
+    import onnxruntime
+
+    provider, available = PROVIDERS[runtime.provider], onnxruntime.get_available_providers()
+    if provider not in available:
+        here = [short for short, long in PROVIDERS.items() if long in available]
+        raise ValueError(f"onnxruntime here has no {provider}: install a build that has, or take {', '.join(here)}")
+
+
 def require_packages(*names: str) -> None:
     """Raise RuntimeUnavailableError if one is not installed."""
     if missing := missing_packages(*names):
@@ -274,17 +286,14 @@ class OnnxSession:
         import onnxruntime
 
         self.runtime = runtime = runtime or Runtime()
-        provider, available = PROVIDERS[runtime.provider], onnxruntime.get_available_providers()
-        if provider not in available:
-            here = [short for short, long in PROVIDERS.items() if long in available]
-            raise ValueError(f"onnxruntime here has no {provider}: install a build that has, or take {', '.join(here)}")
+        check_available(runtime)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = runtime.threads, 1
         options.log_severity_level = 4  # what is wrong is raised
         if save_optimized:
             options.optimized_model_filepath = save_optimized
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(content, options, providers=[PROVIDERS[runtime.provider]])
         except Exception as error:  # onnxruntime's have no common base but this
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(f"onnxruntime {onnxruntime.__version__} cannot load it: {first}") from error

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from naslib_autokd.data.images import TaskData, normalise
 from naslib_autokd.data.load import load_data
 from naslib_autokd.data.prepare_picture import PREPARATION
-from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, latency_s, train_memory
+from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, train_memory
 from naslib_autokd.distillation.diswot import SCORE_BATCH, SCORE_COST, LastFeatures, compare, last_features
 from naslib_autokd.distillation.losses import KDLoss, get_loss
+from naslib_autokd.distillation.runtime import Runtime, check_available, latency
 from naslib_autokd.distillation.training import (
     Checkpoint,
     KDLike,
@@ -52,9 +53,6 @@ from naslib_autokd.teachers.soft_targets import SoftTargets
 from naslib_autokd.teachers.teacher import Teacher
 
 OBJECTIVES = ("kd", "ce")
-
-MEASURES: dict[str, Callable[..., float]] = {"inference_memory": inference_memory, "latency": latency_s}
-"""How `records.MEASURED_OBJECTIVES` are measured."""
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +108,8 @@ class KDEvaluator:
             (cluttered-digits, 3 of 9 epochs, 34 families), ranked families no better (Kendall's tau with the truth 0.58
             and 0.64), and repeat the lower budget's luck; see docs/performance.md, "Training path".
         measure: Costs of `records.MEASURED_OBJECTIVES` that are measured for each student, into a trial's ``info``.
+        runtime: Where latencies are measured, of limits and of ``measure``: ONNX Runtime, with one image and one thread
+            of a CPU by default. ``info`` says in ``latency_of`` what was measured.
         report: Told what takes long while the evaluator is made (training the teacher, once).
 
     Raises:
@@ -130,6 +130,7 @@ class KDEvaluator:
         time_limit_s: float | None = None,
         limits: StudentLimits | None = None,
         measure: Sequence[str] = (),
+        runtime: Runtime | None = None,
         continue_from_checkpoint: str | Path | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
@@ -143,6 +144,10 @@ class KDEvaluator:
             if name not in MEASURED_OBJECTIVES:
                 raise ValueError(f"nothing to measure: {name!r}{did_you_mean(name, MEASURED_OBJECTIVES)}")
         self.limits, self.measure = limits or StudentLimits(), tuple(measure)
+        if self.limits.max_latency_s is not None and "latency" not in self.measure:
+            self.measure += ("latency",)  # trials tell what was limited
+        self.runtime = runtime or Runtime()
+        check_available(self.runtime)
         self.device = checked_device(device)
         self.threads, self.objective, self.time_limit_s = threads, objective, time_limit_s
         self.settings = settings or TrainingSettings()
@@ -222,7 +227,18 @@ class KDEvaluator:
             student = self.build_student(spec, 0).to(self.device)
             if cost == "train_memory":
                 return float(train_memory(student, self.image_shape, self.task.batch_size))
-            return float(MEASURES[cost](student, self.image_shape))
+            return float(self._measured(student, (cost,))[cost])
+
+    def _measured(self, student: nn.Module, costs: Sequence[str]) -> dict[str, Any]:
+        """Costs of `records.MEASURED_OBJECTIVES`, and ``latency_of``: of what in which words."""
+        found: dict[str, Any] = {}
+        for cost in costs:
+            if cost == "latency":
+                measured = latency(student, self.image_shape, self.runtime)
+                found |= {"latency": measured.seconds, "latency_of": measured.measured}
+            else:
+                found[cost] = inference_memory(student, self.image_shape)
+        return found
 
     def build_student(self, spec: Any, seed: int) -> nn.Module:
         """The module of a spec, with weights drawn by ``derive_seed(seed, "weights")``."""
@@ -292,9 +308,7 @@ class KDEvaluator:
             student = self.build_student(spec, seed).to(self.device)
             steps["train_memory_bytes"] = train_memory(student, self.image_shape, self.task.batch_size)
             if self.measure:
-                steps["info"] = steps["info"] | {
-                    name: MEASURES[name](student, self.image_shape) for name in self.measure
-                }
+                steps["info"] = steps["info"] | self._measured(student, self.measure)
         start, state = None if kept is None else kept.checkpoint, list[Checkpoint]()
         done = 0 if start is None else start.epochs
         steps["student_epochs"] = float(budget - done)  # a training that raises is charged in full

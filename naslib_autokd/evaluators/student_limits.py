@@ -11,7 +11,7 @@ LIMITS = {
     "max_macs": ("macs", "multiply-adds of an image, --max-macs"),
     "max_train_memory": ("train_memory", "of a training step, --max-memory"),
     "max_inference_memory": ("inference_memory", "of a forward pass of one image, --max-inference-memory"),
-    "max_latency_s": ("latency", "of a forward pass of one image, --max-latency-ms"),
+    "max_latency_s": ("latency", "of a call in ONNX Runtime, --max-latency-ms"),
 }
 """Limit -> (cost, what it is and its option); the first is counted, the others take a measurement."""
 
@@ -32,7 +32,7 @@ class StudentLimits:
     """Upper bounds of one student, besides the task's ``max_params``; None: no bound.
 
     Memory is that of `distillation.costs` (live tensors), at the task's batch size in training and of one image in
-    inference. The latency is measured on the device of the trainings, so a run with it depends on the machine.
+    inference. The latency is measured in ONNX Runtime (`distillation.runtime`): a run with it depends on the machine.
     """
 
     max_macs: int | None = None

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from naslib_autokd.data.images import TaskData
-from naslib_autokd.distillation.costs import latency_s
+from naslib_autokd.distillation.runtime import latency
 from naslib_autokd.distillation.training import accuracy, limited_threads, predict, train
 from naslib_autokd.evaluators.base import Evaluator
 from naslib_autokd.evaluators.kd import KDEvaluator
@@ -409,7 +409,7 @@ class KDDatasetAPI:
         if key not in self._latency:
             with untouched_rng(), limited_threads(evaluator.threads):
                 student = evaluator.build_student(evaluator.student_spec(candidate, trial.seed), trial.seed)
-                self._latency[key] = float(latency_s(student.to(evaluator.device), evaluator.image_shape))
+                self._latency[key] = latency(student, evaluator.image_shape).seconds
         return self._latency[key]
 
     def _curve(self, trial: Trial, candidate: Any, metric: Metric) -> list[float]:

@@ -96,8 +96,8 @@ def model_card(
         ]
     if exported.suffix != ".safetensors":
         lines += [
-            f"Outputs of {'this' if int8 is None else 'the float32'} file were compared with the trained module's: they "
-            f"differ by {difference:.1e} of the largest logit."
+            f"Outputs of {'this' if int8 is None else 'the float32'} file were compared with the trained module's: "
+            f"they differ by {difference:.1e} of the largest logit."
         ]
     kd = (
         "labels alone"

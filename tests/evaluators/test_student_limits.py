@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from naslib_autokd.commands._options import parse_size
+from naslib_autokd.distillation.runtime import Latency, Runtime
+from naslib_autokd.evaluators import kd
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.evaluators.student_limits import (
     LimitError,
@@ -124,11 +126,33 @@ def test_costs_are_measured_on_request(make):
     assert "latency" not in plain.info
     trial = make(measure=("latency", "inference_memory")).evaluate(Proposal(FAMILY, 1, 1, 0))
     assert trial.info["latency"] > 0
+    assert re.fullmatch(r"onnxruntime \S+, batch 1, 1 thread, cpu", trial.info["latency_of"])
     assert trial.info["device"] == "cpu"
     assert 4 * trial.n_params < trial.info["inference_memory"] < trial.train_memory_bytes
     assert trial.cost == plain.cost
     with pytest.raises(ValueError, match="nothing to measure"):
         make(measure=("latencyy",))
+
+
+def test_a_limit_of_latency_is_that_of_the_runtime_that_is_asked_for(make, monkeypatch):
+    asked = []
+
+    def known(network, shape, runtime):
+        asked.append(runtime)
+        return Latency(1e-6 * runtime.batch * network.spec.macs / 1000, "a rule")
+
+    monkeypatch.setattr(kd, "latency", known)
+    widest = make().student_spec(FAMILY, 1)
+    limits, runtime = StudentLimits(max_latency_s=4e-6 * widest.macs / 2000), Runtime(threads=2, batch=4)
+    evaluator = make(limits=limits, runtime=runtime)
+    found = evaluator.student_spec(FAMILY, 1)
+    assert 0.8 * widest.macs / 2 < found.macs <= widest.macs / 2
+    assert set(asked) == {runtime}
+    trial = evaluator.evaluate(Proposal(FAMILY, 1, 1, 0))
+    assert trial.info["latency"] <= limits.max_latency_s
+    assert (trial.info["latency_of"], trial.info["width_decided_by"]) == ("a rule", "max_latency_s")
+    with pytest.raises(ValueError, match="onnxruntime here has no CoreML"):
+        make(runtime=Runtime(provider="coreml"))
 
 
 def test_bisection_finds_the_last_size_within_the_limit():
