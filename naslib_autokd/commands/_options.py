@@ -64,6 +64,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "epochs of student training that a search may spend",
     },
+    "--finals": {"type": whole(1, 10_000), "default": 1, "metavar": "N", "help": "final students of the family"},
     "--budget": {"type": whole(), "metavar": "EPOCHS", "help": "epochs of the training (default: a full training)"},
     # where it runs
     "--device": {

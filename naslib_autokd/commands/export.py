@@ -32,6 +32,15 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="what is written")
     parser.add_argument(
+        "--family",
+        metavar="DIGEST",
+        help="another family that the search has tried, of its front for example (first digits do): trained in full "
+        "by the run's settings, kept in RUN/families/DIGEST (default: the kept one)",
+    )
+    add_option(parser, "--finals", help="students of --family that are trained, the best by validation is exported")
+    add_option(parser, "--device", help="torch device that trains --family")
+    add_option(parser, "--threads")
+    parser.add_argument(
         "--opset", type=whole(), metavar="N", help="of an ONNX file's operations (default: 17, that of onnx 1.12)"
     )
     parser.add_argument(
@@ -56,12 +65,23 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from naslib_autokd.commands._again import command_of
-    from naslib_autokd.shipping.export import export
+    from naslib_autokd.shipping.export import check_request, export
+    from naslib_autokd.shipping.members import train_member
 
-    run = options.run_folder.resolve()
+    check_request(options.format, options.opset, options.ir_version, options.int8, options.max_drop)
+    source, run = options.run_folder, options.run_folder.resolve()
     command = command_of(run).replace(str(run), run.name)  # the card is for others, who have no such folder
+    if options.family is not None:
+        source = train_member(
+            source,
+            options.family,
+            n_students=options.finals,
+            device=options.device,
+            threads=options.threads,
+            report=lambda text: print(text, file=sys.stderr),
+        )
     done = export(
-        options.run_folder,
+        source,
         options.format,
         options.out,
         opset=options.opset,

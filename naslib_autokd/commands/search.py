@@ -104,7 +104,7 @@ def add(commands: Any) -> None:
         metavar="A",
         help="stop once a full training reaches it (0 to 1)",
     )
-    budget.add_argument("--finals", type=whole(1, 10_000), default=4, metavar="N", help="final students of the family")
+    add_option(budget, "--finals", default=4)
     add_option(budget, "--seed")
     add_limit_options(parser)
     add_runtime_options(parser)

@@ -12,9 +12,11 @@ from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.escaping import code, markdown
 from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.records import environment
-from naslib_autokd.runners.run_folder import RESULT, read_settings
+from naslib_autokd.runners.finals import read_finals
+from naslib_autokd.runners.run_folder import FINALS, RESULT, read_settings
 from naslib_autokd.runners.statistics import SHARE, mean_interval
-from naslib_autokd.shipping.student_file import PREPARATION_FILE, StudentFile
+from naslib_autokd.shipping.members import find_family
+from naslib_autokd.shipping.student_file import PREPARATION_FILE, StudentFile, run_of
 
 if TYPE_CHECKING:
     from naslib_autokd.shipping.int8 import Int8Report
@@ -32,8 +34,12 @@ def model_card(
     """What a user of the file has to know, as Markdown: what it does, how good it is, how to run and to remake it."""
     from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
-    run, result = read_settings(folder), described.result
-    report = _report(folder / RESULT)
+    place, result = run_of(folder) or folder, described.result
+    run, report = read_settings(place), _report(place / RESULT)
+    home = described.path.absolute().parent.parent
+    if report and place.absolute() != home and (home / FINALS).is_file():  # another family of the run
+        family = find_family(place, result["name"].rpartition("/")[2]).to_dict()
+        report |= {"candidate": family, "finals": [final.result.to_dict() for final in read_finals(home)]}
     teacher = report.get("teacher", {})
     finals = report.get("finals", [])
     environment: Mapping[str, Any] = run.get("environment", {})

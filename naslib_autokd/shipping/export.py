@@ -97,16 +97,7 @@ def export(
     """
     import torch
 
-    if format not in FORMATS:
-        raise ExportError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
-    if format != "onnx" and (opset is not None or ir_version is not None):
-        raise ExportError(f"the format {format} has no opset and no IR version: these are of ONNX files")
-    if max_drop is not None and not int8:
-        raise ExportError("max_drop is of int8: without it nothing is lost")
-    if int8 and format != "onnx":
-        raise ExportError(f"8 bits are of ONNX files, got the format {format}")
-    if format == "onnx":
-        require_onnx()
+    check_request(format, opset, ir_version, int8, max_drop)
     described = read_student(kept_student(run))
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
     name = f"student{'-int8' if int8 else ''}{FORMATS[format]}"
@@ -187,6 +178,26 @@ def in_8_bits(
             "written. Export it without --int8, or allow more"
         )
     return content, report
+
+
+def check_request(
+    format: str,
+    opset: int | None = None,
+    ir_version: int | None = None,
+    int8: bool = False,
+    max_drop: float | None = None,
+) -> None:
+    """Raise ExportError if `export` has no such format, its settings do not go together, or a package is missing."""
+    if format not in FORMATS:
+        raise ExportError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
+    if format != "onnx" and (opset is not None or ir_version is not None):
+        raise ExportError(f"the format {format} has no opset and no IR version: these are of ONNX files")
+    if max_drop is not None and not int8:
+        raise ExportError("max_drop is of int8: without it nothing is lost")
+    if int8 and format != "onnx":
+        raise ExportError(f"8 bits are of ONNX files, got the format {format}")
+    if format == "onnx":
+        require_onnx()
 
 
 @contextmanager

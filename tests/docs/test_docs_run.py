@@ -139,6 +139,9 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd export runs/small --int8": Here("--max-drop 20"),
     "naslib-autokd export runs/small --int8 --max-drop 0.5": INT8,
     "naslib-autokd test runs/small": HERE,
+    "naslib-autokd search --task cluttered-digits --objectives error,latency --trials 6 --finals 1 "
+    "--out runs/front": HERE,
+    "naslib-autokd export runs/front --family 3fe21d958456": SHIPPED,
     "naslib-autokd test runs/small/export/student.onnx digits": JUDGED,
     "naslib-autokd test runs/photos/export/student.onnx new_photos": SHIPPED,
     "naslib-autokd search --trials 60 --workers 4 --trial-seconds 600 --out runs/four": WORKERS,

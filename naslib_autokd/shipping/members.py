@@ -1,0 +1,90 @@
+"""Any family that a search has tried, trained in full as its answer was: the smaller ones of a front, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from naslib_autokd.data.splits import check_splits
+from naslib_autokd.evaluators.kd import KDEvaluator
+from naslib_autokd.evaluators.student_limits import StudentLimits
+from naslib_autokd.records import TrialStore
+from naslib_autokd.runners.finals import kept_final, train_family
+from naslib_autokd.runners.run_folder import TRIALS, read_settings, read_task
+from naslib_autokd.search_spaces.hnag import Candidate
+from naslib_autokd.shipping.student_file import ExportError
+from naslib_autokd.tasks import Task
+
+FAMILIES = "families"
+"""Folder of a run with a folder for each such family, named by its digest: ``finals.jsonl``, ``students/``."""
+SHORTEST = 4
+"""Digits of a digest that have to be given."""
+
+
+def find_family(run: str | Path, digest: str) -> Candidate:
+    """The family of a run's trial whose digest begins so.
+
+    Raises:
+        ExportError: If none does, several do, or it is of a space whose students cannot be shipped.
+    """
+    run = Path(run)
+    if not (run / TRIALS).is_file():
+        raise ExportError(f"{run} is no run folder of a search: it has no {TRIALS}")
+    trials = {trial.candidate_digest: trial for trial in TrialStore(run / TRIALS)}
+    found = [known for known in trials if known.startswith(digest)]
+    if len(digest) < SHORTEST or len(found) != 1:
+        few = "several families begin so" if len(found) > 1 else "no family has it"
+        reason = f"give at least {SHORTEST} digits" if len(digest) < SHORTEST else few
+        best = sorted((trial for trial in trials.values() if trial.succeeded), key=lambda trial: trial.cost)[:5]
+        known = ", ".join(f"{trial.candidate_digest} ({trial.n_params:,} parameters)" for trial in best)
+        raise ExportError(f"{run}: --family {digest}: {reason}; some of its families: {known or 'none'}")
+    try:
+        return Candidate.from_dict(trials[found[0]].candidate)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{run}: students of another search space than HNAG's cannot be exported: {error}") from error
+
+
+def train_member(
+    run: str | Path,
+    digest: str,
+    *,
+    n_students: int = 1,
+    device: str = "cpu",
+    threads: int = 1,
+    report: Callable[[str], None] | None = None,
+) -> Path:
+    """A folder with students of a family of a run, trained in full by the run's own settings and judged once.
+
+    The run itself if it is the family that it kept; else ``RUN/families/DIGEST``. Students that are there are not
+    trained again.
+
+    Args:
+        run: Run folder of a search, finished or not.
+        digest: Of the family, or how it begins: in the front's table, ``trials.jsonl`` and the report.
+
+    Raises:
+        ExportError: If there is no such family.
+        TaskError, TeacherError: If data or teacher are not what they were.
+    """
+    run = Path(run)
+    family = find_family(run, digest)
+    kept = kept_final(run)
+    if kept is not None and kept.result.name.endswith(f"/{family.digest}"):
+        return run
+    settings = read_settings(run)
+    asked: dict[str, Any] = settings.get("evaluation") or {}
+    evaluator = KDEvaluator(
+        Task.from_dict(read_task(run)),
+        device=device,
+        threads=threads,
+        objective=asked.get("objective") or "kd",
+        teacher=asked.get("teacher"),
+        limits=StudentLimits(**(asked.get("limits") or {})),
+        report=report,
+    )
+    check_splits(evaluator.data, run)
+    evaluator.watch = report
+    folder = run / FAMILIES / family.digest
+    train_family(evaluator, family, n_students=n_students, seed=int(settings.get("seed") or 0), out=folder)
+    return folder
