@@ -32,7 +32,7 @@ def test_the_first_digits_are_enough(tried):
 
 def test_what_is_no_family_of_the_run_is_refused_with_some_that_are(tried, tmp_path):
     folder, families = tried
-    with pytest.raises(ExportError, match="no family has it; some of its families: .*1,001 parameters"):
+    with pytest.raises(ExportError, match=r"no family has it; some of its families: .*1,001 parameters"):
         find_family(folder, "ffffff")
     with pytest.raises(ExportError, match="give at least 4 digits"):
         find_family(folder, families[0].digest[:3])
