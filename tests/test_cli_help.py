@@ -114,6 +114,7 @@ def test_options_stand_in_groups_and_defaults_are_shown(
         "optimizer",
         "budget",
         "limits of a student",
+        "latency",
         "workers and limits of a trial",
         "output",
         "options",
