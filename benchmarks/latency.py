@@ -7,14 +7,15 @@ Two cases. ``demo``: the default student of cluttered-digits (24,000 parameters,
 as many multiply-adds. ``large``: a student of 200 operations (setting L of students.py, 0.5M parameters, 32x32; and of
 2M with channels in multiples of 16) and a resnet8 of as many multiply-adds.
 
-"torch" is the file that torch's exporter writes of the same module, "folded" is what `export` writes. Weights are
-random; they do not change the time. Every round measures all files in turn, on one thread; told is the
-median of CPU seconds, which other work on the machine changes little.
+"torch" is the file that torch's exporter writes of the same module, "folded" is what `export` writes, "int8" the
+same in 8 bits. Weights are random; they do not change the time. Every round measures all files in turn, on one thread; told is
+the median of CPU seconds, which other work on the machine changes little.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import tempfile
 import time
@@ -32,6 +33,7 @@ from naslib_autokd.distillation import runtime
 from naslib_autokd.distillation.costs import count_macs, count_params
 from naslib_autokd.distillation.runtime import OnnxSession, onnx_file
 from naslib_autokd.search_spaces.hnag import HNAGSpace, Student, Wiring, fit_width
+from naslib_autokd.shipping.int8 import quantised
 from naslib_autokd.teachers.names import parse_architecture
 from naslib_autokd.teachers.networks import build_network
 from naslib_autokd.teachers.zoo import resnet
@@ -76,6 +78,13 @@ def written(network: nn.Module, shape: tuple[int, int, int], folded: bool) -> by
         return onnx_file(network, shape, mean, std)
 
 
+def in_8_bits(network: nn.Module, shape: tuple[int, int, int], content: bytes) -> bytes:
+    """The file in 8 bits, with the scales of noise, which do not change the time."""
+    if isinstance(network, Student):
+        content = onnx_file(network, shape, (0.5,) * shape[0], (0.25,) * shape[0], fill=False)
+    return quantised(content, np.random.default_rng(0).random((32, *shape), dtype=np.float32))
+
+
 def nodes(content: bytes) -> Counter[str]:
     """What ONNX Runtime runs, after its own optimisation."""
     with tempfile.TemporaryDirectory() as folder:
@@ -114,10 +123,13 @@ def main(arguments: list[str] | None = None) -> None:
             if isinstance(network, Student):
                 files[f"{name}, folded"] = written(network, shape, folded=True)
             files[f"{name}, torch" if isinstance(network, Student) else name] = written(network, shape, folded=False)
+        for name in [name for name in files if not name.endswith(", torch")]:
+            base = found[name.removesuffix(", folded")]
+            files[f"{name}, int8"] = in_8_bits(base, shape, files[name])
         sessions = {name: OnnxSession(content) for name, content in files.items()}
         times = [measure(sessions, shape, batch, options.rounds) for batch in BATCHES]
         for name, content in files.items():
-            network, kinds = found[name.removesuffix(", folded").removesuffix(", torch")], nodes(content)
+            network, kinds = found[re.sub("(, (folded|torch|int8))*$", "", name)], nodes(content)
             reorders = sum(n for kind, n in kinds.items() if kind.startswith("Reorder"))
             cells = [case, name, f"{count_params(network):,}", f"{count_macs(network, shape) / 1e6:.2f}"]
             cells += [str(kinds.total()), str(reorders), f"{len(content) / 1024:.0f}"]

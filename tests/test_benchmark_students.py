@@ -116,7 +116,8 @@ def test_latencies_are_measured(students: ModuleType, capsys: pytest.CaptureFixt
 
     with limited_threads(1):
         latency.main(["--cases", "demo", "--rounds", "1"])
-    folded, by_torch, *_ = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    folded, by_torch, *_, in_8_bits = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert (folded[1], by_torch[1]) == ("student, folded", "student, torch")
     assert int(folded[4]) < int(by_torch[4])
     assert int(folded[5]) <= 1 < int(by_torch[5])
+    assert in_8_bits[1].endswith(", int8")

@@ -27,6 +27,7 @@ OTHER_MEANING = {
     "--out": "a run folder, or the file that the command writes",
     "--device": "several devices need workers",
     "--workers": "`ablate` may run in its own process: 0",
+    "--family": "of `export` one of the run's by its digest, of `compare-kd` a file",
     "--task": "of `ablate` the task of the benchmark",
 }
 """Options whose help differs between commands, and why."""

@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         help="another family that the search has tried, of its front for example (first digits do): trained in full "
         "by the run's settings, kept in RUN/families/DIGEST (default: the kept one)",
     )
-    add_option(parser, "--finals", help="students of --family that are trained, the best by validation is exported")
+    add_option(parser, "--finals")
     add_option(parser, "--device", help="torch device that trains --family")
     add_option(parser, "--threads")
     parser.add_argument(
