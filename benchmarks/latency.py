@@ -8,8 +8,8 @@ as many multiply-adds. ``large``: a student of 200 operations (setting L of stud
 2M with channels in multiples of 16) and a resnet8 of as many multiply-adds.
 
 "torch" is the file that torch's exporter writes of the same module, "folded" is what `export` writes, "int8" the
-same in 8 bits. Weights are random; they do not change the time. Every round measures all files in turn, on one thread; told is
-the median of CPU seconds, which other work on the machine changes little.
+same in 8 bits. Weights are random; they do not change the time. Every round measures all files in turn, on one thread;
+told is the median of CPU seconds, which other work on the machine changes little.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from naslib_autokd.data.splits import check_splits
+from naslib_autokd.distillation.training import TrainingSettings
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.evaluators.student_limits import StudentLimits
 from naslib_autokd.records import TrialStore
@@ -80,6 +81,7 @@ def train_member(
         threads=threads,
         objective=asked.get("objective") or "kd",
         teacher=asked.get("teacher"),
+        settings=TrainingSettings(precision=asked.get("precision") or "float32"),
         limits=StudentLimits(**(asked.get("limits") or {})),
         report=report,
     )
