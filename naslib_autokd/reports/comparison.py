@@ -14,7 +14,8 @@ from rich.table import Table
 
 from naslib_autokd.reports import tables
 from naslib_autokd.reports.terminal import console_for, n_parameters, print_table, say
-from naslib_autokd.runners.comparison import Comparison, JobProgress, Method
+from naslib_autokd.runners.comparison import Comparison, JobProgress, Method, mean_curves
+from naslib_autokd.runners.statistics import SHARE, mean_interval
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -94,11 +95,26 @@ def anytime_figure(comparison: Comparison, path: str | Path) -> None:
     which says little about the cell that is cut out of it: the final students are what can be compared. The format
     follows the suffix of ``path``: .png, .pdf or .svg.
     """
-    from naslib_autokd.reports.charts.methods import comparison_chart
+    from naslib_autokd.reports.charts import curves, rows
+    from naslib_autokd.reports.charts.look import percents
     from naslib_autokd.reports.paper import PAGE_WIDTH, for_paper, picture
 
+    jobs, teacher = comparison.jobs, comparison.teacher["test_accuracy"]
     methods = [row.label for row in comparison.rows]
-    chart = comparison_chart(comparison.jobs, methods, comparison.teacher["test_accuracy"])
+    points = [
+        {"method": job.method, "seed": job.seed, "student_epochs": x, "accuracy": y, "one_shot": job.one_shot}
+        for job in jobs
+        for x, y in job.curve
+    ]
+    groups = []
+    for place, method in enumerate(methods):
+        own = [job.test_accuracies for job in jobs if job.method == method]
+        found = mean_interval([mean(values) for values in own], bounds=SHARE)
+        ends = percents(found.mean, found.low, found.high)
+        groups.append(rows.Group(method, [100 * value for values in own for value in values], place, *ends))
+    left = curves.comparison_curves(mean_curves(jobs), points, methods, teacher)
+    right = rows.strips(groups, "test accuracy of final students (%)", reference=("teacher", 100 * teacher))
+    chart = curves.side_by_side(left, right, names=methods)
     path = Path(path)
     path.write_bytes(picture(for_paper(chart, PAGE_WIDTH), path.suffix.lower().removeprefix(".")))
 

@@ -7,24 +7,19 @@ charts.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from altair.utils.schemapi import debug_mode
 
 from naslib_autokd.reports.charts import curves, images, rows
 from naslib_autokd.reports.charts.curves import thinned
 from naslib_autokd.reports.charts.look import AnyChart, percent, percents
-from naslib_autokd.reports.charts.methods import (
-    comparison_curves,
-    front_chart,
-    rank_chart,
-    regret_curves,
-    regret_strips,
-)
 from naslib_autokd.reports.charts.rows import Group
 from naslib_autokd.reports.paper import DEFAULT_FORMATS, FORMATS, WIDTHS, FigureFolder
 from naslib_autokd.reports.results import Row, RunData
@@ -145,7 +140,7 @@ def _at_the_largest_budget(rows: Sequence[Row]) -> list[Row]:
 def _searches(run: RunData) -> Figures:
     means, points = run.table("anytime_mean"), run.table("anytime")
     if points:
-        chart = comparison_curves(means, points, run.methods, _teacher(run))
+        chart = curves.comparison_curves(means, points, run.methods, _teacher(run))
         yield "anytime", Figure(chart, "anytime", means or points)
 
 
@@ -228,7 +223,7 @@ def front_figures(found: Sequence[Row], hypervolume: Sequence[Row]) -> Figures:
     """Of each objective besides the error."""
     names = [name for name in (found[0] if found else ()) if name in UNITS and name != "error"]
     for name in names:
-        chart = front_chart(found, name, hypervolume, staircase=len(names) == 1)
+        chart = curves.front(found, name, *UNITS[name], hypervolume, staircase=len(names) == 1)
         yield f"front_{name}", Figure(chart, "front", found)
 
 
@@ -292,12 +287,18 @@ def _ranks(run: RunData, found: Rows) -> AnyChart | None:
     return rows.critical_difference(ranks, found[0]["critical_difference"]) if len(found) > 1 else None
 
 
+def _over_time(run: RunData, found: Rows, x: str, y: str, x_title: str, y_title: str, **more: Any) -> AnyChart:
+    more |= {"x_title": x_title, "y_title": y_title, "emphasised": str(run.answer.get("reference", ""))}
+    return curves.curves(found, x, y, methods=run.methods, log_x=True, **more)
+
+
 def _regret(title: str, column: str, run: RunData, found: Rows) -> AnyChart:
-    return regret_curves(found, column, "regret", title, run.methods, run.answer.get("reference", ""))
+    return _over_time(run, found, column, "regret", title, "mean regret (% points)", log_y=True)
 
 
 def _ranks_over_time(run: RunData, found: Rows) -> AnyChart:
-    return rank_chart(found, "average rank", run.methods, run.answer.get("reference", ""))
+    more = {"factor": 1.0, "invert": True}
+    return _over_time(run, found, "student_epochs", "average_rank", "student-epochs", "average rank", **more)
 
 
 def _final_regrets(run: RunData, found: Rows) -> AnyChart:
@@ -307,7 +308,8 @@ def _final_regrets(run: RunData, found: Rows) -> AnyChart:
         ends = percents(*(means[method][name] for name in ("regret", "regret_low", "regret_high")))
         tips = [f"seed {row['seed']}" for row in own]
         groups.append(Group(method, [percent(row["regret"]) for row in own], _place(run, method), *ends, tips=tips))
-    return regret_strips(groups)
+    groups.sort(key=lambda group: math.inf if group.mean is None else group.mean)  # the best on top
+    return rows.strips(groups, "final regret (% points)", log=True)
 
 
 def _of_table(table: str, draw: Callable[[RunData, Rows], AnyChart | None], name: str = "") -> Maker:
