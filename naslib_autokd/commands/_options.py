@@ -253,7 +253,9 @@ def _size(options: argparse.Namespace, name: str) -> int | None:
     return None if text is None else parse_size(text, f"--{name.replace('_', '-')}")
 
 
-def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine | LimitedEngine | None:
+def engine_from_options(
+    options: argparse.Namespace, task: Task, on_message: Callable[[str], None] | None = None
+) -> DaskEngine | LimitedEngine | None:
     """The workers that the command line describes; None: one trial at a time in this process."""
     from naslib_autokd.runners.engine import DaskEngine, LimitedEngine, read_cluster
 
@@ -276,7 +278,7 @@ def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine |
     )
     devices = tuple(options.device.split(","))
     if not several:
-        return LimitedEngine(factory, limits, devices)
+        return LimitedEngine(factory, limits, devices, on_message)
     return DaskEngine(
         factory,
         workers=options.workers,
@@ -284,6 +286,7 @@ def engine_from_options(options: argparse.Namespace, task: Task) -> DaskEngine |
         cluster=None if options.cluster is None else read_cluster(options.cluster),
         devices=devices,
         limits=limits,
+        on_message=on_message,
     )
 
 

@@ -120,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
             device=options.device,
             stop=stop,
             progress=progress,
+            watch=live.note,
         )
         keep()
         write_summary(comparison, options.out)

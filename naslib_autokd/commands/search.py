@@ -185,7 +185,7 @@ def run(options: argparse.Namespace) -> int:
             rng, some = np.random.default_rng(0), [space.default_candidate()]
             families = itertools.chain(some, (space.sample(rng) for _ in range(32)))  # drawn only if needed
             check_reachable(lambda family: evaluator.student_spec(family, options.seed), families)
-        engine = engine_from_options(options, task)
+        engine = engine_from_options(options, task, live.note)
         if engine is not None:
             stack.callback(engine.close)
         keep = _config.keeper(options, options.out)

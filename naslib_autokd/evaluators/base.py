@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from naslib_autokd.records import Proposal, Trial
@@ -46,6 +47,14 @@ class HasTeacher(Protocol):
     @property
     def teacher(self) -> Any:
         """`teachers.teacher.Teacher`."""
+
+
+@runtime_checkable
+class TellsEpochs(Protocol):
+    """An evaluator that tells what its training does."""
+
+    watch: Callable[[str], None] | None
+    """Called at the begin of a training and after each epoch."""
 
 
 @runtime_checkable

@@ -456,6 +456,7 @@ class KDEvaluator:
         seed: int,
         epochs: int | None = None,
         name: str = "",
+        what: str = "a final student",
     ) -> tuple[nn.Module, FinalResult]:
         """The final training that all methods share: build, train in full, validate. Does not read the test split.
 
@@ -464,13 +465,14 @@ class KDEvaluator:
             kd: Ignored with ``objective="ce"``; None trains on the labels alone.
             epochs: Default: the task's ``max_budget_epochs``.
             name: Of the result, as its table shows it.
+            what: It is called in what `watch` is told.
         """
         with limited_threads(self.threads):
             with seeded(derive_seed(seed, "weights")):
                 model = build().to(self.device)
             macs = count_macs(model, self.image_shape)
             epochs = epochs or self.task.max_budget_epochs
-            told = self._teller("a final student", epochs)
+            told = self._teller(what, epochs)
             result = self._train(model, kd, epochs, derive_seed(seed, "batches"), told)
             memory = self._train_memory(model, result)
             logits = predict(model, self.data, self.data.val_images)

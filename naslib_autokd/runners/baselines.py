@@ -24,8 +24,8 @@ from naslib_autokd.distillation.baselines import TERMS, TITLES, BaselineObjectiv
 from naslib_autokd.distillation.training import KDLike, TrainingResult, TrainingSettings, train
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
 from naslib_autokd.records import derive_seed
-from naslib_autokd.runners.engine import DaskPool, pick_device
-from naslib_autokd.runners.limits import Handler, Outcome, attempt
+from naslib_autokd.runners.engine import DaskPool, now_and_then, pick_device
+from naslib_autokd.runners.limits import Handler, Outcome, Report, attempt
 from naslib_autokd.runners.run_folder import (
     RESULT,
     TRAININGS,
@@ -208,6 +208,7 @@ def compare(
     device: str = "cpu",
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    watch: Callable[[str], None] | None = None,
 ) -> BaselineComparison:
     """Train every student with every loss and every seed, and the family with its own plain KD and ``family_losses``.
 
@@ -224,6 +225,7 @@ def compare(
         device: Torch device; several, with commas between, are given to the workers in turn.
         stop: Asked before each training; once true those that run are finished and saved.
         progress: Called with (trainings done, of, text).
+        watch: Told what the trainings do, epoch by epoch.
 
     Raises:
         ValueError: For settings that cannot work, before any work; for a folder that holds another comparison.
@@ -269,11 +271,12 @@ def compare(
             chosen = of_family[loss] if student == FAMILY else settings[loss]
             messages[student, loss, seed] = {
                 "student": student,
+                "loss": loss,
                 "settings": None if chosen is None else asdict(chosen),
                 "family": family.to_dict() if family is not None and student == FAMILY else None,
                 "seed": seed,
             }
-        with _outcomes(evaluator, recipe, messages, workers, stop or (lambda: False)) as outcomes:
+        with _outcomes(evaluator, recipe, messages, workers, stop or (lambda: False), watch) as outcomes:
             for job, outcome in outcomes:
                 if outcome.status == "success":
                     done[job] = Training(*job, FinalResult.from_dict(outcome.value))
@@ -382,14 +385,16 @@ def _outcomes(
     messages: Mapping[Job, dict[str, Any]],
     workers: int,
     stop: Callable[[], bool],
+    watch: Callable[[str], None] | None,
 ) -> Iterator[Iterator[tuple[Job, Outcome]]]:
     """The jobs' outcomes as they come, none started after ``stop``; workers are ended with the block."""
     if workers == 1 or len(messages) < 2:
-        handle = partial(train_one, evaluator)
+        handle, evaluator.watch = partial(train_one, evaluator), watch
         here = itertools.takewhile(lambda _: not stop(), messages.items())
         yield ((job, attempt(lambda m, _: handle(m), message, lambda _: None)) for job, message in here)
         return
-    with DaskPool(partial(job_handler, dict(recipe)), workers=min(workers, len(messages))) as pool:
+    many = min(workers, len(messages))
+    with DaskPool(partial(job_handler, dict(recipe)), workers=many, on_message=watch) as pool:
 
         def results() -> Iterator[tuple[Job, Outcome]]:
             waiting, running = deque(messages.items()), 0
@@ -411,12 +416,18 @@ def job_handler(recipe: dict[str, Any], index: int) -> Handler:
     torch.set_num_threads(1)
     device = pick_device(recipe["device"].split(","), index)
     evaluator = BaselineEvaluator(Task.from_dict(recipe["task"]), device=device or "cpu", teacher=recipe["teacher"])
-    return lambda job, _: train_one(evaluator, job)
+
+    def handle(job: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        evaluator.watch = now_and_then(report)
+        return train_one(evaluator, job)
+
+    return handle
 
 
 def train_one(evaluator: BaselineEvaluator, job: Mapping[str, Any]) -> dict[str, Any]:
     """One training of a comparison, judged once on the test split."""
     seed, task = derive_seed(job["seed"], "baselines"), evaluator.task
+    what = f"{job['student']}, {job['loss']}, seed {job['seed']}"
     kd: KDLike | None = None if job["settings"] is None else LossSettings(**job["settings"])
     if job["family"] is not None:
         family = Candidate.from_dict(job["family"])
@@ -424,7 +435,7 @@ def train_one(evaluator: BaselineEvaluator, job: Mapping[str, Any]) -> dict[str,
         kd = kd or family.kd
     else:
         network = partial(build, job["student"], task.in_channels, task.n_classes)
-    model, result = evaluator.train_final(network, kd, seed, name=job["student"])
+    model, result = evaluator.train_final(network, kd, seed, name=job["student"], what=what)
     return evaluator.judge(model, result).to_dict()
 
 

@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from naslib_autokd.evaluators.base import Evaluator
+from naslib_autokd.evaluators.base import Evaluator, TellsEpochs
 from naslib_autokd.records import CandidateLike, Proposal, Trial
 from naslib_autokd.runners.limits import (
     Handler,
@@ -150,19 +150,36 @@ def trial_handler(
             limit_gpu_memory(device, gpu_memory)
     evaluator = factory() if device is None else factory(device=device)
 
-    def handle(job: Mapping[str, Any], _: Report) -> dict[str, Any]:
+    def handle(job: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        if isinstance(evaluator, TellsEpochs):
+            evaluator.watch = now_and_then(report)
         candidate = job["candidate_type"].from_dict(job["candidate"])
         if "label" in job:
-            return _final_student(evaluator, candidate, job["seed"], job["label"])
+            what = f"final student {job['index'] + 1}"
+            return _final_student(evaluator, candidate, job["seed"], job["label"], what)
         return evaluator.evaluate(Proposal(candidate, job["budget_epochs"], job["seed"], job["number"])).to_dict()
 
     return handle
 
 
-def _final_student(evaluator: Any, candidate: Any, seed: int, label: str) -> dict[str, Any]:
+def now_and_then(report: Report, pause_s: float = 1.0) -> Report:
+    """``report`` of what is told at least ``pause_s`` after the last: epochs of small students are many a second."""
+    last = -math.inf
+
+    def tell(text: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= pause_s:
+            last = time.monotonic()
+            report(text)
+
+    return tell
+
+
+def _final_student(evaluator: Any, candidate: Any, seed: int, label: str, what: str) -> dict[str, Any]:
     """The common final protocol for one student (as `search.train_finals`), with its file."""
     spec = evaluator.student_spec(candidate, seed)
-    model, result = evaluator.train_final(partial(evaluator.build_student, spec, seed), candidate.kd, seed, name=label)
+    build = partial(evaluator.build_student, spec, seed)
+    model, result = evaluator.train_final(build, candidate.kd, seed, name=label, what=what)
     result = evaluator.judge(model, result)
     return {"result": result.to_dict(), "file": evaluator.student_file(model, result)}
 
@@ -570,6 +587,7 @@ class DaskEngine:
             factory's own. More workers than GPUs: several trials share one.
         gpu_memory: Share of its GPU's memory that a worker may take, in (0, 1]. Default: with ``workers`` of this
             machine, equal shares of `GPU_MEMORY`; on a cluster no limit.
+        on_message: Told what the workers' trainings do, about once a second each, in another thread.
 
     Raises:
         ValueError: If ``gpu_memory`` is not in (0, 1], or as `DaskPool`.
@@ -586,6 +604,7 @@ class DaskEngine:
         gpu_memory: float | None = None,
         limits: Limits | None = None,
         isolate: bool = True,
+        on_message: Callable[[str], None] | None = None,
     ) -> None:
         if gpu_memory is not None and not 0 < gpu_memory <= 1:
             raise ValueError(f"gpu_memory is a share in (0, 1], got {gpu_memory}")
@@ -601,6 +620,7 @@ class DaskEngine:
             cluster=cluster,
             limits=limits,
             isolate=isolate,
+            on_message=on_message,
         )
         self._proposals: dict[int, Proposal] = {}
 
@@ -632,7 +652,7 @@ class DaskEngine:
             while waiting and running < self.n_slots and not stop():
                 index, seed = waiting.popleft()
                 job = {"candidate_type": type(candidate), "candidate": candidate.to_dict()}
-                self._pool.submit(index, {**job, "seed": seed, "label": label})
+                self._pool.submit(index, {**job, "seed": seed, "label": label, "index": index})
                 running += 1
             finished = self._pool.next_finished(1.0) if running else None
             if finished is not None:
@@ -656,7 +676,14 @@ class LimitedEngine:
 
     n_slots = 1
 
-    def __init__(self, factory: EvaluatorFactory, limits: Limits, devices: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        factory: EvaluatorFactory,
+        limits: Limits,
+        devices: Sequence[str] = (),
+        on_message: Callable[[str], None] | None = None,
+    ) -> None:
+        self._report = on_message
         self._process = WorkerProcess(pickled(partial(trial_handler, factory, tuple(devices), 0)), limits)
         self._proposal: Proposal | None = None
 
@@ -666,7 +693,7 @@ class LimitedEngine:
 
     def next_finished(self, timeout_s: float | None = None) -> tuple[Proposal, Trial] | None:
         proposal, self._proposal = self._proposal, None
-        return None if proposal is None else _answer(proposal, self._process.run(plain_job(proposal)))
+        return None if proposal is None else _answer(proposal, self._process.run(plain_job(proposal), self._report))
 
     def close(self) -> None:
         self._process.close()

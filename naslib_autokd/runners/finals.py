@@ -202,7 +202,7 @@ def train_finals(
         for index in finals.missing():
             finals.check_stop(stop)
             build, seed = students[index]
-            model, result = evaluator.train_final(build, kd, seed, name=label)
+            model, result = evaluator.train_final(build, kd, seed, name=label, what=f"final student {index + 1}")
             result = evaluator.judge(model, result)
             finals.add(index, result, evaluator.student_file(model, result) if finals.folder is not None else b"")
         if finals.folder is not None and isinstance(evaluator, HasImages) and evaluator.data.skipped:

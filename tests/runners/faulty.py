@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,15 @@ class FormulaEvaluator:
         device: str | None = None,
     ) -> None:
         self.sleep_s, self.faults, self.journal, self.device = sleep_s, faults or {}, journal, device
+        self.watch: Callable[[str], None] | None = None
 
     def evaluate(self, proposal: Proposal) -> Trial:
         if self.journal is not None:
             with open(self.journal, "a") as file:
                 file.write(f"start {proposal.number}\n")
+        if self.watch is not None:
+            self.watch(f"trial {proposal.number}: begun")
+            self.watch("too soon after the last word")
         fault = self.faults.get(proposal.number, self.faults.get("all"))  # type: ignore[call-overload]
         if fault is not None:
             misbehave(fault)

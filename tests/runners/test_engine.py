@@ -195,6 +195,15 @@ def test_a_pool_that_is_closed_leaves_no_process_and_no_thread() -> None:
     assert psutil.Process().children() == before
 
 
+def test_what_trainings_do_is_told_by_workers_but_not_all_of_it() -> None:
+    for make in (partial(LimitedEngine, limits=Limits(seconds=60)), partial(DaskEngine, workers=1)):
+        said: list[str] = []
+        with make(FormulaEvaluator, on_message=said.append) as engine:
+            result = search("cluttered-digits", "random_search", engine=engine, n_trials=1, start_with_default=False)
+        assert len(result.trials) == 1
+        assert said == ["trial 0: begun"]
+
+
 def test_messages_of_handlers_arrive() -> None:
     said: list[Any] = []
     with DaskPool(indexed_handler, workers=1, on_message=said.append) as pool:

@@ -40,7 +40,9 @@ class Trainer:
     def __init__(self) -> None:
         self.trained: list[int] = []
 
-    def train_final(self, build: Callable[[], Any], kd: Any, seed: int, name: str = "") -> tuple[int, FinalResult]:
+    def train_final(
+        self, build: Callable[[], Any], kd: Any, seed: int, name: str = "", what: str = ""
+    ) -> tuple[int, FinalResult]:
         self.trained.append(seed)
         accuracy = 0.5 + (seed * 37 % 100) / 250
         return seed, FinalResult(name, seed, "success", "", 9.0, accuracy, 0.9, 100, 1000, 10_000, 1.5)
