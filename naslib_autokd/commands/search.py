@@ -124,13 +124,14 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from naslib_autokd.evaluators.student_limits import check_reachable
-    from naslib_autokd.reports.search import LiveSearch, front_table, search_report, write_front
+    from naslib_autokd.reports.search import LiveSearch, answer_lines, front_table, write_front
     from naslib_autokd.reports.terminal import console_for, print_table, say
     from naslib_autokd.runners.engine import DaskEngine
     from naslib_autokd.runners.estimate import estimate
     from naslib_autokd.runners.finals import train_family
     from naslib_autokd.runners.loggers import RunLoggers, get_logger
     from naslib_autokd.runners.pareto import check_objectives
+    from naslib_autokd.runners.results import result_content
     from naslib_autokd.runners.run_folder import RESULT, RUN, RunFolder, budget_change, check_run
     from naslib_autokd.runners.search import search
     from naslib_autokd.runners.session import StopSignals
@@ -228,17 +229,19 @@ def run(options: argparse.Namespace) -> int:
             engine=engine if isinstance(engine, DaskEngine) else None,
             stop=stop,
         )
-        report = search_report(result, finals, evaluator.teacher_row())
+        teacher = evaluator.teacher_row()
+        content = result_content(result, finals, teacher)
         loggers.kept(finals.best, len(result.trials))
         if evaluator.data.skipped:
             folder.keep_splits(evaluator.data)  # the test split has been read here, too
-        folder.write(RESULT, json.dumps(report.data, indent=1))
+        folder.write(RESULT, json.dumps(content, indent=1))
         if result.front:
             write_front(result.front, result.trials, options.out)
     if options.json:
-        print_json(report.data)
+        print_json(content)
         return 0
-    report.print(console)
+    for line in answer_lines(result, finals, teacher):
+        say(console, line)
     if result.front:
         print_table(console, front_table(result.front))
     say(console, f"run folder: {options.out}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from naslib_autokd.records import Trial
 from naslib_autokd.reports.tables import UNITS
-from naslib_autokd.reports.terminal import Live, n_parameters, say
+from naslib_autokd.reports.terminal import Live, n_parameters
 from naslib_autokd.runners.finals import FinalStudents
 from naslib_autokd.runners.results import SearchProgress, SearchResult, remarks_on_answer, what_decided_widths
 from naslib_autokd.runners.statistics import SHARE, mean_interval
@@ -53,57 +52,33 @@ class LiveSearch(Live):
         self.show(state.fraction, text, left)
 
 
-@dataclass(frozen=True)
-class SearchReport:
-    """The result of a search as data, and how to print it."""
-
-    data: dict[str, Any]
-    lines: tuple[str, ...]
-
-    def print(self, console: Console) -> None:
-        for line in self.lines:
-            say(console, line)
-
-
-def search_report(result: SearchResult, finals: FinalStudents, teacher: FinalResult) -> SearchReport:
+def answer_lines(result: SearchResult, finals: FinalStudents, teacher: FinalResult) -> list[str]:
     """Incumbent family, distribution of its students, the kept student against the teacher, agreement of budgets."""
-    best, n, decided = finals.best, len(finals.results), what_decided_widths(result.trials)
-    remarks, digest = remarks_on_answer(result.trials, result.candidate.digest), result.candidate.digest
+    best, digest, test = finals.best, result.candidate.digest, mean_interval(finals.test_accuracies, bounds=SHARE)
     assert best.test_accuracy is not None
     assert teacher.test_accuracy is not None
-    agreement = ["rank agreement of the budgets:"] if result.agreement else []
-    for pair in result.agreement:
-        tau = pair["kendall_tau"]
-        value = "too few" if tau is None else f"Kendall's tau {tau:+.2f}"
-        agreement.append(f"  {pair['low']} against {pair['high']} epochs: {value} (n = {pair['n']} families)")
-    lines = (
+    lines = [
         f"incumbent family {digest}: expected validation error {100 * result.expected_cost:.1f}% "
         f"after {len(result.trials)} trials, {result.student_epochs:.0f} student-epochs, {result.search_s:.0f} s"
         f" (stopped by {result.stop_reason})",
-        *remarks,
-        *([f"the width of the students was decided by {decided}"] if decided else []),
-        f"its students, {n} trained in full: test accuracy "
-        f"{mean_interval(finals.test_accuracies, bounds=SHARE).percent()}",
+        *remarks_on_answer(result.trials, digest),
+    ]
+    if decided := what_decided_widths(result.trials):
+        lines.append(f"the width of the students was decided by {decided}")
+    lines += [
+        f"its students, {len(finals.results)} trained in full: test accuracy {test.percent()}",
         f"kept by validation: test accuracy {100 * best.test_accuracy:.1f}%, {n_parameters(best.n_params)} parameters, "
         f"{best.macs / 1e6:.2f} MMACs, agrees with the teacher on {100 * (best.test_agreement or 0):.1f}%",
         f"teacher: test accuracy {100 * teacher.test_accuracy:.1f}%, {n_parameters(teacher.n_params)} parameters, "
         f"{f'{teacher.macs / 1e6:.2f} MMACs' if teacher.macs else 'multiply-adds not counted'}",
-        *agreement,
-    )
-    measured = ("expected_cost", "student_epochs", "search_s", "overhead_s", "stop_reason")
-    data = {
-        "candidate": result.candidate.to_dict(),
-        "candidate_digest": digest,
-        "n_trials": len(result.trials),
-        **{name: getattr(result, name) for name in measured},
-        "remarks": remarks,
-        "agreement": list(result.agreement),
-        **({"front": list(result.front)} if result.front else {}),
-        "finals": [final.to_dict() for final in finals.results],
-        "kept": finals.kept,
-        "teacher": teacher.to_dict(),
-    }
-    return SearchReport(data=data, lines=lines)
+    ]
+    if result.agreement:
+        lines.append("rank agreement of the budgets:")
+    for pair in result.agreement:
+        tau = pair["kendall_tau"]
+        value = "too few" if tau is None else f"Kendall's tau {tau:+.2f}"
+        lines.append(f"  {pair['low']} against {pair['high']} epochs: {value} (n = {pair['n']} families)")
+    return lines
 
 
 # ---- several objectives --------------------------------------------------------------------------------------------
@@ -135,7 +110,7 @@ def write_front(front: Sequence[Mapping[str, Any]], trials: Sequence[Trial], out
     from naslib_autokd.reports.paper import FigureFolder
     from naslib_autokd.reports.results import trial_tables
 
-    folder, names = FigureFolder(Path(out)), list(front[0]["objectives"])
+    folder, names = FigureFolder(out), list(front[0]["objectives"])
     families = [
         {"family": f["candidate_digest"], **f["objectives"], "candidate": json.dumps(f["candidate"])} for f in front
     ]

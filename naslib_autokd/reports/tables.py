@@ -25,29 +25,13 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]])
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(map(csv_cell, columns))
-        writer.writerows([["" if _is_missing(value) else csv_cell(value) for value in row] for row in rows])
+        for row in rows:
+            writer.writerow(["" if value is None or value != value else csv_cell(value) for value in row])
     return path
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "|": r"\textbar{}",
-}
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": r"\textbar{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
 def latex(text: str) -> str:

@@ -6,11 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.optimizers.base import BudgetAgreement, ComparesBudgets, ExpectsCosts, FindsFront, Optimizer
 from naslib_autokd.records import CandidateLike, Trial, TrialStore, full_trainings, incumbent
 from naslib_autokd.runners.pareto import objective_table, pareto_front
+
+if TYPE_CHECKING:
+    from naslib_autokd.evaluators.results import FinalResult
+    from naslib_autokd.runners.finals import FinalStudents
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,24 @@ def what_was_found(
         front=tuple(_front(optimizer, list(store), objectives)),
         **measured,
     )
+
+
+def result_content(result: SearchResult, finals: FinalStudents, teacher: FinalResult) -> dict[str, Any]:
+    """What ``result.json`` says of a search whose final students are trained."""
+    digest = result.candidate.digest
+    measured = ("expected_cost", "student_epochs", "search_s", "overhead_s", "stop_reason")
+    return {
+        "candidate": result.candidate.to_dict(),
+        "candidate_digest": digest,
+        "n_trials": len(result.trials),
+        **{name: getattr(result, name) for name in measured},
+        "remarks": remarks_on_answer(result.trials, digest),
+        "agreement": list(result.agreement),
+        **({"front": list(result.front)} if result.front else {}),
+        "finals": [final.to_dict() for final in finals.results],
+        "kept": finals.kept,
+        "teacher": teacher.to_dict(),
+    }
 
 
 def remarks_on_answer(trials: Sequence[Trial], digest: str) -> list[str]:

@@ -132,15 +132,15 @@ def small_task() -> Any:
 def real_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four real trials of a few epochs, two final students, as ``naslib-autokd search`` leaves them."""
     from naslib_autokd.evaluators.kd import KDEvaluator
-    from naslib_autokd.reports.search import search_report
     from naslib_autokd.runners.finals import train_family
+    from naslib_autokd.runners.results import result_content
     from naslib_autokd.runners.search import search
 
     folder = tmp_path_factory.mktemp("runs") / "real"
     evaluator = KDEvaluator(small_task())
     found = search(evaluator.task, "random_search", evaluator=evaluator, n_trials=4, out=folder)
     finals = train_family(evaluator, found.candidate, n_students=2, seed=0, out=folder)
-    data = search_report(found, finals, evaluator.teacher_row()).data
+    data = result_content(found, finals, evaluator.teacher_row())
     (folder / "result.json").write_text(json.dumps(data), encoding="utf-8")
     return folder
 
