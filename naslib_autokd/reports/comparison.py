@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from naslib_autokd.reports import tables
-from naslib_autokd.reports.terminal import console_for, n_parameters, print_table, say
+from naslib_autokd.reports.terminal import Live, n_parameters, print_table
 from naslib_autokd.runners.comparison import Comparison, JobProgress, Method, mean_curves
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 
@@ -27,6 +27,10 @@ def comparison_table(comparison: Comparison) -> Table:
     names = ["kept student", *(["mean student"] if several_finals else []), f"{first} minus it"]
     for name in (*names, "agrees", "params", "MMACs", "train MB", "search", "trained"):
         table.add_column(name, justify="right", no_wrap=True)
+
+    def costs(of: Mapping[str, Any]) -> tuple[str, str, str]:
+        return n_parameters(of["n_params"]), f"{of['macs'] / 1e6:.2f}", f"{of['train_memory_bytes'] / 2**20:.1f}"
+
     for row in comparison.rows:
         table.add_row(
             row.label,
@@ -34,18 +38,13 @@ def comparison_table(comparison: Comparison) -> Table:
             *([row.mean_test_accuracy.percent()] if several_finals else []),
             "" if row.difference is None else row.difference.difference.percent(),
             f"{100 * row.teacher_agreement:.1f}",
-            *_costs(row.n_params, row.macs, row.train_memory_bytes),
+            *costs(vars(row)),
             f"{row.search_cpu_s:.0f} s",
             f"{row.n_students:.0f}",
         )
     teacher = comparison.teacher
-    costs = _costs(teacher["n_params"], teacher["macs"], teacher["train_memory_bytes"])
-    table.add_row("teacher", f"{100 * teacher['test_accuracy']:.1f}", *[""] * len(names), *costs)
+    table.add_row("teacher", f"{100 * teacher['test_accuracy']:.1f}", *[""] * len(names), *costs(teacher))
     return table
-
-
-def _costs(n_params: float, macs: float, train_memory_bytes: float) -> tuple[str, str, str]:
-    return n_parameters(n_params), f"{macs / 1e6:.2f}", f"{train_memory_bytes / 2**20:.1f}"
 
 
 def _title(comparison: Comparison) -> str:
@@ -119,47 +118,26 @@ def anytime_figure(comparison: Comparison, path: str | Path) -> None:
     path.write_bytes(picture(for_paper(chart, PAGE_WIDTH), path.suffix.lower().removeprefix(".")))
 
 
-class LiveComparison:
-    """Progress of all jobs: bars in a terminal, a line per finished job in a log file or a notebook.
+class LiveComparison(Live):
+    """Progress of all jobs together, and a line for each that has finished.
 
     Use as a context manager and pass `update` to ``compare(progress=...)``.
     """
 
     def __init__(self, methods: Sequence[Method], seeds: Sequence[int], console: Console | None = None) -> None:
-        self.console = console or console_for(stderr=True)
-        self._has_bars = self.console.is_terminal and not self.console.is_dumb_terminal
-        self._total = len(methods) * len(seeds)
-        self._done = 0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            console=self.console,
-            disable=not self._has_bars,
-        )
-        self._tasks: dict[tuple[str, int], TaskID] = {}
-
-    def __enter__(self) -> LiveComparison:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        super().__init__("comparison", console)
+        self._fractions = {f"{method.label}, seed {seed}": 0.0 for method in methods for seed in seeds}
 
     def update(self, message: JobProgress) -> None:
+        name = message.method if message.seed is None else f"{message.method}, seed {message.seed}"
         if message.seed is None:
-            self._line(f"{message.method}: {message.text}")
+            self.say(f"{name}: {message.text}")
             return
-        key = (message.method, message.seed)
-        if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task(f"{message.method}, seed {message.seed}", total=1.0, text="")
-        self._progress.update(self._tasks[key], completed=message.fraction, text=message.text)
+        self._fractions[name] = message.fraction
+        fractions = self._fractions.values()
+        jobs = f"{sum(fraction >= 1 for fraction in fractions)}/{len(fractions)}"
         if message.fraction >= 1:
-            self._done += 1
-            self._progress.stop_task(self._tasks[key])
-            if not self._has_bars:
-                self._line(f"[{self._done}/{self._total}] {message.method}, seed {message.seed}: {message.text}")
-
-    def _line(self, text: str) -> None:
-        say(self.console, text)
+            self.say(f"[{jobs}] {name}: {message.text}")
+        self.show(
+            sum(fractions) / len(fractions), f"{name}: {message.text}" if message.fraction < 1 else f"{jobs} jobs"
+        )

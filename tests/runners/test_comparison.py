@@ -6,17 +6,19 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.optimizers.darts import DARTS, DARTSResult
 from naslib_autokd.records import RecordWarning
-from naslib_autokd.reports.comparison import anytime_figure, table_text, write_csv
+from naslib_autokd.reports.comparison import LiveComparison, anytime_figure, table_text, write_csv
 from naslib_autokd.reports.conclusions import what_it_shows
 from naslib_autokd.runners.comparison import (
     AUTOKD_VS_DARTS,
@@ -101,6 +103,22 @@ def test_table_csv_and_figure_show_every_row(tmp_path: Path) -> None:
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "anytime.svg").read_text())
     assert [texts.count(row.label) for row in result.rows] == [2, 2, 2]  # in the legend, and beside the row
     assert "1" not in texts  # no legend of places
+
+
+def test_progress_in_a_log_counts_the_jobs() -> None:
+    console = Console(file=StringIO(), width=120, force_terminal=False)
+    live = LiveComparison(AUTOKD_VS_DARTS[:2], [0, 1], console)
+    with live:
+        live.update(JobProgress("teacher", None, 1.0, "95.0%"))
+        live.update(JobProgress("AutoKD", 0, 0.5, "trial 3"))
+        live.update(JobProgress("AutoKD", 0, 1.0, "test accuracy 91.0%"))
+        live.update(JobProgress("DARTS with KD", 0, 0.2, "epoch 1"))
+    assert isinstance(console.file, StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "teacher: 95.0%"
+    assert any(line.startswith("AutoKD, seed 0: trial 3") for line in lines)
+    assert "[1/4] AutoKD, seed 0: test accuracy 91.0%" in lines
+    assert any(line.startswith("1/4 jobs, about ") for line in lines)
 
 
 SMALL: dict[str, Any] = {"n_val": 300, "n_test": 300, "min_budget_epochs": 1, "max_budget_epochs": 2}
