@@ -11,7 +11,7 @@ from pathlib import Path
 
 from naslib_autokd.reports.results.baselines import baseline_tables
 from naslib_autokd.reports.results.comparison import comparison_tables
-from naslib_autokd.reports.results.run import TABLES, Row, RunData
+from naslib_autokd.reports.results.run import Row, RunData
 from naslib_autokd.reports.results.search import search_tables
 from naslib_autokd.reports.results.study import study_tables
 from naslib_autokd.runners.run_folder import (
@@ -25,7 +25,7 @@ from naslib_autokd.runners.run_folder import (
     read_task,
 )
 
-__all__ = ["TABLES", "Row", "RunData", "read_run"]
+__all__ = ["Row", "RunData", "read_run"]
 
 
 def read_run(folder: str | Path, *, analyse: bool = True) -> RunData:
