@@ -51,6 +51,24 @@ def test_the_sums(evaluator):
     )
 
 
+def test_what_is_loaded_once_is_not_expected_of_every_trial(evaluator, monkeypatch):
+    """Kernels are compiled at first use, which takes longer than many trainings of small students."""
+    build, slept = evaluator.build_student, []
+
+    def compile_first(*arguments):
+        if not slept:
+            slept.append(1000)
+        return build(*arguments)
+
+    monkeypatch.setattr(evaluator, "build_student", compile_first)
+    clock = itertools.count()
+    told: dict[str, Any] = {"options": {}, "budget": NOTHING | {"n_trials": 24}, "n_finals": 4}
+    found = estimate(evaluator, SPACE, optimizer="autokd", clock=lambda: next(clock) + sum(slept), **told)
+    assert slept
+    assert found is not None
+    assert found.seconds == expected(evaluator).seconds
+
+
 def test_it_draws_no_random_numbers_and_changes_no_trial(evaluator):
     proposal = Proposal(SPACE.default_candidate(), 1, 3, 0)
     before, state = evaluator.evaluate(proposal), torch.get_rng_state()
