@@ -8,7 +8,6 @@ charts.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,10 +84,15 @@ def pretty(name: str) -> str:
 
 def by_method(run: RunData, found: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by method, in the order of the run."""
-    out: dict[str, list[Row]] = {name: [] for name in run.methods}
+    groups = _grouped(found, lambda row: row["method"])
+    return {name: groups[name] for name in (*run.methods, *groups) if name in groups}
+
+
+def _grouped(found: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
+    groups: dict[Any, list[Row]] = {}
     for row in found:
-        out.setdefault(row["method"], []).append(row)
-    return {name: own for name, own in out.items() if own}
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def file_names(run: RunData, chart: str) -> dict[str, str]:
@@ -96,15 +100,16 @@ def file_names(run: RunData, chart: str) -> dict[str, str]:
     methods = list(by_method(run, run.table(chart)))
     if len(methods) == 1:
         return {methods[0]: chart}
-    return {method: f"{chart}_{_place(run, method) + 1}_{_slug(method)}" for method in methods}
-
-
-def _slug(method: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "-" for c in method.lower()).strip("-")
+    slugs = ["".join(c if c.isalnum() and c.isascii() else "-" for c in method.lower()) for method in methods]
+    return {m: f"{chart}_{_place(run, m) + 1}_{slug.strip('-')}" for m, slug in zip(methods, slugs, strict=True)}
 
 
 def _place(run: RunData, method: str) -> int:
     return run.methods.index(method) if method in run.methods else len(run.methods)
+
+
+def _mean(rows: Sequence[Row], column: str) -> float:
+    return float(sum(row[column] for row in rows) / len(rows))
 
 
 def _teacher(run: RunData) -> float | None:
@@ -148,10 +153,8 @@ def several_searches(runs: Sequence[RunData]) -> AnyChart:
     """The incumbents of searches over student-epochs, by the names of their folders."""
     points = [{**row, "method": run.name} for run in runs for row in run.table("anytime")]
     methods = list(dict.fromkeys(run.name for run in runs))
-    y_title = "validation accuracy (%)"
-    return curves.curves(
-        points, "student_epochs", "accuracy", methods=methods, x_title="student-epochs", y_title=y_title
-    )
+    titles: dict[str, Any] = {"x_title": "student-epochs", "y_title": "validation accuracy (%)"}
+    return curves.curves(points, "student_epochs", "accuracy", methods=methods, **titles)
 
 
 def _trials(_: RunData, found: Rows) -> AnyChart | None:
@@ -163,10 +166,8 @@ def _finals(run: RunData, found: Rows) -> AnyChart | None:
     several = run.kind != "search"
     groups = []
     for method, own in by_method(run, (row for row in found if row["test_accuracy"] is not None)).items():
-        by_seed: dict[int, list[float]] = defaultdict(list)
-        for row in own:
-            by_seed[row["seed" if several else "index"]].append(row["test_accuracy"])
-        mean = mean_interval([sum(values) / len(values) for values in by_seed.values()], bounds=SHARE)
+        units = _grouped(own, lambda row: row["seed" if several else "index"]).values()
+        mean = mean_interval([_mean(unit, "test_accuracy") for unit in units], bounds=SHARE)
         tips = [f"seed {row['seed']}, student {row['index']}{' (kept)' if row['kept'] else ''}" for row in own]
         label = method if several else f"final students (n = {len(own)})"
         values = [100 * row["test_accuracy"] for row in own]
@@ -177,15 +178,12 @@ def _finals(run: RunData, found: Rows) -> AnyChart | None:
 
 
 def _families(_: RunData, found: Rows) -> AnyChart | None:
-    families: dict[str, list[Row]] = defaultdict(list)
-    for row in found:
-        if row["accuracy"] is not None:
-            families[row["group"]].append(row)
+    families = _grouped((row for row in found if row["accuracy"] is not None), lambda row: row["group"])
     groups = []
     for index, (label, own) in enumerate(families.items()):
         values = [100 * row["accuracy"] for row in own]
         tips = [f"{row['source']}, family {row['family']}" for row in own]
-        groups.append(Group(f"{label} (n = {len(own)})", values, index, sum(values) / len(values), tips=tips))
+        groups.append(Group(f"{label} (n = {len(own)})", values, index, 100 * _mean(own, "accuracy"), tips=tips))
     title = "validation accuracy of full trainings (%)"
     return rows.strips(groups, title, violins=True, bounds=(0.0, 100.0)) if groups else None
 
@@ -228,15 +226,11 @@ def front_figures(found: Sequence[Row], hypervolume: Sequence[Row]) -> Figures:
 
 
 def _budget_agreement(_: RunData, found: Rows) -> AnyChart | None:
-    pairs: dict[tuple[float, float], list[Row]] = defaultdict(list)
-    for row in found:
-        if row["kendall_tau"] is not None:
-            pairs[row["low"], row["high"]].append(row)
-    groups: list[Group] = []
-    for (low, high), own in pairs.items():
-        values = [row["kendall_tau"] for row in own]
+    known = (row for row in found if row["kendall_tau"] is not None)
+    groups = []
+    for index, ((low, high), own) in enumerate(_grouped(known, lambda row: (row["low"], row["high"])).items()):
         label = f"{low} against {high} epochs (n = {sum(row['n'] for row in own)})"
-        groups.append(Group(label, values, len(groups), sum(values) / len(values)))
+        groups.append(Group(label, [row["kendall_tau"] for row in own], index, _mean(own, "kendall_tau")))
     title = "rank agreement of families (Kendall's tau)"
     return rows.strips(groups, title, violins=True, limits=(-1.05, 1.05), bounds=(-1.0, 1.0)) if groups else None
 
