@@ -77,6 +77,15 @@ def test_the_workflow_and_the_hooks_do_what_ci_does_with_its_versions() -> None:
     assert f"ruff=={hooks['rev'].removeprefix('v')}\n" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
 
 
+def test_the_rooms_that_contributors_are_sent_to_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(naslib_autokd/[^`]+)`", text)
+    assert len(named) >= 12
+    assert [place for place in named if not (ROOT / place).exists()] == []
+    rooms = {path.name for path in (ROOT / "naslib_autokd").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms <= set(re.findall(r"^([a-z_]+)/", text, re.MULTILINE))
+
+
 def quoted_messages(page: Path) -> list[str]:
     """What a page of problems quotes: code in bold, in the first column of a table, or that begins a line."""
     text = prose(page)
