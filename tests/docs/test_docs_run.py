@@ -84,6 +84,7 @@ EXAMPLE = "tests/test_examples.py::test_autokd_vs_darts_prints_its_table_and_kee
 SHIPPED = "tests/test_ship_a_student.py::test_from_a_folder_and_a_torchvision_model_to_an_onnx_student"
 JUDGED = "tests/shipping/test_judge.py::test_accuracy_classes_and_calibration_are_those_of_the_module"
 INT8 = "tests/shipping/test_int8.py::test_a_student_that_loses_too_much_is_refused_and_nothing_is_written"
+MEMBER = "tests/shipping/test_members.py::test_another_family_is_trained_by_the_runs_settings_exported_and_judged"
 BENCH = "tests/evaluators/test_benchmark.py::test_from_training_to_verification"
 RUNNER = "tests/plugin/test_plugin_runner.py::test_every_shipped_configuration_runs"
 NASLIB_SEARCH = (
@@ -141,7 +142,7 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd test runs/small": HERE,
     "naslib-autokd search --task cluttered-digits --objectives error,latency --trials 6 --finals 1 "
     "--out runs/front": HERE,
-    "naslib-autokd export runs/front --family 3fe21d958456": SHIPPED,
+    "naslib-autokd export runs/front --family 3fe21d958456": MEMBER,
     "naslib-autokd test runs/small/export/student.onnx digits": JUDGED,
     "naslib-autokd test runs/photos/export/student.onnx new_photos": SHIPPED,
     "naslib-autokd search --trials 60 --workers 4 --trial-seconds 600 --out runs/four": WORKERS,

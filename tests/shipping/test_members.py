@@ -1,10 +1,13 @@
-"""Families of a run are found by how their digest begins."""
+"""Any family that a search has tried is trained, exported and judged as the kept one is."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
 
+from naslib_autokd.cli import main
 from naslib_autokd.records import Proposal, Trial, TrialStore
 from naslib_autokd.runners.run_folder import TRIALS
 from naslib_autokd.search_spaces.hnag import HNAGSpace
@@ -38,3 +41,54 @@ def test_what_is_no_family_of_the_run_is_refused_with_some_that_are(tried, tmp_p
         find_family(folder, families[0].digest[:3])
     with pytest.raises(ExportError, match="is no run folder of a search"):
         train_member(tmp_path / "nowhere", families[0].digest)
+
+
+TASK = """\
+dataset: cluttered-digits
+name: small
+image_size: 12
+in_channels: 1
+n_classes: 10
+n_train: 64
+n_teacher: 600
+n_val: 100
+n_test: 100
+max_params: 24000
+preset: hnag-small
+n_views: 1
+batch_size: 32
+min_budget_epochs: 1
+max_budget_epochs: 2
+teacher_epochs: 6
+min_teacher_accuracy: 0.0
+"""
+
+
+def test_another_family_is_trained_by_the_runs_settings_exported_and_judged(tmp_path, capsys):
+    (tmp_path / "small.yaml").write_text(TASK)
+    run = tmp_path / "run"
+    search = ["search", "--task", str(tmp_path / "small.yaml"), "--max-params", "9000", "--objective", "kd"]
+    assert main([*search, "--trials", "2", "--finals", "2", "--out", str(run)]) == 0
+    result = json.loads((run / "result.json").read_text())
+    trials = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    other = next(trial for trial in trials if trial["candidate_digest"] != result["candidate_digest"])
+    assert main(["export", str(run), "--family", other["candidate_digest"][:6]]) == 0
+    member = run / "families" / other["candidate_digest"]
+    (final,) = [json.loads(line) for line in (member / "finals.jsonl").read_text().splitlines()]
+    assert final["name"] == f"small/{other['candidate_digest']}"
+    assert final["temperature"] == other["candidate"]["kd"]["temperature"]
+    assert final["n_params"] <= 9000  # the search's limit
+    capsys.readouterr()
+    for file in (member, member / "export" / "student.onnx"):
+        assert main(["test", str(file), "--json"]) == 0
+        verdict = json.loads(capsys.readouterr().out)
+        assert verdict["own_test_split"]
+        assert verdict["accuracy"] == verdict["stated_accuracy"] == final["test_accuracy"]
+    card = (member / "export" / "model_card.md").read_text()
+    assert f"{100 * final['test_accuracy']:.1f} %" in card
+    assert f'"temperature": {final["temperature"]}' in card  # of this family, not of the kept one
+    assert "students of the same family" not in card
+    # the kept family is there already
+    assert main(["export", str(run), "--family", result["candidate_digest"]]) == 0
+    assert "students of the same family" in (run / "export" / "model_card.md").read_text()
+    assert [path.name for path in (run / "families").iterdir()] == [other["candidate_digest"]]
