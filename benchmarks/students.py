@@ -11,7 +11,8 @@ Sections:
     roofline  what the library's convolutions alone take, stem and head, and unavoidable traffic, as shares of the
               plain step; and what all convolutions would take at the rate of a large dense one
     evaluate  time of a forward pass in evaluation mode, optimised / plain
-    bfloat16  the step with forward passes in bfloat16 (``TrainingSettings.precision``) / plain
+    bfloat16  the step in bfloat16 (``TrainingSettings.precision``) against float32, plain in channels-last, and plain;
+              and its memory
     shapes    the step at other batch sizes and image sizes, and the default student of cluttered-digits
     space     the step of students drawn from the presets, at several limits, batch and image sizes
     widths    the step of hardware-shaped students (``width_multiple=16``) against that of the unshaped ones
@@ -49,7 +50,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from naslib_autokd.distillation.costs import train_memory
 from naslib_autokd.distillation.cuda_graphs import capture
-from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, TrainingStep
+from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, TrainingStep, without_bfloat16
 from naslib_autokd.records import environment
 from naslib_autokd.search_spaces.hnag import (
     ErdosRenyi,
@@ -105,6 +106,8 @@ STEP_GOALS = {
 }
 EVERYWHERE_GOAL = 0.9
 MEMORY_GOAL = 0.55
+BFLOAT16_GOAL = 0.65
+"""Of time and of memory, against float32."""
 WIRINGS_GOAL = 1500.0
 CUDA_GOAL = 0.2
 DRAWN_PRESETS, DRAWN = ("hnag", "hnag-wide", "hnag-small"), 4
@@ -156,9 +159,12 @@ def training_step(
     device: str = "cpu",
     cuda_graph: bool = False,
     bfloat16: bool = False,
+    channels_last: bool = False,
 ) -> Callable[[], None]:
     """A step as in a trial, with soft targets; the small learning rate keeps a long benchmark from diverging."""
     images, teacher, labels = examples(spec, batch, device)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
     step = TrainingStep(
         model.train(), NesterovSGD(model.parameters(), TrainingSettings()), KDSettings(), None, bfloat16
     )
@@ -457,10 +463,35 @@ def evaluate(name: str, limit: float, options: argparse.Namespace) -> dict[str, 
 
 
 def half(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Four steps in turn: plain, plain in channels-last, optimised, and optimised in bfloat16."""
     spec = spec_of(name, limit)
     plain, student = both(spec, options.execution)
-    work = training_step(student, spec, BATCH, bfloat16=True)
-    return pairs(training_step(plain, spec, BATCH), work, options.pairs)
+    if reason := without_bfloat16(student, torch.device("cpu")):
+        raise SystemExit(f"bfloat16 cannot be measured here: {reason}")
+    last = PlainStudent(spec).to(memory_format=torch.channels_last)
+    works = {
+        "plain": training_step(plain, spec, BATCH),
+        "channels_last": training_step(last, spec, BATCH, channels_last=True),
+        "float32": training_step(student, spec, BATCH),
+        "bfloat16": training_step(student_of(spec, options.execution), spec, BATCH, bfloat16=True),
+    }
+    repeats = {kind: repeats_for(work) for kind, work in works.items()}
+    seconds: dict[str, list[float]] = {kind: [] for kind in works}
+    for index in range(options.pairs):
+        for kind in list(works)[:: 1 if index % 2 == 0 else -1]:
+            seconds[kind].append(cpu_seconds(works[kind], repeats[kind]))
+
+    def ratios(kind: str, to: str) -> list[float]:
+        return [a / b for a, b in zip(seconds[kind], seconds[to], strict=True)]
+
+    found = {f"{kind}_to_plain": statistics.median(ratios(kind, "plain")) for kind in works}
+    against = ratios("bfloat16", "float32")
+    low, high = median_interval(against)
+    shape = (spec.in_channels, spec.image_size, spec.image_size)
+    memory = [train_memory(student_of(spec), shape, BATCH, bfloat16=precision) for precision in (False, True)]
+    found |= {"ratio": statistics.median(against), "low": low, "high": high, "ratios": against}
+    found |= {"memory_ratio": memory[1] / memory[0], "memory_mib": memory[1] / 2**20, "goal": BFLOAT16_GOAL}
+    return found | {f"{kind}_s": statistics.median(values) for kind, values in seconds.items()}
 
 
 def shapes(name: str, limit: float, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -608,7 +639,7 @@ def estimate_s(cells: Iterable[tuple[str, float]], options: argparse.Namespace) 
         total += 1.65 * plain * (options.pairs + 2) * ("step" in sections)
         total += 1.65 * plain * 4 * ("memory" in sections) + 6 * plain * ("roofline" in sections)
         total += 0.6 * plain * (options.pairs + 2) * ("evaluate" in sections)
-        total += 1.5 * plain * (options.pairs + 2) * ("bfloat16" in sections)
+        total += 2.5 * plain * (options.pairs + 2) * ("bfloat16" in sections)
         total += 6.5 * plain * (options.pairs + 2) * ("shapes" in sections and in_shapes(name, limit))
     total += 6 * (options.pairs + 2) * ("widths" in sections)
     total += 45 * (min(options.pairs, 5) + 2) * ("space" in sections)
@@ -699,7 +730,6 @@ def tables(results: Results) -> list[Table]:
         found.append(("Roofline, as shares of the plain step", columns, rows))
     for section, title in (
         ("evaluate", "A forward pass in evaluation mode (batch 64)"),
-        ("bfloat16", "A training step with forward passes in bfloat16 against the plain module in float32 (batch 64)"),
         ("shapes", "A training step at other shapes"),
         ("space", "A training step of students drawn from the presets (goal: 0.9)"),
         ("cuda", "A training step on a GPU, one CUDA graph against plain eager (batch 128)"),
@@ -719,6 +749,22 @@ def tables(results: Results) -> list[Table]:
                 for key, row in sorted(rows_of.items(), key=lambda item: _place(item[0]))
             ]
             found.append((title, columns, rows))
+    if rows_of := results.rows("bfloat16"):
+        columns = ["student", "bfloat16 / float32", "95% interval", "its memory", "goal", "bfloat16 / plain"]
+        columns += ["float32 / plain", "channels-last / plain", "float32 ms", "bfloat16 ms"]
+        rows = [
+            [
+                key,
+                _met(row),
+                f"{row['low']:.2f}-{row['high']:.2f}",
+                _met({"ratio": row["memory_ratio"], "goal": row["goal"]}),
+                _number(row, "goal"),
+                *[_number(row, f"{kind}_to_plain") for kind in ("bfloat16", "float32", "channels_last")],
+                *[_number(row, f"{kind}_s", 0, 1000) for kind in ("float32", "bfloat16")],
+            ]
+            for key, row in sorted(rows_of.items(), key=lambda item: _place(item[0]))
+        ]
+        found.append(("A training step in bfloat16 (batch 64, 32x32)", columns, rows))
     if rows_of := results.rows("widths"):
         columns = ["student", "channels", "width_multiple=16", "time", "95% interval", "without compiled kernels"]
         columns += ["parameters", "multiply-adds"]

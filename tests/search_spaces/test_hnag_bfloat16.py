@@ -337,6 +337,17 @@ def test_attention(size: tuple[int, ...]) -> None:
 
 
 @needs_bfloat16
+def test_the_mask_of_an_attention_saturates() -> None:
+    block, norms = Block(4), Norms(1, training=True)
+    x = torch.tensor([-1e30, -100, -88, 0, 88, 100, 1e30, torch.nan]).bfloat16().double().reshape(4, 1, 2, 1)
+    made, ones, target = block.put(x), block.put(torch.ones_like(x)), block.map(1, 2, 1)
+    reads = [2, *slab(made), -1, 0, *slab(ones), -1, 1]
+    sizes = (execution.Scaled(target.stride), 1, 2)
+    block.run("attention", target, target, *sizes, *reads, gates=torch.tensor([0.0, 1.0]), **norms.pointers())
+    torch.testing.assert_close(block.get(target), x.sigmoid(), rtol=2**-8, atol=1e-37, equal_nan=True)
+
+
+@needs_bfloat16
 @pytest.mark.parametrize("size", [(3, 5, 9, 4), (33, 4, 7, 8)], ids=str)
 @pytest.mark.parametrize("shape", [(2, 2, 0), (3, 1, 1)], ids=["halving", "in a graph"])
 @pytest.mark.parametrize("maximum", [True, False])

@@ -239,13 +239,9 @@ def test_who_looks_at_single_operations_sees_them(ran: list[str]) -> None:
     torch.testing.assert_close(F.linear(pooled[0], student.classifier_weight, student.classifier_bias), logits)
 
 
-def test_auto_leaves_single_images_to_the_steps_and_errors_are_theirs(ran: list[str]) -> None:
+def test_errors_are_those_of_the_steps() -> None:
     spec = SPECS["one node"]
     student = Student(spec)
-    student.eval()(images_of(spec, 1, torch.float32))
-    assert not ran
-    student(images_of(spec, 4, torch.float32))
-    assert ran == ["forward"]
     with pytest.raises(RuntimeError, match="channels"):
         student(torch.zeros(16, spec.in_channels + 1, 8, 8))
     with pytest.raises(ValueError, match="plan"):
@@ -253,6 +249,24 @@ def test_auto_leaves_single_images_to_the_steps_and_errors_are_theirs(ran: list[
     student.execution = "plan"
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         student.train()(torch.zeros(1, spec.in_channels, 1, 1))
+
+
+def test_auto_pads_a_last_vector_only_where_that_is_faster_than_the_steps(ran: list[str]) -> None:
+    lanes = execution.kernels(torch.float32).lanes
+    node = Generator(WattsStrogatz(1, 0), ErdosRenyi(1), WattsStrogatz(1, 0))
+    small = Student(spec_of(node, image_size=12, channels=(4, 4, 4))).eval()
+    wide = Student(spec_of(node, image_size=64, channels=(48, 48, 48))).eval()
+    for student, n, kernels in (
+        *((small, 1, True), (small, lanes + 1, True)),
+        *((wide, 1, False), (wide, lanes // 2, False), (wide, lanes + 1, False), (wide, 2 * lanes, True)),
+    ):
+        ran.clear()
+        student(images_of(student.spec, n, torch.float32))
+        assert bool(ran) == kernels
+        student.execution = "plan"
+        student(images_of(student.spec, n, torch.float32))
+        assert ran
+        student.execution = "auto"
 
 
 def test_a_trained_student_evaluates_copies_and_saves_as_before(tmp_path: Path) -> None:

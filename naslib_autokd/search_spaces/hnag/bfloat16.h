@@ -31,14 +31,13 @@ static int amx;
 
 /* Whether tiles are used from now on: if they are wanted and the system allows it. */
 int64_t use_tiles(int64_t wanted) {
-    amx = 0;
 #if AMX
     amx = wanted && syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+#else
+    (void)wanted;
 #endif
     return amx;
 }
-
-typedef int32_t words __attribute__((vector_size(BYTES)));
 
 INLINE vec even(vec v) { return (vec)((mask)v << 16); }
 INLINE vec odd(vec v) { return (vec)((mask)v & (int32_t)0xffff0000); }
@@ -192,15 +191,16 @@ INLINE void vector_product(const Product *p, const int rows, long m, long n) {
     UNROLL for (int i = 0; i < rows; ++i) sums[i] = acc[i][0], sums[t->m_rows + i] = acc[i][1];
 }
 
-static void products(Product p, long nm) {
-    const Tiles *t = p.t;
+static void products(const Product *product, long nm) {
 #if AMX
     if (amx) {
-        if (nm == 2) tile_product(&p, 2);
-        else tile_product(&p, 1);
+        if (nm == 2) tile_product(product, 2);
+        else tile_product(product, 1);
         return;
     }
 #endif
+    Product p = *product;
+    const Tiles *t = p.t;
     for (long tile = 0; tile < nm; ++tile, p.a += t->groups * t->k_tiles * t->m_rows * TILE, p.sums += 2 * t->m_rows * TILE)
         for (long n = 0; n < 4 / nm; n += 2)
             for (long m = 0, left; (left = t->m_rows - m) > 0; m += min_of(8, left)) {
@@ -259,28 +259,32 @@ static void convolve(const vec *x, const REAL *weight, vec *y, const Conv *c, lo
                     stage_row(x, stage + (loaded + c->kh) % c->kh * row_size, c, loaded, width, grow);
                 for (long r = 0; r < c->kh; ++r) rows[r] = stage + (top + r + c->kh) % c->kh * row_size;
             }
+            long next = direct ? start : 0, lane = 0, offsets[4]; /* of units, in a staged row: counted, not divided */
             for (long unit = start; unit < end; unit += 4) {
-                long offsets[4];
-                for (long n = 0; n < 4; ++n) { /* at the end the last one again */
-                    long one = min_of(unit + n, end - 1);
-                    offsets[n] = direct ? one : one / nv * c->step * pairs * nv + one % nv;
+                for (long n = 0; n < 4; ++n) {
+                    offsets[n] = next;
+                    if (unit + n + 1 >= end) continue; /* at the end the last one again */
+                    ++next;
+                    if (!direct && ++lane == nv) lane = 0, next += c->step * pairs * nv - nv;
                 }
-                for (long tile = 0, nm, nn; tile < t.m_tiles; tile += nm) {
+                vec *unit_y = y + row * c->ow * nv + unit;
+                for (long tile = 0, pair = 0, nm, nn; tile < t.m_tiles; tile += nm, pair += nm * t.m_rows / 2) {
                     nm = min_of(2, t.m_tiles - tile), nn = 4 / nm;
                     product.a = packed + tile * per_tile;
-                    long first = tile * t.m_rows / 2, n_pairs = min_of(nm * t.m_rows / 2, out_pairs - first);
                     for (long u = 0; u < min_of(4, end - unit); u += nn) {
                         for (long n = 0; n < nn; ++n) product.unit[n] = offsets[u + n];
-                        products(product, nm);
+                        products(&product, nm);
                         long stored = min_of(nn, end - unit - u);
-                        for (long p = 0; p < n_pairs; ++p) {
-                            const vec *sum = (const vec *)sums + 2 * p / t.m_rows * nn * t.m_rows + 2 * p % t.m_rows;
-                            vec *to = y + (first + p) * c->y_stride + row * c->ow * nv + unit + u;
-                            for (long n = 0; n < stored; ++n, sum += t.m_rows) {
-                                vec e = sum[0], o = sum[1];
-                                if (add) e += even(to[n]), o += odd(to[n]);
-                                to[n] = joined(e, o);
-                            }
+                        for (long m = 0; m < nm; ++m) {
+                            const vec *sum = (const vec *)sums + m * nn * t.m_rows;
+                            vec *to = unit_y + u + (pair + m * t.m_rows / 2) * c->y_stride;
+                            long n_pairs = min_of(t.m_rows / 2, out_pairs - pair - m * t.m_rows / 2);
+                            for (long p = 0; p < n_pairs; ++p, sum += 2, to += c->y_stride)
+                                for (long n = 0; n < stored; ++n) {
+                                    vec e = sum[n * t.m_rows], o = sum[n * t.m_rows + 1];
+                                    if (add) e += even(to[n]), o += odd(to[n]);
+                                    to[n] = joined(e, o);
+                                }
                         }
                     }
                 }
@@ -795,19 +799,26 @@ static void attention(const Run *run, vec *y, vec *side, long stride, long chann
     for (long p = 0; p < PAIRS(channels); ++p) {
         vec *to = y + p * stride, *to_side = side + p * stride;
         int single = 2 * p + 1 == channels;
+        const vec **from_term = malloc(n_terms * (sizeof(vec *) + 4 * sizeof(REAL)));
+        REAL(*factor)[4] = (REAL(*)[4])(from_term + n_terms); /* and shift, for each of the pair */
+        for (long t = 0; t < n_terms; ++t) {
+            const int64_t *term = terms + 4 * t;
+            REAL weight = t > 0 ? run->gates[term[3]] : 1;
+            from_term[t] = run->arena + term[0] + p * term[1];
+            for (int i = 0; i < 2; ++i) {
+                factor[t][i] = weight * coefficient(run, 2, term[2], 2 * p + i, channels, 1);
+                factor[t][2 + i] = weight * coefficient(run, 3, term[2], 2 * p + i, channels, 0);
+            }
+        }
         for (long from = 0; from < places * run->nv; from += CHUNK) {
             vec sum = {0};
             for (long j = from; j < min_of(places * run->nv, from + CHUNK); ++j) {
-                vec x[2] = {{0}, {0}}, weighted[2] = {{0}, {0}};
-                for (long t = 0; t < n_terms; ++t) {
-                    const int64_t *term = terms + 4 * t;
-                    vec value = run->arena[term[0] + p * term[1] + j], both[2] = {even(value), odd(value)};
-                    for (int i = 0; i < 2; ++i) {
-                        both[i] = both[i] * coefficient(run, 2, term[2], 2 * p + i, channels, 1) +
-                                  coefficient(run, 3, term[2], 2 * p + i, channels, 0);
-                        if (t > 0) weighted[i] += both[i] * run->gates[term[3]];
-                        else x[i] = both[i];
-                    }
+                vec v = from_term[0][j], weighted[2] = {{0}, {0}};
+                vec x[2] = {even(v) * factor[0][0] + factor[0][2], odd(v) * factor[0][1] + factor[0][3]};
+                for (long t = 1; t < n_terms; ++t) {
+                    v = from_term[t][j];
+                    weighted[0] += even(v) * factor[t][0] + factor[t][2];
+                    weighted[1] += odd(v) * factor[t][1] + factor[t][3];
                 }
                 vec m[2] = {sigmoid(x[0]), sigmoid(x[1])};
                 if (!backward) {
@@ -822,6 +833,7 @@ static void attention(const Run *run, vec *y, vec *side, long stride, long chann
             }
             sums[p] += total(sum);
         }
+        free(from_term);
     }
     if (backward && run->gate_gradients) {
         double sum = 0;

@@ -74,9 +74,11 @@ int64_t lanes(void) { return LANES; }
 INLINE vec keep(vec x, mask m) { return (vec)((mask)x & m); }
 
 INLINE double total(vec x) {
-    double sum = 0;
-    for (int i = 0; i < LANES; ++i) sum += x[i];
-    return sum;
+    double sums[LANES];
+    for (int i = 0; i < LANES; ++i) sums[i] = x[i];
+    for (int n = LANES / 2; n > 0; n /= 2) /* not one after the other: each addition waits for the one before */
+        for (int i = 0; i < n; ++i) sums[i] += sums[i + n];
+    return sums[0];
 }
 
 INLINE vec spread(REAL value) { return value - (vec){0}; }
@@ -141,11 +143,29 @@ static void coefficients_of(const Run *run, long k, double mean, double variance
 /* A weight in a program: a merge's gate (0 and above), or 1 over a number (below 0). */
 static double gate_of(const Run *run, int64_t gate) { return gate >= 0 ? (double)run->gates[gate] : 1.0 / -gate; }
 
-/* 1 / (1 + exp(-x)) */
+typedef int32_t words __attribute__((vector_size(BYTES)));
+
+INLINE vec chosen(mask m, vec a, vec b) { return (vec)(((mask)a & m) | ((mask)b & ~m)); }
+
+/* 1 / (1 + exp(-x)): for doubles to the last digits, for floats to some 1e-7. */
 INLINE vec sigmoid(vec x) {
-    vec y;
-    for (int i = 0; i < LANES; ++i) y[i] = (REAL)(1 / (1 + exp(-(double)x[i])));
-    return y;
+    vec z = -x;
+    if (sizeof(REAL) == 8) {
+        for (int i = 0; i < LANES; ++i) z[i] = (REAL)exp((double)z[i]);
+        return 1 / (1 + z);
+    }
+    /* exp(z) = 2^n exp(r) with |r| <= ln(2) / 2; ln(2) in two parts, coefficients of Cephes' expf */
+    z = chosen(MASK_OF(z, spread(88)), spread(88), z);
+    z = chosen(MASK_OF(spread(-87), z), spread(-87), z);
+    vec shifted = z * (REAL)1.44269504088896341 + (REAL)0x1.8p23, n = shifted - (REAL)0x1.8p23;
+    vec r = z - n * (REAL)0.693359375 + n * (REAL)2.12194440e-4;
+    vec p = r * (REAL)1.9875691500e-4 + (REAL)1.3981999507e-3;
+    p = p * r + (REAL)8.3334519073e-3;
+    p = p * r + (REAL)4.1665795894e-2;
+    p = p * r + (REAL)1.6666665459e-1;
+    p = p * r + (REAL)5.0000001201e-1;
+    words exponent = (((words)shifted - (words)spread((REAL)0x1.8p23)) + 127) << 23;
+    return 1 / (1 + (p * r * r + r + 1) * (vec)exponent);
 }
 
 #ifdef BFLOAT16
@@ -549,29 +569,36 @@ static void attention(const Run *run, vec *y, vec *side, long stride, long chann
                       const int64_t *terms, long n_terms) {
     int threads = (int)run->threads;
     double *sums = calloc(channels, sizeof(double));
+    REAL gate = run->gates[terms[3]];
     PARALLEL
     for (long c = 0; c < channels; ++c) {
-        REAL *to = (REAL *)(y + c * stride), *to_side = (REAL *)(side + c * stride), gate = run->gates[terms[3]];
-        for (long j = 0; j < places * run->nv * LANES; ++j) {
-            REAL x[2] = {0, 0}; /* x_0, and the weighted sum */
-            for (long t = 0; t < n_terms; ++t) {
-                const int64_t *term = terms + 4 * t;
-                REAL value = ((const REAL *)(run->arena + term[0] + c * term[1]))[j];
-                if (term[2] >= 0)
-                    value = value * run->coefficients[2 * run->n_norm + term[2] + c] +
-                            run->coefficients[3 * run->n_norm + term[2] + c];
-                x[t > 0] += t > 0 ? value * run->gates[term[3]] : value;
-            }
-            REAL mask_value = (REAL)(1 / (1 + exp(-(double)x[0])));
-            if (backward) {
-                REAL g = to[j];
-                sums[c] += g * x[1];
-                to_side[j] = g * x[1] * mask_value * (1 - mask_value);
-                to[j] = g * (gate + mask_value);
-            } else {
-                to[j] = (gate + mask_value) * x[1];
-            }
+        vec *to = y + c * stride, *to_side = side + c * stride;
+        const vec **x = malloc(n_terms * (sizeof(vec *) + 2 * sizeof(REAL)));
+        REAL *factor = (REAL *)(x + n_terms), *shift = factor + n_terms;
+        for (long t = 0; t < n_terms; ++t) {
+            const int64_t *term = terms + 4 * t;
+            REAL weight = t > 0 ? run->gates[term[3]] : 1;
+            x[t] = run->arena + term[0] + c * term[1];
+            factor[t] = weight * (term[2] < 0 ? 1 : run->coefficients[2 * run->n_norm + term[2] + c]);
+            shift[t] = term[2] < 0 ? 0 : weight * run->coefficients[3 * run->n_norm + term[2] + c];
         }
+        for (long from = 0; from < places * run->nv; from += CHUNK) {
+            vec sum = {0};
+            for (long j = from; j < min_of(places * run->nv, from + CHUNK); ++j) {
+                vec m = sigmoid(x[0][j] * factor[0] + shift[0]), weighted = {0};
+                for (long t = 1; t < n_terms; ++t) weighted += x[t][j] * factor[t] + shift[t];
+                if (!backward) {
+                    to[j] = (gate + m) * weighted;
+                    continue;
+                }
+                vec g = to[j], h = g * weighted;
+                sum += h;
+                to_side[j] = h * m * (1 - m);
+                to[j] = g * (gate + m);
+            }
+            sums[c] += total(sum);
+        }
+        free(x);
     }
     if (backward && run->gate_gradients) {
         double sum = 0;
