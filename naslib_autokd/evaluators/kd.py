@@ -147,7 +147,8 @@ class KDEvaluator:
         if self.limits.max_latency_s is not None and "latency" not in self.measure:
             self.measure += ("latency",)  # trials tell what was limited
         self.runtime = runtime or Runtime()
-        check_available(self.runtime)
+        if "latency" in self.measure:
+            check_available(self.runtime)
         self.device = checked_device(device)
         self.threads, self.objective, self.time_limit_s = threads, objective, time_limit_s
         self.settings = settings or TrainingSettings()

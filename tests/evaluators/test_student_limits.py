@@ -152,7 +152,7 @@ def test_a_limit_of_latency_is_that_of_the_runtime_that_is_asked_for(make, monke
     assert trial.info["latency"] <= limits.max_latency_s
     assert (trial.info["latency_of"], trial.info["width_decided_by"]) == ("a rule", "max_latency_s")
     with pytest.raises(ValueError, match="onnxruntime here has no CoreML"):
-        make(runtime=Runtime(provider="coreml"))
+        make(runtime=Runtime(provider="coreml"), measure=("latency",))
 
 
 def test_bisection_finds_the_last_size_within_the_limit():
