@@ -138,20 +138,27 @@ def searched_tables(
     }
     if not analyse:
         return tables, {}
-    places, costs, of = analysed([trial for _, _, trial in found])
-    why = f"It takes at least {LEAST_ANALYSED} successful trainings to say what matters; there are {len(places)}."
-    unknown = "Partial dependence needs the space that was searched, which cannot be made again from this run."
-    if len(places) < LEAST_ANALYSED:
-        return tables, {"importance": why, "dependence": why}
+    model, missing = _model_tables(searched, [trial for _, _, trial in found])
+    return tables | model, missing
+
+
+def _model_tables(searched: SearchedSettings, trials: Sequence[Trial]) -> tuple[Tables, dict[str, str]]:
+    places, costs, of = analysed(trials)
+    both = ("importance", "dependence")
+    if (n := len(places)) < LEAST_ANALYSED:
+        few = f"It takes at least {LEAST_ANALYSED} successful trainings to say what matters; there are {n}."
+        return {}, dict.fromkeys(both, few)
     try:
         shares = importance(searched, places, costs)
     except ValueError as error:
-        why = f"Nothing can be said of what matters: {error}."
-        return tables, {"importance": why, "dependence": why}
+        return {}, dict.fromkeys(both, f"Nothing can be said of what matters: {error}.")
     lines = [(*line, shares.r2, shares.n, of) for line in zip(shares.names, shares.mean, shares.sd, strict=True)]
     lines.sort(key=lambda line: -line[1])
     curves = {curve.name: curve for curve in dependence(searched, places, costs)}
-    tables["importance"] = table("hyperparameter importance sd r2 n trials", lines)
     shown = [curves[name] for name, *_ in lines if name in curves]
-    tables["dependence"] = [{**row, "log": curve.log} for curve in shown for row in curve.rows()]
+    tables = {
+        "importance": table("hyperparameter importance sd r2 n trials", lines),
+        "dependence": [{**row, "log": curve.log} for curve in shown for row in curve.rows()],
+    }
+    unknown = "Partial dependence needs the space that was searched, which cannot be made again from this run."
     return tables, {"dependence": unknown}
