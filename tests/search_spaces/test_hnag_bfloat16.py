@@ -502,6 +502,7 @@ def test_memory_of_a_training_step_is_at_most_0_65_of_float32(ran: list[str]) ->
     assert ran
 
 
+@pytest.mark.skipif(not any(map(execution.shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
 def test_where_nothing_can_compile_or_multiply_it_training_says_why_and_is_in_float32(
     monkeypatch: pytest.MonkeyPatch, tiny_data: Any
 ) -> None:
@@ -527,6 +528,9 @@ def test_where_nothing_can_compile_or_multiply_it_training_says_why_and_is_in_fl
         trained("auto", "no bfloat16 products")
     with monkeypatch.context() as patched:
         patched.setattr(execution, "_processor_flags", lambda: execution.BFLOAT16_FLAGS)
+        patched.setattr(execution, "FLAGS", ("-O0", "-shared", "-fPIC"))  # a compiler that knows no such instructions
+        execution._kernels.cache_clear()
+        assert "no bfloat16 products" in execution.without_bfloat16()
         patched.setattr(execution.shutil, "which", lambda name: None)
         trained("auto", "no C compiler")
     monkeypatch.setenv("NASLIB_AUTOKD_KERNELS", "0")

@@ -673,7 +673,7 @@ def _library(compiler: str, arguments: Sequence[str], folder: Path) -> bytes:
     with tempfile.TemporaryDirectory(dir=folder) as own:
         made = Path(own) / "execution.so"
         for openmp in (["-fopenmp"], []):  # without it on one thread
-            command = [compiler, *arguments, *openmp, "-lm", "-o", str(made)]
+            command = [compiler, "-Wfatal-errors", *arguments, *openmp, "-lm", "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             if done.returncode == 0:
                 break
