@@ -186,7 +186,7 @@ class RunLoggers:
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings with dots in their names.
 
-    Example:
+    Examples:
         >>> flat({"seed": 0, "budget": {"n_trials": 24}})
         {'seed': 0, 'budget.n_trials': 24}
     """
