@@ -163,6 +163,11 @@ class _WithPredictor(_Noted):
 class _WithMutation(_WithPredictor):
     config: Any
 
+    def new_epoch(self, epoch: int) -> None:
+        # no predictor learns from equal answers (NASLib's divide by their spread): draw as in the first epochs
+        equal = len({model.accuracy for model in self.train_data}) < 2
+        super().new_epoch(0 if equal else epoch)  # type: ignore[misc]
+
     def _get_train(self) -> tuple[list[Any], Any]:
         return [m.arch for m in self.train_data], np.array([m.accuracy for m in self.train_data])
 

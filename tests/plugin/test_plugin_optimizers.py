@@ -667,3 +667,17 @@ def test_naslibs_optimizers_on_nas_bench_201(
     run(optimizer, 30, tabular.evaluate)
     if not own or kind == "random_search":  # LocalSearch's own neighbours come in another order
         assert optimizer.incumbent().architecture == tuple(int(op) for op in best.get_hash())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["bananas", "npenas"])
+def test_equal_answers_teach_a_predictor_nothing_and_end_nothing(plugin: Any, kind: str) -> None:
+    """NASLib's predictors divide by the spread of the accuracies, and XGBoost refuses what comes of 0."""
+    optimizer = build(plugin, kind, num_init=2, predictor_type="xgb")
+
+    def chance(proposal: Proposal) -> Trial:
+        return Trial.of(proposal, cost=0.9, val_accuracy=0.1, student_epochs=1.0)
+
+    proposals, _ = run(optimizer, 4, chance)
+    assert len({proposal.candidate.digest for proposal in proposals}) == 4
+    run(optimizer, 3)  # answers that differ, from which it learns
