@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naslib_autokd.runners.comparison import Comparison
-from naslib_autokd.runners.statistics import LEVEL, FriedmanTest
+from naslib_autokd.runners.statistics import LEVEL, FriedmanTest, holm_of_known
 from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
 
 
@@ -22,22 +22,26 @@ def said(start: str, entries: Sequence[str], end: str = "") -> list[str]:
 
 def what_it_shows(comparison: Comparison) -> list[str]:
     """Of a comparison of search methods on a task."""
-    lines = []
-    for row in comparison.rows[1:]:
-        if row.difference is None:
-            continue
-        interval, p_value = row.difference.difference, row.difference.p_value
-        first = comparison.rows[0].label
-        shown = f"{interval.n} paired seeds" + ("" if p_value is None else f", p = {p_value:.2g}")
+    lines, first = [], comparison.rows[0].label
+    compared = [(row.label, row.difference) for row in comparison.rows[1:] if row.difference is not None]
+    adjusted = holm_of_known([found.p_value for _, found in compared])
+    for (label, found), p_holm in zip(compared, adjusted, strict=True):
+        interval = found.difference
+        shown = f"{interval.n} paired seeds" + ("" if found.p_value is None else f", p = {found.p_value:.2g}")
         if interval.low is None or interval.high is None:
             few = "one seed" if interval.n == 1 else f"{interval.n} seeds with equal differences"
-            lines.append(f"{first} against {row.label}: {few}, no interval; run more (--seeds).")
-        elif interval.low > 0:
-            lines.append(f"{first} is ahead of {row.label}: the interval lies above 0 ({shown}).")
-        elif interval.high < 0:
-            lines.append(f"{first} is behind {row.label}: the interval lies below 0 ({shown}).")
+            lines.append(f"{first} against {label}: {few}, no interval; run more (--seeds).")
+            continue
+        side, place = ("ahead of", "above") if interval.low > 0 else ("behind", "below")
+        if interval.low <= 0 <= interval.high:
+            lines.append(f"{first} and {label} cannot be told apart: the interval includes 0 ({shown}).")
+        elif p_holm is not None and p_holm > LEVEL:
+            lines.append(
+                f"{first} and {label} cannot be told apart: the interval lies {place} 0 ({shown}), but one of "
+                f"{len(compared)} comparisons may do so by chance (p = {p_holm:.2g} after Holm's correction)."
+            )
         else:
-            lines.append(f"{first} and {row.label} cannot be told apart: the interval includes 0 ({shown}).")
+            lines.append(f"{first} is {side} {label}: the interval lies {place} 0 ({shown}).")
     if max((row.n_students for row in comparison.rows), default=0) < 60:
         lines.append(
             "So short a search compares the space of families with DARTS's cells; it cannot tell the optimizer from "

@@ -139,6 +139,11 @@ def test_numbers_of_the_page_are_those_of_the_records(finished: Path, finished_p
         assert shown["reason"] == trial.message
 
 
+def test_the_page_says_that_the_default_family_was_kept(tmp_path: Path) -> None:
+    said = "The default family, with which the search began, was kept: no other family was trained in full."
+    assert said in page_of(write_search(tmp_path / "run", 1, finals=FINALS)).text
+
+
 def test_every_part_is_there_in_the_order_of_the_page(finished_page: Text) -> None:
     order = ["answer", "anytime", "trials", "family", "settings", "importance", "front", "calibration", "confusion"]
     assert [name for name in finished_page.ids if name in [*order, "reproduce"]] == [*order, "reproduce"]

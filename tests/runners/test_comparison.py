@@ -84,6 +84,15 @@ def test_what_is_said_follows_from_the_intervals() -> None:
         job("DARTS with KD", s, (0.8 - s / 1000,)) for s in range(4)
     ]
     assert "AutoKD is behind DARTS with KD" in " ".join(what_it_shows(comparison(behind)))
+    # p = 0.04 of one of two comparisons, the other says nothing: 0.08 after Holm's correction
+    chance = [job("AutoKD", s, (0.8,)) for s in range(4)]
+    chance += [job("DARTS with KD", s, (0.8 - d,)) for s, d in enumerate((0.01, 0.02, 0.03, 0.045))]
+    chance += [job("DARTS", s, (0.8 + d,)) for s, d in enumerate((0.01, -0.01, 0.02, -0.02))]
+    said = what_it_shows(comparison(chance))[0]
+    assert said.startswith(
+        "AutoKD and DARTS with KD cannot be told apart: the interval lies above 0 (4 paired seeds, p = 0.0"
+    )
+    assert "but one of 2 comparisons may do so by chance (p = 0.0" in said
     equal = [job(m, s, (0.8 + 0.05 * ((s + k) % 2),)) for s in range(4) for k, m in enumerate(("AutoKD", "DARTS"))]
     assert "cannot be told apart" in " ".join(what_it_shows(comparison(equal)))
     assert "one seed, no interval" in " ".join(what_it_shows(comparison(equal[:2])))

@@ -124,6 +124,9 @@ def _search_sentences(answer: Mapping[str, Any]) -> list[str]:
         )
     elif answer.get("family") and not answer.get("student"):
         says.append(f"Incumbent so far: family {answer['family']}, by the observed mean of its full trainings.")
+    says += [f"{remark[0].upper()}{remark[1:]}." for remark in answer.get("remarks", ())]
+    if answer.get("width_decided_by"):
+        says.append(f"The width of the students was decided by {answer['width_decided_by']}.")
     if answer.get("n_trials"):
         spent = f"{answer['n_trials']} trials ({answer['n_failures']} failed)"
         spent += f", {answer['student_epochs']:.0f} student-epochs"

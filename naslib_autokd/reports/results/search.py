@@ -13,7 +13,7 @@ from naslib_autokd.records import Trial, TrialStore, full_trainings, incumbent
 from naslib_autokd.reports.results import final_tables, trial_tables
 from naslib_autokd.reports.results.run import Row, RunData, interval_columns, plural
 from naslib_autokd.runners.finals import kept_of, read_finals
-from naslib_autokd.runners.results import agreement_rows
+from naslib_autokd.runners.results import agreement_rows, remarks_on_answer, what_decided_widths
 from naslib_autokd.runners.run_folder import RESULT, STATUS, TRIALS, read_json
 from naslib_autokd.runners.session import RunStatus, read_status
 from naslib_autokd.runners.statistics import SHARE, mean_interval
@@ -90,7 +90,8 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
 def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:
     """``n_trials``, ``n_failures``, ``student_epochs``, ``seconds``, ``stop_reason``; once there is one: the
     incumbent's ``family`` and ``candidate``, by the optimizer's evidence or as observed, ``val_accuracy`` (best
-    observed full training), ``expected_cost``; once it is trained: ``student`` (the kept one, see `student_answer`),
+    observed full training), ``expected_cost``, ``remarks`` (`remarks_on_answer`); ``width_decided_by``
+    (`what_decided_widths`); once it is trained: ``student`` (the kept one, see `student_answer`),
     ``family_accuracy`` with its ``_low``, ``_high`` and ``_n`` (test, over the final students).
     """
     n_failures = sum(not trial.succeeded for trial in trials)
@@ -103,6 +104,8 @@ def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str,
         best_accuracy = max((accuracy for accuracy in own if accuracy is not None), default=None)
         answer |= {"family": family, "candidate": candidate, "val_accuracy": best_accuracy}
         answer["expected_cost"] = result.get("expected_cost")
+        answer["remarks"] = remarks_on_answer(trials, family)
+    answer["width_decided_by"] = what_decided_widths(trials)
     tested = [row["test_accuracy"] for row in finals if row["test_accuracy"] is not None]
     if tested:
         answer |= interval_columns("family_accuracy", mean_interval(tested, bounds=SHARE))
