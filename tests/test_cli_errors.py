@@ -155,3 +155,12 @@ def test_a_stream_that_cannot_encode_a_sign_shows_its_number(tmp_path: Path) -> 
 def test_json_has_null_for_what_json_has_no_number_for(capsys: pytest.CaptureFixture[str]) -> None:
     _options.print_json({"tau": float("nan"), "cost": [float("inf"), 0.5]})
     assert capsys.readouterr().out == '{"tau": null, "cost": [null, 0.5]}\n'
+
+
+@pytest.mark.parametrize(
+    "words", [["--latency-batch", "8"], ["--latency-threads", "2"], ["--latency-provider", "cuda"]]
+)
+def test_where_a_latency_is_measured_is_no_setting_of_a_search_without_one(words, tmp_path, capsys):
+    assert main(["search", *words, "--out", str(tmp_path / "run")]) == 2
+    assert "this search measures none: give --max-latency-ms, or latency among" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

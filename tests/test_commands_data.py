@@ -109,7 +109,7 @@ def test_images_that_cannot_be_read_are_named_and_make_the_folder_unusable(photo
     (photos / "train" / "ash" / "broken.jpg").write_bytes(b"nothing")
     assert main(["data", "check", str(photos)]) == 2
     captured = capsys.readouterr()
-    assert "unreadable     1: train/ash/broken.jpg: cannot identify image file" in captured.out
+    assert "unreadable     1: train/ash/broken.jpg: cannot identify image file\n" in captured.out
     assert "naslib-autokd: error: 1 of 41 images cannot be read, such as train/ash/broken.jpg" in captured.err
     skipping = check(photos, skip_unreadable=True)
     assert skipping["usable"]

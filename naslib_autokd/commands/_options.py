@@ -291,8 +291,19 @@ def engine_from_options(
 
 
 def asks_for_latency(options: argparse.Namespace) -> bool:
-    """Whether a search has a latency as limit or objective."""
-    return options.max_latency_ms is not None or "latency" in options.objectives.split(",")
+    """Whether a search has a latency as limit or objective.
+
+    Raises:
+        ValueError: If it has none, but says where one is measured.
+    """
+    if options.max_latency_ms is not None or "latency" in options.objectives.split(","):
+        return True
+    if (options.latency_threads, options.latency_batch, options.latency_provider) != (1, 1, "cpu"):
+        raise ValueError(
+            "--latency-threads, --latency-batch and --latency-provider say where a latency is measured, and this "
+            "search measures none: give --max-latency-ms, or latency among --objectives"
+        )
+    return False
 
 
 def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -37,9 +37,9 @@ def add(commands: Any) -> None:
         help="another family that the search has tried, of its front for example (first digits do): trained in full "
         "by the run's settings, kept in RUN/families/DIGEST (default: the kept one)",
     )
-    add_option(parser, "--finals")
-    add_option(parser, "--device", help="torch device that trains --family")
-    add_option(parser, "--threads")
+    add_option(parser, "--finals", default=None, help="students of --family that are trained (default: 1)")
+    add_option(parser, "--device", default=None, help="torch device that trains --family (default: cpu)")
+    add_option(parser, "--threads", default=None, help="CPU threads that train --family (default: 1)")
     parser.add_argument(
         "--opset", type=whole(), metavar="N", help="of an ONNX file's operations (default: 17, that of onnx 1.12)"
     )
@@ -69,15 +69,19 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.shipping.members import train_member
 
     check_request(options.format, options.opset, options.ir_version, options.int8, options.max_drop)
+    training = {"n_students": options.finals, "device": options.device, "threads": options.threads}
+    given = {name: value for name, value in training.items() if value is not None}
+    if given and options.family is None:
+        raise ValueError(
+            "--finals, --device and --threads are of the training of a --family: give one, or leave them out"
+        )
     source, run = options.run_folder, options.run_folder.resolve()
     command = command_of(run).replace(str(run), run.name)  # the card is for others, who have no such folder
     if options.family is not None:
         source = train_member(
             source,
             options.family,
-            n_students=options.finals,
-            device=options.device,
-            threads=options.threads,
+            **given,
             report=lambda text: print(text, file=sys.stderr),
         )
     done = export(

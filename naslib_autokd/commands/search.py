@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.runners.engine import DaskEngine
     from naslib_autokd.runners.estimate import estimate
     from naslib_autokd.runners.finals import train_family
-    from naslib_autokd.runners.loggers import RunLoggers, get_logger
+    from naslib_autokd.runners.loggers import RunLoggers, logger_names
     from naslib_autokd.runners.pareto import check_objectives
     from naslib_autokd.runners.results import result_content
     from naslib_autokd.runners.run_folder import RESULT, RUN, RunFolder, budget_change, check_run
@@ -148,10 +148,9 @@ def run(options: argparse.Namespace) -> int:
         "wall_s": options.max_seconds,
         "target_cost": None if options.target_accuracy is None else 1 - options.target_accuracy,
     }
-    names = options.loggers.split(",") if options.loggers else []
-    for name in names:
-        get_logger(name)
+    names = logger_names(options.loggers) if options.loggers else []
     limits = student_limits(options)
+    with_latency = asks_for_latency(options)
     objectives = check_objectives(options.objectives.split(","))
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
@@ -163,7 +162,7 @@ def run(options: argparse.Namespace) -> int:
     evaluation: dict[str, Any] = {"objective": options.objective, "teacher": options.teacher}
     if limits:
         evaluation["limits"] = asdict(limits)
-    if asks_for_latency(options):
+    if with_latency:
         evaluation["runtime"] = asdict(runtime_from_options(options))
     if options.continue_from_checkpoint:
         evaluation["continue_from_checkpoint"] = True

@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 import struct
 import time
 from collections.abc import Sequence
@@ -170,7 +171,8 @@ def look_at(path: Path) -> Look:
                 image.format or "", width, height, _digest(content), _digest(pixels.tobytes()), "".join(guesses)
             )
     except (*DAMAGED, Image.DecompressionBombError) as error:
-        return Look(problem=str(error).replace(" <_io.BytesIO object", " object") or type(error).__name__)
+        # Pillow names what it was given, which is no file here
+        return Look(problem=re.sub(r" <_io\.BytesIO object at \w+>", "", str(error)) or type(error).__name__)
 
 
 def _digest(content: bytes) -> str:

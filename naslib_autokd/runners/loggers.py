@@ -117,6 +117,21 @@ def get_logger(name: str) -> MakeLogger:
     return LOGGERS[name]
 
 
+def logger_names(text: str) -> list[str]:
+    """The loggers in a list with commas between, each of which exists.
+
+    Raises:
+        ValueError: If there is no such logger, or one is named twice.
+        ImportError: If the user's module cannot be imported.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        get_logger(name)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"logger {twice[0]} is named twice; name each once")
+    return names
+
+
 class RunLoggers:
     """The loggers of one search: ``with RunLoggers(names, folder, settings) as log: search(..., progress=log)``.
 
@@ -133,6 +148,12 @@ class RunLoggers:
             except ImportError as error:
                 missing = f"pip install {name}" if name in LOGGERS else "is it in the working directory?"
                 raise ImportError(f"logger {name}: {error} ({missing})") from error
+            except TypeError as error:
+                if name in LOGGERS:
+                    raise
+                raise ValueError(
+                    f"logger {name} has to be called with a folder and settings, which gave: {error}"
+                ) from error
             if not isinstance(logger, Logger):
                 raise ValueError(
                     f"logger {name}: expected an object with log(values, step) and finish(), got {logger!r}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from naslib_autokd.data.splits import check_splits
+from naslib_autokd.distillation.runtime import Runtime
 from naslib_autokd.distillation.training import TrainingSettings
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.evaluators.student_limits import StudentLimits
@@ -83,6 +84,7 @@ def train_member(
         teacher=asked.get("teacher"),
         settings=TrainingSettings(precision=asked.get("precision") or "float32"),
         limits=StudentLimits(**(asked.get("limits") or {})),
+        runtime=Runtime(**(asked.get("runtime") or {})),
         report=report,
     )
     check_splits(evaluator.data, run)

@@ -11,7 +11,7 @@ import pytest
 
 from naslib_autokd.cli import main
 from naslib_autokd.records import TrialStore
-from naslib_autokd.runners.loggers import RunLoggers, get_logger
+from naslib_autokd.runners.loggers import RunLoggers, get_logger, logger_names
 
 SMALL_TASK = """\
 dataset: cluttered-digits
@@ -95,7 +95,10 @@ def test_a_logger_of_ones_own_hears_of_every_trial_and_a_broken_one_stops_nothin
     [
         ("tensorbord", "no logger 'tensorbord'; did you mean 'tensorboard'?"),
         (f"{__name__}:not_a_logger", "expected an object with log(values, step) and finish(), got 'nothing'"),
-        ("nowhere:Logger", "'nowhere:Logger' cannot be imported: No module named 'nowhere'"),
+        ("json:dumps", "logger json:dumps has to be called with a folder and settings, which gave: dumps() takes 1"),
+        ("tensorboard, tensorboard", "logger tensorboard is named twice"),
+        ("mlflow,", "no logger ''"),
+        (" nowhere:Logger", "'nowhere:Logger' cannot be imported: No module named 'nowhere'"),
     ],
 )
 def test_what_is_no_logger_is_refused_before_any_work(
@@ -104,6 +107,10 @@ def test_what_is_no_logger_is_refused_before_any_work(
     assert search(run, small_task, 2, name) == 2
     assert message in capsys.readouterr().err
     assert not (run / "trials.jsonl").exists()
+
+
+def test_names_may_have_spaces_around_them() -> None:
+    assert logger_names(f" mlflow , {__name__}:Memory") == ["mlflow", f"{__name__}:Memory"]
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

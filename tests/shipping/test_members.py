@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from naslib_autokd.cli import main
+from naslib_autokd.distillation.runtime import Runtime
 from naslib_autokd.records import Proposal, Trial, TrialStore
 from naslib_autokd.runners.run_folder import TRIALS
 from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.shipping import members
 from naslib_autokd.shipping.members import find_family, train_member
 from naslib_autokd.shipping.student_file import ExportError
 
@@ -43,6 +45,12 @@ def test_what_is_no_family_of_the_run_is_refused_with_some_that_are(tried, tmp_p
         train_member(tmp_path / "nowhere", families[0].digest)
 
 
+def test_options_of_a_training_without_one_are_refused(tried, capsys):
+    for words in (["--finals", "2"], ["--device", "cpu"], ["--threads", "2"]):
+        assert main(["export", str(tried[0]), *words]) == 2
+        assert "are of the training of a --family" in capsys.readouterr().err
+
+
 TASK = """\
 dataset: cluttered-digits
 name: small
@@ -64,20 +72,26 @@ min_teacher_accuracy: 0.0
 """
 
 
-def test_another_family_is_trained_by_the_runs_settings_exported_and_judged(tmp_path, capsys):
+def test_another_family_is_trained_by_the_runs_settings_exported_and_judged(tmp_path, capsys, monkeypatch):
     (tmp_path / "small.yaml").write_text(TASK)
     run = tmp_path / "run"
     search = ["search", "--task", str(tmp_path / "small.yaml"), "--max-params", "9000", "--objective", "kd"]
+    search += ["--max-latency-ms", "1000", "--latency-batch", "3"]
     assert main([*search, "--trials", "2", "--finals", "2", "--out", str(run)]) == 0
     result = json.loads((run / "result.json").read_text())
     trials = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
     other = next(trial for trial in trials if trial["candidate_digest"] != result["candidate_digest"])
+    runtimes, make = [], members.KDEvaluator
+    monkeypatch.setattr(
+        members, "KDEvaluator", lambda *args, **more: runtimes.append(more["runtime"]) or make(*args, **more)
+    )
     assert main(["export", str(run), "--family", other["candidate_digest"][:6]]) == 0
     member = run / "families" / other["candidate_digest"]
     (final,) = [json.loads(line) for line in (member / "finals.jsonl").read_text().splitlines()]
     assert final["name"] == f"small/{other['candidate_digest']}"
     assert final["temperature"] == other["candidate"]["kd"]["temperature"]
     assert final["n_params"] <= 9000  # the search's limit
+    assert runtimes == [Runtime(batch=3)]  # its latencies are measured where the search's were
     capsys.readouterr()
     for file in (member, member / "export" / "student.onnx"):
         assert main(["test", str(file), "--json"]) == 0
