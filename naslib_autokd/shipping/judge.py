@@ -189,8 +189,10 @@ def open_network(file: Path, runtime: Runtime) -> Network:
         ExportError: If there is no such student.
     """
     try:
-        if file.suffix == ".onnx":
+        if file.suffix.lower() == ".onnx":
             return _open_onnx(file, runtime)
+        if file.suffix == ".pt2":
+            raise JudgeError(f"{file} is of torch.export, which is not judged: give the run, its .safetensors or .onnx")
         path = kept_student(file)
         described = read_student(path)
         student = load_student(path)

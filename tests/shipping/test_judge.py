@@ -85,8 +85,11 @@ def test_classes_without_pictures_and_unreadable_files_are_told(exported, pictur
 def test_what_cannot_be_judged_is_refused_with_what_to_do(run, exported, pictures, tmp_path):
     with pytest.raises(JudgeError, match="belongs to no run"):
         judge(exported)
-    with pytest.raises(JudgeError, match="does not exist"):
-        judge(tmp_path / "gone.onnx", pictures)
+    for name in ("gone.onnx", "gone.ONNX"):
+        with pytest.raises(JudgeError, match="does not exist"):
+            judge(tmp_path / name, pictures)
+    with pytest.raises(JudgeError, match="which is not judged: give the run"):
+        judge(tmp_path / "student.pt2", pictures)
     (tmp_path / "x.onnx").write_bytes(b"nonsense")
     with pytest.raises(JudgeError, match="cannot load it"):
         judge(tmp_path / "x.onnx", pictures)
