@@ -169,14 +169,15 @@ def every_option(name: str) -> list[str]:
 @pytest.mark.parametrize("name", CONFIGURABLE)
 def test_what_is_kept_repeats_the_command(name: str, tmp_path: Path) -> None:
     """For every command: what a run was asked for, written and read back, is what it was asked for."""
-    typed = every_option(name)
+    named = [f"runs/{a.dest}" for a in parser_of(name)._actions if a.required and not a.option_strings]
+    typed = [*every_option(name), *named]
     _config.keep(build_parser().parse_args(typed), tmp_path)
     stored = yaml.safe_load((tmp_path / _config.FILE).read_text())
     assert stored["command"] == name
-    first, again = parse(*typed), parse(*name.split(), "--config", str(tmp_path / _config.FILE))
+    first, again = parse(*typed), parse(*name.split(), *named, "--config", str(tmp_path / _config.FILE))
     printed = words_of(parser_of(name), again)
     assert printed[: 1 + len(name.split())] == ["naslib-autokd", *name.split()]
-    by_hand = parse(*printed[1:])
+    by_hand = parse(*printed[1:], *named)
     if "option" in first:
         options = [parse_options(each.pop("option")) for each in (first, again, by_hand)]
         assert options[0] == options[1] == options[2]
