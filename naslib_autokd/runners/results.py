@@ -52,8 +52,9 @@ class SearchResult:
     """Rank agreement of pairs of budgets: ``low``, ``high``, ``n``, ``kendall_tau`` (None below 3 pairs)."""
     student_epochs: float
     search_s: float
+    """Seconds of work on this run, of all sessions."""
     overhead_s: float
-    """Seconds in which the loop did not wait for trials: ask, tell and records."""
+    """Seconds of this session in which the loop did not wait for trials: ask, tell and records."""
     stop_reason: str = ""
     """The budget that ended the search: ``n_trials``, ``student_epochs``, ``wall_s`` or ``target_cost``; ``space`` if
     every point of a finite space was tried before."""

@@ -278,9 +278,8 @@ class _Loop:
 
     def spending(self) -> dict[str, float]:
         """Student-epochs and seconds, as `SearchResult` has them."""
-        elapsed = time.perf_counter() - self.started
         return {
             "student_epochs": self.student_epochs,
-            "search_s": elapsed,
-            "overhead_s": elapsed - self.waited_s,
+            "search_s": self.session.elapsed_s,
+            "overhead_s": time.perf_counter() - self.started - self.waited_s,
         }

@@ -86,9 +86,11 @@ def test_interrupted_run_continues_with_the_same_trials(tmp_path: Path) -> None:
 
 
 def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
-    run(tmp_path, n_trials=4, optimizer="random_search")
+    first = run(tmp_path, n_trials=4, optimizer="random_search")
     longer = run(tmp_path, n_trials=6, optimizer="random_search")
     assert len(longer.trials) == 6
+    again = run(tmp_path, n_trials=6, optimizer="random_search")
+    assert 0 < first.search_s < longer.search_s < again.search_s, "of all sessions"
 
 
 def test_folder_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
