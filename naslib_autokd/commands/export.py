@@ -37,9 +37,9 @@ def add(commands: Any) -> None:
         help="another family that the search has tried, of its front for example (first digits do): trained in full "
         "by the run's settings, kept in RUN/families/DIGEST (default: the kept one)",
     )
-    add_option(parser, "--finals", default=None, help="students of --family that are trained (default: 1)")
+    add_option(parser, "--finals", default=None, help="final students of the family")
     add_option(parser, "--device", default=None, help="torch device that trains --family (default: cpu)")
-    add_option(parser, "--threads", default=None, help="CPU threads that train --family (default: 1)")
+    add_option(parser, "--threads", default=None)
     parser.add_argument(
         "--opset", type=whole(), metavar="N", help="of an ONNX file's operations (default: 17, that of onnx 1.12)"
     )
