@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +114,22 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(execution.Pass, name, counted)
     return calls
+
+
+SMALL_TASK = """\
+dataset: cluttered-digits
+name: small
+n_train: 160
+n_val: 300
+n_test: 300
+min_budget_epochs: 1
+max_budget_epochs: 2
+"""
+
+
+@pytest.fixture
+def small_task(tmp_path: Path) -> str:
+    """File of a task whose trainings take moments."""
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL_TASK)
+    return str(path)

@@ -17,16 +17,6 @@ from naslib_autokd.commands._parser import subcommands
 from naslib_autokd.records import RecordWarning, StoreLockedError, StoreWriteError, TrialStore
 from naslib_autokd.search_spaces.hnag import Candidate
 
-SMALL_TASK = """\
-dataset: cluttered-digits
-name: small
-n_train: 160
-n_val: 300
-n_test: 300
-min_budget_epochs: 1
-max_budget_epochs: 2
-"""
-
 
 def documented(command: str) -> set[str]:
     """The keys that ``--help`` says ``--json`` prints, those of nested objects left out."""
@@ -35,13 +25,6 @@ def documented(command: str) -> set[str]:
     told = (commands[command].epilog or "").partition("--json prints ")[2].partition(";")[0]
     told = re.sub(r"\([^)]*\)", "", told.rpartition(": ")[2])
     return {key for part in told.split(",") if re.fullmatch("[a-z_]+", key := part.strip())}
-
-
-@pytest.fixture
-def small_task(tmp_path: Path) -> str:
-    path = tmp_path / "small.yaml"
-    path.write_text(SMALL_TASK)
-    return str(path)
 
 
 def test_sample_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +195,7 @@ def test_run_folder_of_another_task_is_refused(
 ) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    (out / "task.yaml").write_text(SMALL_TASK.replace("320", "640"))
+    (out / "task.yaml").write_text(Path(small_task).read_text().replace("n_train: 160", "n_train: 320"))
     assert main(["search", "--task", small_task, "--trials", "1", "--out", str(out)]) == 2
     assert "belongs to another run" in capsys.readouterr().err
 

@@ -13,15 +13,6 @@ from naslib_autokd.cli import main
 from naslib_autokd.records import TrialStore
 from naslib_autokd.runners.loggers import RunLoggers, get_logger, logger_names
 
-SMALL_TASK = """\
-dataset: cluttered-digits
-name: small
-n_train: 160
-n_val: 300
-n_test: 300
-min_budget_epochs: 1
-max_budget_epochs: 2
-"""
 SEARCH = ["search", "--optimizer", "random_search", "--finals", "1", "--trials"]
 
 
@@ -50,13 +41,6 @@ class Broken(Memory):
 
 def not_a_logger(folder: Path, settings: Mapping[str, Any]) -> str:
     return "nothing"
-
-
-@pytest.fixture
-def small_task(tmp_path: Path) -> str:
-    path = tmp_path / "small.yaml"
-    path.write_text(SMALL_TASK)
-    return str(path)
 
 
 @pytest.fixture
