@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +95,11 @@ def run(options: argparse.Namespace) -> int:
     )
     if done.warning:
         print(f"beware: {done.warning}", file=sys.stderr)
+    if done.int8 is not None and done.int8.warning:
+        print(f"beware: {done.int8.warning}", file=sys.stderr)
     if options.json:
         files = {"path": str(done.path), "card": str(done.card), "preparation": str(done.preparation)}
-        int8 = None if done.int8 is None else asdict(done.int8)
+        int8 = None if done.int8 is None else done.int8.to_dict()
         print_json({**files, "difference": done.difference, "latency_ms": list(done.latency_ms), "int8": int8})
         return 0
     said = f"{done.path}: {done.path.stat().st_size / 2**10:.0f} KiB"

@@ -12,8 +12,8 @@ from naslib_autokd.commands._parser import epilog
 
 KEYS = (
     "folder, state, n_trials, failures, in_flight, best_val_accuracy, best_candidate, answer, student_epochs, budget, "
-    "fraction, elapsed_s, expected_s, finals, finals_of, stop_reason, message, one object a search; of a study or a "
-    "compare-kd: folder, command, n_runs, n_failures"
+    "fraction, elapsed_s, expected_s, finals, finals_of, stop_reason, message, lost, one object a search; of a study "
+    "or a compare-kd: folder, command, n_runs, n_failures"
 )
 
 
@@ -46,11 +46,24 @@ def run(options: argparse.Namespace) -> int:
         folders = sorted(path.parent for path in folder.glob(f"*/seed-*/{STATUS}")) or folders
     for each in folders:
         status = read_status(each)
+        lost = _lost(each)
         if options.json:
-            print_json(status.to_dict())
+            print_json({**status.to_dict(), "lost": lost})
         else:
-            print("\n".join(status.lines()))
+            print("\n".join([*status.lines(), *([f"  beware: {lost}"] if lost else [])]))
     return 0
+
+
+def _lost(folder: Path) -> str:
+    """What is wrong with the file of the final student that a run keeps, and what to do; empty if nothing is."""
+    from naslib_autokd.runners.finals import FinalsFileError, kept_final
+
+    try:
+        kept = kept_final(folder)
+    except FinalsFileError as error:
+        return str(error)
+    problem = "" if kept is None else kept.problem()
+    return problem and f"{problem}; the same search command trains the kept student anew"
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from naslib_autokd.commands._parser import epilog
 MOST_CONFUSED = 5
 KEYS = (
     "file, pictures, own_test_split, n, accuracy, interval, stated_accuracy, calibration_error, per_class, confusion, "
-    "calibration, latency_ms, latency_of"
+    "calibration, latency_ms, latency_of, seen"
 )
 
 
@@ -63,9 +63,18 @@ def show(verdict: Any) -> None:
     console = console_for()
     say(console, f"{verdict.file} on {verdict.pictures}")
     say(console, f"accuracy {_percent(verdict.accuracy, verdict.interval)} %")
+    if verdict.seen is not None and verdict.seen["n_seen"]:
+        share = "all" if verdict.seen["share"] == 1 else f"{100 * verdict.seen['share']:.1f} %"
+        say(
+            console,
+            f"beware: it was trained or chosen on {share} of these pictures ({verdict.seen['n_seen']} of the "
+            f"{verdict.seen['n_told']} that can be told): on them its accuracy says little of new pictures",
+        )
+    elif verdict.seen is None and not verdict.own_test_split:
+        say(console, "whether it was trained on these pictures is not known: its file does not tell")
     if verdict.stated_accuracy is not None:
         same = abs(verdict.stated_accuracy - verdict.accuracy) < 1e-9
-        say(console, f"the run reported {100 * verdict.stated_accuracy:.1f} %{': the same' if same else ''}")
+        say(console, f"its file states {100 * verdict.stated_accuracy:.1f} %{': the same' if same else ''}")
     say(console, f"expected calibration error {100 * verdict.calibration_error:.1f} %")
     say(console, f"latency {verdict.latency_ms:.3f} ms ({verdict.latency_of})")
     table = Table("class", box=None)

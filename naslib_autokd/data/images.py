@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from naslib_autokd.data.seen import SeenPictures
 from naslib_autokd.data.views import Views, as_tensor
 from naslib_autokd.tasks import Task
 
@@ -62,6 +64,7 @@ class TaskData:
             self.teacher_views = Views.given(self.teacher_views)
         self._test: tuple[Tensor, Tensor] | None = None
         self._digest: str | None = None
+        self._seen: SeenPictures | None = None
         self._offset, self._scale = _affine(self.mean, self.std, self.device)  # a copy per batch would wait for a GPU
 
     @property
@@ -141,6 +144,16 @@ class TaskData:
             content.update(labels.numpy().data)
             self._digest = content.hexdigest()[:12]
         return self._digest
+
+    @property
+    def seen(self) -> SeenPictures:
+        """A sample of the pictures that students are trained or chosen on, not of their views."""
+        if self._seen is None:
+            views, n = self.student_views, self.n_shown
+            parts = (range(start, min(start + 1024, n)) for start in range(0, n, 1024))
+            shown = (views[[0] * len(part), list(part)] for part in parts)
+            self._seen = SeenPictures.of(part.cpu().numpy() for part in chain(shown, self.val_images.split(1024)))
+        return self._seen
 
     @property
     def unlabelled_digest(self) -> str:

@@ -558,7 +558,7 @@ class KDEvaluator:
         write_whole(path, self.student_file(model, result))
 
     def student_file(self, model: nn.Module, result: FinalResult) -> bytes:
-        """Weights as safetensors, with spec, normalisation, classes, result and its digest as metadata."""
+        """Weights as safetensors, with spec, normalisation, classes, seen pictures, result and digest as metadata."""
         spec: Any = model.spec if isinstance(model, HasSpec) else None
         metadata = {
             "spec": None if spec is None else spec.to_dict(),
@@ -567,6 +567,7 @@ class KDEvaluator:
             "std": list(self.data.std),
             "input": list(self.image_shape),
             "preparation": PREPARATION,
+            "seen": self.data.seen.to_dict(),
             "task": self.task.name,
             "task_digest": self.task.digest,
             "result": result.to_dict(),

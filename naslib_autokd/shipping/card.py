@@ -75,7 +75,14 @@ def model_card(
         "",
         "| | test accuracy | parameters | MACs | training memory |",
         "|---|---|---|---|---|",
-        _row("this student", result),
+        *(
+            [_row("this student", result)]
+            if int8 is None
+            else [
+                _row("this student in 8 bits", {**result, "test_accuracy": int8.test_accuracy}),
+                _row("the same in float32", result),
+            ]
+        ),
     ]
     if teacher:
         lines.append(_row("teacher", teacher))
@@ -90,14 +97,15 @@ def model_card(
         ]
     if result.get("test_agreement") is not None:
         lines += [
-            f"It names the same class as the teacher on {100 * result['test_agreement']:.1f} % of the test images."
+            f"{'It' if int8 is None else 'In float32 it'} names the same class as the teacher on "
+            f"{100 * result['test_agreement']:.1f} % of the test images."
         ]
     if latency_ms:
         lines += [_latency(latency_ms), ""]
     if int8 is not None:
         lines += [
             "**This file computes in 8 bits**, with scales found on training pictures. Against the same student in "
-            f"float32, to which the table belongs: {int8.sentence()}.",
+            f"float32: {int8.sentence()}.",
             "",
         ]
     if exported.suffix != ".safetensors":

@@ -170,14 +170,14 @@ def in_8_bits(
     data = load_data(Task.from_dict(read_task(run)))
     check_splits(data, run)
     content = int8.quantised(plain_file, int8.as_input(data.train_images[: int8.N_CALIBRATION]))
-    report = int8.report(float_file, content, data, described.input)
     allowed = int8.MAX_DROP if max_drop is None else max_drop
+    report = int8.report(float_file, content, data, described.input, allowed)
     if report.drop > allowed:
         raise ExportError(
             f"8 bits cost {report.drop:.2f} points, more than --max-drop {allowed:g}: {report.sentence()}; nothing was "
-            "written. Export it without --int8, or allow more"
+            f"written. Export it without --int8, or allow more{f' ({report.warning})' if report.warning else ''}"
         )
-    return content, report
+    return int8.with_test_accuracy(report, content, data)
 
 
 def check_request(
@@ -295,6 +295,7 @@ def _metadata(described: StudentFile) -> dict[str, Any]:
         "mean": list(described.mean),
         "std": list(described.std),
         "task": described.task,
+        **({} if described.seen is None else {"seen": described.seen.to_dict()}),
         "result": {name: described.result.get(name) for name in ("val_accuracy", "test_accuracy")},
         "made_by": f"naslib_autokd {__version__}",
     }

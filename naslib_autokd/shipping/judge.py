@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 from naslib_autokd.data.cache import stored_images
 from naslib_autokd.data.layout import is_left_behind, pictures_below, role_of
 from naslib_autokd.data.load import load_data
+from naslib_autokd.data.seen import SeenPictures
 from naslib_autokd.data.splits import check_splits
 from naslib_autokd.distillation.runtime import (
     OnnxSession,
@@ -59,6 +60,8 @@ class Network:
     session: OnnxSession
     stated: dict[str, Any] = field(default_factory=dict)
     """``test_accuracy`` as its training reported it, if the file says so."""
+    seen: SeenPictures | None = None
+    """What it was trained or chosen on; files of older versions do not say it."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ class Verdict:
     latency_ms: float
     """Median of a call."""
     latency_of: str
+    seen: dict[str, Any] | None = None
+    """``share`` of the pictures that the student was trained or chosen on, by pixels: estimated from ``n_told`` of
+    them, of which ``n_seen`` are such. None: its file does not say what it has seen, or none could be told."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,7 +151,16 @@ def judge(file: str | Path, folder: str | Path | None = None, runtime: Runtime |
         calibration=bins,
         latency_ms=1e3 * session_latency_s(network.session, network.input),
         latency_of=f"{runtime_version()}, {runtime}",
+        seen=_seen(network, pictures),
     )
+
+
+def _seen(network: Network, pictures: Pictures) -> dict[str, Any] | None:
+    if network.seen is None:
+        return None
+    counts = [network.seen.count(part.numpy()) for part in pictures.images.split(BATCH)]
+    n_seen, n_told = (sum(column) for column in zip(*counts, strict=True))
+    return {"share": n_seen / n_told, "n_seen": n_seen, "n_told": n_told} if n_told else None
 
 
 def share_interval(n_right: int, n: int) -> tuple[float, float]:
@@ -200,7 +215,7 @@ def open_network(file: Path, runtime: Runtime) -> Network:
         session = OnnxSession(onnx_content(student, described), runtime)
     except RuntimeUnavailableError as error:
         raise JudgeError(str(error)) from error
-    return Network(path, described.classes, described.input, session, described.result)
+    return Network(path, described.classes, described.input, session, described.result, described.seen)
 
 
 def _open_onnx(file: Path, runtime: Runtime) -> Network:
@@ -214,14 +229,15 @@ def _open_onnx(file: Path, runtime: Runtime) -> Network:
         classes = tuple(map(str, json.loads(session.metadata["classes"])))
         _, channels, height, width = json.loads(session.metadata["input"])
         stated = json.loads(session.metadata.get("result", "{}"))
+        seen = SeenPictures.from_dict(json.loads(raw)) if (raw := session.metadata.get("seen")) else None
         if json.loads(session.metadata["input_range"]) != [0.0, 1.0]:
             raise ValueError("input_range is not [0, 1]")
     except (KeyError, ValueError, TypeError) as error:
         raise JudgeError(
-            f"{file} does not state classes, input and input_range as `naslib-autokd export` writes them ({error}): "
-            "export the student again"
+            f"{file} does not state classes, input, input_range and what it has seen as `naslib-autokd export` writes "
+            f"them ({error}): export the student again"
         ) from error
-    return Network(file, classes, (channels, height, width), session, stated)
+    return Network(file, classes, (channels, height, width), session, stated, seen)
 
 
 # --- the pictures ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ FAMILIES = "families"
 """Folder of a run with a folder for each such family, named by its digest: ``finals.jsonl``, ``students/``."""
 SHORTEST = 4
 """Digits of a digest that have to be given."""
+SHOWN = 3
+"""Families that an error names."""
 
 
 def find_family(run: str | Path, digest: str) -> Candidate:
@@ -36,11 +38,16 @@ def find_family(run: str | Path, digest: str) -> Candidate:
     trials = {trial.candidate_digest: trial for trial in TrialStore(run / TRIALS)}
     found = [known for known in trials if known.startswith(digest)]
     if len(digest) < SHORTEST or len(found) != 1:
-        few = "several families begin so" if len(found) > 1 else "no family has it"
-        reason = f"give at least {SHORTEST} digits" if len(digest) < SHORTEST else few
-        best = sorted((trial for trial in trials.values() if trial.succeeded), key=lambda trial: trial.cost)[:5]
-        known = ", ".join(f"{trial.candidate_digest} ({trial.n_params:,} parameters)" for trial in best)
-        raise ExportError(f"{run}: --family {digest}: {reason}; some of its families: {known or 'none'}")
+        several = f"{len(found)} families begin so" if found else "no family begins so"
+        reason = several if len(digest) >= SHORTEST else f"give at least {SHORTEST} digits"
+        which = [trials[one] for one in found] or [trial for trial in trials.values() if trial.succeeded]
+        some = sorted(which, key=lambda trial: (not trial.succeeded, trial.cost))[:SHOWN]
+        names = ", ".join(trial.candidate_digest for trial in some) or "none yet"
+        more = f" and {len(which) - len(some)} more" if len(which) > len(some) else ""
+        raise ExportError(
+            f"{run}: --family {digest}: {reason}; {'such are' if found else 'the best are'} {names}{more} "
+            f"(candidate_digest in {run / TRIALS}; the report shows them, too)"
+        )
     try:
         return Candidate.from_dict(trials[found[0]].candidate)
     except (ValueError, KeyError, TypeError) as error:

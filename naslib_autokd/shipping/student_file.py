@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.data.prepare_picture import PREPARATION
+from naslib_autokd.data.seen import SeenPictures
 from naslib_autokd.runners.finals import kept_final
 from naslib_autokd.runners.run_folder import FINALS, TASK, TRIALS
 from naslib_autokd.search_spaces.hnag.edges import Edge, edge_weights
@@ -40,6 +41,8 @@ class StudentFile:
     """Of its final training (`evaluators.kd.FinalResult`)."""
     preparation: dict[str, str] | None = None
     """How training prepared its pictures; older files do not state it."""
+    seen: SeenPictures | None = None
+    """The pictures that it was trained or chosen on; likewise."""
 
     @property
     def warning(self) -> str:
@@ -80,6 +83,10 @@ def read_student(path: str | Path) -> StudentFile:
             "students of the HNAG families can be exported"
         )
     channels, height, width = values["input"]
+    try:
+        seen = SeenPictures.from_dict(values["seen"]) if "seen" in values else None
+    except ValueError as error:
+        raise ExportError(f"{path}: its metadata is damaged: {error}") from error
     return StudentFile(
         path=path,
         spec=values["spec"],
@@ -90,6 +97,7 @@ def read_student(path: str | Path) -> StudentFile:
         task=values["task"],
         result=values["result"],
         preparation=values.get("preparation"),
+        seen=seen,
     )
 
 

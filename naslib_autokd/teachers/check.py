@@ -106,9 +106,8 @@ def check_teacher(teacher: Teacher, data: TaskData, *, thorough: bool = False) -
     if one_sided := _one_sided(data, evidence):
         raise TeacherError(f"{named} {_mistake(teacher, data, evidence) or one_sided}")
     stated = teacher.info.get("val_accuracy")
-    _, surely_below = interval(round(reached * n), n, 0.997)  # three standard errors
-    below = stated is not None and surely_below < float(stated) - STATED_TOLERANCE
-    mistake = _mistake(teacher, data, evidence) if thorough or below else None
+    below = stated is not None and not _as_stated(teacher, reached, n)
+    mistake = _mistake(teacher, data, evidence, inputs=stated is None or below) if thorough or below else None
     if below:
         raise TeacherError(
             f"the teacher names {reached:.1%} of the validation images correctly, but its checkpoint states "
@@ -126,6 +125,15 @@ def check_teacher(teacher: Teacher, data: TaskData, *, thorough: bool = False) -
         for note in (*_missed_classes(data, logits), *_flat_targets(teacher, data)):
             add_note(teacher, note)
     return reached
+
+
+def _as_stated(teacher: Teacher, reached: float, n: int) -> bool:
+    """Whether it reaches on ``n`` images what its training reached, so that it is fed what it was trained on."""
+    stated = teacher.info.get("val_accuracy")
+    if stated is None:
+        return False
+    _, surely_below = interval(round(reached * n), n, 0.997)  # three standard errors
+    return surely_below >= float(stated) - STATED_TOLERANCE
 
 
 def _are_indices(outputs: Tensor, n_classes: int) -> bool:
@@ -273,7 +281,8 @@ def _flat_targets(teacher: Teacher, data: TaskData) -> list[str]:
 
 def _diagnosis(teacher: Teacher, data: TaskData, evidence: _Evidence, reached: float) -> str:
     task, chance = data.task, 1 / data.task.n_classes
-    if mistake := _mistake(teacher, data, evidence):
+    as_stated = _as_stated(teacher, reached, len(data.val_labels))
+    if mistake := _mistake(teacher, data, evidence, inputs=not as_stated):
         return mistake
     if len(evidence.labels) < FEW:
         return f"{len(evidence.labels)} images are too few to say why"
@@ -281,6 +290,11 @@ def _diagnosis(teacher: Teacher, data: TaskData, evidence: _Evidence, reached: f
     lower = f"to no less than {clear:.1%}, which is clearly above chance" if clear < accuracy_floor(task) else ""
     advice = "train it longer" + (f", or lower the task's min_teacher_accuracy ({lower})" if lower else "")
     learned = reached > chance + 0.2 * (1 - chance)
+    if as_stated:
+        return (
+            "its input is right, for its training reached as much, and no order of the classes helps: it has learned "
+            f"{'not well enough' if learned else 'next to nothing'}; {advice}"
+        )
     return "no order of the classes and no usual scale helps; it " + (
         f"has learned this task, but not well enough: {advice}"
         if learned
@@ -288,8 +302,10 @@ def _diagnosis(teacher: Teacher, data: TaskData, evidence: _Evidence, reached: f
     )
 
 
-def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence) -> str | None:
+def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence, inputs: bool = True) -> str | None:
     """Which of the usual mistakes explains a bad teacher: try to undo each and see which one helps most.
+
+    Other inputs are tried with ``inputs`` only.
 
     Undoing another scale must gain `SUSPICIOUS_GAIN` and four standard errors, by more images than chance explains
     (`CHANCE_OF_A_MISTAKE`), and make the teacher about as good as one must be here. Classes that are exchanged must
@@ -317,11 +333,14 @@ def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence) -> str | Non
     right = evidence.logits[:n_images].argmax(dim=1) == labels
     here = float(right.float().mean())
     needed = max(worth, here + max(SUSPICIOUS_GAIN, 4 * (here * (1 - here) / min(n, n_images)) ** 0.5))
-    for name, advice, other, shown_images in _other_inputs(teacher, data, images):
+    for name, advice, other, shown_images in _other_inputs(teacher, data, images) if inputs else ():
         right_then = other.predict(shown_images).argmax(dim=1) == labels
         rescaled = float(right_then.float().mean())
         if rescaled >= needed and _is_better(int((right_then & ~right).sum()), int((right & ~right_then).sum())):
-            found.append((rescaled, f"with {name} as input it reaches {rescaled:.1%}, so it is fed {advice}"))
+            # a network that was hardly trained may be better on another scale than on its own
+            weak = ", or it has learned too little so far (train it longer)" if rescaled < accuracy_floor(task) else ""
+            cause = f"{'either' if weak else 'so'} it is fed {advice}{weak}"
+            found.append((rescaled, f"with {name} as input it reaches {rescaled:.1%}, {cause}"))
     return max(found, key=lambda one: one[0], default=(0.0, None))[1]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import naslib_autokd
+from naslib_autokd.cli import main
 from naslib_autokd.evaluators.results import FinalResult, same_bytes
 from naslib_autokd.records import StoreLockedError, content_digest
 from naslib_autokd.runners import finals, run_folder
@@ -263,6 +264,22 @@ def test_a_damaged_student_is_not_exported(damage: str, tmp_path: Path) -> None:
     DAMAGES[damage][0](tmp_path)
     with pytest.raises(ExportError, match="run the same search command again"):
         kept_student(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["file lost", "bit flipped", "index of another"])
+def test_status_tells_that_the_kept_student_is_lost(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, 2)
+    (tmp_path / "run.yaml").touch()
+    assert main(["status", str(tmp_path)]) == 0
+    assert "beware" not in capsys.readouterr().out
+    DAMAGES[damage][0](tmp_path)
+    assert main(["status", str(tmp_path), "--json"]) == 0
+    lost = json.loads(capsys.readouterr().out)["lost"]
+    assert ("student-1.safetensors" if damage != "index of another" else "finals.jsonl, line 2") in lost
+    assert main(["status", str(tmp_path)]) == 0
+    assert f"  beware: {lost}" in capsys.readouterr().out.splitlines()
 
 
 def test_finals_of_older_versions_are_still_right(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +82,52 @@ def test_a_student_that_loses_too_much_is_refused_and_nothing_is_written(run, ev
     assert "validation accuracy 90.00 to 88.50 %" in card
     session = OnnxSession((tmp_path / "student.onnx").read_bytes())
     assert np.isfinite(session(int8.as_input(evaluator.data.val_images[:2]))).all()
+
+
+def test_the_file_and_its_card_state_its_own_accuracy(run, evaluator, tmp_path, monkeypatch):
+    evaluator.task.to_yaml(run / TASK)
+    monkeypatch.setattr("naslib_autokd.data.load.load_data", lambda task: evaluator.data)
+    done = export(run, int8=True, max_drop=100, out=tmp_path / "student.onnx")
+    images, labels = evaluator.data.read_test()
+    session = OnnxSession(done.path.read_bytes())
+    own = {
+        "val_accuracy": np.mean(
+            session(int8.as_input(evaluator.data.val_images)).argmax(axis=1) == evaluator.data.val_labels.numpy()
+        ),
+        "test_accuracy": np.mean(session(int8.as_input(images)).argmax(axis=1) == labels.numpy()),
+    }
+    assert json.loads(session.metadata["result"]) == own
+    trained = read_student(kept_student(run)).result
+    assert json.loads(session.metadata["float32_result"]) == {name: trained[name] for name in own}
+    card = done.card.read_text()
+    assert f"| this student in 8 bits | {100 * own['test_accuracy']:.1f} % |" in card
+    assert f"| the same in float32 | {100 * trained['test_accuracy']:.1f} % |" in card
+
+
+FOUND = int8.Int8Report(3000, 0.9, 0.9, 1.0, (1.0, 10.0), (1.1, 9.9), 100_000, 110_000)
+
+
+def test_8_bits_that_gain_nothing_are_called_so():
+    assert FOUND.gains == {}
+    assert (
+        "8 bits gain nothing: no size (1.10), no time at batch 1 (1.10), no time at batch 64 (0.99). Ship the float32"
+        in FOUND.sentence()
+    )
+    faster = replace(FOUND, int8_ms=(0.97, 5.0))
+    assert faster.sentence().endswith("8 bits gain time at batch 64 (0.50), no size (1.10), no time at batch 1 (0.97)")
+    assert faster.to_dict()["gains"] == ["time at batch 64"]
+
+
+@pytest.mark.parametrize(("max_drop", "warned"), [(0.0, False), (0.01, True), (0.04, False)])
+def test_a_limit_below_one_pictures_worth_is_told(max_drop, warned):
+    said = replace(FOUND, max_drop=max_drop).warning
+    assert said == (
+        "--max-drop 0.01 is less than one of the 3,000 validation pictures is worth (0.033 points), so it allows no "
+        "loss, as 0 does"
+        if warned
+        else ""
+    )
+    assert "(3,000 pictures, 0.033 points each" in FOUND.sentence()
 
 
 def test_what_makes_no_sense_is_refused_before_any_work(run, tmp_path, monkeypatch):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 from scipy import stats
 from torch.nn import functional as F
 
-from naslib_autokd import load_student
+from naslib_autokd import cli, load_student
 from naslib_autokd.evaluators.judgement import N_BINS, calibration, calibration_error
 from naslib_autokd.shipping.export import export
 from naslib_autokd.shipping.judge import JudgeError, judge
@@ -66,6 +68,36 @@ def test_calibration_error_is_that_of_the_literature():
         for b in set(bins)
     )
     assert calibration_error(calibration(logits, labels)) == pytest.approx(expected)
+
+
+def test_pictures_that_the_student_was_trained_or_chosen_on_are_noticed(run, exported, pictures, evaluator, capsys):
+    for file in (exported, run):  # the pictures are of the validation split
+        assert judge(file, pictures).seen == {"share": 1.0, "n_seen": 60, "n_told": 60}
+    assert cli.main(["test", str(exported), str(pictures)]) == 0
+    assert "beware: it was trained or chosen on all of these pictures (60 of the 60 that" in capsys.readouterr().out
+    for index, file in enumerate(sorted(pictures.rglob("*.png"))):
+        if index < 30:
+            with Image.open(file) as image:
+                image.point(lambda grey: 255 - grey).save(file)
+        elif index == 30:
+            train = evaluator.data.train_images[5, 0].numpy()
+            Image.fromarray(train).save(file)
+    assert judge(exported, pictures).seen == {"share": 0.5, "n_seen": 30, "n_told": 60}
+    assert cli.main(["test", str(exported), str(pictures), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seen"]["share"] == 0.5
+
+
+def test_a_file_that_does_not_tell_what_it_has_seen_says_so(exported, pictures, tmp_path, capsys):
+    model = onnx.load(str(exported))
+    kept = {one.key: one.value for one in model.metadata_props if one.key != "seen"}
+    onnx.helper.set_model_props(model, kept)
+    onnx.save(model, str(tmp_path / "older.onnx"))
+    assert cli.main(["test", str(tmp_path / "older.onnx"), str(pictures)]) == 0
+    assert "whether it was trained on these pictures is not known" in capsys.readouterr().out
+    onnx.helper.set_model_props(model, {**kept, "seen": '{"whole": true}'})
+    onnx.save(model, str(tmp_path / "damaged.onnx"))
+    with pytest.raises(JudgeError, match="no sample of seen pictures"):
+        judge(tmp_path / "damaged.onnx", pictures)
 
 
 def test_a_folder_with_a_test_split_is_judged_on_it(exported, pictures, tmp_path):

@@ -37,12 +37,26 @@ def test_the_first_digits_are_enough(tried):
 
 def test_what_is_no_family_of_the_run_is_refused_with_some_that_are(tried, tmp_path):
     folder, families = tried
-    with pytest.raises(ExportError, match=r"no family has it; some of its families: .*1,001 parameters"):
+    with pytest.raises(ExportError, match=rf"no family begins so; the best are {families[1].digest}, .*trials.jsonl"):
         find_family(folder, "ffffff")
     with pytest.raises(ExportError, match="give at least 4 digits"):
         find_family(folder, families[0].digest[:3])
     with pytest.raises(ExportError, match="is no run folder of a search"):
         train_member(tmp_path / "nowhere", families[0].digest)
+
+
+def test_the_error_names_three_of_many_families_and_where_the_others_stand(tmp_path):
+    space, rng = HNAGSpace("hnag-small"), np.random.default_rng(0)
+    families = [space.sample(rng) for _ in range(9)]
+    with TrialStore(tmp_path / TRIALS) as store:
+        for number, family in enumerate(families):
+            store.append(Trial.of(Proposal(family, 1, number, number), cost=0.9 - 0.1 * number))
+    with pytest.raises(ExportError) as refused:
+        find_family(tmp_path, "zzzz")
+    said = str(refused.value)
+    assert [family.digest for family in families if family.digest in said] == [one.digest for one in families[6:]]
+    assert "and 6 more" in said
+    assert f"in {tmp_path / TRIALS}" in said
 
 
 def test_options_of_a_training_without_one_are_refused(tried, capsys):

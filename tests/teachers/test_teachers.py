@@ -179,6 +179,41 @@ def test_a_network_that_wants_pixels_is_recognised(cluttered_teacher, cluttered_
         load_teacher(cluttered_data, WantsPixels())
 
 
+class Weak(nn.Module):
+    """Takes half of the classes for others, and more of them on the scale that it gets than on pixels in 0..255."""
+
+    def __init__(self, teacher, data):
+        super().__init__()
+        self.network, self.data = teacher.network, data
+
+    def forward(self, images):
+        logits = self.network((images / 255 - self.data.mean[0]) / self.data.std[0]).clone()
+        logits[:, :4] -= 50
+        return logits
+
+
+def test_a_teacher_that_learned_little_may_be_on_the_wrong_scale_or_not(cluttered_teacher, cluttered_data):
+    network = Weak(cluttered_teacher, cluttered_data)
+    with pytest.raises(
+        TeacherError, match=r"either it is fed .*the wrong scale.*, or it has learned too little so far"
+    ):
+        load_teacher(cluttered_data, network)
+
+
+def test_a_teacher_that_reaches_what_its_training_reached_is_on_the_right_scale(cluttered_teacher, cluttered_data):
+    teacher = Teacher(Weak(cluttered_teacher, cluttered_data), cluttered_data.mean, cluttered_data.std)
+    reached = accuracy(teacher.predict(cluttered_data.val_images), cluttered_data.val_labels)
+    teacher.info["val_accuracy"] = reached
+    with pytest.raises(
+        TeacherError, match=r"its input is right, for its training reached as much.*train it longer"
+    ) as told:
+        load_teacher(cluttered_data, teacher)
+    assert "scale" not in str(told.value)
+    teacher.info["val_accuracy"] = reached + 0.2  # then it may be
+    with pytest.raises(TeacherError, match="wrong scale"):
+        load_teacher(cluttered_data, teacher)
+
+
 def test_outputs_that_are_not_finite_are_an_error(cluttered_data):
     network = fresh_network()
     nn.init.constant_(network.head.bias, float("nan"))
