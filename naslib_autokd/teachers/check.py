@@ -338,8 +338,9 @@ def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence, inputs: bool
         rescaled = float(right_then.float().mean())
         if rescaled >= needed and _is_better(int((right_then & ~right).sum()), int((right & ~right_then).sum())):
             # a network that was hardly trained may be better on another scale than on its own
-            weak = ", or it has learned too little so far (train it longer)" if rescaled < accuracy_floor(task) else ""
-            cause = f"{'either' if weak else 'so'} it is fed {advice}{weak}"
+            cause = f"so it is fed {advice}"
+            if rescaled < accuracy_floor(task):
+                cause = f"so either it is fed {advice}, or it has learned too little so far (train it longer)"
             found.append((rescaled, f"with {name} as input it reaches {rescaled:.1%}, {cause}"))
     return max(found, key=lambda one: one[0], default=(0.0, None))[1]
 

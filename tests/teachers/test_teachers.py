@@ -195,7 +195,7 @@ class Weak(nn.Module):
 def test_a_teacher_that_learned_little_may_be_on_the_wrong_scale_or_not(cluttered_teacher, cluttered_data):
     network = Weak(cluttered_teacher, cluttered_data)
     with pytest.raises(
-        TeacherError, match=r"either it is fed .*the wrong scale.*, or it has learned too little so far"
+        TeacherError, match=r"so either it is fed .*the wrong scale.*, or it has learned too little so far"
     ):
         load_teacher(cluttered_data, network)
 
