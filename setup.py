@@ -28,6 +28,7 @@ setup(
             "distillation/*.csv",
             "search_spaces/hnag/*.[ch]",
             "plugin/configs/*.yaml",
+            "carps/configs/*/*/*.yaml",
             "evaluators/tables/*",
             "runners/studies/*.yaml",
             "reports/html/report.*",
@@ -83,6 +84,7 @@ setup(
         "botorch": ["botorch>=0.12"],
         "tensorboard": ["tensorboard"],
         "timm": ["timm>=1.0"],
+        "carps": ["carps>=1.0"],
         "onnx": ["onnxscript"],  # networks of other spaces as ONNX files
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "test": [

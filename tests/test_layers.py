@@ -22,7 +22,7 @@ LAYERS = [
     {"teachers", "distillation"},
     {"evaluators"},
     {"optimizers"},
-    {"plugin", "runners"},
+    {"plugin", "runners", "carps"},
     {"shipping"},
     {"cli", "commands", "reports"},
 ]

@@ -102,6 +102,8 @@ TEACHER_CLAIM = "tests/test_examples_claims.py"
 NASBENCH201 = "tests/plugin/test_table_cells.py::test_naslibs_pickles_are_a_benchmark"
 TABLES = "tests/test_benchmark_tables.py::test_a_small_study_is_run_continued_and_reported"
 LOGGER = "tests/runners/test_loggers.py::test_a_logger_of_ones_own_hears_of_every_trial_and_a_broken_one_stops_nothing"
+CARPS = "tests/runners/test_carps.py::test_the_commands"
+CARPS_RUN = "python -m carps.run 'hydra.searchpath=[pkg://naslib_autokd.carps.configs]'"
 USER = "nothing of ours"
 """Cloning, exporting a variable, starting Dask."""
 SMALL_STUDY = Here("--seeds 1 --student-epochs 18 --workers 1 --methods autokd")
@@ -195,6 +197,8 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd export runs/photos --format onnx": SHIPPED,
     "python examples/run_exported_student.py runs/photos/export/student.onnx photo.jpg": SHIPPED,
     # studies and the benchmark
+    f"{CARPS_RUN} +optimizer/autokd=config +task/autokd=multifidelity seed=1": CARPS,
+    f"{CARPS_RUN} +optimizer/smac20=multifidelity +task/autokd=multifidelity seed=1": CARPS,
     "naslib-autokd ablate --list": HERE,
     "naslib-autokd ablate optimizers --task cluttered-digits --seeds 20": SMALL_STUDY,
     "naslib-autokd ablate sample-efficiency": SMALL_STUDY,

@@ -1,0 +1,1 @@
+"""Tasks and optimizers for CARP-S, in its format (hydra)."""
