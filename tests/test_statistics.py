@@ -18,10 +18,12 @@ from naslib_autokd.runners.statistics import (
     holm,
     mean_interval,
     paired_difference,
+    paired_shares,
     ranks,
     signed_rank_test,
     speed_up,
     step_curve,
+    wilson_interval,
 )
 
 
@@ -49,14 +51,44 @@ def test_one_value_has_no_interval() -> None:
     assert (interval.low, interval.high, interval.percent()) == (None, None, "50.0 [one value]")
 
 
-def test_paired_test_finds_nothing_between_equals_at_its_nominal_rate() -> None:
-    rng = np.random.default_rng(1)
-    shared = rng.normal(size=(1000, 8))
-    found = 0
-    for row in shared:
-        result = paired_difference((row + rng.normal(size=8)).tolist(), (row + rng.normal(size=8)).tolist())
-        assert result.p_value is not None
-        found += result.p_value < 0.05
+# extra hours of sleep with two drugs, Cushny and Peebles (1905), as Student (1908) has them; R's `sleep`
+SLEEP = (
+    (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0),
+    (1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4),
+)
+
+
+def test_paired_t_test_of_a_published_example() -> None:
+    # R: with(sleep, t.test(extra[group == 1], extra[group == 2], paired = TRUE))
+    found = paired_difference(*SLEEP)
+    assert found.p_value == pytest.approx(0.002833, abs=5e-7)
+    assert found.difference.mean == pytest.approx(-1.58)
+    assert (found.difference.low, found.difference.high) == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_interval_of_a_share_is_that_of_newcombes_table(right: int, n: int, low: float, high: float) -> None:
+    # R. G. Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3 (score without correction)
+    assert wilson_interval(right / n, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_interval_of_paired_shares_of_a_published_example() -> None:
+    # approval of a prime minister in two surveys of the same 1600, Agresti, Categorical Data Analysis, 10.1.1
+    found = paired_shares(86, 150, 1600)
+    assert found.mean == pytest.approx(-0.04)
+    assert (found.low, found.high) == pytest.approx((-0.04 - 1.96 * 0.0095, -0.04 + 1.96 * 0.0095), abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 5, 8, 20])
+def test_paired_test_finds_nothing_between_equals_at_its_nominal_rate(n: int) -> None:
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=(2, 1000, n)) + rng.normal(size=(1000, n))
+    p_values = [paired_difference(*pair).p_value for pair in zip(a.tolist(), b.tolist(), strict=True)]
+    assert None not in p_values
+    found = sum(p is not None and p < 0.05 for p in p_values)
     assert stats.binomtest(found, 1000, 0.05).pvalue > 1e-3
 
 

@@ -78,9 +78,3 @@ def calibration(logits: Tensor, labels: Tensor) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
-    """Expected calibration error of `calibration`: mean distance of confidence and accuracy (Guo et al. 2017)."""
-    n = sum(part["n"] for part in bins)
-    return float(sum(part["n"] * abs(part["confidence"] - part["accuracy"]) for part in bins if part["n"]) / n)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,6 +84,18 @@ def paired_shares(gained: int, lost: int, n: int) -> Interval:
     """
     mean, half = (gained - lost) / n, 1.96 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
     return Interval(mean, mean - half, mean + half, n)
+
+
+def calibration_error(bins: Sequence[Mapping[str, Any]]) -> float:
+    """Expected calibration error: mean distance of confidence and accuracy over images (Guo et al. 2017,
+    arXiv:1706.04599, equation 3); nan without images.
+
+    Args:
+        bins: Of the confidence, each with ``n`` images and the means ``confidence`` and ``accuracy``.
+    """
+    full = [bin for bin in bins if bin["n"]]
+    distances = sum(bin["n"] * abs(bin["confidence"] - bin["accuracy"]) for bin in full)
+    return float(distances / sum(bin["n"] for bin in full)) if full else math.nan
 
 
 @dataclass(frozen=True)

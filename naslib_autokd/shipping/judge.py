@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from naslib_autokd.data.cache import stored_images
 from naslib_autokd.data.layout import is_left_behind, pictures_below, role_of
@@ -28,8 +27,9 @@ from naslib_autokd.distillation.runtime import (
     runtime_version,
     session_latency_s,
 )
-from naslib_autokd.evaluators.judgement import calibration, calibration_error, confusion
+from naslib_autokd.evaluators.judgement import calibration, confusion
 from naslib_autokd.runners.run_folder import read_task
+from naslib_autokd.runners.statistics import calibration_error, wilson_interval
 from naslib_autokd.shipping.export import onnx_content
 from naslib_autokd.shipping.student_file import (
     kept_student,
@@ -40,7 +40,6 @@ from naslib_autokd.shipping.student_file import (
 )
 from naslib_autokd.tasks import Task, did_you_mean
 
-CONFIDENCE = 0.95
 BATCH = 256
 """Images that are judged at a time."""
 
@@ -143,7 +142,7 @@ def judge(file: str | Path, folder: str | Path | None = None, runtime: Runtime |
         own_test_split=pictures.own,
         n=n,
         accuracy=n_right / n,
-        interval=share_interval(n_right, n),
+        interval=wilson_interval(n_right / n, n),
         stated_accuracy=network.stated.get("test_accuracy") if pictures.own else None,
         calibration_error=calibration_error(bins),
         per_class=_per_class(logits.argmax(dim=1), pictures.labels, network.classes),
@@ -163,12 +162,6 @@ def _seen(network: Network, pictures: Pictures) -> dict[str, Any] | None:
     return {"share": n_seen / n_told, "n_seen": n_seen, "n_told": n_told} if n_told else None
 
 
-def share_interval(n_right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share."""
-    found = binomtest(n_right, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
-
-
 def _per_class(predicted: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for index, name in enumerate(classes):
@@ -180,7 +173,7 @@ def _per_class(predicted: torch.Tensor, labels: torch.Tensor, classes: Sequence[
                 "n": n,
                 "right": right,
                 "accuracy": right / n if n else None,
-                "interval": share_interval(right, n) if n else None,
+                "interval": wilson_interval(right / n, n) if n else None,
                 "precision": right / n_called if n_called else None,
             }
         )

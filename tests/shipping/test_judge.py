@@ -14,7 +14,8 @@ from scipy import stats
 from torch.nn import functional as F
 
 from naslib_autokd import cli, load_student
-from naslib_autokd.evaluators.judgement import N_BINS, calibration, calibration_error
+from naslib_autokd.evaluators.judgement import N_BINS, calibration
+from naslib_autokd.runners.statistics import calibration_error
 from naslib_autokd.shipping.export import export
 from naslib_autokd.shipping.judge import JudgeError, judge
 from naslib_autokd.shipping.student_file import kept_student
