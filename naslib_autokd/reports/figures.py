@@ -8,6 +8,7 @@ charts.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,8 +45,10 @@ Maker = Callable[[RunData], Figures]
 
 def run_charts(run: RunData) -> dict[str, Figure]:
     """The charts of a run by the names of their files, in the order of `CHARTS`."""
-    with debug_mode(False):  # that our charts are valid is tested, and takes two seconds
-        return dict(figure for make in CHARTS.get(run.kind, ()) for figure in make(run))
+    # that our charts are valid is tested, and takes two seconds; that panels share a selection is meant
+    with debug_mode(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return dict(figure for make in CHARTS[run.kind] for figure in make(run))
 
 
 def write_figures(
@@ -75,6 +78,13 @@ def write_figures(
     if run.table("hypervolume"):
         folder.rows("hypervolume", run.table("hypervolume"))
     return folder.files
+
+
+def of_trials(run: RunData, table: str) -> list[Row]:
+    """Rows of a table on trials with an ``id``, the same in all tables: by it charts of the page are linked."""
+    if run.kind == "search":
+        return [{**row, "id": row["number"]} for row in run.table(table)]
+    return [{**row, "id": f"{row['method']}, {row['run_seed']}, {row['number']}"} for row in run.table(table)]
 
 
 def pretty(name: str) -> str:
@@ -130,7 +140,9 @@ def _anytime(run: RunData) -> Figures:
     points = run.table("anytime")
     if not points:
         return
-    done = [{**row, "place": place} for place, row in enumerate(run.table("trials"), 1) if row["status"] == "success"]
+    done = [
+        {**row, "place": place} for place, row in enumerate(of_trials(run, "trials"), 1) if row["status"] == "success"
+    ]
     full = _at_the_largest_budget(done)
     for name, title, column, own in AXES:
         moved = [{**row, column: row[own]} for row in full]
@@ -157,8 +169,8 @@ def several_searches(runs: Sequence[RunData]) -> AnyChart:
     return curves.curves(points, "student_epochs", "accuracy", methods=methods, **titles)
 
 
-def _trials(_: RunData, found: Rows) -> AnyChart | None:
-    return curves.trials(found) if any(row["val_accuracy"] is not None for row in found) else None
+def _trials(run: RunData, found: Rows) -> AnyChart | None:
+    return curves.trials(of_trials(run, "trials")) if any(row["val_accuracy"] is not None for row in found) else None
 
 
 def _finals(run: RunData, found: Rows) -> AnyChart | None:
@@ -190,7 +202,8 @@ def _families(_: RunData, found: Rows) -> AnyChart | None:
 
 def varied_settings(run: RunData) -> tuple[list[Row], list[Row]]:
     """Hyperparameters that differ among the successful trainings at the largest budget, and these trainings."""
-    found = thinned(_at_the_largest_budget([row for row in run.table("settings") if row["val_accuracy"] is not None]))
+    known = [row for row in of_trials(run, "settings") if row["val_accuracy"] is not None]
+    found = thinned(_at_the_largest_budget(known))
     meta = [
         {**entry, "title": pretty(entry["name"])}
         for entry in run.table("hyperparameters")

@@ -173,12 +173,15 @@ def read_trained(run: str | Path) -> tuple[StudentSpec, dict[Edge, float]]:
     """The student that a run keeps, or that of a ``.safetensors`` file, and the weights of its edges after training.
 
     Raises:
-        ExportError: If there is none (yet), or the file cannot be read.
+        ExportError: If there is none (yet), the file cannot be read, or it is a student of DARTS's cells.
     """
     from safetensors import safe_open
 
     path = kept_student(run)
-    spec = StudentSpec.from_dict(read_student(path).spec)
+    found = read_student(path).spec
+    if "genotype" in found:
+        raise ExportError(f"{path} is a student of DARTS's cells, which has no wiring")
+    spec = StudentSpec.from_dict(found)
     with safe_open(path, framework="np") as file:
         weights = file.get_tensor("merge_weights") if "merge_weights" in file.keys() else ()  # noqa: SIM118 (no dict)
     return spec, edge_weights(spec, [float(weight) for weight in weights])

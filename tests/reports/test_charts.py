@@ -281,8 +281,6 @@ def test_an_unfinished_run_has_the_figures_of_what_there_is(tmp_path: Path, undr
     found = run_charts(run)
     assert {"anytime", "trials", "families"} <= set(found)
     assert not any(name.startswith(("finals", "confusion", "importance")) for name in found)
-    (tmp_path / "empty").mkdir()
-    assert write_figures(read_run(tmp_path / "empty"), tmp_path / "none") == []
     two = write_comparison(tmp_path / "two", 1, finished=False, failed=("DARTS", 0, "out of memory"))
     files = write_figures(read_run(two, analyse=False), tmp_path / "two_figures", formats=())
     assert {"anytime.vl.json", "finals.vl.json"} <= {path.name for path in files}

@@ -200,6 +200,33 @@ def test_trials_are_sorted_filtered_and_turned_over(browser: Browser, tmp_path: 
     opened.check()
 
 
+def test_a_range_in_one_chart_holds_in_all_and_in_the_table(browser: Browser, tmp_path: Path) -> None:
+    opened = browser.open(report_of(write_search(tmp_path / "run", 24, finals=[final(0, 0.9)])))
+    opened.scroll_through()
+    page, panels = opened.page, opened.page.locator("#trials [data-chart] .background")
+    count = page.locator("#trials .tools .count").first
+    assert count.inner_text() == "24 rows"
+    panels.first.scroll_into_view_if_needed()
+    box = panels.nth(1).bounding_box()  # the first is of the whole: the left panel, over the trials' places
+    page.mouse.move(box["x"] + 1, box["y"] + 1)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] - 1, steps=6)
+    page.mouse.up()
+    page.wait_for_function("() => document.querySelector('#trials .count').textContent.includes('of 24 rows')")
+    table = page.locator("#trials .grid tbody tr td:first-child").all_inner_texts()
+    assert 4 <= len(table) <= 10
+    assert max(map(int, table)) <= 9, "those of the first third"
+    full = page.locator("#trials .grid tbody tr td:nth-child(3)").all_inner_texts().count("9")
+    assert 0 < full == int(page.locator("[data-parallel] p").inner_text().split()[0])
+    grey = "[...document.querySelectorAll('#SECTION .mark-symbol path[fill=\"#e4e8ec\"]')]"
+    for section in ("anytime", "settings"):
+        assert page.evaluate(f"{grey.replace('SECTION', section)}.length") > 0
+    page.mouse.click(box["x"] + box["width"] - 5, box["y"] + 5)
+    page.wait_for_function("() => document.querySelector('#trials .count').textContent === '24 rows'")
+    assert page.evaluate(f"{grey.replace('SECTION', 'settings')}.length") == 0
+    opened.check()
+
+
 def check_ranges(page: Any) -> None:
     """Drag a range along the first axis of the parallel coordinates, then clear it."""
     part = page.locator("[data-parallel]")

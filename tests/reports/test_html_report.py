@@ -170,10 +170,12 @@ def test_no_trials_yet(tmp_path: Path) -> None:
     text = page_of(folder).text
     assert "No trial has finished yet" in text
     assert "Nothing has been found yet" in text
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert read_run(empty).state == "empty"
-    assert "The folder is empty" in page_of(empty).text
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no run: neither run.yaml, trials.jsonl nor study.yaml; give the folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,18 @@ def thinned(rows: Sequence[Row], most: int = MOST_POINTS) -> list[Row]:
     return [rows[i] for i in sorted(kept)]
 
 
+BRUSH = alt.selection_interval(name="brush")
+"""The range that is dragged in a chart of trials."""
+LINKED = alt.param(name="linked", value=None)
+"""Ids of the trials inside the ranges of all charts of a page, as keys; None without a range. The page sets it."""
+
+
+def where_linked(colour: Any, *own: alt.Parameter) -> Any:
+    """A colour of trials; grey outside the ranges of all charts, the chart's ``own`` among them."""
+    inside = [*({"param": range.name} for range in own), "!linked || datum.id == null || linked[datum.id]"]
+    return alt.condition({"test": {"and": inside}}, colour, alt.value("@grid"))
+
+
 def of_two(names: Sequence[str]) -> alt.Color:
     """What counts and what is behind it."""
     return alt.Color("of:N", scale=alt.Scale(domain=list(names), range=["@c0", "@soft"]))
@@ -57,24 +69,24 @@ def incumbent_curve(
 
     Args:
         points: ``x``, ``accuracy``.
-        full: ``x``, ``val_accuracy``, ``number``, ``family``.
+        full: ``x``, ``val_accuracy``, ``number``, ``family``, ``id``.
     """
     names = ["incumbent", "full trainings"]
     channels = {"x": x_of(number("x", title, zero=True)), "y": y_of(ACCURACY)}
+    about = [("id", "id"), ("trial", "number"), ("family", "family"), ("x", x)]
     trials = [
-        {"x": r[x], "y": percent(r["val_accuracy"]), "trial": r["number"], "family": r["family"], "of": names[1]}
-        for r in thinned(full)
+        {**{to: r[of] for to, of in about}, "y": percent(r["val_accuracy"]), "of": names[1]} for r in thinned(full)
     ]
-    line = data({"x": row[x], "y": percent(row["accuracy"]), "of": names[0]} for row in points)
-    tip, colour = tips("trial:N", "family:N", ("y:Q", ".2f", "validation, %")), of_two(names)
+    shown = [{"x": row[x], "y": percent(row["accuracy"]), "of": names[0]} for row in points]
+    tip, colour, line = tips("trial:N", "family:N", ("y:Q", ".2f", "validation, %")), of_two(names), data(shown)
     hover = tips(("x:Q", "", title), ("y:Q", ".2f", "incumbent, %"))
     layers = [
-        layer("point", trials, "soft", **channels, color=colour, tooltip=tip),
+        layer("point", trials, "soft", **channels, color=where_linked(colour), tooltip=tip),
         layer("line", line, {"style": "strong", **STEPS}, **channels, color=colour),
         layer("point", line, {"opacity": 0}, **channels, tooltip=hover),
-        *level(percent(teacher), "teacher (test)"),
+        *level(percent(teacher), "teacher (test)", [*trials, *shown]),
     ]
-    return sized(alt.layer(*layers), 380, 0.36, names=names)
+    return sized(alt.layer(*layers).add_params(LINKED), 380, 0.36, names=names)
 
 
 def curves(
@@ -145,7 +157,8 @@ def curves(
             layers.append(layer("line", own, {**shape, **style}, **channels, **look, **faded))
     said = tips("method:N", ("x:Q", "", x_title), ("y:Q", ".3~f", y_title))
     hover = layer("point", points, {"opacity": 0}, **channels, tooltip=said)
-    layers += [hover.add_params(picked) if faded else hover, *level(percent(teacher), "teacher (test)")]
+    there = [*points, *of(singles), *({"x": row["x"], "y": row[end]} for row in banded for end in ("low", "high"))]
+    layers += [hover.add_params(picked) if faded else hover, *level(percent(teacher), "teacher (test)", there)]
     return sized(alt.layer(*layers), 400, 0.34, names=shown if len(shown) > 1 else ())
 
 
@@ -177,30 +190,31 @@ def _band(row: Row, factor: float, floor: float) -> Row:
 def linked(
     rows: Sequence[Row], axes: Sequence[tuple[Mapping[str, Any], str]], colour: Any, height: float
 ) -> alt.ConcatChart:
-    """Panels of the accuracy (``y``) over several channels; trials inside a range drawn in one stay coloured in all."""
-    brush = alt.selection_interval(name="brush")
+    """Panels of the accuracy (``y``) over several channels; trials inside a range drawn in one stay coloured in all.
+
+    On the page the range holds for all charts of the run's trials (``id``), too.
+    """
     values = data(rows)  # one object holds the selection for all panels
     charts = []
     for axis, kind in axes:
         about = alt.Tooltip(field=axis["field"], type=kind, title=axis["title"])
         said = [*tips("trial:N"), about, *tips(("y:Q", ".2f", "validation, %"))]
-        own = {"x": x_of(axis, type=kind), "color": alt.condition(brush, colour, alt.value("@grid")), "tooltip": said}
+        own = {"x": x_of(axis, type=kind), "color": where_linked(colour, BRUSH), "tooltip": said}
         charts.append(layer("point", values, y=y_of(ACCURACY), **own))
-    charts[0] = charts[0].add_params(brush)
-    return alt.concat(*(chart.properties(height=height) for chart in charts))
+    return alt.concat(*(chart.properties(height=height) for chart in charts)).add_params(BRUSH, LINKED)
 
 
 def trials(rows: Sequence[Row]) -> AnyChart:
     """Every successful training: its accuracy over its place, its agreement with the teacher and its parameters.
 
     Args:
-        rows: Of the table ``trials`` of one or several searches, in their order.
+        rows: Of the table ``trials`` of one or several searches, in their order, and ``id``.
     """
     found = [{**row, "place": place} for place, row in enumerate(rows, 1) if row["val_accuracy"] is not None]
     names = [epochs(budget) for budget in sorted({row["budget_epochs"] for row in found}, reverse=True)]
     points = [
         {
-            **{"trial": row["number"], "place": row["place"], "y": percent(row["val_accuracy"])},
+            **{"id": row["id"], "trial": row["number"], "place": row["place"], "y": percent(row["val_accuracy"])},
             "agreement": percent(row["teacher_agreement"]),
             "params": None if row["n_params"] is None else row["n_params"] / 1000,
             "budget": epochs(row["budget_epochs"]),
@@ -247,10 +261,10 @@ def settings(meta: Sequence[Row], rows: Sequence[Row]) -> AnyChart:
 
     Args:
         meta: ``name``, ``title``, ``log`` of the settings.
-        rows: ``number``, ``val_accuracy`` and a column a setting.
+        rows: ``id``, ``number``, ``val_accuracy`` and a column a setting.
     """
     points = [
-        {"trial": row["number"], "y": percent(row["val_accuracy"])}
+        {"id": row["id"], "trial": row["number"], "y": percent(row["val_accuracy"])}
         | {f"s{index}": row.get(entry["name"]) for index, entry in enumerate(meta)}
         for row in thinned(rows, MOST_LINKED)
     ]
@@ -301,14 +315,17 @@ def front(
     kind = "expected" if any(row["expected"] for row in chosen) else "observed"
     names = [f"front, {kind}", "full trainings"]
 
-    def of(found: Iterable[Row], label: str) -> list[Row]:
-        return [{"x": factor * r[name], "y": 100 * r["error"], "family": r["family"], "of": label} for r in found]
+    def of(found: Sequence[Row], label: str) -> list[Row]:
+        about = ({"id": row["number"], "family": row["family"], "of": label} for row in found)
+        return [{**own, "x": factor * r[name], "y": 100 * r["error"]} for own, r in zip(about, found, strict=True)]
 
-    observed, points = of((row for row in rows if not row["expected"]), names[1]), of(chosen, names[0])
+    observed, points = of([row for row in rows if not row["expected"]], names[1]), of(chosen, names[0])
     x = x_of(logarithmic("x", title, [point["x"] for point in [*observed, *points]]))
-    channels = {"x": x, "y": y_of(number("y", "validation error (%)")), "color": of_two(names)}
+    channels, colour = {"x": x, "y": y_of(number("y", "validation error (%)"))}, of_two(names)
     said = tips("family:N", ("x:Q", ".4~g", title), ("y:Q", ".2f", "error, %"))
-    layers = [layer("point", observed, "soft", **channels, tooltip=said)]
+    brushed = layer("point", observed, "soft", **channels, color=where_linked(colour, BRUSH), tooltip=said)
+    layers = [brushed.add_params(BRUSH)]
+    channels["color"] = colour
     layers += [layer("line", points, STEPS, **channels)] if staircase else []
     layers.append(layer("point", points, {"shape": "diamond", "opacity": 1}, **channels, tooltip=said))
     panels: list[Any] = [alt.layer(*layers)]
@@ -316,4 +333,5 @@ def front(
         share = number("share_of_the_box_of_all_full_trainings", "dominated share of the box", domain=[0, 1])
         spent = x_of(number("student_epochs", "student-epochs", zero=True))
         panels.append(layer("line", over_time, STEPS, x=spent, y=y_of(share, scale=alt.Scale(domain=[0, 1]))))
-    return sized(alt.concat(*(panel.properties(height=300) for panel in panels)), None, 0.45, names=names, panel=200)
+    chart = alt.concat(*(panel.properties(height=300) for panel in panels)).add_params(LINKED)
+    return sized(chart, None, 0.45, names=names, panel=200)

@@ -8,16 +8,10 @@ from collections.abc import Sequence
 import altair as alt
 
 from naslib_autokd.reports.charts.look import AnyChart, Row, data, layer, number, plain, sized, tips, x_of, y_of
+from naslib_autokd.runners.statistics import calibration_error
 
 MOST_COUNTS = 12
 """Above so many classes a confusion matrix has no numbers in it."""
-
-
-def calibration_error(rows: Sequence[Row]) -> float | None:
-    """Mean gap of confidence and accuracy over the bins of a table ``calibration``, weighted by images."""
-    known = [row for row in rows if row["n"]]
-    total = sum(row["n"] for row in known)
-    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in known) / total if total else None
 
 
 def calibration(rows: Sequence[Row]) -> AnyChart:
@@ -30,10 +24,9 @@ def calibration(rows: Sequence[Row]) -> AnyChart:
     names, points, steps = [], [], []
     for who in ("student", "teacher"):
         own = [row for row in rows if row["who"] == who]
-        error = calibration_error(own)
-        if error is None:
+        if not any(row["n"] for row in own):
             continue
-        name = f"{who}, ECE {100 * error:.1f}%"
+        name = f"{who}, ECE {100 * calibration_error(own):.1f}%"
         names.append(name)
         total, most = sum(row["n"] for row in own), max(row["n"] for row in own)
         for row in own:

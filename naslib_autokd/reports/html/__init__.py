@@ -90,7 +90,6 @@ NAMES = {
     "comparison": "comparison of search methods",
     "study": "study of search methods on a benchmark",
     "baselines": "students and distillation losses",
-    "empty": "run",
 }
 
 
@@ -109,7 +108,6 @@ SECTIONS = {
         *(comparison.study_answer, comparison.study_anytime, comparison.study_finals, comparison.statistics),
         search.reproduce,
     ),
-    "empty": (),
 }
 """Of each kind of run, in the order of the page."""
 

@@ -102,17 +102,20 @@ class Page:
         rows: Sequence[Row],
         sort: tuple[str, bool],
         marked: tuple[str, Any] | None = None,
+        ids: Sequence[Any] | None = None,
     ) -> str:
-        """A table to sort and filter; ``sort`` is (column, descending), ``marked`` rows have this value there."""
+        """A table to sort and filter; ``sort`` is (column, descending), ``marked`` rows have this value there; rows
+        with ``ids`` are those inside the ranges of the charts."""
         place = {column.label: index for index, column in enumerate(columns)}
         values = [[column.value(row) for column in columns] for row in rows]
         order, known = (place[sort[0]], sort[1]), marked and (place[marked[0]], marked[1])
         specs = [column.spec() for column in columns]
-        key = self._add("tables", {"name": name, "columns": specs, "rows": values, "sort": order, "marked": known})
+        content = {"name": name, "columns": specs, "rows": values, "sort": order, "marked": known, "ids": ids}
+        key = self._add("tables", content)
         return f'<div class="grid" data-table="{key}"></div>'
 
-    def parallel(self, axes: Sequence[Spec], rows: Sequence[Sequence[Any]]) -> str:
-        key = self._add("parallel", {"axes": axes, "rows": rows})
+    def parallel(self, axes: Sequence[Spec], rows: Sequence[Sequence[Any]], ids: Sequence[Any]) -> str:
+        key = self._add("parallel", {"axes": axes, "rows": rows, "ids": ids})
         return f'<div data-parallel="{key}" style="min-height:400px"></div>'
 
 

@@ -71,9 +71,42 @@
     for (const part of fit.concat) part.width = Math.max(80, Math.floor(width / fit.columns) - AXES);
     return fit;
   }
+  // ---- trials inside the ranges that are drawn in the charts of a run -----------------------------------------------
+  const groups = new Map();
+  function groupOf(element) {
+    const run = element.closest("article");
+    if (!groups.has(run)) groups.set(run, { ranges: new Map(), shows: new Set(), linked: null });
+    return groups.get(run);
+  }
+  /** Keep the ids that a chart's range holds (null: no range), and show all charts of the run what is in all ranges. */
+  function choose(element, ids) {
+    const group = groupOf(element), { ranges } = group;
+    if (ids) ranges.set(element, new Set(ids));
+    else if (!ranges.delete(element)) return;
+    const [first, ...others] = ranges.values();
+    const common = first && [...first].filter((id) => others.every((range) => range.has(id)));
+    group.linked = common ? Object.fromEntries(common.map((id) => [id, 1])) : null;
+    for (const show of group.shows) show();
+  }
+  function link(element, { spec, data }, view) {
+    const group = groupOf(element), show = () => view.signal("linked", group.linked).runAsync();
+    choose(element, null); // a chart that is drawn anew has lost its range
+    group.shows.add(show);
+    show();
+    let timer = 0;
+    if ("brush" in view.getState().signals) view.addSignalListener("brush", (_, range) => {
+      const fields = Object.entries(range || {});
+      const inside = (row) => row.id != null && fields.every(([name, ends]) => typeof row[name] === "number"
+        ? row[name] >= Math.min(...ends) && row[name] <= Math.max(...ends) : ends.includes(row[name]));
+      clearTimeout(timer);
+      timer = setTimeout(() => choose(element,
+        fields.length ? data.flatMap(rows).filter(inside).map((row) => row.id) : null), 80);
+    });
+    return () => group.shows.delete(show);
+  }
   function startChart(element) {
     const variants = payload.charts[element.dataset.chart];
-    let current = 0, drawn = null, width = 0, turn = 0, timer = 0;
+    let current = 0, drawn = null, unlink = null, width = 0, turn = 0, timer = 0;
     const plot = make("div");
     const choices = variants.map((variant, index) => button(variant.name, () => {
       current = index;
@@ -92,7 +125,9 @@
         renderer: many ? "canvas" : "svg", tooltip: { theme: theme() } });
       if (own !== turn) { result.finalize(); return; } // drawn anew meanwhile
       if (drawn) drawn.finalize();
+      if (unlink) unlink();
       drawn = result;
+      unlink = (chart.spec.params || []).some(({ name }) => name === "linked") ? link(element, chart, result.view) : null;
       plot.replaceChildren(holder);
       element.setAttribute("data-drawn", "true");
       performance.mark("report-drawn");
@@ -144,7 +179,8 @@
     return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   }
   function startTable(element) {
-    const { columns, rows, sort, marked, name } = payload.tables[element.dataset.table];
+    const { columns, rows, sort, marked, name, ids } = payload.tables[element.dataset.table];
+    const group = groupOf(element);
     let order = { index: sort[0], down: sort[1] }, page = 0, found = rows, timer = 0;
     const shown = columns.map(formatter);
     const texts = rows.map((row) => row.map((value, i) => shown[i](value)).join("\n").toLowerCase());
@@ -190,7 +226,8 @@
     function update() {
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       const passes = (row, place) => words.every((word) => texts[place].includes(word)) && filters.every((filter, i) =>
-        !filter || filter.select.value === "" || row[i] === filter.values[Number(filter.select.value)]);
+        !filter || filter.select.value === "" || row[i] === filter.values[Number(filter.select.value)])
+        && (!ids || !group.linked || group.linked[ids[place]]);
       const { index, down } = order;
       found = rows.filter(passes).sort((a, b) => compare(a[index], b[index], down ? -1 : 1));
       heads.forEach((cell, i) => {
@@ -216,6 +253,7 @@
       after.disabled = page === last;
     }
     update();
+    if (ids) group.shows.add(again);
   }
   for (const element of document.querySelectorAll("[data-table]")) startTable(element);
 
@@ -239,19 +277,25 @@
   const number = (value) => Math.abs(value) >= 1000 || Number.isInteger(value) ? counted(value)
     : String(Number(value.toPrecision(3)));
   function startParallel(element) {
-    const { axes, rows } = payload.parallel[element.dataset.parallel];
+    const { axes, rows, ids } = payload.parallel[element.dataset.parallel];
+    const group = groupOf(element);
     const note = make("p", { className: "lead", role: "status" });
     const canvas = make("canvas", { role: "img", "aria-label": "Parallel coordinates of the settings of all trials" });
     element.append(note, make("div", { className: "parallel" }, canvas));
     const HEIGHT = 360, TOP = 44, BOTTOM = HEIGHT - 62, NONE = HEIGHT - 26;
     const ranges = axes.map(() => null), last = axes.length - 1;
-    const shares = rows.map((row) => row.map((value, i) => share(axes[i], value)));
+    const shares = rows.map((row, k) => Object.assign(row.map((value, i) => share(axes[i], value)), { id: ids[k] }));
     const best = [...shares].sort((a, b) => a[last] - b[last]);
     let width = 0, start = null, queued = 0;
     const x = (i) => 56 + i * (width - 120) / Math.max(1, last);
     const y = (part) => part === null ? NONE : BOTTOM - part * (BOTTOM - TOP);
-    const inside = (row) => ranges.every((range, i) => !range ||
+    const within = (row) => ranges.every((range, i) => !range ||
       (row[i] !== null && row[i] >= range[0] && row[i] <= range[1]));
+    const inside = (row) => within(row) && (!group.linked || group.linked[row.id]);
+    const changed = () => {
+      choose(element, ranges.some(Boolean) ? shares.filter(within).map((row) => row.id) : null);
+      frame();
+    };
     function drawLine(c, points, colour, thickness) {
       c.strokeStyle = colour;
       c.lineWidth = thickness;
@@ -287,7 +331,7 @@
       Object.assign(canvas, { width: width * scale, height: HEIGHT * scale });
       Object.assign(canvas.style, { width: `${width}px`, height: `${HEIGHT}px` });
       c.scale(scale, scale);
-      const brushed = ranges.some(Boolean), chosen = best.filter(inside);
+      const brushed = Boolean(group.linked), chosen = best.filter(inside);
       const thin = Math.max(0.12, Math.min(0.75, 60 / rows.length)), alpha = brushed ? Math.max(thin, 0.6) : thin;
       const points = (row) => row.map((part, i) => [x(i), y(part)]);
       for (const row of best) if (!inside(row)) drawLine(c, points(row), palette.grid, 0.7);
@@ -315,14 +359,15 @@
       if (!start) return;
       const [, now] = local(event);
       start.moved ||= Math.abs(now - start.at) > 0.02;
-      if (start.moved) { ranges[start.index] = [Math.min(now, start.at), Math.max(now, start.at)]; frame(); }
+      if (start.moved) { ranges[start.index] = [Math.min(now, start.at), Math.max(now, start.at)]; changed(); }
     });
     canvas.addEventListener("pointerup", () => {
-      if (start && !start.moved) { ranges[start.index] = null; frame(); }
+      if (start && !start.moved) { ranges[start.index] = null; changed(); }
       start = null;
     });
     draw();
     redraws.add(draw);
+    group.shows.add(frame);
     let seen = element.clientWidth;
     addEventListener("resize", () => { if (element.clientWidth !== seen) { seen = element.clientWidth; frame(); } });
     element.setAttribute("data-drawn", "true");

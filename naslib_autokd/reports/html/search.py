@@ -9,7 +9,7 @@ import yaml
 
 from naslib_autokd.records import derive_seed
 from naslib_autokd.reports.charts.rows import CASES
-from naslib_autokd.reports.figures import AXES, by_method, file_names, varied_settings
+from naslib_autokd.reports.figures import AXES, by_method, file_names, of_trials, varied_settings
 from naslib_autokd.reports.html._page import (
     Column,
     Columns,
@@ -155,6 +155,7 @@ def anytime(page: Page, run: RunData) -> Iterator[str]:
         )
 
 
+RANGE = "Drag a range: trials outside it turn grey in all charts and leave the table; a click clears it."
 SMALL, CHOICE = {"best": "low"}, {"filter": True}
 OF_A_RUN = (Column("method", "method", more=CHOICE), Column("seed", "run_seed", 0, more=CHOICE))
 TRIAL = (
@@ -176,20 +177,21 @@ REASON = (Column("reason", "message", more={"type": "text"}),)
 
 @section("trials", "Trials", "Every trial", needs="trials")
 def trials(page: Page, run: RunData) -> Iterator[str]:
-    rows, family = run.table("trials"), run.answer.get("family")
+    rows, family = of_trials(run, "trials"), run.answer.get("family")
     failed = [row for row in run.table("failures") if "status" in row]
     said = f"{len(rows):,} trials. " + ("The incumbent family is marked. " if family else "")
     said += "" if failed else run.missing.get("failures", "")
     if any(row["number"] == -1 for row in rows):
         said += " Trial -1 is the space's default family, which a search trains first."
     yield lead(said.strip())
-    yield page.chart("trials", caption="Drag a range in one panel: trials outside it turn grey in all.")
+    yield page.chart("trials", caption=RANGE)
     if failed:
         yield heading(f"{sum(row['n'] for row in failed)} failed")
         reason: Columns = {"reason": lambda row: row["message"] or "no message"}
         yield table(failed[:20], {"status": "status", **reason, "trials": "n"}, words=2)
     columns_of = OF_A_RUN * (run.kind == "comparison") + TRIAL + REASON * any(row["message"] for row in rows)
-    yield page.table("trials", columns_of, rows, ("validation, %", True), ("family", family) if family else None)
+    marked, ids = ("family", family) if family else None, [row["id"] for row in rows]
+    yield page.table("trials", columns_of, rows, ("validation, %", True), marked, ids)
 
 
 # ---- the family ----------------------------------------------------------------------------------------------------
@@ -278,7 +280,7 @@ def settings(page: Page, run: RunData) -> Iterator[str]:
     yield lead(f"Successful trainings of {rows[0]['budget_epochs']} epochs, the largest budget.")
     yield _parallel(page, varied, rows)
     yield heading("Accuracy by setting")
-    yield page.chart("settings", caption="Drag a range in one panel to see its trainings in all.")
+    yield page.chart("settings", caption=RANGE)
     if not run.table("dependence"):
         yield why(run, "dependence")
         return
@@ -306,7 +308,7 @@ def _parallel(page: Page, meta: Sequence[Row], rows: Sequence[Row]) -> str:
         choices = [name for name in entry["choices"] if words and name in set(map(str, values))]
         axis(entry["title"], values, choices, bool(entry["log"]) and not words)
     axis("validation, %", [100 * row["val_accuracy"] for row in rows])
-    return page.parallel(axes, [list(line) for line in zip(*columns, strict=True)])
+    return page.parallel(axes, [list(line) for line in zip(*columns, strict=True)], [row["id"] for row in rows])
 
 
 @section("importance", "Importance", "What matters", needs="importance")
@@ -328,7 +330,7 @@ def front(page: Page, run: RunData) -> Iterator[str]:
     rows = run.table("front")
     objectives = [name for name in rows[0] if name in UNITS and name != "error"]
     yield lead("Families that no other beats in all objectives.")
-    yield page.chart(*((UNITS[name][0].split(",")[0], f"front_{name}") for name in objectives))
+    yield page.chart(*((UNITS[name][0].split(",")[0], f"front_{name}") for name in objectives), caption=RANGE)
     columns = {UNITS[name][0]: shown(name, UNITS[name][1], ".4g") for name in ("error", *objectives)}
     chosen = sorted((row for row in rows if row["on_front"]), key=lambda row: row["error"])
     yield table(chosen, {"family": "family", **columns})

@@ -40,11 +40,9 @@ def read_run(folder: str | Path, *, analyse: bool = True) -> RunData:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give the folder of a run (--out of search, ablate, a comparison)")
-    if not any(folder.iterdir()):
-        return RunData("empty", folder, "empty", "The folder is empty: nothing has been recorded yet.")
     settings = read_settings(folder)
     environment = settings.pop("environment", {})
-    about = RunData("empty", folder, "empty", task=read_task(folder), settings=settings, environment=environment)
+    about = RunData("search", folder, "empty", task=read_task(folder), settings=settings, environment=environment)
     if (folder / STUDY).is_file():
         return study_tables(about)
     if "methods" in settings or (folder / COMPARISON).is_file():
@@ -54,5 +52,6 @@ def read_run(folder: str | Path, *, analyse: bool = True) -> RunData:
     if settings or any((folder / name).exists() for name in (TRIALS, STATUS, TASK)):
         return search_tables(about, analyse)
     raise ValueError(
-        f"{folder} holds no run: neither run.yaml, trials.jsonl nor study.yaml; give the folder that was --out"
+        f"{folder} holds no run: neither run.yaml, trials.jsonl nor study.yaml; give the folder that was --out of "
+        "search, ablate or compare-kd, or that of a comparison"
     )

@@ -23,7 +23,7 @@ class RunData:
     """All that a report shows of one run folder."""
 
     kind: str
-    """``search``, ``comparison``, ``study``, ``baselines`` (compare-kd), or ``empty`` (nothing recorded yet)."""
+    """``search``, ``comparison``, ``study`` or ``baselines`` (compare-kd)."""
     folder: Path
     state: str
     """``finished``, ``running``, ``interrupted``, ``failed``, ``stopped`` or ``empty``."""

@@ -98,12 +98,20 @@ def front_rows(
     values, places = objective_table(trials, objectives)
     observed, kept = set(pareto_front(values).tolist()), set(places if shown is None else shown)
     lines = [
-        (trials[place].candidate_digest, index in observed and not expected, False, *values[index])
+        (
+            trials[place].number,
+            trials[place].candidate_digest,
+            index in observed and not expected,
+            False,
+            *values[index],
+        )
         for index, place in enumerate(places)
         if index in observed or place in kept
     ]
-    lines += [(f["candidate_digest"], True, True, *(f["objectives"][name] for name in objectives)) for f in expected]
-    return table(f"family on_front expected {' '.join(objectives)}", lines)
+    lines += [
+        (None, f["candidate_digest"], True, True, *(f["objectives"][name] for name in objectives)) for f in expected
+    ]
+    return table(f"number family on_front expected {' '.join(objectives)}", lines)
 
 
 def hypervolume_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Row]:
