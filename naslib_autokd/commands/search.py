@@ -124,6 +124,7 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from naslib_autokd.evaluators.student_limits import check_reachable
+    from naslib_autokd.reports.results.trial_tables import latency_of
     from naslib_autokd.reports.search import LiveSearch, answer_lines, front_table, write_front
     from naslib_autokd.reports.terminal import console_for, print_table, say
     from naslib_autokd.runners.engine import DaskEngine
@@ -242,7 +243,8 @@ def run(options: argparse.Namespace) -> int:
     for line in answer_lines(result, finals, teacher):
         say(console, line)
     if result.front:
-        print_table(console, front_table(result.front))
+        print_table(console, front_table(result.front, latency_of(result.trials)))
+        say(console, f"any of them, trained in full: naslib-autokd export {options.out} --family FAMILY")
     say(console, f"run folder: {options.out}")
     say(console, f"next: naslib-autokd report {options.out} (look at it), naslib-autokd export {options.out} (ship it)")
     return 0

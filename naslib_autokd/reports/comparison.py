@@ -21,11 +21,11 @@ from naslib_autokd.runners.statistics import SHARE, mean_interval
 def comparison_table(comparison: Comparison) -> Table:
     """The rows of ``comparison`` and the teacher's, for a terminal or a text file."""
     first = comparison.rows[0].label if comparison.rows else ""
-    several_finals = any(len(job.test_accuracies) > 1 for job in comparison.jobs)
+    several_finals = _has_several(comparison)
     table = Table(box=SIMPLE_HEAD, title=_title(comparison), title_justify="left", title_style="bold")
     table.add_column("method")
     names = ["kept student", *(["mean student"] if several_finals else []), f"{first} minus it"]
-    for name in (*names, "agrees", "params", "MMACs", "train MB", "search", "trained"):
+    for name in (*names, "agrees", "params", "MMACs", "train MiB", "search", "trained"):
         table.add_column(name, justify="right", no_wrap=True)
 
     def costs(of: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -55,18 +55,26 @@ def _title(comparison: Comparison) -> str:
     )
 
 
-LEGEND = (
-    "kept student: of each seed the final student with the best validation accuracy, judged once; mean student: mean "
-    "of a seed's final students (what the differences are made of); agrees: same class as the teacher on test images "
-    "(%); train MB: peak live tensors of a training step; search: CPU seconds of the search; trained: students (or "
-    "supernets) trained in the search."
-)
+def legend(comparison: Comparison) -> str:
+    """What the columns are."""
+    mean_student = "; mean student: mean of a seed's final students (what the differences are made of)"
+    return (
+        "kept student: of each seed the final student with the best validation accuracy, judged once"
+        f"{mean_student * _has_several(comparison)}; agrees: same class as the teacher on test images (%); train MiB: "
+        "peak live tensors of a training step; search: CPU seconds of the search; trained: students (or supernets) "
+        "trained in the search."
+    )
+
+
+def _has_several(comparison: Comparison) -> bool:
+    """Final students of a seed."""
+    return any(len(job.test_accuracies) > 1 for job in comparison.jobs)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """The table with its legend; row by row where the console is too narrow for it."""
     print_table(console, comparison_table(comparison))
-    console.print(LEGEND, markup=False, highlight=False)
+    console.print(legend(comparison), markup=False, highlight=False)
 
 
 def table_text(comparison: Comparison, width: int = 132) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naslib_autokd.runners.comparison import Comparison
-from naslib_autokd.runners.statistics import LEVEL, FriedmanTest, holm_of_known
+from naslib_autokd.runners.statistics import LEVEL, FriedmanTest
 from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
 
 
@@ -23,9 +23,8 @@ def said(start: str, entries: Sequence[str], end: str = "") -> list[str]:
 def what_it_shows(comparison: Comparison) -> list[str]:
     """Of a comparison of search methods on a task."""
     lines, first = [], comparison.rows[0].label
-    compared = [(row.label, row.difference) for row in comparison.rows[1:] if row.difference is not None]
-    adjusted = holm_of_known([found.p_value for _, found in compared])
-    for (label, found), p_holm in zip(compared, adjusted, strict=True):
+    compared = [(row.label, row.difference, row.p_holm) for row in comparison.rows[1:] if row.difference is not None]
+    for label, found, p_holm in compared:
         interval = found.difference
         shown = f"{interval.n} paired seeds" + ("" if found.p_value is None else f", p = {found.p_value:.2g}")
         if interval.low is None or interval.high is None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from naslib_autokd.records import Trial
-from naslib_autokd.reports.tables import UNITS
+from naslib_autokd.reports.tables import UNITS, objective
 from naslib_autokd.reports.terminal import Live, n_parameters
 from naslib_autokd.runners.finals import FinalStudents
 from naslib_autokd.runners.results import SearchProgress, SearchResult, remarks_on_answer, what_decided_widths
@@ -84,16 +84,16 @@ def answer_lines(result: SearchResult, finals: FinalStudents, teacher: FinalResu
 # ---- several objectives --------------------------------------------------------------------------------------------
 
 
-def front_table(front: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a family, by ascending error."""
-    table = Table(box=SIMPLE_HEAD, title="families that no other beats in all objectives", title_justify="left")
+def front_table(front: Sequence[Mapping[str, Any]], latency_of: str = "") -> Table:
+    """One row a family, by ascending error; ``latency_of``: what was measured."""
+    title = f"families that no other beats in all objectives{latency_of and f' (latency: {latency_of})'}"
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("family")
     names = list(front[0]["objectives"]) if front else []
     for name in names:
         table.add_column(UNITS[name][0], justify="right")
     for family in front:
-        values = [f"{family['objectives'][name] * UNITS[name][1]:.4g}" for name in names]
-        table.add_row(family["candidate_digest"], *values)
+        table.add_row(family["candidate_digest"], *(objective(name, family["objectives"][name]) for name in names))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ UNITS = {
     "latency": ("latency (ms)", 1e3),
 }
 """How an objective is shown: its name with the unit, and the factor."""
+
+
+def objective(name: str, value: float) -> str:
+    """In its unit: two places of an error, three digits of others, never with an exponent."""
+    value *= UNITS[name][1]
+    places = 2 if name == "error" or value <= 0 else max(0, 2 - math.floor(math.log10(value)))
+    return f"{value:,.{places}f}"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:

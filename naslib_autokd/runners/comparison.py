@@ -179,7 +179,7 @@ class Row:
     rank_test: SignedRankTest | None
     """Mean test errors of this method (a) and the first (b)."""
     p_holm: float | None
-    """Of the rank tests over the methods; None for one seed."""
+    """Of the paired t tests over the methods; None where there is none."""
     teacher_agreement: float
     n_params: float
     macs: float
@@ -713,8 +713,7 @@ def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list
                 n_students=_mean([job.n_students for job in values]),
             )
         )
-    tests = [row.rank_test for row in rows]
-    adjusted = holm_of_known([None if test is None or test.n < 2 else test.p_value for test in tests])
+    adjusted = holm_of_known([None if row.difference is None else row.difference.p_value for row in rows])
     return [replace(row, p_holm=p_value) for row, p_value in zip(rows, adjusted, strict=True)]
 
 

@@ -29,6 +29,7 @@ from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html._page import ratio
 from naslib_autokd.reports.results import read_run, trial_tables
+from naslib_autokd.reports.tables import objective
 from naslib_autokd.runners.statistics import calibration_error, wilson_interval
 from naslib_autokd.runners.trial_importance import analysed
 from naslib_autokd.tasks import get_task
@@ -276,6 +277,35 @@ def test_front_of_several_objectives(tmp_path: Path) -> None:
     assert "Families that no other beats" in page_of(folder).text
 
 
+def test_measured_latencies_are_shown_with_what_was_measured(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "run", 12, objectives=("error", "latency"))
+    trials = list(TrialStore(folder / "trials.jsonl"))
+    for index, trial in enumerate(trials):
+        trial.info.update(latency=4.5678e-5 * (1 + index), latency_of="some runtime, batch 1")
+    (folder / "trials.jsonl").write_text("".join(trial.to_json() + "\n" for trial in trials))
+    page = page_of(folder)
+    (table,) = (table for table in page.payload["tables"].values() if table["name"] == "trials")
+    place = [column["label"] for column in table["columns"]].index("latency, ms")
+    assert [row[place] for row in table["rows"]] == pytest.approx([1e3 * t.info["latency"] for t in trials], abs=1e-6)
+    assert "Latency: some runtime, batch 1." in page.text
+    digest = min((t for t in trials if t.budget_epochs == 9), key=lambda t: t.cost).candidate_digest
+    assert f"naslib-autokd export {folder} --family {digest}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("error", 0.115, "11.50"),
+        ("latency", 4.671e-5, "0.0467"),
+        ("params", 11_179_100, "11,179"),
+        ("macs", 506_900, "0.507"),
+        ("macs", 0, "0.00"),
+    ],
+)
+def test_objectives_are_shown_with_three_digits(name: str, value: float, text: str) -> None:
+    assert objective(name, value) == text
+
+
 def test_a_front_that_is_not_there_yet_is_not_said_to_be_none(tmp_path: Path) -> None:
     folder = write_search(tmp_path / "run", 0, objectives=("error", "macs"))
     assert "the error alone" not in page_of(folder).text
@@ -344,7 +374,7 @@ def test_comparison_pairs_ranks_and_tests(tmp_path: Path) -> None:
     assert row["difference"] == pytest.approx(np.mean(np.subtract(ours, theirs)))
     assert row["p_value"] == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
     assert row["p_wilcoxon"] == pytest.approx(stats.wilcoxon(ours, theirs).pvalue)
-    assert row["p_holm"] == pytest.approx(min(1.0, 2 * row["p_wilcoxon"]))
+    assert row["p_holm"] == pytest.approx(min(1.0, 2 * row["p_value"]))
     assert {r["method"]: r["average_rank"] for r in found.table("ranks")}["DARTS"] == 3.0
     page = page_of(folder)
     assert "AutoKD is ahead of DARTS" in page.text

@@ -104,6 +104,9 @@ def test_table_csv_and_figure_show_every_row(tmp_path: Path) -> None:
     for name in ("AutoKD", "DARTS with KD", "DARTS", "teacher"):
         assert f"\n  {name} " in text
     assert "over 2 seeds" in text
+    assert "mean student: " in text
+    single = table_text(comparison([job(m.label, s, (0.8,)) for m in AUTOKD_VS_DARTS for s in range(2)]))
+    assert "mean student" not in single, "no legend of a column that is not there"
     write_csv(result, tmp_path / "results.csv")
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 7
     for suffix in ("png", "pdf", "svg"):

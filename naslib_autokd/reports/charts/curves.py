@@ -197,31 +197,31 @@ def linked(
     values = data(rows)  # one object holds the selection for all panels
     charts = []
     for axis, kind in axes:
-        about = alt.Tooltip(field=axis["field"], type=kind, title=axis["title"])
-        said = [*tips("trial:N"), about, *tips(("y:Q", ".2f", "validation, %"))]
+        own_tip = [alt.Tooltip(field=axis["field"], type=kind, title=axis["title"])] if axis["field"] != "trial" else []
+        said = [*tips(("id:N", "", "trial")), *own_tip, *tips(("y:Q", ".2f", "validation, %"))]
         own = {"x": x_of(axis, type=kind), "color": where_linked(colour, BRUSH), "tooltip": said}
         charts.append(layer("point", values, y=y_of(ACCURACY), **own))
     return alt.concat(*(chart.properties(height=height) for chart in charts)).add_params(BRUSH, LINKED)
 
 
 def trials(rows: Sequence[Row]) -> AnyChart:
-    """Every successful training: its accuracy over its place, its agreement with the teacher and its parameters.
+    """Every successful training: its accuracy over its number, its agreement with the teacher and its parameters.
 
     Args:
         rows: Of the table ``trials`` of one or several searches, in their order, and ``id``.
     """
-    found = [{**row, "place": place} for place, row in enumerate(rows, 1) if row["val_accuracy"] is not None]
+    found = [row for row in rows if row["val_accuracy"] is not None]
     names = [epochs(budget) for budget in sorted({row["budget_epochs"] for row in found}, reverse=True)]
     points = [
         {
-            **{"id": row["id"], "trial": row["number"], "place": row["place"], "y": percent(row["val_accuracy"])},
+            **{"id": row["id"], "trial": row["number"], "y": percent(row["val_accuracy"])},
             "agreement": percent(row["teacher_agreement"]),
             "params": None if row["n_params"] is None else row["n_params"] / 1000,
             "budget": epochs(row["budget_epochs"]),
         }
         for row in thinned(found, MOST_LINKED)
     ]
-    panels = [(number("place", "trial"), "quantitative")]
+    panels = [(number("trial", "trial"), "quantitative")]
     for field, title in (("agreement", "agrees with the teacher (% of images)"), ("params", "parameters (thousand)")):
         if len({point[field] for point in points}) > 2:
             panels.append((number(field, title), "quantitative"))

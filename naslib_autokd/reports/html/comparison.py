@@ -33,6 +33,7 @@ COSTS: Columns = {
 }
 _P = {"p (paired t)": shown("p_value", form=".2g")}
 _P_HOLM = {"p (Holm)": shown("p_holm", form=".2g")}
+_P_WILCOXON = {"p (Wilcoxon)": shown("p_wilcoxon", form=".2g")}
 
 
 def _with_ends(row: Row) -> Row:
@@ -92,7 +93,7 @@ def comparison_anytime(page: Page, run: RunData) -> Iterator[str]:
 def comparison_family(page: Page, run: RunData) -> Iterator[str]:
     finals = run.table("finals")
     yield lead("Final students of all seeds, each trained from scratch under the same protocol and judged once.")
-    students = finals_table(finals, True)
+    students = finals_table(run)
     yield page.chart("finals")
     yield students if len(finals) <= 12 else folded(f"All {len(finals)} final students", students)
     yield pictures(run)
@@ -107,7 +108,7 @@ def statistics(page: Page, run: RunData) -> Iterator[str]:
         what = (
             f"{first} minus each method on the same seeds, of the mean test accuracy of a seed's final students: "
             f"positive means that {first} is better. Intervals and the t test assume normal differences, Wilcoxon's "
-            "signed-rank test does not; Holm's correction is over the methods."
+            "signed-rank test does not; Holm's correction is of the t tests, over the methods."
         )
         if study:
             what = (
@@ -119,9 +120,7 @@ def statistics(page: Page, run: RunData) -> Iterator[str]:
             "pairs": "n",
             "difference, points": _points,
             "it is better in": lambda row: f"{round(row['share_better'] * row['n'])} of {row['n']}",
-            **({} if study else _P),
-            "p (Wilcoxon)": shown("p_wilcoxon", form=".2g"),
-            **_P_HOLM,
+            **({**_P_WILCOXON, **_P_HOLM} if study else {**_P, **_P_HOLM, **_P_WILCOXON}),
         }
         yield heading("Paired differences") + lead(what) + page.chart("tests") + table(tests, columns)
     else:
@@ -145,13 +144,18 @@ def _ranks(ranks: Sequence[Row]) -> str:
 def baselines_answer(page: Page, run: RunData) -> Iterator[str]:
     rows = run.table("methods")
     best = next(row for row in rows if row["method"] == run.answer["best"])
+    n = best["n"]
     ends = interval(best["test_accuracy_low"], best["test_accuracy_high"])
     teacher = (run.teacher or {}).get("test_accuracy")
     yield lead(
-        "Students with the losses of the literature, under one protocol; above, what is best by validation accuracy."
+        "Students with the losses of the literature, under one protocol. The best of them by validation accuracy:"
     )
     yield cards(
-        ("test accuracy", percent(best["test_accuracy"]), f"{best['method']} {ends}".strip()),
+        (
+            "test accuracy",
+            percent(best["test_accuracy"]),
+            f"{best['method']} {ends} {f'95% over {n} seeds' * bool(ends)}".strip(),
+        ),
         None if teacher is None else ("teacher", percent(teacher)),
         ("parameters", count(best["n_params"])),
         ("multiply-adds per image", count(best["macs"])),
@@ -173,7 +177,7 @@ def baselines_answer(page: Page, run: RunData) -> Iterator[str]:
 @section("family", "Trainings", "Every training", "finals")
 def baselines_found(page: Page, run: RunData) -> Iterator[str]:
     yield lead("Each training was judged once on the test images, after its last epoch.")
-    yield page.chart("finals") + finals_table(run.table("finals"), True)
+    yield page.chart("finals") + finals_table(run)
 
 
 NO_PAIRS = "Nothing to pair: it takes plain KD and another loss on the same seed."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -34,7 +35,7 @@ from naslib_autokd.reports.html._page import (
     why,
 )
 from naslib_autokd.reports.results import Row, RunData
-from naslib_autokd.reports.tables import UNITS
+from naslib_autokd.reports.tables import UNITS, objective
 from naslib_autokd.runners.run_folder import TASK
 from naslib_autokd.runners.trial_importance import LEAST_ANALYSED
 
@@ -172,6 +173,11 @@ TRIAL = (
     Column("depth", "depth", 0),
     Column("seconds", "seconds", 1, more=SMALL),
 )
+MEASURED = (
+    Column("latency, ms", "latency", 3, 1e3, SMALL),
+    Column("inference MiB", "inference_memory", 1, 2.0**-20, SMALL),
+)
+"""Where they were measured."""
 REASON = (Column("reason", "message", more={"type": "text"}),)
 
 
@@ -187,9 +193,11 @@ def trials(page: Page, run: RunData) -> Iterator[str]:
     yield page.chart("trials", caption=RANGE)
     if failed:
         yield heading(f"{sum(row['n'] for row in failed)} failed")
-        reason: Columns = {"reason": lambda row: row["message"] or "no message"}
-        yield table(failed[:20], {"status": "status", **reason, "trials": "n"}, words=2)
-    columns_of = OF_A_RUN * (run.kind == "comparison") + TRIAL + REASON * any(row["message"] for row in rows)
+        why_failed: Columns = {"reason": lambda row: row["message"] or "no message"}
+        yield table(failed[:20], {"status": "status", **why_failed, "trials": "n"}, words=2)
+    measured = tuple(column for column in MEASURED if any(row[column.field] is not None for row in rows))
+    reason = REASON * any(row["message"] for row in rows)
+    columns_of = OF_A_RUN * (run.kind == "comparison") + TRIAL + measured + reason
     marked, ids = ("family", family) if family else None, [row["id"] for row in rows]
     yield page.table("trials", columns_of, rows, ("validation, %", True), marked, ids)
 
@@ -207,20 +215,24 @@ def family(page: Page, run: RunData) -> Iterator[str]:
         )
     yield chart or why(run, "families")
     if run.table("finals"):
-        yield heading("Final students") + page.chart("finals") + finals_table(run.table("finals"), False)
+        yield heading("Final students") + page.chart("finals") + finals_table(run)
     else:
         yield why(run, "finals")
     yield pictures(run)
 
 
-def finals_table(finals: Sequence[Row], several: bool) -> str:
+def finals_table(run: RunData) -> str:
     def name(row: Row) -> str:
         status = "" if row["status"] == "success" else f", {row['status']}"
         return f"{row['index']}{' (kept)' if row['kept'] else ''}{status}"
 
+    first: dict[str, Columns] = {
+        "search": {"student": name},
+        "comparison": {"method": "method", "seed": "seed", "student": name},
+        "baselines": {"student, loss": "method", "seed": "seed"},
+    }
     columns: Columns = {
-        **({"method": "method", "seed": "seed"} if several else {}),
-        "student": name,
+        **first[run.kind],
         "validation": lambda row: percent(row["val_accuracy"]),
         "test": lambda row: percent(row["test_accuracy"]),
         "agrees with the teacher": lambda row: percent(row["test_agreement"]),
@@ -229,7 +241,7 @@ def finals_table(finals: Sequence[Row], several: bool) -> str:
         "training memory": lambda row: mebibytes(row["train_memory_bytes"]),
         "seconds": shown("seconds"),
     }
-    return table(finals, columns, words=3 if several else 1)
+    return table(run.table("finals"), columns, words=len(first[run.kind]))
 
 
 N_WIRINGS = 6
@@ -282,7 +294,8 @@ def settings(page: Page, run: RunData) -> Iterator[str]:
     yield heading("Accuracy by setting")
     yield page.chart("settings", caption=RANGE)
     if not run.table("dependence"):
-        yield why(run, "dependence")
+        if run.missing.get("dependence") != run.missing.get("importance"):  # which the next section says
+            yield why(run, "dependence")
         return
     yield heading("Partial dependence") + lead(
         "Mean validation error by a forest fitted to the trials (R2 "
@@ -329,11 +342,22 @@ def importance(page: Page, run: RunData) -> Iterator[str]:
 def front(page: Page, run: RunData) -> Iterator[str]:
     rows = run.table("front")
     objectives = [name for name in rows[0] if name in UNITS and name != "error"]
-    yield lead("Families that no other beats in all objectives.")
+    said = "Families that no other beats in all objectives."
+    said += (
+        " The error is what the optimizer expects by all its trials." if any(row["expected"] for row in rows) else ""
+    )
+    said += f" Latency: {run.answer['latency_of']}." if run.answer.get("latency_of") else ""
+    yield lead(said)
     yield page.chart(*((UNITS[name][0].split(",")[0], f"front_{name}") for name in objectives), caption=RANGE)
-    columns = {UNITS[name][0]: shown(name, UNITS[name][1], ".4g") for name in ("error", *objectives)}
+    columns = {UNITS[name][0]: _objective(name) for name in ("error", *objectives)}
     chosen = sorted((row for row in rows if row["on_front"]), key=lambda row: row["error"])
     yield table(chosen, {"family": "family", **columns})
+    yield lead("Each can be trained in full and exported by its digest:")
+    yield command(f"naslib-autokd export {shlex.quote(str(run.folder))} --family {chosen[0]['family']}")
+
+
+def _objective(name: str) -> Callable[[Row], str]:
+    return lambda row: objective(name, row[name])
 
 
 # ---- teacher and student on the test images -----------------------------------------------------------------------
@@ -370,7 +394,7 @@ def _agreement(run: RunData) -> str:
 @section("confusion", "Confusion", "Confusion matrix", needs="confusion")
 def confusion(page: Page, run: RunData) -> Iterator[str]:
     rows, names = run.table("confusion"), file_names(run, "confusion")
-    several, method = len(names) > 1, rows[0]["method"]
+    several, method = len(names) > 1, run.answer.get("best", rows[0]["method"])
     said = "Counts on the test images; the colour is the share of the true class that is taken for another."
     yield lead(said + ("" if run.kind == "search" else " All seeds together."))
     files = {label: name.replace("confusion", "confusion_student", 1) for label, name in names.items()}
@@ -381,7 +405,7 @@ def confusion(page: Page, run: RunData) -> Iterator[str]:
         yield chart
         return
     most = sorted(wrong, key=lambda row: -row["n"])[:8]
-    errors = table(most, {"true": "true", "said": "predicted", "images": "n"}, words=2)
+    errors = table(most, {"true": "true", "predicted": "predicted", "images": "n"}, words=2)
     title = heading(f"Most frequent errors of {method if several else 'the student'}")
     yield f'<div class="two left"><div>{chart}</div><div>{title}{errors}</div></div>'
 

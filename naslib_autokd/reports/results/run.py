@@ -69,7 +69,8 @@ class RunData:
 # ---- what several kinds share --------------------------------------------------------------------------------------
 
 RANKS_MISSING = (
-    "Ranks need two methods, and so many seeds that these could show a difference by agreeing (Friedman's test)."
+    "Average ranks are left out: they take two methods, and so many seeds that Friedman's test would find a difference "
+    "if all of them agreed."
 )
 
 

@@ -91,8 +91,8 @@ def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str,
     """``n_trials``, ``n_failures``, ``student_epochs``, ``seconds``, ``stop_reason``; once there is one: the
     incumbent's ``family`` and ``candidate``, by the optimizer's evidence or as observed, ``val_accuracy`` (best
     observed full training), ``expected_cost``, ``remarks`` (`remarks_on_answer`); ``width_decided_by``
-    (`what_decided_widths`); once it is trained: ``student`` (the kept one, see `student_answer`),
-    ``family_accuracy`` with its ``_low``, ``_high`` and ``_n`` (test, over the final students).
+    (`what_decided_widths`); ``latency_of`` (what was measured); once it is trained: ``student`` (the kept one, see
+    `student_answer`), ``family_accuracy`` with its ``_low``, ``_high`` and ``_n`` (test, over the final students).
     """
     n_failures = sum(not trial.succeeded for trial in trials)
     answer = {"n_trials": len(trials), "n_failures": n_failures, "stop_reason": result.get("stop_reason", "")}
@@ -106,6 +106,7 @@ def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str,
         answer["expected_cost"] = result.get("expected_cost")
         answer["remarks"] = remarks_on_answer(trials, family)
     answer["width_decided_by"] = what_decided_widths(trials)
+    answer["latency_of"] = trial_tables.latency_of(trials)
     tested = [row["test_accuracy"] for row in finals if row["test_accuracy"] is not None]
     if tested:
         answer |= interval_columns("family_accuracy", mean_interval(tested, bounds=SHARE))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from naslib_autokd.records import Trial, TrialStore, full_trainings
+from naslib_autokd.records import MEASURED_OBJECTIVES, Trial, TrialStore, full_trainings, objective_value
 from naslib_autokd.reports.results.run import Row, Tables, table
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table, pareto_front
 from naslib_autokd.runners.searched import SearchedSettings
@@ -46,8 +46,15 @@ def trial_rows(trials: Sequence[Trial], method: str, run_seed: Any) -> list[Row]
         epochs, seconds = epochs + trial.student_epochs, seconds + trial.total_s
         outcome = (getattr(trial, name) for name in _OUTCOME.split())
         about = (method, run_seed, trial.number, trial.candidate_digest)
-        lines.append((*about, *outcome, epochs, seconds, trial.total_s, trial.wiring))
-    return table(f"method run_seed number family {_OUTCOME} spent_epochs spent_s seconds wiring", lines)
+        measured = (objective_value(trial, name) for name in MEASURED_OBJECTIVES)
+        lines.append((*about, *outcome, epochs, seconds, trial.total_s, trial.wiring, *measured))
+    columns = f"spent_epochs spent_s seconds wiring {' '.join(MEASURED_OBJECTIVES)}"
+    return table(f"method run_seed number family {_OUTCOME} {columns}", lines)
+
+
+def latency_of(trials: Sequence[Trial]) -> str:
+    """What was measured where it was, by the last trial: runtime, batch, threads; else empty."""
+    return next((trial.info["latency_of"] for trial in reversed(trials) if "latency_of" in trial.info), "")
 
 
 def anytime_rows(trials: Sequence[Trial], method: str, seed: Any) -> list[Row]:
