@@ -212,9 +212,11 @@ def varied_settings(run: RunData) -> tuple[list[Row], list[Row]]:
     return meta, found
 
 
-def _settings(run: RunData, _: Rows) -> AnyChart | None:
+def _settings(run: RunData) -> Figures:
     meta, found = varied_settings(run)
-    return curves.settings(meta, found) if meta else None
+    for name, draw in {"settings": curves.settings, "parallel_coordinates": curves.parallel}.items():
+        if meta:
+            yield name, Figure(draw(meta, found), "settings", run.table("settings"))
 
 
 def _importance(_: RunData, found: Rows) -> AnyChart:
@@ -334,7 +336,7 @@ _TRIALS, _FINALS, _TESTS = _of_table("trials", _trials), _of_table("finals", _fi
 _RANKS = _of_table("ranks", _ranks, "critical_difference")
 _ANSWERS = (_calibration, _confusion, _of_table("agreement", _agreement))
 _SEARCHED = (
-    _of_table("settings", _settings),
+    _settings,
     _of_table("importance", _importance),
     _of_table("dependence", _dependence, "partial_dependence"),
     _of_table("budget_agreement", _budget_agreement),

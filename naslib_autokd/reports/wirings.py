@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
+
+import numpy as np
+from scipy.optimize import isotonic_regression
 
 from naslib_autokd.records import content_digest
 from naslib_autokd.reports.terminal import n_parameters
@@ -77,7 +81,6 @@ Box = tuple[float, float, float, float]
 # ---- the layout of one graph ---------------------------------------------------------------------------------------
 
 
-@dataclass
 class _Rows:
     """A graph's nodes in rows; edges over several rows pass those between on lanes, which are nodes of their own.
 
@@ -85,32 +88,36 @@ class _Rows:
     down, keeping the order with the fewest crossings; then places nearest to the neighbours' that keep the gaps.
     """
 
-    rows: list[list[int]]
-    above: list[list[int]]
-    """Neighbours of each node and lane in the row above."""
-    below: list[list[int]]
-    lanes: dict[tuple[int, int], list[int]]
-    """Of each edge, from its source's row to its target's; numbered after the nodes."""
-
-    @classmethod
-    def of(cls, graph: Graph) -> _Rows:
+    def __init__(self, graph: Graph) -> None:
         rank: list[int] = []  # row of each node: the longest path that ends there
         for sources in graph.predecessors:
             rank.append(max([rank[source] + 1 for source in sources], default=0))
-        found = cls([[] for _ in range(max(rank) + 1)], [[] for _ in rank], [[] for _ in rank], {})
-        for node, row in enumerate(rank):
-            found.rows[row].append(node)
+        self.rows: list[list[int]] = [[n for n, row in enumerate(rank) if row == r] for r in range(max(rank) + 1)]
+        self.above: list[list[int]] = [[] for _ in rank]
+        self.below: list[list[int]] = [[] for _ in rank]
+        self.lanes: dict[tuple[int, int], list[int]] = {}
+        """Of each edge, from its source's row to its target's; numbered after the nodes."""
         for source, target in graph.edges:
-            way = found.lanes[source, target] = []
+            way = self.lanes[source, target] = []
             for row in range(rank[source] + 1, rank[target]):
-                way.append(len(found.above))
-                found.rows[row].append(way[-1])
-                found.above.append([])
-                found.below.append([])
+                way.append(len(self.above))
+                self.rows[row].append(way[-1])
+                self.above.append([])
+                self.below.append([])
             for upper, lower in pairwise([source, *way, target]):
-                found.below[upper].append(lower)
-                found.above[lower].append(upper)
-        return found
+                self.below[upper].append(lower)
+                self.above[lower].append(upper)
+        best, fewest = self.rows, self.crossings()
+        for sweep in range(8 * (fewest > 0)):
+            step, near = (-1, self.above) if sweep % 2 == 0 else (1, self.below)
+            self.rows = [list(row) for row in self.rows]
+            for index in range(len(self.rows))[::-step]:
+                if 0 <= index + step < len(self.rows):
+                    own, place = ({item: i for i, item in enumerate(self.rows[i])} for i in (index, index + step))
+                    self.rows[index].sort(key=lambda item: _mean([place[o] for o in near[item]], own[item]))
+            if (now := self.crossings()) < fewest:
+                best, fewest = self.rows, now
+        self.rows = best
 
     def crossings(self) -> int:
         total = 0
@@ -120,30 +127,11 @@ class _Rows:
             total += sum(left > right for left, right in combinations(ends, 2))
         return total
 
-    def order(self) -> None:
-        """Sort the rows so that few edges cross."""
-        best, fewest = self.rows, self.crossings()
-        for sweep in range(8):
-            if not fewest:
-                break
-            step, near = (-1, self.above) if sweep % 2 == 0 else (1, self.below)
-            self.rows = [list(row) for row in self.rows]
-            for index in range(len(self.rows))[::-step]:
-                if not 0 <= index + step < len(self.rows):
-                    continue
-                row, place = self.rows[index], {item: i for i, item in enumerate(self.rows[index + step])}
-                own = {item: i for i, item in enumerate(row)}
-                row.sort(key=lambda item: _mean([place[o] for o in near[item]], own[item]))
-            if (now := self.crossings()) < fewest:
-                best, fewest = self.rows, now
-        self.rows = best
-
     def centres(self, widths: Sequence[float], gap: float) -> list[float]:
         """Where nodes and lanes stand, so that those of a row keep the gap between them (lanes a smaller one)."""
-        n = len(widths)
-        half = [width / 2 for width in widths] + [0.0] * (len(self.above) - n)
+        n, found = len(widths), [0.0] * len(self.above)
+        half = [width / 2 for width in widths] + [0.0] * (len(found) - n)
         offsets = [[0.0] for _ in self.rows]
-        found = [0.0] * len(self.above)
         for row, offset in zip(self.rows, offsets, strict=True):
             for a, b in pairwise(row):
                 offset.append(offset[-1] + half[a] + half[b] + (0.7 * gap if min(a, b) >= n else gap))
@@ -164,19 +152,11 @@ def _mean(values: Sequence[float], without: float) -> float:
 
 
 def _spread(wanted: Sequence[float], weights: Sequence[float], offsets: Sequence[float]) -> list[float]:
-    """Positions nearest to ``wanted`` in least squares whose differences are at least those of ``offsets``.
-
-    Pool-adjacent-violators on what is left without the offsets (scipy's takes seven times as long for such short rows).
-    """
-    blocks: list[tuple[float, float, int]] = []  # (mean, weight, members)
-    for value, weight, offset in zip(wanted, weights, offsets, strict=True):
-        block = (value - offset, weight, 1)
-        while blocks and blocks[-1][0] >= block[0]:
-            (a, v, m), (b, w, n) = blocks.pop(), block
-            block = ((a * v + b * w) / (v + w), v + w, m + n)
-        blocks.append(block)
-    means = [mean for mean, _, n in blocks for _ in range(n)]
-    return [mean + offset for mean, offset in zip(means, offsets, strict=True)]
+    """Positions nearest to ``wanted`` in least squares whose differences are at least those of ``offsets``."""
+    if len(wanted) == 1:
+        return list(wanted)
+    free = isotonic_regression(np.subtract(wanted, offsets), weights=weights).x
+    return [float(x) for x in free + offsets]
 
 
 # ---- the layout of a wiring ----------------------------------------------------------------------------------------
@@ -209,32 +189,29 @@ class _Block:
 
 def _block(graph: Graph, inside: Sequence[_Block], gap: float, row_gap: float, pad: float) -> _Block:
     """A graph drawn downwards, with a block for each node and a border around it."""
-    found = _Rows.of(graph)
-    found.order()
+    found, n = _Rows(graph), len(inside)
     centres = [pad + x for x in found.centres([one.width for one in inside], gap)]
-    tops, bottoms = [], []
-    row_of: dict[int, int] = {}
+    ends: list[tuple[float, float]] = [(0.0, 0.0)] * len(centres)  # top and bottom of the row of a node or lane
     y = pad
-    for index, row in enumerate(found.rows):
-        row_of |= dict.fromkeys(row, index)
-        tops.append(y)
-        bottoms.append(y + max(inside[item].height for item in row if item < len(inside)))
-        y = bottoms[-1] + row_gap
-    right = max(x + (inside[item].width / 2 if item < len(inside) else 0) for item, x in enumerate(centres))
-    block = _Block(right + pad, bottoms[-1] + pad)
-    upper, lower = {}, {}
+    for row in found.rows:
+        height = max(inside[item].height for item in row if item < n)
+        for item in row:
+            ends[item] = (y, y + height)
+        y += height + row_gap
+    right = max(x + (inside[item].width / 2 if item < n else 0) for item, x in enumerate(centres))
+    block = _Block(right + pad, y - row_gap + pad)
+    upper = [sum(ends[node]) / 2 - one.height / 2 for node, one in enumerate(inside)]
+    lower = [top + one.height for top, one in zip(upper, inside, strict=True)]
     for node, one in enumerate(inside):
-        upper[node] = (tops[row_of[node]] + bottoms[row_of[node]] - one.height) / 2
-        lower[node] = upper[node] + one.height
         block.add(node, one, centres[node] - one.width / 2, upper[node])
     for (source, target), way in found.lanes.items():  # bent between the rows, straight beside the nodes of a row
-        points = [(centres[source], lower[source]), (centres[source], bottoms[row_of[source]])]
-        points += [(centres[lane], ys[row_of[lane]]) for lane in way for ys in (tops, bottoms)]
-        points += [(centres[target], tops[row_of[target]]), (centres[target], upper[target])]
+        points = [(centres[source], lower[source]), (centres[source], ends[source][1])]
+        points += [(centres[lane], y) for lane in way for y in ends[lane]]
+        points += [(centres[target], ends[target][0]), (centres[target], upper[target])]
         block.edges[Edge((), source, target)] = list(dict.fromkeys(points))
-    ends = [(node, upper[node], max(0.0, upper[node] - _STUB)) for node in graph.inputs]
-    ends += [(node, lower[node], min(block.height, lower[node] + _STUB)) for node in graph.outputs]
-    block.stubs += [[(centres[node], start), (centres[node], end)] for node, start, end in ends]
+    stubs = [(node, upper[node], max(0.0, upper[node] - _STUB)) for node in graph.inputs]
+    stubs += [(node, lower[node], min(block.height, lower[node] + _STUB)) for node in graph.outputs]
+    block.stubs += [[(centres[node], start), (centres[node], end)] for node, start, end in stubs]
     return block
 
 
@@ -400,15 +377,13 @@ def _text_width(text: str, size: float) -> float:
     return 0.56 * size * len(text)
 
 
-def _wrapped(text: str, size: float, width: float, separator: str = " ") -> list[str]:
-    """Lines of at most about ``width``, broken at the separator only."""
-    lines: list[str] = []
-    for word in text.split(separator):
-        if lines and _text_width(lines[-1] + separator + word, size) <= width:
-            lines[-1] += separator + word
-        else:
-            lines.append(word)
-    return lines
+def _wrapped(text: str, size: float, width: float) -> list[str]:
+    """Lines of at most about ``width``; no-break spaces hold a fact together."""
+    lines = textwrap.wrap(text, int(width / _text_width("x", size)), break_long_words=False, break_on_hyphens=False)
+    return [line.replace(_HARD, " ") for line in lines]
+
+
+_HARD = "\xa0"
 
 
 def _add(parent: Element, tag: str, text: str = "", kind: str = "", **attributes: Any) -> Element:
@@ -435,8 +410,8 @@ class _Picture:
     def text(self, text: str, x: float, y: float, size: float, **attributes: Any) -> None:
         _add(self.body, "text", text, x=x, y=y, font_size=size, **attributes)
 
-    def lines(self, text: str, size: float, step: float, separator: str = " ", **attributes: Any) -> None:
-        for line in _wrapped(text, size, self.width - 2 * _PAD, separator):
+    def lines(self, text: str, size: float, step: float, **attributes: Any) -> None:
+        for line in _wrapped(text, size, self.width - 2 * _PAD):
             self.text(line, _PAD, self.y, size, **attributes)
             self.y += step
 
@@ -489,6 +464,10 @@ def _facts(wiring: Wiring, spec: StudentSpec | None) -> list[str]:
         size = f"{spec.n_params:,}" if spec.n_params < 10_000 else n_parameters(spec.n_params)
         facts.insert(0, f"{size} parameters")
     return facts
+
+
+def _joined(facts: Sequence[str]) -> str:
+    return " · ".join(fact.replace(" ", _HARD) for fact in facts)
 
 
 def _legend(wirings: Sequence[Wiring]) -> list[tuple[str, str]]:
@@ -544,7 +523,7 @@ def _picture(item: Wiring | StudentSpec, weights: Mapping[Edge, float], title: s
     picture = _Picture(max(layout.width * scale, 620.0), f"{title}: {', '.join(facts)}", 1 / scale)
     picture.description = _describe(wiring, weights)
     picture.lines(title, 15.0, 19.0, font_weight=600)
-    picture.lines(" · ".join(facts), 11.5, 16.0, " · ")
+    picture.lines(_joined(facts), 11.5, 16.0)
     left, top = (picture.width - layout.width * scale) / 2, picture.y + 2.0
     bottom = top + layout.height * scale
     group = picture.group(left, top, scale)
@@ -630,8 +609,8 @@ def _sheet(items: Sequence[Wiring | StudentSpec], title: str, captions: Sequence
             upper = picture.y + (tallest - layout.height * scale) / 2
             _tile(picture.group(middle - layout.width * scale / 2, upper, scale), wirings[index], layout, scale)
             lines = [(line, 12.0, 600) for line in _wrapped(captions[index] if captions else caption, 12.0, _TILE)]
-            facts = " · ".join(_facts(*_parts(items[index])))
-            lines += [(line, 11.0, 400) for line in _wrapped(facts, 11.0, _TILE, " · ")]
+            facts = _joined(_facts(*_parts(items[index])))
+            lines += [(line, 11.0, 400) for line in _wrapped(facts, 11.0, _TILE)]
             for number, (line, size, weight) in enumerate(lines):
                 y = picture.y + tallest + 14.0 + 15.0 * number
                 picture.text(line, middle, y, size, text_anchor="middle", font_weight=weight)

@@ -64,7 +64,7 @@ class Opened:
 
     def scroll_through(self) -> None:
         """Bring every part into view, so that all charts are drawn."""
-        for element in self.page.locator("[data-chart], [data-parallel]").all():
+        for element in self.page.locator("[data-chart]").all():
             element.scroll_into_view_if_needed()
             self.page.wait_for_function("e => e.dataset.drawn === 'true'", arg=element.element_handle())
 
@@ -196,57 +196,53 @@ def test_trials_are_sorted_filtered_and_turned_over(browser: Browser, tmp_path: 
     page.wait_for_function("() => document.querySelectorAll('#trials .grid tbody tr').length === 1")
     assert values("reason") == ["loss is nan at step 20"]
     assert page.locator("#trials .tools .count").first.inner_text() == "1 of 52 rows"
-    check_ranges(page)
     opened.check()
 
 
 def test_a_range_in_one_chart_holds_in_all_and_in_the_table(browser: Browser, tmp_path: Path) -> None:
     opened = browser.open(report_of(write_search(tmp_path / "run", 24, finals=[final(0, 0.9)])))
     opened.scroll_through()
-    page, panels = opened.page, opened.page.locator("#trials [data-chart] .background")
-    count = page.locator("#trials .tools .count").first
-    assert count.inner_text() == "24 rows"
-    panels.first.scroll_into_view_if_needed()
-    box = panels.nth(1).bounding_box()  # the first is of the whole: the left panel, over the trials' places
-    page.mouse.move(box["x"] + 1, box["y"] + 1)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] - 1, steps=6)
-    page.mouse.up()
-    page.wait_for_function("() => document.querySelector('#trials .count').textContent.includes('of 24 rows')")
-    table = page.locator("#trials .grid tbody tr td:first-child").all_inner_texts()
-    assert 4 <= len(table) <= 10
-    assert max(map(int, table)) <= 9, "those of the first third"
-    full = page.locator("#trials .grid tbody tr td:nth-child(3)").all_inner_texts().count("9")
-    assert 0 < full == int(page.locator("[data-parallel] p").inner_text().split()[0])
-    grey = "[...document.querySelectorAll('#SECTION .mark-symbol path[fill=\"#e4e8ec\"]')]"
-    for section in ("anytime", "settings"):
-        assert page.evaluate(f"{grey.replace('SECTION', section)}.length") > 0
-    page.mouse.click(box["x"] + box["width"] - 5, box["y"] + 5)
-    page.wait_for_function("() => document.querySelector('#trials .count').textContent === '24 rows'")
-    assert page.evaluate(f"{grey.replace('SECTION', 'settings')}.length") == 0
+    page = opened.page
+    cells = "#trials .grid tbody tr td:nth-child"
+
+    def drag(chart: Any, area: Any, left: float, top: float, right: float, bottom: float) -> None:
+        """Pixels from the area's left edge, and shares of its height."""
+        chart.scroll_into_view_if_needed()
+        box = area.bounding_box()
+        page.mouse.move(box["x"] + left, box["y"] + top * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + right, box["y"] + bottom * box["height"], steps=6)
+        page.mouse.up()
+
+    def wait_for_rows(text: str) -> None:
+        page.wait_for_function(f"() => document.querySelector('#trials .count').textContent{text}")
+
+    def n_grey(section: str) -> int:
+        return int(page.locator(f'#{section} .mark-symbol path[fill="#e4e8ec"]').count())
+
+    wait_for_rows(" === '24 rows'")
+    points = page.locator("#trials [data-chart]")
+    panel = points.locator(".background").nth(1)  # the first is of the whole: over the trials
+    width = panel.bounding_box()["width"]
+    drag(points, panel, 2, 0.01, width / 3, 0.99)
+    wait_for_rows(".includes('of 24 rows')")
+    trials = page.locator(f"{cells}(1)").all_inner_texts()
+    assert 4 <= len(trials) <= 10
+    assert max(map(int, trials)) <= 9, "those of the first third"
+    assert n_grey("anytime") > 0
+    assert n_grey("settings") > 0
+    # the last axis of the parallel coordinates is the accuracy: the upper half, in the first third of the trials
+    lines = page.locator("#settings [data-chart]").first
+    axis = lines.locator(".role-axis-grid line").last
+    drag(lines, axis, -9, 0.01, 4, 0.4)
+    page.wait_for_function(f"() => document.querySelectorAll('#trials .grid tbody tr').length < {len(trials)}")
+    assert set(page.locator(f"{cells}(3)").all_inner_texts()) == {"9"}, "full trainings"
+    assert set(page.locator(f"{cells}(1)").all_inner_texts()) < set(trials)
+    drag(lines, axis, -20, 0.9, -20, 0.9)  # a click
+    drag(points, panel, 0.9 * width, 0.02, 0.9 * width, 0.02)
+    wait_for_rows(" === '24 rows'")
+    assert n_grey("settings") == 0
     opened.check()
-
-
-def check_ranges(page: Any) -> None:
-    """Drag a range along the first axis of the parallel coordinates, then clear it."""
-    part = page.locator("[data-parallel]")
-    part.scroll_into_view_if_needed()
-    page.wait_for_selector("[data-parallel][data-drawn=true]")
-    note = part.locator("p")
-    n = int(note.inner_text().split()[0])
-    assert n == 17  # full trainings that succeeded
-    canvas = part.locator("canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    x, middle, low = box["x"] + 56, box["y"] + 171, box["y"] + 299
-    page.mouse.move(x, middle)
-    page.mouse.down()
-    page.mouse.move(x, low, steps=4)
-    page.mouse.up()
-    page.wait_for_function("() => document.querySelector('[data-parallel] p').textContent.includes('inside')")
-    assert 0 < int(note.inner_text().split()[0]) < n
-    page.mouse.click(x, middle)
-    page.wait_for_function("() => !document.querySelector('[data-parallel] p').textContent.includes('inside')")
 
 
 @pytest.mark.slow

@@ -350,7 +350,7 @@ def test_trials_of_another_space_are_read_as_they_are(tmp_path: Path) -> None:
     assert found.command.split("--space ")[1].startswith("nasbench201 ")
     page = page_of(folder)
     assert page.tags.count("svg") == 0
-    assert "operations.1" in str(page.payload["parallel"])
+    assert "operations.1" in str(page.payload["charts"])
     assert "Partial dependence needs the space that was searched" in page.text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -273,6 +274,56 @@ def settings(meta: Sequence[Row], rows: Sequence[Row]) -> AnyChart:
         values = [row[entry["name"]] for row in rows if row.get(entry["name"]) is not None]
         panels.append(setting(f"s{index}", entry["title"], values, bool(entry["log"])))
     return sized(linked(points, panels, alt.value("@c0"), 150), None, 0.6, panel=105)
+
+
+def parallel(meta: Sequence[Row], rows: Sequence[Row]) -> AnyChart:
+    """Parallel coordinates: a line through the settings and the accuracy of each full training, by colour the accuracy.
+
+    Settings that have no effect stand below their axis. On the page a range on an axis holds in all charts.
+
+    Args:
+        meta: Of the settings that vary: ``name``, ``title``, ``type``, ``log``, ``choices``.
+        rows: ``id``, ``val_accuracy`` and a column a setting.
+    """
+    accuracy = {"name": "val_accuracy", "title": "validation, %", "type": "number", "log": False}
+    found = sorted(thinned(rows, MOST_LINKED), key=lambda row: row["val_accuracy"])
+    points, marks = [], []
+    for index, entry in enumerate([*meta, accuracy]):
+        values = [row.get(entry["name"]) for row in found]
+        places, ticks = _places(entry, [value for value in values if value is not None])
+        ticks += [("inactive", INACTIVE)] if None in values else []
+        marks += [{"axis": index, "share": share, "label": label} for label, share in ticks]
+        points += [
+            {"id": row["id"], "axis": index, "share": places.get(value, INACTIVE), "y": percent(row["val_accuracy"])}
+            for row, value in zip(found, values, strict=True)
+        ]
+    titles = json.dumps([entry["title"] for entry in (*meta, accuracy)])
+    axis = alt.Axis(labelExpr=f"{titles}[datum.value]", labelAngle=-35, grid=True, labelOverlap=False, domain=False)
+    x, y = alt.X("axis:O", title=None, axis=axis, scale=alt.Scale(type="point")), alt.Y("share:Q", axis=None)
+    scale = alt.Scale(range=["@grid", "@c0", "@text"], zero=False)
+    colour = where_linked(alt.Color("y:Q", scale=scale, legend=None))
+    thin = {"style": "faint", "opacity": max(0.15, min(0.8, 60 / len(found)))}
+    said = tips(("id:N", "", "trial"), ("y:Q", ".2f", "validation, %"))
+    lines = layer("line", points, thin, x=x, y=y, color=colour, detail=alt.Detail("id:N"), tooltip=said)
+    note = {"style": "note", "align": "left", "baseline": "middle", "angle": 325, "dx": 2}
+    names = layer("text", marks, note, x=x, y=y, text=alt.Text("label:N"))
+    return sized(alt.layer(lines.add_params(BRUSH), names).add_params(LINKED), 300, 0.55)
+
+
+INACTIVE = -0.15
+"""Where a value stands that has no effect; 0 and 1 are the ends of an axis."""
+
+
+def _places(entry: Row, values: Sequence[Any]) -> tuple[dict[Any, float], list[tuple[str, float]]]:
+    """Of each value on its axis, in [0, 1], and what is written there."""
+    if entry["type"] != "number":
+        names = [name for name in entry["choices"] if name in set(map(str, values))]
+        at = {name: index / max(1, len(names) - 1) for index, name in enumerate(names)}
+        return {value: at[str(value)] for value in values}, list(at.items())
+    low, high, of = min(values), max(values), math.log if entry["log"] else float
+    span, factor = of(high) - of(low), 100 if entry["name"] == "val_accuracy" else 1
+    places = {value: (of(value) - of(low)) / span if span else 0.5 for value in values}
+    return places, [(f"{factor * end:.2g}", places[end]) for end in (low, high)]
 
 
 def dependence(rows: Sequence[Row], titles: Mapping[str, str]) -> AnyChart:

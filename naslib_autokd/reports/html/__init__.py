@@ -1,10 +1,8 @@
 """A run as one HTML file: opens from disk, without network; charts by Vega, which is embedded.
 
 `write_report` reads run folders with `results` and writes the page. Texts, numbers and small tables are made here and
-escaped; large tables, charts (`reports.charts`) and parallel coordinates are data in the page that ``report.js`` draws.
-Vega-Lite's charts run under a policy that forbids evaluating text as code (their expressions are interpreted). Parallel
-coordinates are a canvas of our own: Vega-Lite tests a range against one mark, not against a whole line, so that ranges
-on several axes cannot be chosen together.
+escaped; large tables and charts (`reports.charts`) are data in the page that ``report.js`` draws. Charts run under a
+policy that forbids evaluating text as code (their expressions are interpreted).
 """
 
 from __future__ import annotations

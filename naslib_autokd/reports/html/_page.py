@@ -63,7 +63,7 @@ class Page:
     def __init__(self) -> None:
         self.figures: Mapping[str, Figure] = {}
         """Charts of the run whose text is made (`charts.run_charts`)."""
-        self._payload: dict[str, dict[str, Any]] = {name: {} for name in ("charts", "data", "tables", "parallel")}
+        self._payload: dict[str, dict[str, Any]] = {name: {} for name in ("charts", "data", "tables")}
 
     def payload(self) -> dict[str, Any]:
         return {"config": PAGE, "palettes": {name: PALETTES[name] for name in ("light", "dark")}, **self._payload}
@@ -113,10 +113,6 @@ class Page:
         content = {"name": name, "columns": specs, "rows": values, "sort": order, "marked": known, "ids": ids}
         key = self._add("tables", content)
         return f'<div class="grid" data-table="{key}"></div>'
-
-    def parallel(self, axes: Sequence[Spec], rows: Sequence[Sequence[Any]], ids: Sequence[Any]) -> str:
-        key = self._add("parallel", {"axes": axes, "rows": rows, "ids": ids})
-        return f'<div data-parallel="{key}" style="min-height:400px"></div>'
 
 
 def _columnar(rows: Sequence[Row]) -> Spec:

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from naslib_autokd.reports.html._page import (
-    Column,
-    Columns,
-    Page,
-    cards,
-    count,
-    folded,
-    heading,
-    interval,
-    lead,
-    listed,
-    missing,
-    percent,
-    ranged,
-    section,
-    shown,
-    table,
-    why,
-)
+from naslib_autokd.reports.html import _page as ui
 from naslib_autokd.reports.html.search import SMALL, answer, finals_table, pictures
 from naslib_autokd.reports.results import Row, RunData
 
-COSTS: Columns = {
-    "parameters": lambda row: count(row["n_params"]),
-    "MMACs": shown("macs", 1e-6, ".2f"),
-    "train MiB": shown("train_memory_bytes", 2.0**-20),
+COSTS: ui.Columns = {
+    "parameters": lambda row: ui.count(row["n_params"]),
+    "MMACs": ui.shown("macs", 1e-6, ".2f"),
+    "train MiB": ui.shown("train_memory_bytes", 2.0**-20),
 }
-_P = {"p (paired t)": shown("p_value", form=".2g")}
-_P_HOLM = {"p (Holm)": shown("p_holm", form=".2g")}
-_P_WILCOXON = {"p (Wilcoxon)": shown("p_wilcoxon", form=".2g")}
+_P = {"p (paired t)": ui.shown("p_value", form=".2g")}
+_P_HOLM = {"p (Holm)": ui.shown("p_holm", form=".2g")}
+_P_WILCOXON = {"p (Wilcoxon)": ui.shown("p_wilcoxon", form=".2g")}
 
 
 def _with_ends(row: Row) -> Row:
@@ -42,41 +24,41 @@ def _with_ends(row: Row) -> Row:
 
 
 def _points(row: Row, digits: int = 2) -> str:
-    return ranged(_with_ends(row), "difference", digits, signed=True, without="not known")
+    return ui.ranged(_with_ends(row), "difference", digits, signed=True, without="not known")
 
 
 # ---- several methods -----------------------------------------------------------------------------------------------
 
 
-@section("answer", "Answer", "The answer")
-def comparison_answer(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("answer", "Answer", "The answer")
+def comparison_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     yield from answer.make(page, run)
     rows = run.table("methods")
     if not rows:
         return
     tests = {row["method"]: row for row in run.table("tests")}
-    mean: Columns = {"mean student, %": lambda row: ranged(row, "mean_test_accuracy")}
+    mean: ui.Columns = {"mean student, %": lambda row: ui.ranged(row, "mean_test_accuracy")}
     several = any(row["test_accuracy"] != row["mean_test_accuracy"] for row in rows)
-    columns: Columns = {
+    columns: ui.Columns = {
         "method": "method",
-        "n": shown("n", form=""),
-        "kept student, %": lambda row: ranged(row, "test_accuracy"),
+        "n": ui.shown("n", form=""),
+        "kept student, %": lambda row: ui.ranged(row, "test_accuracy"),
         **(mean if several else {}),
         f"{rows[0]['method']} minus it": lambda row: _points(tests[row["method"]], 1) if row["method"] in tests else "",
-        "agrees, %": shown("teacher_agreement", 100),
+        "agrees, %": ui.shown("teacher_agreement", 100),
         **COSTS,
-        "search CPU s": shown("search_cpu_s", form=".0f"),
-        "trained": shown("n_students", form=".0f"),
+        "search CPU s": ui.shown("search_cpu_s", form=".0f"),
+        "trained": ui.shown("n_students", form=".0f"),
     }
     teacher = [{**run.teacher, "method": "teacher"}] if run.teacher and run.teacher["n_params"] is not None else []
-    yield heading("Methods") + table([*rows, *teacher], columns)
-    yield lead(
+    yield ui.heading("Methods") + ui.table([*rows, *teacher], columns)
+    yield ui.lead(
         "Means over seeds with 95% t intervals; the difference is paired by seed, of the mean of a seed's students."
     )
 
 
-@section("anytime", "Anytime", "During the searches", "anytime", "No search has an incumbent yet.")
-def comparison_anytime(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("anytime", "Anytime", "During the searches", "anytime", "No search has an incumbent yet.")
+def comparison_anytime(page: ui.Page, run: RunData) -> Iterator[str]:
     said = (
         "Validation accuracy of the incumbent: thin lines are seeds, thick ones their mean with a 95% bootstrap band."
     )
@@ -85,22 +67,22 @@ def comparison_anytime(page: Page, run: RunData) -> Iterator[str]:
             " Dashed: a supernet with shared weights on the images that train its architecture, which says little "
             "about the network that is cut out of it."
         )
-    yield lead(said)
+    yield ui.lead(said)
     yield page.chart("anytime")
 
 
-@section("family", "Found", "What was found", needs="finals")
-def comparison_family(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("family", "Found", "What was found", needs="finals")
+def comparison_family(page: ui.Page, run: RunData) -> Iterator[str]:
     finals = run.table("finals")
-    yield lead("Final students of all seeds, each trained from scratch under the same protocol and judged once.")
+    yield ui.lead("Final students of all seeds, each trained from scratch under the same protocol and judged once.")
     students = finals_table(run)
     yield page.chart("finals")
-    yield students if len(finals) <= 12 else folded(f"All {len(finals)} final students", students)
+    yield students if len(finals) <= 12 else ui.folded(f"All {len(finals)} final students", students)
     yield pictures(run)
 
 
-@section("statistics", "Statistics", "Statistics")
-def statistics(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("statistics", "Statistics", "Statistics")
+def statistics(page: ui.Page, run: RunData) -> Iterator[str]:
     tests, ranks = run.table("tests"), run.table("ranks")
     if tests:
         study = run.kind == "study"
@@ -115,20 +97,20 @@ def statistics(page: Page, run: RunData) -> Iterator[str]:
                 f"Final regret of each method minus that of {first} on the same seeds (Hodges and Lehmann's shift with "
                 "its 95% interval): positive means that the method is worse."
             )
-        columns: Columns = {
+        columns: ui.Columns = {
             "method": "method",
             "pairs": "n",
             "difference, points": _points,
             "it is better in": lambda row: f"{round(row['share_better'] * row['n'])} of {row['n']}",
             **({**_P_WILCOXON, **_P_HOLM} if study else {**_P, **_P_HOLM, **_P_WILCOXON}),
         }
-        yield heading("Paired differences") + lead(what) + page.chart("tests") + table(tests, columns)
+        yield ui.heading("Paired differences") + ui.lead(what) + page.chart("tests") + ui.table(tests, columns)
     else:
-        yield missing("There is nothing to pair: it takes two methods with results on the same seed.")
+        yield ui.missing("There is nothing to pair: it takes two methods with results on the same seed.")
     if ranks:
-        yield heading("Average ranks") + page.chart("critical_difference", caption=_ranks(ranks))
+        yield ui.heading("Average ranks") + page.chart("critical_difference", caption=_ranks(ranks))
     else:
-        yield why(run, "ranks")
+        yield ui.why(run, "ranks")
 
 
 def _ranks(ranks: Sequence[Row]) -> str:
@@ -140,120 +122,120 @@ def _ranks(ranks: Sequence[Row]) -> str:
 # ---- compare-kd ----------------------------------------------------------------------------------------------------
 
 
-@section("answer", "Answer", "The answer", "methods", "No training has finished yet.")
-def baselines_answer(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("answer", "Answer", "The answer", "methods", "No training has finished yet.")
+def baselines_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     rows = run.table("methods")
     best = next(row for row in rows if row["method"] == run.answer["best"])
     n = best["n"]
-    ends = interval(best["test_accuracy_low"], best["test_accuracy_high"])
+    ends = ui.interval(best["test_accuracy_low"], best["test_accuracy_high"])
     teacher = (run.teacher or {}).get("test_accuracy")
-    yield lead(
+    yield ui.lead(
         "Students with the losses of the literature, under one protocol. The best of them by validation accuracy:"
     )
-    yield cards(
+    yield ui.cards(
         (
             "test accuracy",
-            percent(best["test_accuracy"]),
+            ui.percent(best["test_accuracy"]),
             f"{best['method']} {ends} {f'95% over {n} seeds' * bool(ends)}".strip(),
         ),
-        None if teacher is None else ("teacher", percent(teacher)),
-        ("parameters", count(best["n_params"])),
-        ("multiply-adds per image", count(best["macs"])),
+        None if teacher is None else ("teacher", ui.percent(teacher)),
+        ("parameters", ui.count(best["n_params"])),
+        ("multiply-adds per image", ui.count(best["macs"])),
     )
-    yield listed(run.conclusions)
-    columns: Columns = {
+    yield ui.listed(run.conclusions)
+    columns: ui.Columns = {
         "student, loss": "method",
         "n": "n",
-        "test, %": lambda row: ranged(row, "test_accuracy"),
-        "validation, %": shown("val_accuracy", 100),
-        "agrees, %": shown("test_agreement", 100),
+        "test, %": lambda row: ui.ranged(row, "test_accuracy"),
+        "validation, %": ui.shown("val_accuracy", 100),
+        "agrees, %": ui.shown("test_agreement", 100),
         **COSTS,
-        "s": shown("seconds", form=".0f"),
+        "s": ui.shown("seconds", form=".0f"),
     }
-    yield heading("Students and losses") + table(rows, columns)
-    yield lead("Means over seeds with 95% t intervals; s: seconds of a training.")
+    yield ui.heading("Students and losses") + ui.table(rows, columns)
+    yield ui.lead("Means over seeds with 95% t intervals; s: seconds of a training.")
 
 
-@section("family", "Trainings", "Every training", "finals")
-def baselines_found(page: Page, run: RunData) -> Iterator[str]:
-    yield lead("Each training was judged once on the test images, after its last epoch.")
+@ui.section("family", "Trainings", "Every training", "finals")
+def baselines_found(page: ui.Page, run: RunData) -> Iterator[str]:
+    yield ui.lead("Each training was judged once on the test images, after its last epoch.")
     yield page.chart("finals") + finals_table(run)
 
 
 NO_PAIRS = "Nothing to pair: it takes plain KD and another loss on the same seed."
 
 
-@section("statistics", "Statistics", "Against plain KD", "tests", NO_PAIRS)
-def baselines_statistics(page: Page, run: RunData) -> Iterator[str]:
-    yield lead("Test accuracy of each loss minus that of the same student with plain KD, paired by seed.")
-    columns: Columns = {"student, loss": "method", "pairs": "n", "minus plain KD, points": _points, **_P, **_P_HOLM}
-    yield page.chart("tests") + table(run.table("tests"), columns)
+@ui.section("statistics", "Statistics", "Against plain KD", "tests", NO_PAIRS)
+def baselines_statistics(page: ui.Page, run: RunData) -> Iterator[str]:
+    yield ui.lead("Test accuracy of each loss minus that of the same student with plain KD, paired by seed.")
+    columns: ui.Columns = {"student, loss": "method", "pairs": "n", "minus plain KD, points": _points, **_P, **_P_HOLM}
+    yield page.chart("tests") + ui.table(run.table("tests"), columns)
 
 
 # ---- a study -------------------------------------------------------------------------------------------------------
 
 
-@section("answer", "Answer", "The answer")
-def study_answer(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("answer", "Answer", "The answer")
+def study_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     rows, about = run.table("methods"), run.answer
-    yield lead(str(about.get("question", "")))
+    yield ui.lead(str(about.get("question", "")))
     if not rows:
-        yield missing("No run of the study has finished yet.")
+        yield ui.missing("No run of the study has finished yet.")
         return
     best = min((row for row in rows if row["regret"] is not None), key=lambda row: row["regret"], default=None)
     ranked = min((row for row in rows if row["average_rank"]), key=lambda row: row["average_rank"], default=None)
     if best is not None:
-        ends, rank = interval(best["regret_low"], best["regret_high"], 2), "best average rank"
-        yield cards(
+        ends, rank = ui.interval(best["regret_low"], best["regret_high"], 2), "best average rank"
+        yield ui.cards(
             ("lowest mean regret", best["method"], f"{100 * best['regret']:.2f} points {ends}"),
             None
             if ranked is None
             else (rank, ranked["method"], f"{ranked['average_rank']:.2f} of {len(rows)} methods"),
             ("runs", str(about["n_runs"]), f"{about['seeds']} seeds, benchmark {about['benchmark']}"),
         )
-    yield listed(run.conclusions)
-    columns: Columns = {
+    yield ui.listed(run.conclusions)
+    columns: ui.Columns = {
         "method": "method",
         "n": lambda row: f"{row['n'] - row['n_without']}" + (f" of {row['n']}" if row["n_without"] else ""),
-        "regret, points": lambda row: ranged(row, "regret", 2, without="none"),
-        "median": shown("median_regret", 100, ".2f"),
-        "rank": shown("average_rank", form=".2f"),
-        "full trainings": shown("full_trainings", form=".4g"),
-        "trained": shown("n_trials", form=".4g"),
-        "CPU s": shown("cpu_s"),
+        "regret, points": lambda row: ui.ranged(row, "regret", 2, without="none"),
+        "median": ui.shown("median_regret", 100, ".2f"),
+        "rank": ui.shown("average_rank", form=".2f"),
+        "full trainings": ui.shown("full_trainings", form=".4g"),
+        "trained": ui.shown("n_trials", form=".4g"),
+        "CPU s": ui.shown("cpu_s"),
         "reference's speed-up": "speed_up_epochs",
     }
-    yield heading("Methods") + table(rows, columns)
-    yield lead(
+    yield ui.heading("Methods") + ui.table(rows, columns)
+    yield ui.lead(
         f"Regret: true test error of the chosen family above {100 * about['best_test_error']:.2f}%, the lowest "
         "known in the benchmark; mean with a 95% bootstrap interval over runs."
     )
 
 
-@section("anytime", "Anytime", "During the searches")
-def study_anytime(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("anytime", "Anytime", "During the searches")
+def study_anytime(page: ui.Page, run: RunData) -> Iterator[str]:
     views = [("student-epochs", "anytime"), ("trainings", "anytime_trials"), ("average rank", "ranks_over_time")]
     chart = page.chart(*views)
     said = (
         "Mean regret of the incumbent over what was spent; click a name to see its line alone. The reference is thick."
     )
-    yield lead(said) + chart if chart else missing("No run has an incumbent yet.")
+    yield ui.lead(said) + chart if chart else ui.missing("No run has an incumbent yet.")
 
 
 RUN = (
-    Column("method", "method", more={"filter": True}),
-    Column("seed", "seed", 0),
-    Column("regret, points", "regret", 3, 100, SMALL),
-    Column("test error, %", "test_error", 3, 100, SMALL),
-    Column("trained", "n_trials", 0),
-    Column("CPU s", "cpu_s", 2, more=SMALL),
+    ui.Column("method", "method", more={"filter": True}),
+    ui.Column("seed", "seed", 0),
+    ui.Column("regret, points", "regret", 3, 100, SMALL),
+    ui.Column("test error, %", "test_error", 3, 100, SMALL),
+    ui.Column("trained", "n_trials", 0),
+    ui.Column("CPU s", "cpu_s", 2, more=SMALL),
 )
 
 
-@section("family", "Final regrets", "Final regrets")
-def study_finals(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("family", "Final regrets", "Final regrets")
+def study_finals(page: ui.Page, run: RunData) -> Iterator[str]:
     if all(row["regret"] is None for row in run.table("finals")):
-        yield missing("No run has finished with an incumbent.")
+        yield ui.missing("No run has finished with an incumbent.")
         return
-    yield lead("A point is a run.")
+    yield ui.lead("A point is a run.")
     yield page.chart("finals") + page.table("runs", RUN, run.table("finals"), ("regret, points", False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -11,29 +11,7 @@ import yaml
 from naslib_autokd.records import derive_seed
 from naslib_autokd.reports.charts.rows import CASES
 from naslib_autokd.reports.figures import AXES, by_method, file_names, of_trials, varied_settings
-from naslib_autokd.reports.html._page import (
-    Column,
-    Columns,
-    Page,
-    Spec,
-    cards,
-    command,
-    count,
-    escape,
-    folded,
-    heading,
-    interval,
-    lead,
-    listed,
-    mebibytes,
-    missing,
-    percent,
-    ratio,
-    section,
-    shown,
-    table,
-    why,
-)
+from naslib_autokd.reports.html import _page as ui
 from naslib_autokd.reports.results import Row, RunData
 from naslib_autokd.reports.tables import UNITS, objective
 from naslib_autokd.runners.run_folder import TASK
@@ -42,49 +20,55 @@ from naslib_autokd.runners.trial_importance import LEAST_ANALYSED
 # ---- the answer ----------------------------------------------------------------------------------------------------
 
 
-@section("answer", "Answer", "The answer")
-def answer(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("answer", "Answer", "The answer")
+def answer(page: ui.Page, run: RunData) -> Iterator[str]:
     found = run.answer
     student = found.get("student") or {}
     if student.get("test_accuracy") is not None:
         of = "of the final students of the incumbent family the best by validation, judged once on the test images"
         if run.kind == "comparison":
             of = "of all methods' final students the best by validation, judged once"
-        yield lead(f"The student that is kept: {of}.")
+        yield ui.lead(f"The student that is kept: {of}.")
         yield _student_cards(run, student)
     elif found.get("val_accuracy") is not None:
-        yield lead("No student has been judged on the test images yet: this is the best family so far, by validation.")
-        yield cards(
-            ("validation accuracy", percent(found["val_accuracy"]), "of one training"),
+        yield ui.lead(
+            "No student has been judged on the test images yet: this is the best family so far, by validation."
+        )
+        yield ui.cards(
+            ("validation accuracy", ui.percent(found["val_accuracy"]), "of one training"),
             ("family", found["family"]),
             ("trials", str(found["n_trials"]), f"{found['n_failures']} failed"),
         )
     else:
-        yield missing("Nothing has been found yet: no full training has succeeded.")
+        yield ui.missing("Nothing has been found yet: no full training has succeeded.")
     says = _comparison_sentences(run) if run.kind == "comparison" else _search_sentences(found)
     if says:
-        yield listed(says)
+        yield ui.listed(says)
     if run.export_command:
-        yield heading("Take it with you") + command(run.export_command)
+        yield ui.heading("Take it with you") + ui.command(run.export_command)
 
 
 def _student_cards(run: RunData, student: Mapping[str, Any]) -> str:
     teacher = (run.teacher or {}).get("test_accuracy")
-    ends = interval(student.get("test_accuracy_low"), student.get("test_accuracy_high"))
+    ends = ui.interval(student.get("test_accuracy_low"), student.get("test_accuracy_high"))
     over = f"95% over {student['n_test']:,} test images" if student.get("n_test") else ""
-    against: tuple[str, ...] | None = None if teacher is None else ("teacher", percent(teacher))
+    against: tuple[str, ...] | None = None if teacher is None else ("teacher", ui.percent(teacher))
     if student.get("difference") is not None:
-        between = interval(student.get("difference_low"), student.get("difference_high"), signed=True)
+        between = ui.interval(student.get("difference_low"), student.get("difference_high"), signed=True)
         difference = f"{100 * student['difference']:+.1f} points"
-        against = ("against the teacher", difference, f"{between} teacher {percent(teacher)}".strip())
+        against = ("against the teacher", difference, f"{between} teacher {ui.percent(teacher)}".strip())
     agreement = student.get("test_agreement")
-    return cards(
-        ("test accuracy", percent(student["test_accuracy"]), f"{ends} {over}".strip()),
+    return ui.cards(
+        ("test accuracy", ui.percent(student["test_accuracy"]), f"{ends} {over}".strip()),
         against,
-        ("parameters", count(student["n_params"]), ratio(student.get("params_ratio"), "fewer")),
-        ("multiply-adds per image", count(student["macs"]), ratio(student.get("macs_ratio"), "fewer")),
-        ("memory of a training step", mebibytes(student["train_memory_bytes"]), ratio(student.get("memory_ratio"))),
-        None if agreement is None else ("agrees with the teacher", percent(agreement), "same class on test images"),
+        ("parameters", ui.count(student["n_params"]), ui.ratio(student.get("params_ratio"), "fewer")),
+        ("multiply-adds per image", ui.count(student["macs"]), ui.ratio(student.get("macs_ratio"), "fewer")),
+        (
+            "memory of a training step",
+            ui.mebibytes(student["train_memory_bytes"]),
+            ui.ratio(student.get("memory_ratio")),
+        ),
+        None if agreement is None else ("agrees with the teacher", ui.percent(agreement), "same class on test images"),
     )
 
 
@@ -110,17 +94,17 @@ def _search_sentences(answer: Mapping[str, Any]) -> list[str]:
     says = []
     if answer.get("family_accuracy") is not None:
         n = answer["family_accuracy_n"]
-        ends = interval(answer["family_accuracy_low"], answer["family_accuracy_high"])
+        ends = ui.interval(answer["family_accuracy_low"], answer["family_accuracy_high"])
         family = f" of family {answer['family']}" if "family" in answer else ""  # its trials may be lost
         over = ", mean and 95% interval over wirings and weight seeds"
         without = f" ({'one student' if n == 1 else 'all equal'}: no interval)"
         says.append(
             f"The family: {n} student{'s' * (n > 1)}{family} trained in full reach "
-            f"{percent(answer['family_accuracy'])} {ends} test accuracy{over if ends else without}."
+            f"{ui.percent(answer['family_accuracy'])} {ends} test accuracy{over if ends else without}."
         )
     if answer.get("expected_cost") is not None:
         says.append(
-            f"The search expects {percent(1 - answer['expected_cost'])} validation accuracy of a student of this "
+            f"The search expects {ui.percent(1 - answer['expected_cost'])} validation accuracy of a student of this "
             "family; it chose by this expectation, not by the luckiest training."
         )
     elif answer.get("family") and not answer.get("student"):
@@ -140,16 +124,16 @@ def _search_sentences(answer: Mapping[str, Any]) -> list[str]:
 # ---- anytime and trials --------------------------------------------------------------------------------------------
 
 
-@section("anytime", "Anytime", "During the search", needs="anytime")
-def anytime(page: Page, run: RunData) -> Iterator[str]:
-    yield lead("The incumbent is the family with the best mean of its trainings at the largest budget so far.")
+@ui.section("anytime", "Anytime", "During the search", needs="anytime")
+def anytime(page: ui.Page, run: RunData) -> Iterator[str]:
+    yield ui.lead("The incumbent is the family with the best mean of its trainings at the largest budget so far.")
     yield page.chart(*((axis, name) for name, axis, _, _ in AXES))
     rows = [row for row in run.table("budget_agreement") if row["kendall_tau"] is not None]
     if len(rows) > 1:
         yield page.chart("budget_agreement")
     several = len({row["run_seed"] for row in rows}) > 1
     if rows:
-        yield listed(
+        yield ui.listed(
             f"Rank agreement of {row['low']} with {row['high']} epochs: Kendall's tau {row['kendall_tau']:+.2f} over "
             f"{row['n']} families trained with both" + (f" (seed {row['run_seed']})." if several else ".")
             for row in rows
@@ -158,43 +142,43 @@ def anytime(page: Page, run: RunData) -> Iterator[str]:
 
 RANGE = "Drag a range: trials outside it turn grey in all charts and leave the table; a click clears it."
 SMALL, CHOICE = {"best": "low"}, {"filter": True}
-OF_A_RUN = (Column("method", "method", more=CHOICE), Column("seed", "run_seed", 0, more=CHOICE))
+OF_A_RUN = (ui.Column("method", "method", more=CHOICE), ui.Column("seed", "run_seed", 0, more=CHOICE))
 TRIAL = (
-    Column("trial", "number", 0),
-    Column("family", "family"),
-    Column("epochs", "budget_epochs", 0, more=CHOICE),
-    Column("status", "status", more={**CHOICE, "failed": True}),
-    Column("validation, %", "val_accuracy", 2, 100),
-    Column("train, %", "train_accuracy", 2, 100),
-    Column("agrees, %", "teacher_agreement", 2, 100),
-    Column("parameters", "n_params", 0, more=SMALL),
-    Column("MMACs", "macs", 2, 1e-6, SMALL),
-    Column("train MiB", "train_memory_bytes", 1, 2.0**-20, SMALL),
-    Column("depth", "depth", 0),
-    Column("seconds", "seconds", 1, more=SMALL),
+    ui.Column("trial", "number", 0),
+    ui.Column("family", "family"),
+    ui.Column("epochs", "budget_epochs", 0, more=CHOICE),
+    ui.Column("status", "status", more={**CHOICE, "failed": True}),
+    ui.Column("validation, %", "val_accuracy", 2, 100),
+    ui.Column("train, %", "train_accuracy", 2, 100),
+    ui.Column("agrees, %", "teacher_agreement", 2, 100),
+    ui.Column("parameters", "n_params", 0, more=SMALL),
+    ui.Column("MMACs", "macs", 2, 1e-6, SMALL),
+    ui.Column("train MiB", "train_memory_bytes", 1, 2.0**-20, SMALL),
+    ui.Column("depth", "depth", 0),
+    ui.Column("seconds", "seconds", 1, more=SMALL),
 )
 MEASURED = (
-    Column("latency, ms", "latency", 3, 1e3, SMALL),
-    Column("inference MiB", "inference_memory", 1, 2.0**-20, SMALL),
+    ui.Column("latency, ms", "latency", 3, 1e3, SMALL),
+    ui.Column("inference MiB", "inference_memory", 1, 2.0**-20, SMALL),
 )
 """Where they were measured."""
-REASON = (Column("reason", "message", more={"type": "text"}),)
+REASON = (ui.Column("reason", "message", more={"type": "text"}),)
 
 
-@section("trials", "Trials", "Every trial", needs="trials")
-def trials(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("trials", "Trials", "Every trial", needs="trials")
+def trials(page: ui.Page, run: RunData) -> Iterator[str]:
     rows, family = of_trials(run, "trials"), run.answer.get("family")
     failed = [row for row in run.table("failures") if "status" in row]
     said = f"{len(rows):,} trials. " + ("The incumbent family is marked. " if family else "")
     said += "" if failed else run.missing.get("failures", "")
     if any(row["number"] == -1 for row in rows):
         said += " Trial -1 is the space's default family, which a search trains first."
-    yield lead(said.strip())
+    yield ui.lead(said.strip())
     yield page.chart("trials", caption=RANGE)
     if failed:
-        yield heading(f"{sum(row['n'] for row in failed)} failed")
-        why_failed: Columns = {"reason": lambda row: row["message"] or "no message"}
-        yield table(failed[:20], {"status": "status", **why_failed, "trials": "n"}, words=2)
+        yield ui.heading(f"{sum(row['n'] for row in failed)} failed")
+        why_failed: ui.Columns = {"reason": lambda row: row["message"] or "no message"}
+        yield ui.table(failed[:20], {"status": "status", **why_failed, "trials": "n"}, words=2)
     measured = tuple(column for column in MEASURED if any(row[column.field] is not None for row in rows))
     reason = REASON * any(row["message"] for row in rows)
     columns_of = OF_A_RUN * (run.kind == "comparison") + TRIAL + measured + reason
@@ -205,19 +189,19 @@ def trials(page: Page, run: RunData) -> Iterator[str]:
 # ---- the family ----------------------------------------------------------------------------------------------------
 
 
-@section("family", "Family", "The family")
-def family(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("family", "Family", "The family")
+def family(page: ui.Page, run: RunData) -> Iterator[str]:
     chart = page.chart("families")
     if chart:
-        yield lead(
+        yield ui.lead(
             "A family is a distribution over wirings: each point is a full training of one wiring and weight seed. "
             "Fewer than five points are drawn without a density."
         )
-    yield chart or why(run, "families")
+    yield chart or ui.why(run, "families")
     if run.table("finals"):
-        yield heading("Final students") + page.chart("finals") + finals_table(run)
+        yield ui.heading("Final students") + page.chart("finals") + finals_table(run)
     else:
-        yield why(run, "finals")
+        yield ui.why(run, "finals")
     yield pictures(run)
 
 
@@ -226,22 +210,22 @@ def finals_table(run: RunData) -> str:
         status = "" if row["status"] == "success" else f", {row['status']}"
         return f"{row['index']}{' (kept)' if row['kept'] else ''}{status}"
 
-    first: dict[str, Columns] = {
+    first: dict[str, ui.Columns] = {
         "search": {"student": name},
         "comparison": {"method": "method", "seed": "seed", "student": name},
         "baselines": {"student, loss": "method", "seed": "seed"},
     }
-    columns: Columns = {
+    columns: ui.Columns = {
         **first[run.kind],
-        "validation": lambda row: percent(row["val_accuracy"]),
-        "test": lambda row: percent(row["test_accuracy"]),
-        "agrees with the teacher": lambda row: percent(row["test_agreement"]),
-        "parameters": shown("n_params", 1, ","),
-        "MMACs": shown("macs", 1e-6, ".2f"),
-        "training memory": lambda row: mebibytes(row["train_memory_bytes"]),
-        "seconds": shown("seconds"),
+        "validation": lambda row: ui.percent(row["val_accuracy"]),
+        "test": lambda row: ui.percent(row["test_accuracy"]),
+        "agrees with the teacher": lambda row: ui.percent(row["test_agreement"]),
+        "parameters": ui.shown("n_params", 1, ","),
+        "MMACs": ui.shown("macs", 1e-6, ".2f"),
+        "training memory": lambda row: ui.mebibytes(row["train_memory_bytes"]),
+        "seconds": ui.shown("seconds"),
     }
-    return table(run.table("finals"), columns, words=len(first[run.kind]))
+    return ui.table(run.table("finals"), columns, words=len(first[run.kind]))
 
 
 N_WIRINGS = 6
@@ -260,10 +244,10 @@ def pictures(run: RunData) -> str:
         try:
             spec, weights = read_trained(kept["path"])
         except ExportError as error:
-            parts.append(missing(f"The kept student cannot be drawn: {' '.join(str(error).split())}."))
+            parts.append(ui.missing(f"The kept student cannot be drawn: {' '.join(str(error).split())}."))
         else:
             drawn = svg(spec, merge_weights=weights, background=None)
-            parts.append(f'{heading("The kept student, with its merge weights")}<div class="picture">{drawn}</div>')
+            parts.append(f'{ui.heading("The kept student, with its merge weights")}<div class="picture">{drawn}</div>')
     values = run.answer.get("candidate") if kept is None else kept["candidate"]
     if values:
         try:
@@ -273,31 +257,31 @@ def pictures(run: RunData) -> str:
         seeds = [derive_seed("report", index) for index in range(N_WIRINGS)]
         captions, title = [f"seed {seed}" for seed in seeds], f"{N_WIRINGS} wirings of the family"
         drawn = svg([generator.sample_wiring(s) for s in seeds], title=title, captions=captions, background=None)
-        parts.append(f'{heading("Wirings of the family")}<div class="picture">{drawn}</div>')
+        parts.append(f'{ui.heading("Wirings of the family")}<div class="picture">{drawn}</div>')
     return "".join(parts)
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 
-@section("settings", "Settings", "Settings of generator and distillation")
-def settings(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("settings", "Settings", "Settings of generator and distillation")
+def settings(page: ui.Page, run: RunData) -> Iterator[str]:
     if not run.table("hyperparameters") or all(row["val_accuracy"] is None for row in run.table("settings")):
-        yield why(run, "settings")
+        yield ui.why(run, "settings")
         return
     varied, rows = varied_settings(run)
     if not varied:
-        yield missing("All full trainings so far have the same settings.")
+        yield ui.missing("All full trainings so far have the same settings.")
         return
-    yield lead(f"Successful trainings of {rows[0]['budget_epochs']} epochs, the largest budget.")
-    yield _parallel(page, varied, rows)
-    yield heading("Accuracy by setting")
+    yield ui.lead(f"Successful trainings of {rows[0]['budget_epochs']} epochs, the largest budget.")
+    yield page.chart("parallel_coordinates", caption="Drag along an axis for a range, which holds in all charts.")
+    yield ui.heading("Accuracy by setting")
     yield page.chart("settings", caption=RANGE)
     if not run.table("dependence"):
         if run.missing.get("dependence") != run.missing.get("importance"):  # which the next section says
-            yield why(run, "dependence")
+            yield ui.why(run, "dependence")
         return
-    yield heading("Partial dependence") + lead(
+    yield ui.heading("Partial dependence") + ui.lead(
         "Mean validation error by a forest fitted to the trials (R2 "
         f"{run.table('importance')[0]['r2']:.2f} on held-out families) when one setting is changed and the others are "
         "drawn from the space; the band holds 80% of the single curves. Where R2 is low, the curves mean little."
@@ -305,27 +289,8 @@ def settings(page: Page, run: RunData) -> Iterator[str]:
     yield page.chart("partial_dependence")
 
 
-def _parallel(page: Page, meta: Sequence[Row], rows: Sequence[Row]) -> str:
-    axes: list[Spec] = []
-    columns: list[list[Any]] = []
-
-    def axis(label: str, values: Sequence[Any], choices: Sequence[str] = (), log: bool = False) -> None:
-        known = [value for value in values if value is not None]
-        ends = {"low": None, "high": None} if choices else {"low": min(known), "high": max(known)}
-        axes.append({"label": label, "log": log, **ends, "choices": list(choices)})
-        columns.append([v if v is None or not choices else choices.index(str(v)) for v in values])
-
-    for entry in meta:
-        values = [row.get(entry["name"]) for row in rows]
-        words = entry["type"] != "number"
-        choices = [name for name in entry["choices"] if words and name in set(map(str, values))]
-        axis(entry["title"], values, choices, bool(entry["log"]) and not words)
-    axis("validation, %", [100 * row["val_accuracy"] for row in rows])
-    return page.parallel(axes, [list(line) for line in zip(*columns, strict=True)], [row["id"] for row in rows])
-
-
-@section("importance", "Importance", "What matters", needs="importance")
-def importance(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("importance", "Importance", "What matters", needs="importance")
+def importance(page: ui.Page, run: RunData) -> Iterator[str]:
     first = run.table("importance")[0]
     said = (
         f"Permutation importance of a random forest on held-out families, {first['n']} {first['trials']}, R2 "
@@ -334,12 +299,12 @@ def importance(page: Page, run: RunData) -> Iterator[str]:
     )
     said += " With so low an R2 the trials do not say what matters." if first["r2"] < 0.2 else ""
     said += " So few trainings give a rough picture at best." if first["n"] < 3 * LEAST_ANALYSED else ""
-    yield lead(said)
+    yield ui.lead(said)
     yield page.chart("importance")
 
 
-@section("front", "Front", "Pareto front", needs="front")
-def front(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("front", "Front", "Pareto front", needs="front")
+def front(page: ui.Page, run: RunData) -> Iterator[str]:
     rows = run.table("front")
     objectives = [name for name in rows[0] if name in UNITS and name != "error"]
     said = "Families that no other beats in all objectives."
@@ -347,13 +312,13 @@ def front(page: Page, run: RunData) -> Iterator[str]:
         " The error is what the optimizer expects by all its trials." if any(row["expected"] for row in rows) else ""
     )
     said += f" Latency: {run.answer['latency_of']}." if run.answer.get("latency_of") else ""
-    yield lead(said)
+    yield ui.lead(said)
     yield page.chart(*((UNITS[name][0].split(",")[0], f"front_{name}") for name in objectives), caption=RANGE)
     columns = {UNITS[name][0]: _objective(name) for name in ("error", *objectives)}
     chosen = sorted((row for row in rows if row["on_front"]), key=lambda row: row["error"])
-    yield table(chosen, {"family": "family", **columns})
-    yield lead("Each can be trained in full and exported by its digest:")
-    yield command(f"naslib-autokd export {shlex.quote(str(run.folder))} --family {chosen[0]['family']}")
+    yield ui.table(chosen, {"family": "family", **columns})
+    yield ui.lead("Each can be trained in full and exported by its digest:")
+    yield ui.command(f"naslib-autokd export {shlex.quote(str(run.folder))} --family {chosen[0]['family']}")
 
 
 def _objective(name: str) -> Callable[[Row], str]:
@@ -369,34 +334,34 @@ JUDGED = {
 }
 
 
-@section("calibration", "Calibration", "Calibration, and agreement with the teacher", needs="calibration")
-def calibration(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("calibration", "Calibration", "Calibration, and agreement with the teacher", needs="calibration")
+def calibration(page: ui.Page, run: RunData) -> Iterator[str]:
     caption = "ECE: expected calibration error. Larger dots hold more images."
     chart = page.chart(*file_names(run, "calibration").items(), caption=caption)
-    yield lead(JUDGED[run.kind])
-    yield f'<div class="two"><div>{chart}</div><div>{heading("Who is right")}'
+    yield ui.lead(JUDGED[run.kind])
+    yield f'<div class="two"><div>{chart}</div><div>{ui.heading("Who is right")}'
     yield f"{page.chart('agreement')}{_agreement(run)}</div></div>"
 
 
 def _agreement(run: RunData) -> str:
     rows = run.table("agreement")
     totals = {method: max(1, sum(row["n"] for row in own)) for method, own in by_method(run, rows).items()}
-    columns: Columns = {
+    columns: ui.Columns = {
         "on test images": lambda row: CASES[row["case"]],
-        "n": shown("n", 1, ","),
-        "share": lambda row: percent(row["n"] / totals[row["method"]]),
+        "n": ui.shown("n", 1, ","),
+        "share": lambda row: ui.percent(row["n"] / totals[row["method"]]),
     }
     if len(run.methods) <= 1:
-        return table(rows, columns)
-    return folded("As a table", table(rows, {"method": "method", **columns}, words=2))
+        return ui.table(rows, columns)
+    return ui.folded("As a table", ui.table(rows, {"method": "method", **columns}, words=2))
 
 
-@section("confusion", "Confusion", "Confusion matrix", needs="confusion")
-def confusion(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("confusion", "Confusion", "Confusion matrix", needs="confusion")
+def confusion(page: ui.Page, run: RunData) -> Iterator[str]:
     rows, names = run.table("confusion"), file_names(run, "confusion")
     several, method = len(names) > 1, run.answer.get("best", rows[0]["method"])
     said = "Counts on the test images; the colour is the share of the true class that is taken for another."
-    yield lead(said + ("" if run.kind == "search" else " All seeds together."))
+    yield ui.lead(said + ("" if run.kind == "search" else " All seeds together."))
     files = {label: name.replace("confusion", "confusion_student", 1) for label, name in names.items()}
     views = [(label if several else "student", name) for label, name in files.items()]
     chart = page.chart(*views, ("teacher", "confusion_teacher"))
@@ -405,23 +370,23 @@ def confusion(page: Page, run: RunData) -> Iterator[str]:
         yield chart
         return
     most = sorted(wrong, key=lambda row: -row["n"])[:8]
-    errors = table(most, {"true": "true", "predicted": "predicted", "images": "n"}, words=2)
-    title = heading(f"Most frequent errors of {method if several else 'the student'}")
+    errors = ui.table(most, {"true": "true", "predicted": "predicted", "images": "n"}, words=2)
+    title = ui.heading(f"Most frequent errors of {method if several else 'the student'}")
     yield f'<div class="two left"><div>{chart}</div><div>{title}{errors}</div></div>'
 
 
 # ---- how to reproduce ----------------------------------------------------------------------------------------------
 
 
-@section("reproduce", "Reproduce", "How to reproduce it")
-def reproduce(page: Page, run: RunData) -> Iterator[str]:
+@ui.section("reproduce", "Reproduce", "How to reproduce it")
+def reproduce(page: ui.Page, run: RunData) -> Iterator[str]:
     if run.command:
         told = "in Python" if run.command.startswith("from ") else "in a shell"
-        yield lead(f"The same run again, {told}:") + command(run.command)
+        yield ui.lead(f"The same run again, {told}:") + ui.command(run.command)
         if TASK in run.command:
-            yield lead("task.yaml is the file in the run folder.")
+            yield ui.lead("task.yaml is the file in the run folder.")
     else:
-        yield missing("run.yaml is not there, so the command is not known.")
+        yield ui.missing("run.yaml is not there, so the command is not known.")
     seeds = {
         "seed": run.settings.get("seed"),
         "seeds": run.answer.get("seeds"),
@@ -429,19 +394,21 @@ def reproduce(page: Page, run: RunData) -> Iterator[str]:
     }
     yield _facts({"run folder": run.folder, **{name: value for name, value in seeds.items() if value is not None}})
     if run.environment:
-        yield heading("Versions and hardware") + _facts(run.environment)
+        yield ui.heading("Versions and hardware") + _facts(run.environment)
     else:
-        yield missing("The run does not say with which versions and on what hardware it was made.")
+        yield ui.missing("The run does not say with which versions and on what hardware it was made.")
     contents = {"Task": run.task, "Settings": run.settings, "The incumbent family": run.answer.get("candidate")}
     for title, content in contents.items():
         if content:
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=title != "The incumbent family")
-            yield folded(title, f"<pre>{escape(text)}</pre>")
+            yield ui.folded(title, f"<pre>{ui.escape(text)}</pre>")
     jobs = [row for row in run.table("failures") if "seed" in row]
     if jobs:
-        yield heading("Failed jobs") + table(jobs, {"method": "method", "seed": "seed", "error": "message"}, words=3)
+        yield ui.heading("Failed jobs") + ui.table(
+            jobs, {"method": "method", "seed": "seed", "error": "message"}, words=3
+        )
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    pairs = (f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
+    pairs = (f"<dt>{ui.escape(str(name))}</dt><dd>{ui.escape(str(value))}</dd>" for name, value in facts.items())
     return f"<dl>{''.join(pairs)}</dl>"
