@@ -71,13 +71,18 @@ def write_figures(
         if name not in FORMATS:
             raise ValueError(f"formats must be of {', '.join(FORMATS)}, got {name!r}{did_you_mean(name, FORMATS)}")
     folder = FigureFolder(Path(out_dir), tuple(formats), WIDTHS[width])
+    add_figures(folder, run)
+    if run.table("hypervolume"):
+        folder.rows("hypervolume", run.table("hypervolume"))
+    return folder.files
+
+
+def add_figures(folder: FigureFolder, run: RunData) -> None:
+    """All charts of a run, and their tables."""
     for name, figure in run_charts(run).items():
         if folder.path / f"{figure.table}.csv" not in folder.files:
             folder.rows(figure.table, figure.rows)
         folder.chart(name, figure.chart)
-    if run.table("hypervolume"):
-        folder.rows("hypervolume", run.table("hypervolume"))
-    return folder.files
 
 
 def of_trials(run: RunData, table: str) -> list[Row]:
@@ -346,10 +351,10 @@ CHARTS: dict[str, tuple[Maker, ...]] = {
     "comparison": (_searches, _TRIALS, _FINALS, *_SEARCHED, *_ANSWERS, _TESTS, _RANKS),
     "baselines": (_FINALS, *_ANSWERS, _TESTS),
     "study": (
-        _of_table("anytime", partial(_regret, "student-epochs", "student_epochs")),
-        _of_table("anytime_trials", partial(_regret, "trainings (of any length)", "trials")),
-        _of_table("ranks_over_time", _ranks_over_time),
-        _of_table("finals", _final_regrets),
+        _of_table("anytime", partial(_regret, "student-epochs", "student_epochs"), "regret_over_student_epochs"),
+        _of_table("anytime_trials", partial(_regret, "trainings (of any length)", "trials"), "regret_over_trials"),
+        _of_table("ranks_over_time", _ranks_over_time, "average_rank"),
+        _of_table("finals", _final_regrets, "final_regret"),
         _TESTS,
         _RANKS,
     ),

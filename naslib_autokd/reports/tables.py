@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from naslib_autokd.escaping import csv_cell
+from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
 
 UNITS = {
     "error": ("expected validation error (%)", 100.0),
@@ -70,3 +71,76 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     """A table of Markdown; bars in the text are escaped."""
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+# ---- a study ---------------------------------------------------------------------------------------------------------
+
+
+class Shown(NamedTuple):
+    """A table as the terminal, the page and papers show it."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+    title: str
+
+    @classmethod
+    def of(cls, methods: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], *texts: str) -> Shown:
+        return cls(list(columns), [[cell(method) for cell in columns.values()] for method in methods], *texts)
+
+
+def _points(fraction: float, form: str = ".2f") -> str:
+    """A fraction as percentage points."""
+    if math.isnan(fraction):
+        return "-"
+    text = f"{100 * fraction:{form}}"
+    return text.replace("-0.00", "0.00") if float(text) == 0 else text
+
+
+def _ends(low: float | None, high: float | None, without: str = "") -> str:
+    return without if low is None or high is None else f" [{_points(low)}, {_points(high)}]"
+
+
+def study_tables(found: StudySummary) -> list[Shown]:
+    """Of a study: the results, and what is paired with the reference's if anything is."""
+
+    def regret(method: MethodSummary) -> str:
+        one = " [one run]" if method.n - method.n_without == 1 else ""
+        return _points(method.regret) + _ends(method.regret_low, method.regret_high, one)
+
+    results = Shown.of(
+        found.methods,
+        {
+            "method": lambda m: m.label,
+            "n": lambda m: f"{m.n - m.n_without} of {m.n}" if m.n_without else str(m.n),
+            "regret": regret,
+            "median": lambda m: _points(m.median_regret),
+            "rank": lambda m: "-" if m.average_rank is None else f"{m.average_rank:.2f}",
+            "full trainings": lambda m: f"{m.full_trainings:.4g}",
+            "trained": lambda m: f"{m.n_trials:.4g}",
+            "CPU s": lambda m: f"{m.cpu_s:.1f}",
+        },
+        f"{found.title}. Benchmark {found.benchmark}: regret of the chosen family in percentage points of test error "
+        f"above {100 * found.best_test_error:.2f}%, the lowest known; mean over n runs with a 95% bootstrap interval, "
+        "median, average rank; what a run spends in full trainings; how many trainings of any length it makes of them; "
+        "CPU seconds of the optimizer itself.",
+        f"{found.title}: {found.question}".rstrip(": "),
+    )
+    paired = Shown.of(
+        [method for method in found.methods if method.test is not None and method.p_holm is not None],
+        {
+            "method": lambda m: m.label,
+            f"minus {found.reference}": lambda m: _points(m.test.shift, "+.2f") + _ends(m.test.low, m.test.high),
+            "it is better": lambda m: f"{round(m.test.share_better * m.test.n)} of {m.test.n}",
+            "p (Holm)": lambda m: f"{m.p_holm:.2g}",
+            "in student-epochs": lambda m: "-" if m.speed_up_epochs is None else m.speed_up_epochs.text(),
+            "in trainings": lambda m: "-" if m.speed_up_trials is None else m.speed_up_trials.text(),
+        },
+        f"{found.title}: each method's final regret minus that of {found.reference} on the same seeds (Hodges and "
+        "Lehmann's shift in percentage points, 95% interval; positive is worse), in how many pairs it is better, "
+        f"Wilcoxon's signed-rank test after Holm's correction, and how many times less {found.reference} needs to "
+        "reach the mean regret that the method ends with (95% bootstrap interval; from 0 if some resamples never "
+        "reach it).",
+        f"Against {found.reference}",
+    )
+    return [results, *([paired] if paired.rows else [])]

@@ -287,17 +287,15 @@ def _rules() -> dict[str, str]:
         "text": "fill:currentColor;font-family:system-ui,Helvetica,Arial,sans-serif",
         **{f"on-{name}": f"fill:{'#000' if _light(colour) else '#fff'}" for name, colour in COLOURS.items()},
     }
-    ends = [(width, *_rgb(colour)) for width, colour in zip(WEIGHT_WIDTHS, WEIGHT_COLOURS, strict=True)]
-    for index in range(_N_WEIGHTS):
-        share = index / (_N_WEIGHTS - 1)
-        width, *rgb = (low + share * (high - low) for low, high in zip(*ends, strict=True))
-        colour = "".join(f"{round(part):02x}" for part in rgb)
-        rules[f"w{index}"] = f"stroke:#{colour};stroke-width:{width:.2f};stroke-opacity:1"
+    low, high = (np.array([width, *_rgb(colour)]) for width, colour in zip(WEIGHT_WIDTHS, WEIGHT_COLOURS, strict=True))
+    for index, share in enumerate(np.linspace(0, 1, _N_WEIGHTS)):
+        width, *rgb = low + share * (high - low)
+        rules[f"w{index}"] = f"stroke:#{bytes(map(round, rgb)).hex()};stroke-width:{width:.2f};stroke-opacity:1"
     return rules
 
 
 def _rgb(colour: str) -> list[int]:
-    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return list(bytes.fromhex(colour[1:]))
 
 
 def _light(colour: str) -> bool:

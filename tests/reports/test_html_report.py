@@ -397,7 +397,7 @@ def test_unfinished_comparison_with_a_failed_job(tmp_path: Path) -> None:
     failed = ("DARTS", 1, f"ValueError: {NASTY}")
     folder = write_comparison(tmp_path / "comparison", 2, finished=False, failed=failed)
     found = read_run(folder)
-    assert "is not finished (5 jobs are)" in found.problem
+    assert "is not finished (5 finished jobs)" in found.problem
     assert "1 job failed: DARTS, seed 1" in found.problem
     assert found.teacher is not None
     assert found.teacher["test_accuracy"] == pytest.approx(0.95), "from what was counted beside the students"
@@ -407,14 +407,14 @@ def test_unfinished_comparison_with_a_failed_job(tmp_path: Path) -> None:
     for path in folder.glob("darts*/*/result.json"):
         path.unlink()
     (folder / "autokd" / "seed-1" / "result.json").unlink()
-    assert "(1 job is, begun and not finished: AutoKD, seed 1; DARTS with KD, seed 0;" in read_run(folder).problem
+    assert "(1 finished job, begun and not finished: AutoKD, seed 1; DARTS with KD, seed 0;" in read_run(folder).problem
 
 
 def test_a_comparison_of_losses_has_a_report(tmp_path: Path) -> None:
     folder = write_baselines(tmp_path / "losses")
     found = read_run(folder)
     assert found.kind == "baselines"
-    assert found.problem == "1 training failed: the same command tries it again."
+    assert found.problem == "1 training failed: the same command tries again."
     assert found.answer["best"] == "resnet8, FitNet hints"
     tests = {row["method"]: row for row in found.table("tests")}
     accuracies = {

@@ -221,7 +221,8 @@ EXPECTED = {
     "summary.json",
     "summary.csv",
     "tables.tex",
-    "finals.csv",
+    "final_regret.csv",
+    *(f"tests.{suffix}" for suffix in ("csv", "vl.json", "png", "pdf")),
     *(
         f"{name}.{suffix}"
         for name in ("regret_over_student_epochs", "regret_over_trials")
@@ -251,7 +252,7 @@ def test_report_has_every_figure_and_the_numbers_behind_it(result: StudyResult, 
     assert len(rows) == 60
     assert float(rows[-1]["regret"]) == pytest.approx(found["methods"][3]["regret"])
     assert float(rows[-1]["low"]) == pytest.approx(found["methods"][3]["regret_low"])
-    with open(folder / "finals.csv", newline="") as file:
+    with open(folder / "final_regret.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 80
     report = (folder / "report.md").read_text()
     assert all(f"({path.name})" in report for path in files if path.suffix == ".png")

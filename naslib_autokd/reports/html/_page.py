@@ -8,11 +8,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from naslib_autokd.reports.charts.look import PAGE, PALETTES, AnyChart, specification
 from naslib_autokd.reports.figures import Figure
 from naslib_autokd.reports.results import Row, RunData
+from naslib_autokd.reports.tables import Shown
 
 Spec = dict[str, Any]
 
@@ -258,7 +260,7 @@ Columns = Mapping[str, str | Callable[[Row], Any]]
 """Of a table: the head, and what stands below it, by the name in the rows or made of a row."""
 
 
-def table(rows: Iterable[Row], columns: Columns, words: int = 1) -> str:
+def table(rows: Iterable[Any], columns: Columns, words: int = 1) -> str:
     """A small table as it stands; all columns but the first ``words`` are numbers, aligned to the right."""
 
     def cells(tag: str, values: Iterable[Any], more: str = "") -> str:
@@ -269,6 +271,12 @@ def table(rows: Iterable[Row], columns: Columns, words: int = 1) -> str:
     lines = "".join(f"<tr>{cells('td', line)}</tr>" for line in values)
     head = cells("th", columns, ' scope="col"')
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def texts(shown: Shown) -> str:
+    """A table that is text already, with its caption."""
+    columns = {name: itemgetter(index) for index, name in enumerate(shown.columns)}
+    return table(shown.rows, columns) + lead(shown.caption)
 
 
 def listed(sentences: Iterable[str]) -> str:

@@ -15,7 +15,6 @@ COSTS: ui.Columns = {
 }
 _P = {"p (paired t)": ui.shown("p_value", form=".2g")}
 _P_HOLM = {"p (Holm)": ui.shown("p_holm", form=".2g")}
-_P_WILCOXON = {"p (Wilcoxon)": ui.shown("p_wilcoxon", form=".2g")}
 
 
 def _with_ends(row: Row) -> Row:
@@ -84,25 +83,24 @@ def comparison_family(page: ui.Page, run: RunData) -> Iterator[str]:
 @ui.section("statistics", "Statistics", "Statistics")
 def statistics(page: ui.Page, run: RunData) -> Iterator[str]:
     tests, ranks = run.table("tests"), run.table("ranks")
-    if tests:
-        study = run.kind == "study"
-        first = run.answer.get("reference", run.methods[0] if run.methods else "")
+    first = run.answer.get("reference", run.methods[0] if run.methods else "")
+    shown = run.answer.get("tables", [])[1:]
+    if shown:
+        yield ui.heading("Paired differences") + page.chart("tests") + ui.texts(shown[0])
+    elif tests and run.kind == "comparison":
         what = (
             f"{first} minus each method on the same seeds, of the mean test accuracy of a seed's final students: "
             f"positive means that {first} is better. Intervals and the t test assume normal differences, Wilcoxon's "
             "signed-rank test does not; Holm's correction is of the t tests, over the methods."
         )
-        if study:
-            what = (
-                f"Final regret of each method minus that of {first} on the same seeds (Hodges and Lehmann's shift with "
-                "its 95% interval): positive means that the method is worse."
-            )
         columns: ui.Columns = {
             "method": "method",
             "pairs": "n",
             "difference, points": _points,
             "it is better in": lambda row: f"{round(row['share_better'] * row['n'])} of {row['n']}",
-            **({**_P_WILCOXON, **_P_HOLM} if study else {**_P, **_P_HOLM, **_P_WILCOXON}),
+            **_P,
+            **_P_HOLM,
+            "p (Wilcoxon)": ui.shown("p_wilcoxon", form=".2g"),
         }
         yield ui.heading("Paired differences") + ui.lead(what) + page.chart("tests") + ui.table(tests, columns)
     else:
@@ -194,28 +192,13 @@ def study_answer(page: ui.Page, run: RunData) -> Iterator[str]:
             ("runs", str(about["n_runs"]), f"{about['seeds']} seeds, benchmark {about['benchmark']}"),
         )
     yield ui.listed(run.conclusions)
-    columns: ui.Columns = {
-        "method": "method",
-        "n": lambda row: f"{row['n'] - row['n_without']}" + (f" of {row['n']}" if row["n_without"] else ""),
-        "regret, points": lambda row: ui.ranged(row, "regret", 2, without="none"),
-        "median": ui.shown("median_regret", 100, ".2f"),
-        "rank": ui.shown("average_rank", form=".2f"),
-        "full trainings": ui.shown("full_trainings", form=".4g"),
-        "trained": ui.shown("n_trials", form=".4g"),
-        "CPU s": ui.shown("cpu_s"),
-        "reference's speed-up": "speed_up_epochs",
-    }
-    yield ui.heading("Methods") + ui.table(rows, columns)
-    yield ui.lead(
-        f"Regret: true test error of the chosen family above {100 * about['best_test_error']:.2f}%, the lowest "
-        "known in the benchmark; mean with a 95% bootstrap interval over runs."
-    )
+    yield ui.heading("Methods") + ui.texts(about["tables"][0])
 
 
 @ui.section("anytime", "Anytime", "During the searches")
 def study_anytime(page: ui.Page, run: RunData) -> Iterator[str]:
-    views = [("student-epochs", "anytime"), ("trainings", "anytime_trials"), ("average rank", "ranks_over_time")]
-    chart = page.chart(*views)
+    over = {"student-epochs": "regret_over_student_epochs", "trainings": "regret_over_trials"}
+    chart = page.chart(*over.items(), ("average rank", "average_rank"))
     said = (
         "Mean regret of the incumbent over what was spent; click a name to see its line alone. The reference is thick."
     )
@@ -238,4 +221,4 @@ def study_finals(page: ui.Page, run: RunData) -> Iterator[str]:
         yield ui.missing("No run has finished with an incumbent.")
         return
     yield ui.lead("A point is a run.")
-    yield page.chart("finals") + page.table("runs", RUN, run.table("finals"), ("regret, points", False))
+    yield page.chart("final_regret") + page.table("runs", RUN, run.table("finals"), ("regret, points", False))

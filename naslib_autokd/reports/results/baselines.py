@@ -36,18 +36,15 @@ def baseline_tables(about: RunData) -> RunData:
         "failures": table("method seed message", failures),
         **counted,
     }
-    problem, answer, said, n_failed = "", {}, [], len(found.failures)
+    answer, said, n_failed = {}, [], len(found.failures)
     if results:
         best = max(rows, key=lambda label: rows[label].val_accuracy.mean)
         answer = {"best": best, "seeds": list(found.seeds), "n_jobs": len(results)}
         said = conclusions(found)
+    problem = f"{plural(n_failed, 'training')} failed: the same command tries again." if n_failed else ""
     if found.teacher is None:
         n = plural(len(results), "training")
         problem = f"The comparison is not finished ({n} so far): the same command continues it."
-    elif n_failed:
-        problem = (
-            f"{plural(n_failed, 'training')} failed: the same command tries {'it' if n_failed == 1 else 'them'} again."
-        )
     return replace(
         about,
         kind="baselines",

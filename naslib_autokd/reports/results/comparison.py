@@ -132,14 +132,10 @@ def _progress(about: RunData, comparison: Comparison, jobs: Sequence[JobFolder])
     waiting = [job for job in jobs if job.result is None and not job.error]
     running = any((job.path / STATUS).exists() and read_status(job.path).state == "running" for job in waiting)
     finished = (about.folder / COMPARISON).exists() and not waiting
-    parts = []
-    if not finished:
-        begun = f", begun and not finished: {'; '.join(job.name for job in waiting)}" if waiting else ""
-        word, n = "is still running" if running else "is not finished", len(comparison.jobs)
-        there = f"{plural(n, 'job')} {'is' if n == 1 else 'are'}"
-        parts.append(f"The comparison {word} ({there}{begun}): the same command continues it.")
-    if comparison.failures:
-        names = "; ".join(f"{method}, seed {seed}" for method, seed, _ in comparison.failures)
-        parts.append(f"{plural(len(comparison.failures), 'job')} failed: {names}.")
     state = "finished" if finished else "running" if running else "stopped" if comparison.jobs else "empty"
-    return state, " ".join(parts)
+    begun = f", begun and not finished: {'; '.join(job.name for job in waiting)}" if waiting else ""
+    word, n = "is still running" if running else "is not finished", plural(len(comparison.jobs), "finished job")
+    failed = "; ".join(f"{method}, seed {seed}" for method, seed, _ in comparison.failures)
+    said = "" if finished else f"The comparison {word} ({n}{begun}): the same command continues it. "
+    said += f"{plural(len(comparison.failures), 'job')} failed: {failed}." if failed else ""
+    return state, said.strip()

@@ -9,6 +9,7 @@ from typing import Any
 from naslib_autokd.commands._again import command_of
 from naslib_autokd.reports.conclusions import conclusions
 from naslib_autokd.reports.results.run import RANKS_MISSING, Row, RunData, Tables, rank_rows, table
+from naslib_autokd.reports.tables import study_tables as shown_tables
 from naslib_autokd.runners.ablation import StudyResult, read_study
 from naslib_autokd.runners.run_folder import STUDY, read_yaml
 from naslib_autokd.runners.study_summary import Axis, MethodSummary, StudySummary, anytime_curves, rank_curves, summary
@@ -20,7 +21,8 @@ _OF_TESTS = "n difference low high p_value p_wilcoxon share_better"
 def study_tables(about: RunData) -> RunData:
     """The run of which ``about`` holds the folder.
 
-    Its ``answer``: ``question``, ``seeds``, ``n_runs``; with a run: ``reference``, ``benchmark``, ``best_test_error``.
+    Its ``answer``: ``question``, ``seeds``, ``n_runs``; with a run: ``reference``, ``benchmark``, ``best_test_error``,
+    ``tables`` (as texts).
     """
     result = read_study(about.folder)
     study, n_runs = result.study, len(result.runs)
@@ -31,6 +33,7 @@ def study_tables(about: RunData) -> RunData:
         found = summary(result)
         said = conclusions(found)
         answer |= {name: getattr(found, name) for name in ("reference", "benchmark", "best_test_error")}
+        answer["tables"] = shown_tables(found)
         tables |= result_tables(result, found)
     begun = {run.method for run in result.runs} | {failure.method for failure in result.failures}
     n_jobs = len(begun) * study.seeds
@@ -54,7 +57,8 @@ def result_tables(result: StudyResult, found: StudySummary) -> Tables:
     best, paired = result.best_test_error, [method for method in found.methods if method.test is not None]
     runs = ((run.method, run.seed, run.test_error[-1], run.n_trials, run.cpu_s) for run in result.runs)
     grid, ranks, n = rank_curves(result)
-    points = ((label, x, y, n) for label, own in ranks.items() for x, y in zip(grid, own, strict=True) if y == y)
+    shown = ranks.items() if found.friedman is not None else ()  # else ranks say nothing
+    points = ((label, x, y, n) for label, own in shown for x, y in zip(grid, own, strict=True) if y == y)
     return {
         "methods": table(f"method {_OF_METHODS} speed_up_epochs", map(_method_line, found.methods)),
         "tests": table(f"method {_OF_TESTS} p_holm", map(_test_line, paired)),
@@ -91,14 +95,10 @@ def _curve_rows(result: StudyResult, axis: Axis) -> list[Row]:
 
 
 def _problem(result: StudyResult, begun: set[str], n_jobs: int) -> str:
-    parts = [] if begun else ["No run of the study has finished yet."]
-    if len(result.runs) < n_jobs:
-        parts.append(f"{len(result.runs)} of {n_jobs} runs of the study are there: the same command adds the others.")
-        if result.failures:
-            parts.append(f"{len(result.failures)} failed.")
-    absent = [method.label for method in result.study.methods if method.label not in begun]
-    if begun and absent:
-        parts.append(
-            f"Without any run: {'; '.join(absent)}; ablate without --methods adds those that can be used here."
-        )
-    return " ".join(parts)
+    if not begun:
+        return "No run of the study has finished yet."
+    n, absent = len(result.runs), [method.label for method in result.study.methods if method.label not in begun]
+    said = f"{n} of {n_jobs} runs of the study are there: the same command adds the others. " if n < n_jobs else ""
+    said += f"{len(result.failures)} failed. " if result.failures else ""
+    more = f"Without any run: {'; '.join(absent)}; ablate without --methods adds those that can be used here."
+    return f"{said}{more if absent else ''}".strip()
