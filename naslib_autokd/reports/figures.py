@@ -293,7 +293,7 @@ def _tests(run: RunData, found: Rows) -> AnyChart:
         "study": f"regret of the method minus that of {reference}",
         "baselines": "test accuracy minus that with plain KD",
     }[run.kind]
-    return rows.intervals(groups, f"{compared} (% points)")
+    return rows.strips(groups, f"{compared} (% points)", zero=True)
 
 
 def _ranks(run: RunData, found: Rows) -> AnyChart | None:

@@ -94,6 +94,7 @@ def strips(
     limits: tuple[float, float] | None = None,
     bounds: tuple[float, float] = (-math.inf, math.inf),
     reference: tuple[str, float] | None = None,
+    zero: bool = False,
 ) -> AnyChart:
     """Single results as dots, the mean with its interval; behind them a box (quartiles and median) from 5 results on.
 
@@ -104,6 +105,7 @@ def strips(
         limits: Of the axis.
         bounds: Values that are possible.
         reference: Name and place of a vertical line, with a row of its own.
+        zero: A line at 0: differences, as in a forest plot.
     """
     rng = np.random.default_rng(0)
     chart = _Rows(len(groups) + (reference is not None), [group.place for group in groups])
@@ -132,8 +134,9 @@ def strips(
     if limits is not None:
         axis["scale"] = alt.Scale(domain=list(limits))
     x, colour = x_of(axis), chart.colour
+    for place in [*([] if reference is None else [reference[1]]), *([0] if zero else [])]:
+        chart.layers.append(layer("rule", [{"x": place}], "reference", x=x))
     if reference is not None:
-        chart.layers.append(layer("rule", [{"x": reference[1]}], "reference", x=x))
         look = {"style": "soft", "shape": "diamond", "opacity": 1}
         tip = tips(("x:Q", ".2f", reference[0]))
         chart.add("point", [{"x": reference[1], "at": chart.n - 1 + MIDDLE}], look, x=x, tooltip=tip)
@@ -174,24 +177,6 @@ def _means(chart: _Rows, means: Sequence[Row], axis: dict[str, Any]) -> None:
     said = tips("group:N", ("x:Q", ".3~f", "mean"))
     said += tips(("low:Q", ".3~f"), ("high:Q", ".3~f")) if banded else []
     chart.add("tick", means, {"orient": "vertical", "opacity": 1}, x=x_of(axis), color=chart.colour, tooltip=said)
-
-
-def intervals(groups: Sequence[Group], title: str) -> AnyChart:
-    """A point with its interval a row, against a line at 0 (a forest plot)."""
-    chart = _Rows(max(1, len(groups)), [group.place for group in groups])
-    rows = [
-        {"place": g.place, "group": g.label, "at": index + MIDDLE, "x": g.mean, "low": g.low, "high": g.high}
-        for index, g in enumerate(groups)
-        if finite(g.mean)
-    ]
-    axis = axis_of("x", title)
-    chart.layers.append(layer("rule", [{"x": 0}], "reference", x=x_of(axis)))
-    known = [row for row in rows if finite(row["low"]) and finite(row["high"])]
-    chart.add("rule", known, "mean", x=x_of(axis, field="low"), x2=alt.X2("high"), color=chart.colour)
-    said = tips("group:N", *((f"{name}:Q", "+.2f") for name in ("x", "low", "high")))
-    chart.add("point", data(rows), "big", x=x_of(axis), color=chart.colour, tooltip=said)
-    chart.label([group.label for group in groups])
-    return chart.chart()
 
 
 def rank_groups(ranks: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:

@@ -41,7 +41,9 @@ def answer(page: ui.Page, run: RunData) -> Iterator[str]:
         )
     else:
         yield ui.missing("Nothing has been found yet: no full training has succeeded.")
-    says = _comparison_sentences(run) if run.kind == "comparison" else _search_sentences(found)
+    finder = found.get("student_method")
+    says = [f"The student above is of {finder} (seed {found['student_seed']})."] if finder else []
+    says += run.conclusions if run.kind == "comparison" else _search_sentences(found)
     if says:
         yield ui.listed(says)
     if run.export_command:
@@ -70,12 +72,6 @@ def _student_cards(run: RunData, student: Mapping[str, Any]) -> str:
         ),
         None if agreement is None else ("agrees with the teacher", ui.percent(agreement), "same class on test images"),
     )
-
-
-def _comparison_sentences(run: RunData) -> list[str]:
-    of = run.answer.get("student_method")
-    says = [f"The student above is of {of} (seed {run.answer['student_seed']})."] if of else []
-    return [*says, *run.conclusions]
 
 
 STOPPED = {

@@ -14,16 +14,7 @@ from naslib_autokd.reports.results.comparison import comparison_tables
 from naslib_autokd.reports.results.run import Row, RunData
 from naslib_autokd.reports.results.search import search_tables
 from naslib_autokd.reports.results.study import study_tables
-from naslib_autokd.runners.run_folder import (
-    COMPARISON,
-    STATUS,
-    STUDY,
-    TASK,
-    TRAININGS,
-    TRIALS,
-    read_settings,
-    read_task,
-)
+from naslib_autokd.runners import run_folder
 
 __all__ = ["Row", "RunData", "read_run"]
 
@@ -40,16 +31,16 @@ def read_run(folder: str | Path, *, analyse: bool = True) -> RunData:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give the folder of a run (--out of search, ablate, a comparison)")
-    settings = read_settings(folder)
+    settings, task = run_folder.read_settings(folder), run_folder.read_task(folder)
     environment = settings.pop("environment", {})
-    about = RunData("search", folder, "empty", task=read_task(folder), settings=settings, environment=environment)
-    if (folder / STUDY).is_file():
+    about = RunData("search", folder, "empty", task=task, settings=settings, environment=environment)
+    if (folder / run_folder.STUDY).is_file():
         return study_tables(about)
-    if "methods" in settings or (folder / COMPARISON).is_file():
+    if "methods" in settings or (folder / run_folder.COMPARISON).is_file():
         return comparison_tables(about, analyse)
-    if "baselines" in settings or (folder / TRAININGS).is_file():
+    if "baselines" in settings or (folder / run_folder.TRAININGS).is_file():
         return baseline_tables(about)
-    if settings or any((folder / name).exists() for name in (TRIALS, STATUS, TASK)):
+    if settings or any((folder / name).exists() for name in (run_folder.TRIALS, run_folder.STATUS, run_folder.TASK)):
         return search_tables(about, analyse)
     raise ValueError(
         f"{folder} holds no run: neither run.yaml, trials.jsonl nor study.yaml; give the folder that was --out of "

@@ -9,18 +9,7 @@ from typing import Any
 
 from naslib_autokd.commands._again import comparison_code
 from naslib_autokd.records import Trial, TrialStore
-from naslib_autokd.reports.results import final_tables, trial_tables
-from naslib_autokd.reports.results.run import (
-    RANKS_MISSING,
-    Row,
-    RunData,
-    Tables,
-    method_row,
-    paired_row,
-    plural,
-    rank_rows,
-    table,
-)
+from naslib_autokd.reports.results import final_tables, run, trial_tables
 from naslib_autokd.reports.results.search import MISSING, no_trials
 from naslib_autokd.runners.comparison import Comparison, JobFolder, mean_curves, rank_methods, read_comparison
 from naslib_autokd.runners.comparison import Row as MethodResult
@@ -34,7 +23,7 @@ _OF_METHODS = (
 )
 
 
-def comparison_tables(about: RunData, analyse: bool) -> RunData:
+def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
     """The run of which ``about`` holds the folder, the task and the settings.
 
     Its ``answer``: ``reference``, ``seeds``, ``n_jobs``; of all methods' kept students the best by validation, whoever
@@ -44,7 +33,7 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
 
     comparison, jobs = read_comparison(about.folder)
     methods = [method["label"] for method in about.settings.get("methods", [])]
-    tables: Tables = {"trials": [], "finals": [], "anytime": []}
+    tables: run.Tables = {"trials": [], "finals": [], "anytime": []}
     trials: list[tuple[str, int, Trial]] = []
     kept: list[tuple[JobFolder, FinalRecord]] = []
     for job in jobs:
@@ -61,10 +50,10 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
     counted, uncounted = final_tables.count_tables(counts, bool(tables["finals"]))
     space = next((space for job in reversed(jobs) if (space := read_settings(job.path).get("space"))), None)
     searched, unknown = trial_tables.searched_tables(trials, space, analyse)
-    failures = table("method seed message", comparison.failures)
+    failures = run.table("method seed message", comparison.failures)
     tables |= {
         "anytime_mean": mean_curves(comparison.jobs),
-        "methods": [method_row(row.label, row, _OF_METHODS) for row in comparison.rows],
+        "methods": [run.method_row(row.label, row, _OF_METHODS) for row in comparison.rows],
         "failures": [*failures, *trial_tables.failure_rows(trial for _, _, trial in trials)],
         "budget_agreement": [
             {"method": job.method, "run_seed": job.seed, **pair}
@@ -72,7 +61,7 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
             for pair in job.details.get("agreement", [])
         ],
         "tests": [_test_row(row) for row in comparison.rows if row.difference is not None],
-        "ranks": rank_rows([row.label for row in comparison.rows], rank_methods(comparison)),
+        "ranks": run.rank_rows([row.label for row in comparison.rows], rank_methods(comparison)),
         **searched,
         **counted,
     }
@@ -97,7 +86,7 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
         state=state,
         problem=problem,
         tables=tables,
-        missing={**MISSING, **none, "front": front, "ranks": RANKS_MISSING, **unknown, **uncounted},
+        missing={**MISSING, **none, "front": front, "ranks": run.RANKS_MISSING, **unknown, **uncounted},
         answer=answer,
         teacher=teacher,
         conclusions=what_it_shows(comparison) if comparison.rows else (),
@@ -112,30 +101,30 @@ def comparison_tables(about: RunData, analyse: bool) -> RunData:
     )
 
 
-def _anytime_rows(job: JobFolder, trials: Sequence[Trial]) -> list[Row]:
+def _anytime_rows(job: JobFolder, trials: Sequence[Trial]) -> list[run.Row]:
     if job.result is None:
         return trial_tables.anytime_rows(trials, job.method, job.seed)
     about = {"method": job.method, "seed": job.seed, "one_shot": job.result.one_shot}
     return [{**about, "student_epochs": x, "accuracy": y} for x, y in job.result.curve]
 
 
-def _test_row(row: MethodResult) -> Row:
+def _test_row(row: MethodResult) -> run.Row:
     test = row.rank_test
     assert row.difference is not None
     assert test is not None
     more = {"p_wilcoxon": test.p_value if test.n > 1 else None, "p_holm": row.p_holm, "share_better": test.share_better}
-    return paired_row(row.label, row.difference, **more)
+    return run.paired_row(row.label, row.difference, **more)
 
 
-def _progress(about: RunData, comparison: Comparison, jobs: Sequence[JobFolder]) -> tuple[str, str]:
+def _progress(about: run.RunData, comparison: Comparison, jobs: Sequence[JobFolder]) -> tuple[str, str]:
     """``state`` and ``problem``."""
     waiting = [job for job in jobs if job.result is None and not job.error]
     running = any((job.path / STATUS).exists() and read_status(job.path).state == "running" for job in waiting)
     finished = (about.folder / COMPARISON).exists() and not waiting
     state = "finished" if finished else "running" if running else "stopped" if comparison.jobs else "empty"
     begun = f", begun and not finished: {'; '.join(job.name for job in waiting)}" if waiting else ""
-    word, n = "is still running" if running else "is not finished", plural(len(comparison.jobs), "finished job")
+    word, n = "is still running" if running else "is not finished", run.plural(len(comparison.jobs), "finished job")
     failed = "; ".join(f"{method}, seed {seed}" for method, seed, _ in comparison.failures)
     said = "" if finished else f"The comparison {word} ({n}{begun}): the same command continues it. "
-    said += f"{plural(len(comparison.failures), 'job')} failed: {failed}." if failed else ""
+    said += f"{run.plural(len(comparison.failures), 'job')} failed: {failed}." if failed else ""
     return state, said.strip()
