@@ -145,7 +145,7 @@ def strips(
     chart.add("rect", boxes, "frame", to="to", x=x, x2=alt.X2("x2"))
     chart.add("rule", boxes, {"color": "@soft", "strokeWidth": 1}, to="to", x=x_of(axis, field="median"))
     tip = tips(("tip:N", "", "result"), ("x:Q", ".3~f", title))
-    chart.add("point", data(dots), {"opacity": 0.55}, x=x, color=colour, tooltip=tip)
+    chart.add("point", dots, {"opacity": 0.55}, x=x, color=colour, tooltip=tip)
     _means(chart, means, axis)
     chart.label([*(group.label for group in groups), *([] if reference is None else [reference[0]])])
     return chart.chart()
