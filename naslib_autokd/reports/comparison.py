@@ -12,10 +12,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from naslib_autokd.reports import tables
+from naslib_autokd.reports import tables as files
+from naslib_autokd.reports.results.run import RunData
 from naslib_autokd.reports.terminal import Live, n_parameters, print_table
 from naslib_autokd.runners.comparison import Comparison, JobProgress, Method, mean_curves
-from naslib_autokd.runners.statistics import SHARE, mean_interval
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -90,7 +90,7 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
     columns = ["method", "seed", "test_accuracy", "mean_test_accuracy", "teacher_agreement", "n_params", "macs"]
     columns += ["train_memory_bytes", "search_cpu_s", "student_epochs", "n_students"]
     rows = [{**vars(job), "mean_test_accuracy": mean(job.test_accuracies)} for job in comparison.jobs]
-    tables.write_csv(Path(path), columns, [[row[column] for column in columns] for row in rows])
+    files.write_csv(Path(path), columns, [[row[column] for column in columns] for row in rows])
 
 
 def anytime_figure(comparison: Comparison, path: str | Path) -> None:
@@ -102,27 +102,26 @@ def anytime_figure(comparison: Comparison, path: str | Path) -> None:
     which says little about the cell that is cut out of it: the final students are what can be compared. The format
     follows the suffix of ``path``: .png, .pdf or .svg.
     """
-    from naslib_autokd.reports.charts import curves, rows
-    from naslib_autokd.reports.charts.look import percents
+    from naslib_autokd.reports.charts.curves import side_by_side
+    from naslib_autokd.reports.figures import run_charts
     from naslib_autokd.reports.paper import PAGE_WIDTH, for_paper, picture
 
-    jobs, teacher = comparison.jobs, comparison.teacher["test_accuracy"]
-    methods = [row.label for row in comparison.rows]
+    jobs, path = comparison.jobs, Path(path)
     points = [
         {"method": job.method, "seed": job.seed, "student_epochs": x, "accuracy": y, "one_shot": job.one_shot}
         for job in jobs
         for x, y in job.curve
     ]
-    groups = []
-    for place, method in enumerate(methods):
-        own = [job.test_accuracies for job in jobs if job.method == method]
-        found = mean_interval([mean(values) for values in own], bounds=SHARE)
-        ends = percents(found.mean, found.low, found.high)
-        groups.append(rows.Group(method, [100 * value for values in own for value in values], place, *ends))
-    left = curves.comparison_curves(mean_curves(jobs), points, methods, teacher)
-    right = rows.strips(groups, "test accuracy of final students (%)", reference=("teacher", 100 * teacher))
-    chart = curves.side_by_side(left, right, names=methods)
-    path = Path(path)
+    finals = [
+        {"method": job.method, "seed": job.seed, "index": index, "kept": False, "test_accuracy": value}
+        for job in jobs
+        for index, value in enumerate(job.test_accuracies)
+    ]
+    tables = {"anytime": points, "anytime_mean": mean_curves(jobs), "finals": finals}
+    methods = [row.label for row in comparison.rows]
+    run = RunData("comparison", path, "finished", tables=tables, teacher=dict(comparison.teacher), methods=methods)
+    charts = run_charts(run)
+    chart = side_by_side(charts["anytime"].chart, charts["finals"].chart, names=methods)
     path.write_bytes(picture(for_paper(chart, PAGE_WIDTH), path.suffix.lower().removeprefix(".")))
 
 

@@ -160,9 +160,14 @@ def _at_the_largest_budget(rows: Sequence[Row]) -> list[Row]:
 
 
 def _searches(run: RunData) -> Figures:
+    """Means over seeds with their bands, single seeds behind them; supernets are dashed, theirs is another accuracy."""
     means, points = run.table("anytime_mean"), run.table("anytime")
+    look: dict[str, Any] = {"emphasised": run.methods[0] if run.methods else "", "teacher": _teacher(run)}
+    look["dashed"] = {row["method"] for row in points if row["one_shot"]}
+    look |= {"x_title": "student-epochs of the search", "y_title": "validation accuracy (%)"}
     if points:
-        chart = curves.comparison_curves(means, points, run.methods, _teacher(run))
+        over = (means, "student_epochs", "accuracy")
+        chart = curves.curves(*over, methods=run.methods, singles=points, **look)
         yield "anytime", Figure(chart, "anytime", means or points)
 
 

@@ -10,10 +10,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from scipy import stats
 
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.optimizers.darts import DARTS, DARTSResult
@@ -96,6 +98,18 @@ def test_what_is_said_follows_from_the_intervals() -> None:
     equal = [job(m, s, (0.8 + 0.05 * ((s + k) % 2),)) for s in range(4) for k, m in enumerate(("AutoKD", "DARTS"))]
     assert "cannot be told apart" in " ".join(what_it_shows(comparison(equal)))
     assert "one seed, no interval" in " ".join(what_it_shows(comparison(equal[:2])))
+
+
+@pytest.mark.parametrize("n", [2, 5, 8, 20])
+def test_sentences_about_equals_claim_a_difference_at_most_at_the_nominal_rate(n: int) -> None:
+    rng, claimed = np.random.default_rng(n), 0
+    for _ in range(100):
+        accuracies = rng.integers(330, 370, size=(3, n)) / 400
+        jobs = [
+            job(m.label, s, (own[s],)) for m, own in zip(AUTOKD_VS_DARTS, accuracies, strict=True) for s in range(n)
+        ]
+        claimed += any(" is ahead of " in line or " is behind " in line for line in what_it_shows(comparison(jobs)))
+    assert stats.binomtest(claimed, 100, 0.05, alternative="greater").pvalue > 1e-3
 
 
 def test_table_csv_and_figure_show_every_row(tmp_path: Path) -> None:

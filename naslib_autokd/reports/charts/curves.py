@@ -163,24 +163,6 @@ def curves(
     return sized(alt.layer(*layers), 400, 0.34, names=shown if len(shown) > 1 else ())
 
 
-def comparison_curves(
-    means: Sequence[Row], points: Sequence[Row], methods: Sequence[str], teacher: float | None
-) -> AnyChart:
-    """Means over seeds with their bands, single seeds behind them; supernets are dashed, theirs is another accuracy."""
-    return curves(
-        means,
-        "student_epochs",
-        "accuracy",
-        methods=methods,
-        x_title="student-epochs of the search",
-        y_title="validation accuracy (%)",
-        emphasised=methods[0] if methods else "",
-        dashed={row["method"] for row in points if row.get("one_shot")},
-        singles=points,
-        teacher=teacher,
-    )
-
-
 def _band(row: Row, factor: float, floor: float) -> Row:
     """Ends of a band, if both are known."""
     ends = {end: row.get(end) for end in ("low", "high")}
