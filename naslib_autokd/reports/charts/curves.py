@@ -29,6 +29,8 @@ MOST_POINTS = 3000
 """Single points that a chart draws; of more, those of the best trials and others with equal distances."""
 MOST_LINKED = 1200
 """The same for a chart of several panels, in which a range can be chosen."""
+MOST_LINES = 600
+"""The same for lines through all settings."""
 MANY_LINES = 6
 """Above so many lines only the emphasised one's band is shaded."""
 
@@ -268,7 +270,7 @@ def parallel(meta: Sequence[Row], rows: Sequence[Row]) -> AnyChart:
         rows: ``id``, ``val_accuracy`` and a column a setting.
     """
     accuracy = {"name": "val_accuracy", "title": "validation, %", "type": "number", "log": False}
-    found = sorted(thinned(rows, MOST_LINKED), key=lambda row: row["val_accuracy"])
+    found = sorted(thinned(rows, MOST_LINES), key=lambda row: row["val_accuracy"])
     points, marks = [], []
     for index, entry in enumerate([*meta, accuracy]):
         values = [row.get(entry["name"]) for row in found]
