@@ -80,7 +80,7 @@ setup(
             "xgboost",
         ],
         "cluster": ["dask-jobqueue>=0.8"],
-        "optuna": ["optuna>=4.0"],
+        "optuna": ["optuna>=5.0"],  # with 4 the TPE sampler repeats a forbidden point until none is left
         "botorch": ["botorch>=0.12"],
         "tensorboard": ["tensorboard"],
         "timm": ["timm>=1.0"],
