@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,20 @@ class KDLike(Protocol):
 
     @property
     def kd_weight(self) -> float: ...
+
+
+@runtime_checkable
+class HasBFloat16(Protocol):
+    """A module with a bfloat16 of its own on CPUs (`search_spaces.hnag.student.Student`)."""
+
+    precision: str
+    """``float32`` or ``bfloat16``: of its next pass in training."""
+
+    @property
+    def without_bfloat16(self) -> str:
+        """Why it cannot; empty where it can."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
 
 
 class Objective(Protocol):
@@ -312,19 +326,18 @@ class TrainingStep:
 
 def without_bfloat16(model: nn.Module, device: torch.device) -> str:
     """Why ``model`` is not trained in bfloat16 on this device; empty where it can be."""
-    return str(getattr(model, "without_bfloat16", "")) if device.type == "cpu" else ""
+    return model.without_bfloat16 if device.type == "cpu" and isinstance(model, HasBFloat16) else ""
 
 
 def logits_in_bfloat16(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits, in float32, of a pass in training: in the model's own bfloat16 on a CPU where it has one (a
-    ``precision``, as `search_spaces.hnag.student.Student`), else under ``torch.autocast``."""
-    own: Any = model
-    if images.device.type == "cpu" and hasattr(model, "precision"):
-        before, own.precision = own.precision, "bfloat16"
+    """Logits, in float32, of a pass in training: in the model's own bfloat16 on a CPU where it has one, else under
+    ``torch.autocast``."""
+    if images.device.type == "cpu" and isinstance(model, HasBFloat16):
+        before, model.precision = model.precision, "bfloat16"
         try:
             logits: Tensor = model(images)
         finally:
-            own.precision = before
+            model.precision = before
     else:
         with torch.autocast(images.device.type, torch.bfloat16):
             logits = model(images)

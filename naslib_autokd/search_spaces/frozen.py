@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from naslib_autokd.search_spaces import without_kd
+from naslib_autokd.search_spaces import ChecksTask, DescribesItself, without_kd
 from naslib_autokd.tasks import did_you_mean
 
 if TYPE_CHECKING:
@@ -225,14 +225,13 @@ class FrozenSpace:
 
     def describe(self) -> dict[str, Any]:
         """What tells this space from others, as JSON can hold it."""
-        described = self.inner.describe() if hasattr(self.inner, "describe") else {"name": self.name}
+        described = self.inner.describe() if isinstance(self.inner, DescribesItself) else {"name": self.name}
         return {**described, "fixed": dict(self.fixed)}
 
     def check(self, task: Task) -> None:
         """Let the space itself check whether it can be searched on ``task``."""
-        check = getattr(self.inner, "check", None)
-        if check is not None:
-            check(task)
+        if isinstance(self.inner, ChecksTask):
+            self.inner.check(task)
 
     def candidate(self, values: Mapping[str, Any]) -> Any:
         """The candidate with these values of what is left, and the fixed ones.

@@ -177,7 +177,7 @@ class TableSpace:
             ValueError: If the table has no such row.
         """
         if candidate not in self._index:
-            raise ValueError(f"the space {self.name!r} has no row {getattr(candidate, 'to_dict', lambda: candidate)()}")
+            raise ValueError(f"the space {self.name!r} has no row {candidate.to_dict()}")
         return dict(self._values[self._index[candidate]])
 
     def frozen(self, fixed: Mapping[str, Any]) -> TableSpace:
