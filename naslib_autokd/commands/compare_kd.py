@@ -285,12 +285,13 @@ def conclusions(comparison: BaselineComparison) -> list[str]:
     for row, gain, p_value in judged:
         direction = "helps" if gain.difference.mean > 0 else "hurts"
         verdict = direction if p_value <= ALPHA else "cannot be told from plain KD"
-        groups[verdict].append(f"{row.student} {row.loss} (p = {p_value:.2g})")
+        groups[verdict].append(f"{row.student} {row.short_title} (p = {p_value:.2g})")
     for verdict, names in groups.items():
         if names:
-            lines.append(f"{verdict[0].upper()}{verdict[1:]}: {', '.join(names)}.")
+            lines.append(f"{verdict[0].upper()}{verdict[1:]}: {'; '.join(names)}.")
     if judged:
-        lines[-1] += f" p of paired t tests over {len(comparison.seeds)} seeds, Holm's correction for {len(judged)}."
+        n = f"{len(judged)} comparison{'s' * (len(judged) > 1)}"
+        lines[-1] += f" p of paired t tests over {len(comparison.seeds)} seeds, Holm's correction for {n}."
     elif len(comparison.seeds) == 1 and tested:
         lines.append("One seed: no difference can be judged; run more (--seeds).")
     lines += family_conclusions(comparison)

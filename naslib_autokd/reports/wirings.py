@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
@@ -333,23 +333,15 @@ def _mark(operation: str, box: Box, digits: int) -> str:
     return f"M{_number(box[0] + _RADIUS, digits)} {_number(box[1] + _RADIUS, digits)}{outline}"
 
 
-class _Shape(NamedTuple):
-    kind: str
-    """Class of its element, in `_rules`."""
-    data: str
-    """Of its path."""
-    key: str = ""
-    tooltip: str = ""
-
-
-def _shapes(wiring: Wiring, layout: _Layout, digits: int, bent: bool = True) -> Iterator[_Shape]:
-    """Every node and every edge, from the back to the front; arcs of the stem and the head have no key."""
+def _shapes(wiring: Wiring, layout: _Layout, digits: int, bent: bool = True) -> Iterator[tuple[str, str, str, str]]:
+    """Every node and every edge, from the back to the front: class in `_rules`, path, key and tooltip; arcs of the stem
+    and the head have no key."""
     for size, kind, radius in ((1, "cell", 6), (2, "frame", 4)):
         for place, box in layout.boxes.items():
             if len(place) == size:
-                yield _Shape(kind, _rectangle(box, radius, digits), place_name(place))
+                yield kind, _rectangle(box, radius, digits), place_name(place), ""
     outer = [arc for (a, b), arc in layout.arcs.items() if a < 0 or b == len(wiring.cells)]
-    yield _Shape("end", "".join(outer))
+    yield "end", "".join(outer), "", ""
     for place, graph, merges in graphs_of(wiring):
         where = ("cells", "cell {}, nodes", "cell {}, node {},")[len(place)].format(*place)
         for source, target in graph.edges:
@@ -357,10 +349,10 @@ def _shapes(wiring: Wiring, layout: _Layout, digits: int, bent: bool = True) -> 
             makes_mask = merge == "attention" and source == graph.predecessors[target][0]
             kind = "concat" if merge == "concat" else "mask" if makes_mask else "edge"
             data = _curve(layout.edges[edge], digits, bent) if place else layout.arcs[source, target]
-            yield _Shape(kind, data, edge.label, f"{where} {source} to {target}, {merge}")
+            yield kind, data, edge.label, f"{where} {source} to {target}, {merge}"
     for place, name in operations_of(wiring):
         tooltip = "cell {}, node {}, operation {}: {}".format(*place, name)
-        yield _Shape(name, _mark(name, layout.boxes[place], digits), place_name(place), tooltip)
+        yield name, _mark(name, layout.boxes[place], digits), place_name(place), tooltip
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------

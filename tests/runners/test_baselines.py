@@ -354,9 +354,9 @@ def test_conclusions_follow_the_intervals(family, verdict):
     text = "\n".join(conclusions(some_results(family)))
     assert verdict in text
     assert text.count("the claim") == 1
-    assert "Helps: a at" in text
-    assert "Cannot be told from plain KD: a sp" in text
-    assert "Holm's correction for 2" in text
+    assert "Helps: a AT (p = " in text
+    assert "Cannot be told from plain KD: a SP" in text
+    assert "Holm's correction for 2 comparisons" in text
     assert "What this cannot show" in text
 
 
