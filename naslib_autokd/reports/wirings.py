@@ -370,7 +370,7 @@ def _text_width(text: str, size: float) -> float:
 def _wrapped(text: str, size: float, width: float) -> list[str]:
     """Lines of at most about ``width``; no-break spaces hold a fact together."""
     lines = textwrap.wrap(text, int(width / _text_width("x", size)), break_long_words=False, break_on_hyphens=False)
-    return [line.replace(_HARD, " ") for line in lines]
+    return [line.replace(_HARD, " ").removesuffix(" ·") for line in lines]
 
 
 _HARD = "\xa0"
@@ -424,7 +424,7 @@ class _Picture:
 
     def svg(self, background: str | None) -> str:
         """The whole document; styles are under a class of its own, since those of an inline SVG hold for a page."""
-        scope = f"wiring-{content_digest([self.title, self.description, self.width, self.y])[:8]}"
+        scope = f"wiring-{content_digest([self.title, self.description, round(self.width), round(self.y)])[:8]}"
         width, height = math.ceil(self.width), math.ceil(self.y)
         root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width} {height}"})
         root.attrib |= {"width": _number(width * self.zoom), "height": _number(height * self.zoom), "class": scope}
