@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from naslib_autokd.reports.conclusions import conclusions
@@ -21,8 +19,7 @@ from naslib_autokd.reports.figures import add_figures
 from naslib_autokd.reports.paper import FigureFolder
 from naslib_autokd.reports.results import RunData
 from naslib_autokd.reports.results.study import result_tables
-from naslib_autokd.reports.tables import latex_table, markdown_table, study_tables
-from naslib_autokd.reports.terminal import print_table
+from naslib_autokd.reports.tables import latex_table, markdown_table, print_shown, study_tables
 from naslib_autokd.runners.ablation import StudyResult
 from naslib_autokd.runners.study_summary import StudySummary, summary
 
@@ -30,14 +27,9 @@ from naslib_autokd.runners.study_summary import StudySummary, summary
 def print_study(result: StudyResult | StudySummary, console: Console) -> None:
     """Two tables and what may be concluded from them."""
     found = result if isinstance(result, StudySummary) else summary(result)
-    for columns, rows, caption, title in study_tables(found):
-        table = Table(box=SIMPLE_HEAD, title=Text(title), title_justify="left", title_style="bold")
-        for index, column in enumerate(columns):
-            table.add_column(Text(column), justify="right" if index else "left", no_wrap=False)
-        for row in rows:
-            table.add_row(*map(Text, row))
-        print_table(console, table)
-        console.print(Text(caption), style="dim")
+    for shown in study_tables(found):
+        print_shown(shown, console)
+        console.print(Text(shown.caption), style="dim")
         console.print()
     for line in conclusions(found):
         console.print(Text(line))

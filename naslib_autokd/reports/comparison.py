@@ -2,79 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-from naslib_autokd.reports import tables as files
 from naslib_autokd.reports.results.run import RunData
-from naslib_autokd.reports.terminal import Live, n_parameters, print_table
+from naslib_autokd.reports.tables import comparison_table, print_shown
+from naslib_autokd.reports.tables import write_csv as tables_csv
+from naslib_autokd.reports.terminal import Live
 from naslib_autokd.runners.comparison import Comparison, JobProgress, Method, mean_curves
-
-
-def comparison_table(comparison: Comparison) -> Table:
-    """The rows of ``comparison`` and the teacher's, for a terminal or a text file."""
-    first = comparison.rows[0].label if comparison.rows else ""
-    several_finals = _has_several(comparison)
-    table = Table(box=SIMPLE_HEAD, title=_title(comparison), title_justify="left", title_style="bold")
-    table.add_column("method")
-    names = ["kept student", *(["mean student"] if several_finals else []), f"{first} minus it"]
-    for name in (*names, "agrees", "params", "MMACs", "train MiB", "search", "trained"):
-        table.add_column(name, justify="right", no_wrap=True)
-
-    def costs(of: Mapping[str, Any]) -> tuple[str, str, str]:
-        return n_parameters(of["n_params"]), f"{of['macs'] / 1e6:.2f}", f"{of['train_memory_bytes'] / 2**20:.1f}"
-
-    for row in comparison.rows:
-        table.add_row(
-            row.label,
-            row.test_accuracy.percent(),
-            *([row.mean_test_accuracy.percent()] if several_finals else []),
-            "" if row.difference is None else row.difference.difference.percent(),
-            f"{100 * row.teacher_agreement:.1f}",
-            *costs(vars(row)),
-            f"{row.search_cpu_s:.0f} s",
-            f"{row.n_students:.0f}",
-        )
-    teacher = comparison.teacher
-    table.add_row("teacher", f"{100 * teacher['test_accuracy']:.1f}", *[""] * len(names), *costs(teacher))
-    return table
-
-
-def _title(comparison: Comparison) -> str:
-    n = len(comparison.seeds)
-    return (
-        f"{comparison.task}: test accuracy in %, mean [95% interval] over {n} seed{'s' * (n > 1)}, "
-        f"{comparison.budget:.0f} student-epochs for each search"
-    )
-
-
-def legend(comparison: Comparison) -> str:
-    """What the columns are."""
-    mean_student = "; mean student: mean of a seed's final students (what the differences are made of)"
-    return (
-        "kept student: of each seed the final student with the best validation accuracy, judged once"
-        f"{mean_student * _has_several(comparison)}; agrees: same class as the teacher on test images (%); train MiB: "
-        "peak live tensors of a training step; search: CPU seconds of the search; trained: students (or supernets) "
-        "trained in the search."
-    )
-
-
-def _has_several(comparison: Comparison) -> bool:
-    """Final students of a seed."""
-    return any(len(job.test_accuracies) > 1 for job in comparison.jobs)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """The table with its legend; row by row where the console is too narrow for it."""
-    print_table(console, comparison_table(comparison))
-    console.print(legend(comparison), markup=False, highlight=False)
+    shown = comparison_table(comparison)
+    print_shown(shown, console)
+    console.print(shown.caption, markup=False, highlight=False)
 
 
 def table_text(comparison: Comparison, width: int = 132) -> str:
@@ -90,7 +36,7 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
     columns = ["method", "seed", "test_accuracy", "mean_test_accuracy", "teacher_agreement", "n_params", "macs"]
     columns += ["train_memory_bytes", "search_cpu_s", "student_epochs", "n_students"]
     rows = [{**vars(job), "mean_test_accuracy": mean(job.test_accuracies)} for job in comparison.jobs]
-    files.write_csv(Path(path), columns, [[row[column] for column in columns] for row in rows])
+    tables_csv(Path(path), columns, [[row[column] for column in columns] for row in rows])
 
 
 def anytime_figure(comparison: Comparison, path: str | Path) -> None:

@@ -8,7 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from naslib_autokd.escaping import csv_cell
+from naslib_autokd.reports.terminal import n_parameters, print_table
+from naslib_autokd.runners.comparison import Comparison
 from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
 
 UNITS = {
@@ -73,7 +80,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-# ---- a study ---------------------------------------------------------------------------------------------------------
+# ---- what several formats show -------------------------------------------------------------------------------------
 
 
 class Shown(NamedTuple):
@@ -87,6 +94,46 @@ class Shown(NamedTuple):
     @classmethod
     def of(cls, methods: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], *texts: str) -> Shown:
         return cls(list(columns), [[cell(method) for cell in columns.values()] for method in methods], *texts)
+
+
+def print_shown(shown: Shown, console: Console) -> None:
+    """In a terminal, without its caption."""
+    table = Table(box=SIMPLE_HEAD, title=Text(shown.title), title_justify="left", title_style="bold")
+    for index, column in enumerate(shown.columns):
+        table.add_column(Text(column), justify="right" if index else "left")
+    for row in shown.rows:
+        table.add_row(*map(Text, row))
+    print_table(console, table)
+
+
+def comparison_table(comparison: Comparison) -> Shown:
+    """The methods of a comparison, and the teacher once it is known."""
+    first, n = comparison.rows[0].label if comparison.rows else "", len(comparison.seeds)
+    several = any(len(job.test_accuracies) > 1 for job in comparison.jobs)
+
+    def costs(of: Mapping[str, Any]) -> list[str]:
+        return [n_parameters(of["n_params"]), f"{of['macs'] / 1e6:.2f}", f"{of['train_memory_bytes'] / 2**20:.1f}"]
+
+    names = ["kept student", *["mean student"] * several, f"{first} minus it"]
+    rows = []
+    for row in comparison.rows:
+        means = [row.test_accuracy.percent(), *[row.mean_test_accuracy.percent()] * several]
+        means.append("" if row.difference is None else row.difference.difference.percent())
+        spent = [f"{row.search_cpu_s:.0f} s", f"{row.n_students:.0f}"]
+        rows.append([row.label, *means, f"{100 * row.teacher_agreement:.1f}", *costs(vars(row)), *spent])
+    if teacher := comparison.teacher:
+        accuracy = [f"{100 * teacher['test_accuracy']:.1f}", *[""] * len(names)]
+        rows.append(["teacher", *accuracy, *costs(teacher), "", ""])
+    mean_student = "; mean student: mean of a seed's final students (what the differences are made of)"
+    return Shown(
+        ["method", *names, "agrees", "params", "MMACs", "train MiB", "search", "trained"],
+        rows,
+        "kept student: of each seed the final student with the best validation accuracy, judged once"
+        f"{mean_student * several}; agrees: same class as the teacher on test images (%); train MiB: peak live "
+        "tensors of a training step; search: CPU seconds of the search; trained: students (or supernets) trained in it.",
+        f"{comparison.task}: test accuracy in %, mean [95% interval] over {n} seed{'s' * (n > 1)}, "
+        f"{comparison.budget:.0f} student-epochs for each search",
+    )
 
 
 def _points(fraction: float, form: str = ".2f") -> str:

@@ -32,28 +32,8 @@ def _points(row: Row, digits: int = 2) -> str:
 @ui.section("answer", "Answer", "The answer")
 def comparison_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     yield from answer.make(page, run)
-    rows = run.table("methods")
-    if not rows:
-        return
-    tests = {row["method"]: row for row in run.table("tests")}
-    mean: ui.Columns = {"mean student, %": lambda row: ui.ranged(row, "mean_test_accuracy")}
-    several = any(row["test_accuracy"] != row["mean_test_accuracy"] for row in rows)
-    columns: ui.Columns = {
-        "method": "method",
-        "n": ui.shown("n", form=""),
-        "kept student, %": lambda row: ui.ranged(row, "test_accuracy"),
-        **(mean if several else {}),
-        f"{rows[0]['method']} minus it": lambda row: _points(tests[row["method"]], 1) if row["method"] in tests else "",
-        "agrees, %": ui.shown("teacher_agreement", 100),
-        **COSTS,
-        "search CPU s": ui.shown("search_cpu_s", form=".0f"),
-        "trained": ui.shown("n_students", form=".0f"),
-    }
-    teacher = [{**run.teacher, "method": "teacher"}] if run.teacher and run.teacher["n_params"] is not None else []
-    yield ui.heading("Methods") + ui.table([*rows, *teacher], columns)
-    yield ui.lead(
-        "Means over seeds with 95% t intervals; the difference is paired by seed, of the mean of a seed's students."
-    )
+    for shown in run.answer.get("tables", ()):
+        yield ui.heading("Methods") + ui.lead(shown.title) + ui.texts(shown)
 
 
 @ui.section("anytime", "Anytime", "During the searches", "anytime", "No search has an incumbent yet.")
@@ -84,7 +64,7 @@ def comparison_family(page: ui.Page, run: RunData) -> Iterator[str]:
 def statistics(page: ui.Page, run: RunData) -> Iterator[str]:
     tests, ranks = run.table("tests"), run.table("ranks")
     first = run.answer.get("reference", run.methods[0] if run.methods else "")
-    shown = run.answer.get("tables", [])[1:]
+    shown = run.answer.get("tables", [])[1:]  # of a study
     if shown:
         yield ui.heading("Paired differences") + page.chart("tests") + ui.texts(shown[0])
     elif tests and run.kind == "comparison":

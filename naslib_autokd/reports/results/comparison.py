@@ -11,6 +11,7 @@ from naslib_autokd.commands._again import comparison_code
 from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.reports.results import final_tables, run, trial_tables
 from naslib_autokd.reports.results.search import MISSING, no_trials
+from naslib_autokd.reports.tables import comparison_table
 from naslib_autokd.runners.comparison import Comparison, JobFolder, mean_curves, rank_methods, read_comparison
 from naslib_autokd.runners.comparison import Row as MethodResult
 from naslib_autokd.runners.finals import FinalRecord, kept_of, read_finals
@@ -26,8 +27,8 @@ _OF_METHODS = (
 def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
     """The run of which ``about`` holds the folder, the task and the settings.
 
-    Its ``answer``: ``reference``, ``seeds``, ``n_jobs``; of all methods' kept students the best by validation, whoever
-    found it: ``student`` (see `student_answer`), ``student_method``, ``student_seed``.
+    Its ``answer``: ``reference``, ``seeds``, ``n_jobs``, ``tables`` (as texts); of all methods' kept students the best by
+    validation, whoever found it: ``student`` (see `student_answer`), ``student_method``, ``student_seed``.
     """
     from naslib_autokd.reports.conclusions import what_it_shows
 
@@ -70,7 +71,7 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
     export = ""
     if comparison.rows:
         answer = {"reference": comparison.rows[0].label, "n_jobs": len(comparison.jobs)}
-        answer["seeds"] = list(comparison.seeds)
+        answer |= {"seeds": list(comparison.seeds), "tables": [comparison_table(comparison)]}
     if kept:
         best, student = kept[0]
         answer |= {"student_method": best.method, "student_seed": best.seed}
