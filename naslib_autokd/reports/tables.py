@@ -129,8 +129,8 @@ def comparison_table(comparison: Comparison) -> Shown:
         ["method", *names, "agrees", "params", "MMACs", "train MiB", "search", "trained"],
         rows,
         "kept student: of each seed the final student with the best validation accuracy, judged once"
-        f"{mean_student * several}; agrees: same class as the teacher on test images (%); train MiB: peak live "
-        "tensors of a training step; search: CPU seconds of the search; trained: students (or supernets) trained in it.",
+        f"{mean_student * several}; agrees: same class as the teacher on test images (%); train MiB: peak live tensors "
+        "of a training step; search: its CPU seconds; trained: students (or supernets) trained in the search.",
         f"{comparison.task}: test accuracy in %, mean [95% interval] over {n} seed{'s' * (n > 1)}, "
         f"{comparison.budget:.0f} student-epochs for each search",
     )

@@ -27,8 +27,8 @@ _OF_METHODS = (
 def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
     """The run of which ``about`` holds the folder, the task and the settings.
 
-    Its ``answer``: ``reference``, ``seeds``, ``n_jobs``, ``tables`` (as texts); of all methods' kept students the best by
-    validation, whoever found it: ``student`` (see `student_answer`), ``student_method``, ``student_seed``.
+    Its ``answer``: ``reference``, ``seeds``, ``n_jobs``, ``tables`` (as texts); of all methods' kept students the best
+    by validation, whoever found it: ``student`` (see `student_answer`), ``student_method``, ``student_seed``.
     """
     from naslib_autokd.reports.conclusions import what_it_shows
 
