@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/latency.py                  # ten minutes
     python benchmarks/latency.py --rounds 3 --cases demo
+    python benchmarks/latency.py --only model                       # ten minutes
 
 Two cases. ``demo``: the default student of cluttered-digits (24,000 parameters, 12x12), its teacher, and a resnet8 of
 as many multiply-adds. ``large``: a student of 200 operations (setting L of students.py, 0.5M parameters, 32x32; and of
@@ -10,6 +11,9 @@ as many multiply-adds. ``large``: a student of 200 operations (setting L of stud
 "torch" is the file that torch's exporter writes of the same module, "folded" is what `export` writes, "int8" the
 same in 8 bits. Weights are random; they do not change the time. Every round measures all files in turn, on one thread;
 told is the median of CPU seconds, which other work on the machine changes little.
+
+``--only model``: how well `latency_model` predicts students that it was not fitted to, 15 of each space, of random
+families and sizes, 3x32x32. Both are timed in the same rounds.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -29,10 +34,11 @@ import torch
 from students import generator_of
 from torch import nn
 
-from naslib_autokd.distillation import runtime
+from naslib_autokd.distillation import latency_model, runtime
 from naslib_autokd.distillation.costs import count_macs, count_params
-from naslib_autokd.distillation.runtime import OnnxSession, onnx_file
+from naslib_autokd.distillation.runtime import OnnxSession, Runtime, onnx_file
 from naslib_autokd.search_spaces.hnag import HNAGSpace, Student, Wiring, fit_width
+from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError
 from naslib_autokd.shipping.int8 import quantised
 from naslib_autokd.teachers.names import parse_architecture
 from naslib_autokd.teachers.networks import build_network
@@ -108,12 +114,57 @@ def measure(sessions: dict[str, OnnxSession], shape: tuple[int, int, int], batch
     return {name: statistics.median(found) for name, found in times.items()}
 
 
+def unseen_students(n: int) -> dict[str, list[Student]]:
+    """Random students of each space, of random sizes."""
+    rng, found = np.random.default_rng(1), {preset: list[Student]() for preset in ("hnag-small", "hnag", "hnag-wide")}
+    for preset, students in found.items():
+        while len(students) < n:
+            wiring = HNAGSpace(preset).sample(rng).sample_wiring(len(students))
+            max_params, multiple = int(np.exp(rng.uniform(*np.log((20_000, 400_000))))), int(rng.choice([1, 1, 8, 16]))
+            try:
+                students.append(student_of(wiring, max_params, (3, 32, 32), multiple))
+            except ParameterBudgetError:
+                continue
+    return found
+
+
+def tell_of_the_model(n: int, rounds: int, batches: Sequence[int]) -> None:
+    shape = (3, 32, 32)
+    unseen = unseen_students(n)
+    all_unseen = [student for students in unseen.values() for student in students]
+    print("| batch | students | median error | 90th percentile | largest | median ratio | own estimate (90th) |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for batch in batches:
+        at = Runtime(batch=batch)
+        known = latency_model.calibration_students(shape, latency_model.N_GRAPHS)
+        there = latency_model.measured_at(at)
+        sessions = [latency_model.session_of(one, there) for one in known]
+        sessions += [latency_model.session_of(one, at) for one in all_unseen]
+        seconds = latency_model.least_seconds(sessions, shape, rounds)
+        numbers = [latency_model.numbers(one, there.batch) for one in known]
+        model = latency_model.fitted(at, numbers, seconds[: len(known)])
+        ratios = np.array([model.predict(one) for one in all_unseen]) / seconds[len(known) :]
+        parts = {preset: ratios[n * index : n * (index + 1)] for index, preset in enumerate(unseen)}
+        for name, part in {**parts, "all": ratios}.items():
+            errors = np.abs(part - 1)
+            middle, ninth = np.quantile(errors, (0.5, 0.9))
+            own = f"{model.error:.1%}" if name == "all" else ""
+            cells = [str(batch), name, f"{middle:.1%}", f"{ninth:.1%}", f"{errors.max():.1%}"]
+            print("|", " | ".join([*cells, f"{np.median(part):.2f}", own]), "|", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="demo,large")
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--only", choices=("model",))
+    parser.add_argument("--students", type=int, default=15, help="unseen ones of each space")
+    parser.add_argument("--batches", default="1,64")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if options.only == "model":
+        tell_of_the_model(options.students, min(options.rounds, 10), [int(one) for one in options.batches.split(",")])
+        return
     print("| case | network | parameters | MMACs | nodes | reorders | KB | batch 1, ms | batch 64, ms |")
     print("|---|---|---|---|---|---|---|---|---|")
     for case in options.cases.split(","):

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from naslib_autokd.cli import error_text, main
+from naslib_autokd.cli import build_parser, error_text, main
 from naslib_autokd.commands import _options
+from naslib_autokd.distillation import latency_model
+from naslib_autokd.distillation.runtime import Runtime
+from naslib_autokd.tasks import get_task
 
 
 @pytest.mark.parametrize(
@@ -164,3 +167,21 @@ def test_where_a_latency_is_measured_is_no_setting_of_a_search_without_one(words
     assert main(["search", *words, "--out", str(tmp_path / "run")]) == 2
     assert "this search measures none: give --max-latency-ms, or latency among" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_width_multiple_auto_is_measured_where_a_latency_is_and_kept_by_the_run(tmp_path, capsys, monkeypatch):
+    assert main(["search", "--width-multiple", "auto", "--out", str(tmp_path / "run")]) == 2
+    assert "--width-multiple auto is measured where a latency is" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["search", "--width-multiple", "wide", "--out", str(tmp_path / "run")])
+    assert "--width-multiple must be a whole number, got 'wide'" in capsys.readouterr().err
+    asked = []
+    monkeypatch.setattr(latency_model, "block_of", lambda runtime: asked.append(runtime) or 8)
+    options = build_parser().parse_args(
+        ["search", "--width-multiple", "auto", "--max-latency-ms", "1", "--latency-batch", "4", "--out", str(tmp_path)]
+    )
+    assert _options.task_from_options(options).width_multiple == 8
+    assert asked == [Runtime(batch=4)]
+    get_task("cluttered-digits", width_multiple=16).to_yaml(tmp_path / "task.yaml")
+    assert _options.task_from_options(options).width_multiple == 16
+    assert len(asked) == 1

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from naslib_autokd.commands._types import Number, check_text, name_of, settings_of
+from naslib_autokd.commands._types import Number, NumberOr, check_text, name_of, settings_of
 from naslib_autokd.files import write_whole
 
 FILE = "config.yaml"
@@ -133,7 +133,8 @@ def _value(action: argparse.Action, value: Any) -> Any:
     if isinstance(action, argparse._AppendAction):
         return [_text(each) for each in (value if isinstance(value, list) else [value])]
     if isinstance(action.type, Number):
-        written = isinstance(value, str) and action.type.kind is float  # YAML 1.1 takes 1e-3 for text
+        word = isinstance(action.type, NumberOr) and value == action.type.word
+        written = word or (isinstance(value, str) and action.type.kind is float)  # YAML 1.1 takes 1e-3 for text
         return action.type(value if written or type(value) in (int, action.type.kind) else "no number")
     if isinstance(value, list) and action.type is not Path:
         value = ",".join(map(_text, value))

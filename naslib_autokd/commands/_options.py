@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naslib_autokd.commands._types import SEED, objective, positive, whole
+from naslib_autokd.commands._types import SEED, NumberOr, objective, positive, whole
 
 if TYPE_CHECKING:
     from naslib_autokd.distillation.runtime import Runtime
@@ -102,9 +102,9 @@ def add_limit_options(parser: argparse.ArgumentParser) -> None:
     add_max_params(group)
     group.add_argument(
         "--width-multiple",
-        type=whole(1, 1024),
+        type=NumberOr(int, 1, 1024, word="auto"),
         metavar="N",
-        help="channels are multiples of it, or fewer; 16 suits ONNX Runtime (default: the task's)",
+        help="channels are multiples of it, or fewer; 16 suits ONNX Runtime, auto measures (default: the task's)",
     )
     group.add_argument("--max-macs", type=whole(1, 10**15), metavar="N", help="multiply-adds per image")
     group.add_argument("--max-memory", metavar="SIZE", help="live tensors of a training step, for example 64MB")
@@ -183,7 +183,31 @@ def task_from_options(options: argparse.Namespace) -> Task:
     for name in ("max_params", "width_multiple"):
         if getattr(options, name, None) is not None:
             overrides[name] = getattr(options, name)
+    if overrides.get("width_multiple") == "auto":
+        overrides["width_multiple"] = measured_multiple(options)
     return get_task(options.task, **overrides)
+
+
+def measured_multiple(options: argparse.Namespace) -> int:
+    """What ``--width-multiple auto`` is: that of the run folder which is continued, else measured.
+
+    Raises:
+        ValueError: If the search has no latency as limit or objective.
+    """
+    from naslib_autokd.runners.run_folder import TASK, read_task
+
+    if not asks_for_latency(options):
+        raise ValueError(
+            "--width-multiple auto is measured where a latency is: give --max-latency-ms, or latency among --objectives"
+        )
+    if (options.out / TASK).is_file():
+        return int(read_task(options.out).get("width_multiple", 1))
+    from naslib_autokd.distillation.latency_model import block_of
+
+    runtime = runtime_from_options(options)
+    found = block_of(runtime)
+    print(f"--width-multiple {found}, measured in ONNX Runtime ({runtime})", file=sys.stderr)
+    return found
 
 
 def tell_of_images(task: Task) -> None:

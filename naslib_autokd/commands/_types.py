@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
 GENERAL = ("help", "config", "json", "debug")
 """Options of the commands themselves, the same for all."""
@@ -35,6 +36,16 @@ class Number:
         if number > self.high:
             raise argparse.ArgumentTypeError(f"at most {self.high:.10g}")
         return number
+
+
+@dataclass(frozen=True)
+class NumberOr(Number):
+    """The same, or a word."""
+
+    word: str = ""
+
+    def __call__(self, given: str | float) -> Any:
+        return given if given == self.word else super().__call__(given)
 
 
 def whole(low: int = 1, high: int = 10**9) -> Number:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -20,10 +21,12 @@ from torch import Tensor, nn
 from naslib_autokd.data.images import TaskData, normalise
 from naslib_autokd.data.load import load_data
 from naslib_autokd.data.prepare_picture import PREPARATION
+from naslib_autokd.distillation import latency_model
 from naslib_autokd.distillation.costs import count_macs, count_params, inference_memory, train_memory
 from naslib_autokd.distillation.diswot import SCORE_BATCH, SCORE_COST, LastFeatures, compare, last_features
+from naslib_autokd.distillation.latency_model import LatencyModel
 from naslib_autokd.distillation.losses import KDLoss, get_loss
-from naslib_autokd.distillation.runtime import Runtime, check_available, latency
+from naslib_autokd.distillation.runtime import Latency, Runtime, check_available, latency, missing_packages
 from naslib_autokd.distillation.training import (
     Checkpoint,
     KDLike,
@@ -38,6 +41,7 @@ from naslib_autokd.distillation.training import (
 from naslib_autokd.evaluators.base import Score
 from naslib_autokd.evaluators.checkpoints import CheckpointFolder
 from naslib_autokd.evaluators.judgement import judgement
+from naslib_autokd.evaluators.latency_screen import LatencyScreen, Model
 from naslib_autokd.evaluators.results import FinalResult as FinalResult
 from naslib_autokd.evaluators.results import same_bytes
 from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
@@ -55,6 +59,12 @@ from naslib_autokd.teachers.teacher import Teacher
 OBJECTIVES = ("kd", "ce")
 
 log = logging.getLogger(__name__)
+
+
+WORTH_A_MODEL_S = 30.0
+"""Seconds of measured latencies after which a model of them is calibrated, which takes about as long."""
+MOST_ATTEMPTS = 3
+"""How often a predicted width may turn out not to keep the latency, or to be another, before all are measured."""
 
 
 class SpecLike(Protocol):
@@ -164,6 +174,10 @@ class KDEvaluator:
         self.watch: Callable[[str], None] | None = None
         """Told what a training of this evaluator does: at its begin, and after each epoch."""
         self._width_decided_by = ""
+        self._report = report
+        self._measured_last: tuple[Any, Latency] | None = None
+        self._measuring_s = 0.0
+        self._latency_model: Model | None = None
         self._teacher_test: Tensor | None = None
         self._score_batch: tuple[Tensor, LastFeatures] | None = None
 
@@ -217,8 +231,33 @@ class KDEvaluator:
             smallest = error.smallest
         # a share that is too small for the family means its narrowest student
         max_params = min(self.task.max_params, max(smallest, round(self.task.max_params * size)))
-        spec, decides = widest_within(self.limits, fit, self.cost_of, max_params, smallest)
+        screen = self._latency_screen()
+        for attempt in range(MOST_ATTEMPTS + 1):
+            spec, decides = widest_within(self.limits, fit, partial(self._cost, screen), max_params, smallest)
+            if screen is None or screen.settles(spec):
+                break
+            if attempt + 1 == MOST_ATTEMPTS:
+                screen.distrust()
         return spec, decides or ("max_params" if size == 1.0 else "size")
+
+    def _latency_screen(self) -> LatencyScreen | None:
+        """For the students of one wiring; None without a limit of latency."""
+        if (limit := self.limits.max_latency_s) is None:
+            return None
+        return LatencyScreen(lambda spec: self.cost_of(spec, "latency"), limit, self._predictor())
+
+    def _predictor(self) -> Model | None:
+        """What predicts latencies on this machine: the model that is in the cache, or one that is calibrated once
+        measuring has taken `WORTH_A_MODEL_S`."""
+        if self._latency_model is None and self.runtime.provider == "cpu" and not missing_packages():
+            model = latency_model.kept(self.image_shape, self.runtime)
+            if model is None and self._measuring_s > WORTH_A_MODEL_S:
+                model = latency_model.calibrated(self.image_shape, self.runtime, self._report)
+            self._latency_model = None if model is None else _Predictor(model, lambda spec: self.build_student(spec, 0))
+        return self._latency_model
+
+    def _cost(self, screen: LatencyScreen | None, spec: Any, cost: str) -> float:
+        return self.cost_of(spec, cost) if screen is None or cost != "latency" else screen(spec)
 
     def cost_of(self, spec: Any, cost: str) -> float:
         """A cost of a student by its name in `records.OBJECTIVES` (not the error), without training it."""
@@ -235,11 +274,20 @@ class KDEvaluator:
         found: dict[str, Any] = {}
         for cost in costs:
             if cost == "latency":
-                measured = latency(student, self.image_shape, self.runtime)
+                measured = self._latency(student)
                 found |= {"latency": measured.seconds, "latency_of": measured.measured}
             else:
                 found[cost] = inference_memory(student, self.image_shape)
         return found
+
+    def _latency(self, student: nn.Module) -> Latency:
+        """Measured; of the spec that was measured last as it was then, for weights do not matter."""
+        spec = student.spec if isinstance(student, HasSpec) else None
+        if spec is None or self._measured_last is None or self._measured_last[0] != spec:
+            start = time.perf_counter()
+            self._measured_last = spec, latency(student, self.image_shape, self.runtime)
+            self._measuring_s += time.perf_counter() - start
+        return self._measured_last[1]
 
     def build_student(self, spec: Any, seed: int) -> nn.Module:
         """The module of a spec, with weights drawn by ``derive_seed(seed, "weights")``."""
@@ -575,6 +623,16 @@ class KDEvaluator:
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         return same_bytes(to_safetensors(state, {key: json.dumps(value) for key, value in metadata.items()}))
+
+
+class _Predictor:
+    """A `LatencyModel` for specs of HNAG's students."""
+
+    def __init__(self, model: LatencyModel, build: Callable[[Any], nn.Module]) -> None:
+        self._model, self._build, self.error = model, build, model.error
+
+    def predict(self, student: Any) -> float:
+        return self._model.predict(cast(Any, self._build(student)).eval())
 
 
 def checked_device(device: str | torch.device) -> torch.device:

@@ -195,3 +195,53 @@ def test_a_trial_says_which_limit_decided_its_width(make):
     assert what_decided_widths([trial, trial, replace(trial, info={"width_decided_by": "max_params"})]) == (
         "max_macs in 2 of 3 trials, max_params in 1"
     )
+
+
+class Shares:
+    """Predicts a latency from the multiply-adds, wrong by a factor."""
+
+    def __init__(self, factor, error):
+        self.factor, self.error, self.asked = factor, error, 0
+
+    def predict(self, spec):
+        self.asked += 1
+        return self.factor * 1e-9 * spec.macs
+
+
+@pytest.mark.parametrize(
+    ("factor", "least", "most"), [(None, 8, 12), (1.0, 1, 4), (1.1, 1, 4), (0.5, 2, 5), (3.0, 2, 5)]
+)
+def test_a_width_is_found_with_few_measurements_and_keeps_its_limit_whatever_was_predicted(
+    make, monkeypatch, factor, least, most
+):
+    measured = []
+
+    def known(network, shape, runtime):
+        measured.append(network.spec)
+        return Latency(1e-9 * network.spec.macs, "a rule")
+
+    monkeypatch.setattr(kd, "latency", known)
+    widest = make().student_spec(FAMILY, 1)
+    evaluator = make(limits=StudentLimits(max_latency_s=1e-9 * widest.macs / 2))
+    evaluator._predictor = lambda: None if factor is None else Shares(factor, 0.15)
+    found = evaluator.student_spec(FAMILY, 1)
+    assert found.macs <= widest.macs / 2
+    assert found in measured
+    assert found.macs > 0.45 * widest.macs
+    assert len(measured) == len(set(measured))
+    assert least <= len(measured) <= most
+
+
+def test_what_is_far_from_the_limit_is_refused_without_a_measurement(make, monkeypatch):
+    monkeypatch.setattr(kd, "latency", None)
+    evaluator = make(limits=StudentLimits(max_latency_s=1e-6))
+    evaluator._predictor = lambda: Shares(1.0, 0.15)
+    with pytest.raises(LimitError, match="narrowest student"):
+        evaluator.student_spec(FAMILY, 1)
+
+
+def test_the_latency_of_a_trial_is_the_one_that_kept_its_limit(make, monkeypatch):
+    times = iter(range(1, 1000))
+    monkeypatch.setattr(kd, "latency", lambda *_: Latency(1e-6 * next(times), "a clock"))
+    trial = make(limits=StudentLimits(max_latency_s=1.0)).evaluate(Proposal(FAMILY, 1, 1, 0))
+    assert trial.info["latency"] == 2e-6  # the narrowest and the widest; the latter was not measured again
