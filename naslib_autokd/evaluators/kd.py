@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 
 WORTH_A_MODEL_S = 30.0
-"""Seconds of measured latencies after which a model of them is calibrated, which takes about as long."""
+"""Seconds of measured latencies after which a model of them is calibrated, which takes about as long at batch 1."""
 MOST_ATTEMPTS = 3
 """How often a predicted width may turn out not to keep the latency, or to be another, before all are measured."""
 

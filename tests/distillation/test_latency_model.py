@@ -62,6 +62,7 @@ def test_prices_of_measured_graphs_are_found_again():
     assert 0.1 < fitted(Runtime(), found, noisy).error < 0.4
 
 
+@pytest.mark.slow
 def test_a_machine_is_measured_once_and_its_model_ranks_other_students(tmp_path, monkeypatch):
     monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
     monkeypatch.setattr(latency_model, "N_GRAPHS", 40)
