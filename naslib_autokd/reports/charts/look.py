@@ -57,7 +57,7 @@ def config(text: float, scale: float, font: str, *, background: str | None, lege
         **{**fonts, **widths, "titleFontWeight": "normal", "labelLimit": 10 * text},
         **{"labelColor": "@text", "titleColor": "@text", "gridColor": "@grid", "domainColor": "@line"},
         **{"tickColor": "@line", "tickSize": 4 * scale, "titlePadding": 6 * scale, "labelPadding": 3 * scale},
-        **{"labelFlush": False, "labelOverlap": "greedy"},
+        **{"labelFlush": False, "labelOverlap": "greedy", "labelSeparation": 6 * scale},
     }
     area = scale * scale
     key = {
