@@ -26,6 +26,7 @@ setup(
         "naslib_autokd": [
             "py.typed",
             "distillation/*.csv",
+            "distillation/*.json",
             "search_spaces/hnag/*.[ch]",
             "plugin/configs/*.yaml",
             "carps/configs/*/*/*.yaml",

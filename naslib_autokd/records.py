@@ -134,6 +134,9 @@ class Trial:
     """Mean training loss of each epoch, in nats."""
     info: dict[str, Any] = field(default_factory=dict)
     """Anything else that JSON can hold (device, versions, rung)."""
+    training_seconds: float | None = None
+    """CPU seconds that the training costs by the model (`distillation.training_cost`), the same on every machine; None
+    where nobody knows (a table, records of older versions)."""
 
     def __post_init__(self) -> None:
         if not (self.status in STATUSES and 0 <= self.cost <= 1 and self.budget_epochs >= 1):  # false for NaN, too
@@ -147,7 +150,8 @@ class Trial:
         for amount in (self.student_epochs, self.sample_s, self.build_s, self.train_s, self.evaluate_s):
             if not 0 <= amount < math.inf:
                 raise ValueError(f"epochs and seconds must be finite and not negative, got {amount}")
-        for count in (self.n_params, self.budget_used, self.macs, self.depth, self.train_memory_bytes):
+        for name in _SIZES:
+            count = getattr(self, name)
             if count is not None and not 0 <= count < math.inf:
                 raise ValueError(f"sizes and costs must be finite and not negative, got {count}")
         if type(self.curve) is not tuple:
@@ -250,13 +254,15 @@ _TRIAL_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("candidate", "info"), (dict,)),
     **dict.fromkeys(("candidate_digest", "status", "message", "wiring"), (str,)),
     **dict.fromkeys(("cost", "student_epochs", *TIMING_FIELDS), _NUMBER),
-    **dict.fromkeys(("val_accuracy", "train_accuracy", "teacher_agreement", "budget_used"), (*_NUMBER, _NONE)),
+    **dict.fromkeys(
+        ("val_accuracy", "train_accuracy", "teacher_agreement", "budget_used", "training_seconds"), (*_NUMBER, _NONE)
+    ),
     **dict.fromkeys(("wiring_seed", "n_params", "macs", "depth", "train_memory_bytes"), (int, _NONE)),
     **dict.fromkeys(("channels", "curve"), (list, tuple)),
 }
 """What the values of a record are; `from_dict` takes nothing else."""
 _SHARES = ("cost", "val_accuracy", "train_accuracy", "teacher_agreement")
-_SIZES = ("n_params", "budget_used", "macs", "depth", "train_memory_bytes")
+_SIZES = ("n_params", "budget_used", "macs", "depth", "train_memory_bytes", "training_seconds")
 _LEAST = dict.fromkeys((*_SHARES, *_SIZES, "student_epochs", *TIMING_FIELDS, "after"), 0) | {"budget_epochs": 1}
 """The least values, as `Trial` and `Ask` check them; shares are at most 1."""
 
@@ -345,14 +351,22 @@ for _kind in (Trial, Ask):
 _SLOTS = {kind: [vars(kind)[name].__set__ for name in kind.__slots__] for kind in (Trial, Ask)}
 
 
+_LATER: dict[str, tuple[None]] = {"training_seconds": (None,)}
+"""Fields that older versions did not write, with what is then in them."""
+
+
 def _decoder(kind: type[Trial] | type[Ask]) -> msgspec.json.Decoder[list[Any]]:
     """Decodes an array of records as this version writes them: all fields and none else, each as `from_dict` wants it.
+
+    Fields of `_LATER` may be missing.
 
     It refuses a few that `from_dict` takes (lone surrogates in a message), and takes none that `from_dict` refuses.
     """
     types = _TRIAL_TYPES if kind is Trial else _ASK_TYPES
     line = msgspec.defstruct(
-        "Line", [(name, _field_type(name, types[name])) for name in kind.__slots__], forbid_unknown_fields=True
+        "Line",
+        [(name, _field_type(name, types[name]), *_LATER.get(name, ())) for name in kind.__slots__],
+        forbid_unknown_fields=True,
     )
     return msgspec.json.Decoder(list[line])  # type: ignore[valid-type]
 
@@ -622,7 +636,7 @@ class TrialStore(_RecordFile[Trial]):
     _kind = Trial
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self._student_epochs = 0.0
+        self._student_epochs = self._training_seconds = 0.0
         self._observed = _ObservedIncumbent()
         self._n_observed = 0
         super().__init__(path)
@@ -636,11 +650,17 @@ class TrialStore(_RecordFile[Trial]):
 
     def _added(self, record: Trial) -> None:
         self._student_epochs += record.student_epochs
+        self._training_seconds += record.training_seconds or 0.0
 
     @property
     def student_epochs(self) -> float:
         """Student-epochs spent so far, failures included."""
         return self._student_epochs
+
+    @property
+    def training_seconds(self) -> float:
+        """Modelled CPU seconds of the trials that have any."""
+        return self._training_seconds
 
     def incumbent(self, expected_costs: Mapping[str, float] | None = None) -> Trial | None:
         """A trial of the family that the evidence favours, among those at the largest budget.

@@ -57,6 +57,7 @@ def test_what_run_yaml_says_of_a_search_is_in_its_command(tmp_path: Path) -> Non
         "objectives": ("error", "macs"),
         "n_trials": 30,
         "student_epochs": 150.0,
+        "training_seconds": 99.5,
         "wall_s": 3600.5,
         "target_cost": 1 - 0.9,
         "evaluation": evaluation,
@@ -68,7 +69,13 @@ def test_what_run_yaml_says_of_a_search_is_in_its_command(tmp_path: Path) -> Non
     options = parsed(command_of(folder))
     assert get_task(options["task"]) == task
     expected = {"preset": "hnag-wide", "optimizer": "tpe", "seed": 7, "objectives": "error,macs", "trials": 30}
-    expected |= {"student_epochs": 150.0, "max_seconds": 3600.5, "target_accuracy": 0.9, "objective": "ce"}
+    expected |= {
+        "student_epochs": 150.0,
+        "training_seconds": 99.5,
+        "max_seconds": 3600.5,
+        "target_accuracy": 0.9,
+        "objective": "ce",
+    }
     expected |= {"teacher": "t.pt", "continue_from_checkpoint": True, "out": Path(f"{folder}-again")}
     expected |= {"max_macs": 2_000_000, "max_memory": "16777216", "max_inference_memory": "524288"}
     expected |= {"max_latency_ms": 2.5, "latency_batch": 8, "latency_threads": 2, "latency_provider": "cpu"}
@@ -115,7 +122,7 @@ def test_a_budget_that_was_changed_is_planned_for_first(
 def test_the_lines_that_repeat_a_comparison_have_all_that_decides_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"budget": 81.0, "n_finals": 2, "device": "cpu", "teacher": "t.pt"}
+    settings = {"budget": 81.0, "budget_unit": "training_seconds", "n_finals": 2, "device": "cpu", "teacher": "t.pt"}
     elsewhere = {"workers", "scheduler", "cluster", "limits", "progress"}  # where jobs run, not what they give
     assert set(inspect.signature(comparison.compare).parameters) == {
         *settings,

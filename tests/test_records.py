@@ -42,6 +42,24 @@ def trial(number: int = 0, cost: float = 0.3, budget_epochs: int = 9, digest: st
     return Trial(number, {"x": 1}, digest, budget_epochs, cost=cost, **{**defaults, **values})
 
 
+def test_records_of_versions_that_did_not_know_training_seconds_are_read(tmp_path: Path) -> None:
+    def old(number: int) -> bytes:
+        values = trial(number).to_dict()
+        del values["training_seconds"]
+        return with_digest(json.dumps(values, separators=(",", ":")))
+
+    path = tmp_path / "trials.jsonl"
+    path.write_bytes(old(0) + old(1))
+    with TrialStore(path) as store:
+        assert store._parse_together([old(2)])[0][0] == trial(2)  # and quickly
+        store.append(trial(3, training_seconds=2.5))
+    assert list(TrialStore(path)) == [trial(0), trial(1), trial(3, training_seconds=2.5)]
+    assert TrialStore(path).training_seconds == 2.5
+    for wrong in (-1.0, "2"):
+        with pytest.raises(ValueError, match=r"training_seconds|sizes and costs"):
+            Trial.from_dict(trial().to_dict() | {"training_seconds": wrong})
+
+
 def test_derived_seeds_are_stable_and_distinct() -> None:
     # sha256 of "0/trial/0", first four bytes, one bit shorter; a change would silently change every published run
     assert derive_seed(0, "trial", 0) == 1725501518

@@ -31,7 +31,12 @@ from naslib_autokd.tasks import Task, TaskError, get_task
 
 ALWAYS = ("task", "study", "optimizer", "seed", "seeds")
 """Options that are told even where they have their default."""
-BUDGET_OPTIONS = {"n_trials": "trials", "student_epochs": "student_epochs", "wall_s": "max_seconds"}
+BUDGET_OPTIONS = {
+    "n_trials": "trials",
+    "student_epochs": "student_epochs",
+    "training_seconds": "training_seconds",
+    "wall_s": "max_seconds",
+}
 LIMIT_OPTIONS = {
     "max_macs": ("max_macs", 1),
     "max_train_memory": ("max_memory", 1),
@@ -216,7 +221,8 @@ def comparison_code(folder: Path, settings: Mapping[str, Any], task: Mapping[str
     from naslib_autokd.runners.comparison import Method
 
     methods = [Method(**method) for method in settings.get("methods", ())]
-    given = {name: settings[name] for name in ("budget", "n_finals", "device", "teacher") if settings.get(name)}
+    names = ("budget", "budget_unit", "n_finals", "device", "teacher")
+    given = {name: settings[name] for name in names if settings.get(name)}
     given = {"seeds": list(seeds), **given, "out": f"{folder}-again"}
     arguments = ", ".join(f"{name}={value!r}" for name, value in given.items())
     call = f"compare({_task_word(folder, task, None)!r}, {methods!r}, {arguments})"

@@ -64,6 +64,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "epochs of student training that a search may spend",
     },
+    "--training-seconds": {
+        "type": positive(1e12),
+        "metavar": "S",
+        "help": "CPU seconds of training that a search may spend, by a model that says the same on every machine",
+    },
     "--finals": {"type": whole(1, 10_000), "default": 1, "metavar": "N", "help": "final students of the family"},
     "--budget": {"type": whole(), "metavar": "EPOCHS", "help": "epochs of the training (default: a full training)"},
     # where it runs

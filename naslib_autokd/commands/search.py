@@ -95,6 +95,7 @@ def add(commands: Any) -> None:
         help=f"number of trials (default: {DEFAULT_TRIALS} if no other budget is given)",
     )
     add_option(budget, "--student-epochs")
+    add_option(budget, "--training-seconds")
     budget.add_argument(
         "--max-seconds", type=positive(), metavar="S", help="start no trial after so many seconds of work on this run"
     )
@@ -141,11 +142,13 @@ def run(options: argparse.Namespace) -> int:
 
     check_places(options)
     task = task_from_options(options)
-    if options.trials is None and options.student_epochs is None and options.max_seconds is None:
+    others = (options.student_epochs, options.training_seconds, options.max_seconds)
+    if options.trials is None and all(other is None for other in others):
         options.trials = DEFAULT_TRIALS
     budget: dict[str, Any] = {
         "n_trials": options.trials,
         "student_epochs": options.student_epochs,
+        "training_seconds": options.training_seconds,
         "wall_s": options.max_seconds,
         "target_cost": None if options.target_accuracy is None else 1 - options.target_accuracy,
     }

@@ -92,6 +92,14 @@ class LimitsThreads(Protocol):
     def threads(self) -> int: ...
 
 
+@runtime_checkable
+class PredictsTrainingSeconds(Protocol):
+    """An evaluator that knows what a training costs before it is done (`distillation.training_cost`)."""
+
+    def training_seconds(self, proposal: Proposal) -> float:
+        """Modelled CPU seconds of evaluating a proposal; 0 for one that will be refused, or fail before it trains."""
+
+
 class Score(NamedTuple):
     """A training-free score of one student."""
 

@@ -38,6 +38,7 @@ from naslib_autokd.distillation.training import (
     seeded,
     train,
 )
+from naslib_autokd.distillation.training_cost import TrainingCost, network_cost, student_cost
 from naslib_autokd.evaluators.base import Score
 from naslib_autokd.evaluators.checkpoints import CheckpointFolder
 from naslib_autokd.evaluators.judgement import judgement
@@ -48,7 +49,7 @@ from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, w
 from naslib_autokd.files import write_whole
 from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_digest, derive_seed
 from naslib_autokd.search_spaces import BuildsItself, DescribesStudents, HasSize
-from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, fit_width
+from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, StudentSpec, fit_width
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 from naslib_autokd.teachers.load import TeacherSource, load_teacher
 from naslib_autokd.teachers.networks import InputAdapter
@@ -297,6 +298,29 @@ class KDEvaluator:
 
         return Student(spec, seed=derive_seed(seed, "weights"))
 
+    def training_seconds(self, proposal: Proposal) -> float:
+        """What `evaluate` will cost in CPU seconds, by the model; draws the same student, and trains nothing."""
+        budget, seed = proposal.budget_epochs, proposal.seed
+        kept = None if self.checkpoints is None else self.checkpoints.best(proposal.candidate.digest, budget)
+        try:
+            spec = self.student_spec(proposal.candidate, seed if kept is None else kept.student_seed)
+            cost = self._cost(spec)
+        except Exception:  # `evaluate` will say what is wrong with it
+            return 0.0
+        return self._seconds(cost, budget - (0 if kept is None else kept.checkpoint.epochs))
+
+    def _cost(self, spec: Any, student: nn.Module | None = None) -> TrainingCost:
+        """Of a training step of a student, which is built only where its description does not tell."""
+        if isinstance(spec, StudentSpec):
+            return student_cost(spec, self.task.batch_size)
+        student = self.build_student(spec, 0) if student is None else student
+        return network_cost(student, self.image_shape, self.task.batch_size)
+
+    def _seconds(self, cost: TrainingCost, epochs: float) -> float:
+        """Of so many epochs and one look at the validation split."""
+        batch_size = min(self.task.batch_size, self.data.n_shown)
+        return cost.seconds(epochs * (self.data.n_shown // batch_size), len(self.data.val_labels))
+
     def evaluate(self, proposal: Proposal) -> Trial:
         """Draw a student, train it for the proposal's budget, validate it once.
 
@@ -312,6 +336,7 @@ class KDEvaluator:
         trial = Trial.of(
             proposal,
             wiring_seed=derive_seed(proposal.seed, "wiring"),
+            training_seconds=0.0,
             info={"device": str(self.device), "torch": str(torch.__version__), "objective": self.objective},
         )
         steps: dict[str, Any] = {"info": trial.info}
@@ -356,11 +381,13 @@ class KDEvaluator:
         with clock("build_s"):
             student = self.build_student(spec, seed).to(self.device)
             steps["train_memory_bytes"] = train_memory(student, self.image_shape, self.task.batch_size)
+            cost = self._cost(spec, student)
             if self.measure:
                 steps["info"] = steps["info"] | self._measured(student, self.measure)
         start, state = None if kept is None else kept.checkpoint, list[Checkpoint]()
         done = 0 if start is None else start.epochs
-        steps["student_epochs"] = float(budget - done)  # a training that raises is charged in full
+        # a training that raises is charged in full
+        steps |= {"student_epochs": float(budget - done), "training_seconds": self._seconds(cost, budget - done)}
         with clock("train_s"):
             what = "the default family" if proposal.number < 0 else f"trial {proposal.number}"
             batches, told = derive_seed(seed, "batches"), self._teller(what, budget)
@@ -375,6 +402,7 @@ class KDEvaluator:
             "status": result.status,
             "message": result.message,
             "student_epochs": result.epochs,
+            "training_seconds": self._seconds(cost, result.epochs),
             "curve": result.curve,
             "train_accuracy": result.train_accuracy,
         }
@@ -543,6 +571,7 @@ class KDEvaluator:
             kd_weight=None if used is None else used.kd_weight,
             curve=result.curve,
             precision=result.precision,
+            training_seconds=self._seconds(network_cost(model, self.image_shape, self.task.batch_size), result.epochs),
         )
 
     def judge(self, model: nn.Module, result: FinalResult) -> FinalResult:

@@ -39,9 +39,12 @@ class FinalResult:
     """What the student and the teacher did on the test split (`judgement.judgement`); empty until `judge`."""
     precision: str = "float32"
     """What it was trained in: ``float32`` or ``bfloat16``."""
+    training_seconds: float | None = None
+    """CPU seconds of the training by the model (`distillation.training_cost`); None where it was not asked."""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without ``training_seconds`` where there are none: files of older versions keep their digests."""
+        return {name: v for name, v in asdict(self).items() if name != "training_seconds" or v is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FinalResult:
@@ -77,11 +80,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("name", "status", "message", "precision"), (str,)),
     **dict.fromkeys(("seed", "n_params", "macs", "train_memory_bytes"), (int,)),
     **dict.fromkeys(("epochs", "val_accuracy", "teacher_agreement", "seconds", "temperature", "kd_weight"), _NUMBER),
-    **dict.fromkeys(("test_accuracy", "test_agreement"), _NUMBER),
+    **dict.fromkeys(("test_accuracy", "test_agreement", "training_seconds"), _NUMBER),
     "curve": (list, tuple),
     "test_counts": (dict,),
 }
-_OPTIONAL = ("temperature", "kd_weight", "test_accuracy", "test_agreement")
+_OPTIONAL = ("temperature", "kd_weight", "test_accuracy", "test_agreement", "training_seconds")
 _SHARES = ("val_accuracy", "teacher_agreement", "test_accuracy", "test_agreement", "kd_weight")
 
 

@@ -159,6 +159,15 @@ class OneShotResult(Protocol):
 
 
 @runtime_checkable
+class ChargesSeconds(Protocol):
+    """A `OneShotResult` that says what the search was charged in modelled CPU seconds, too."""
+
+    @property
+    def training_seconds(self) -> float:
+        """By `distillation.training_cost`."""
+
+
+@runtime_checkable
 class OneShotMethod(Protocol):
     """Trains shared weights and derives one architecture from them (DARTS)."""
 
@@ -169,12 +178,13 @@ class OneShotMethod(Protocol):
     def search(
         self,
         evaluator: Any,
-        budget_student_epochs: float,
+        budget_student_epochs: float | None,
         seed: int,
         progress: Callable[[float, str], None] | None = None,
     ) -> OneShotResult:
         """Search within the budget; ``progress(share done, text)`` is called now and then.
 
+        One that can be given modelled seconds instead of student-epochs has an argument ``budget_training_seconds``.
         One that goes on from where it was killed has an argument ``checkpoint`` (a `Checkpoint`), too.
         """
 

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from naslib_autokd.distillation.losses import distillation_loss
 from naslib_autokd.distillation.training import limited_threads
+from naslib_autokd.distillation.training_cost import cost_of, module_work, network_cost
 from naslib_autokd.evaluators.base import LimitsThreads
 from naslib_autokd.optimizers.base import Checkpoint
 from naslib_autokd.records import derive_seed
@@ -269,6 +270,8 @@ class DARTSResult:
     search_s: float
     step_cpu_s: float = 0.0
     """CPU seconds that a search step took: divided by a student step's, what ``step_cost`` stands for."""
+    training_seconds: float = 0.0
+    """The same as ``student_epochs`` in modelled CPU seconds (`distillation.training_cost`)."""
     status: str = "success"
     """``success`` or ``diverged``."""
     collapsed: bool = False
@@ -314,6 +317,7 @@ class DARTSResult:
             **self.info,
             "spec": self.spec.to_dict(),
             "student_epochs": self.student_epochs,
+            "training_seconds": self.training_seconds,
             "history": [epoch.to_dict() for epoch in self.history],
             "choices": list(self.choices),
         }
@@ -409,15 +413,19 @@ class DARTS:
     def search(
         self,
         evaluator: Any,
-        budget_student_epochs: float,
+        budget_student_epochs: float | None,
         seed: int,
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
+        budget_training_seconds: float | None = None,
     ) -> DARTSResult:
         """Search within the budget; the same seed gives the same result, bit for bit, in any process.
 
         Args:
             evaluator: Gives ``data``, ``soft_targets`` and ``threads`` (`KDEvaluator`); its test split is not read.
+            budget_training_seconds: The budget in modelled CPU seconds instead (`distillation.training_cost`). The
+                choice among several searches is charged what their cells cost, and what the heaviest cell would cost
+                is set aside for it.
             checkpoint: Written after each epoch of a supernet; a search that was killed goes on from its last one, to
                 the same result bit for bit.
 
@@ -427,8 +435,15 @@ class DARTS:
         start = time.perf_counter()
         task = evaluator.data.task
         selection = self.selection_epochs or task.max_budget_epochs
-        n_searches = max(1, min(self.n_searches, int(budget_student_epochs // (4 * selection))))
-        share = budget_student_epochs / n_searches - (selection if n_searches > 1 else 0)
+        if (budget_student_epochs is None) == (budget_training_seconds is None):
+            raise ValueError("give a budget in student-epochs or in training seconds, not both")
+        budget, choice = budget_student_epochs or 0.0, float(selection)
+        if budget_training_seconds is not None:
+            budget = budget_training_seconds
+            choice = self.heaviest_training_seconds(evaluator, selection) if self.n_searches > 1 else 0.0
+        n_searches = max(1, min(self.n_searches, int(budget // (4 * choice)))) if choice else 1
+        share = budget / n_searches - (choice if n_searches > 1 else 0)
+        in_seconds = budget_training_seconds is not None
         now = _Unfinished.read(checkpoint)
         results, choices = now.results, now.choices
         for index in range(len(choices), n_searches):
@@ -441,7 +456,7 @@ class DARTS:
             own_seed = seed if index == 0 else derive_seed(seed, "search", index)
             if index == len(results):
                 with limited_threads(evaluator.threads if isinstance(evaluator, LimitsThreads) else 1):
-                    results.append(self._search_once(evaluator, share, own_seed, tell, now))
+                    results.append(self._search_once(evaluator, share, own_seed, tell, now, in_seconds))
                 if n_searches > 1:
                     now.keep(None)
             if n_searches > 1:
@@ -454,6 +469,7 @@ class DARTS:
                         "genotype": results[-1].genotype.to_dict(),
                         "val_accuracy": final.val_accuracy,
                         "student_epochs": results[-1].student_epochs + selection,
+                        "training_seconds": results[-1].training_seconds + (final.training_seconds or 0.0),
                     }
                 )
                 now.keep(None)
@@ -461,11 +477,15 @@ class DARTS:
         if choices:
             best = max(range(len(choices)), key=lambda i: (choices[i]["val_accuracy"] or 0.0, -i))
         chosen = results[best]
-        spent = sum(choice["student_epochs"] for choice in choices) if choices else chosen.student_epochs
+        spent, seconds = (
+            sum(choice.get(cost, 0.0) for choice in choices) if choices else getattr(chosen, cost)
+            for cost in ("student_epochs", "training_seconds")
+        )
         return DARTSResult(
             spec=chosen.spec,
             history=chosen.history,
             student_epochs=spent,
+            training_seconds=seconds,
             step_cost=chosen.step_cost,
             search_s=now.before_s + time.perf_counter() - start,
             step_cpu_s=chosen.step_cpu_s,
@@ -524,19 +544,47 @@ class DARTS:
         shape = (task.in_channels, task.image_size, task.image_size)
         return passes * forward_work(self.supernet(task, 0), shape) / (WEIGHT_PASS * reference_work(task))
 
+    def search_step_seconds(self, task: Task) -> float:
+        """Modelled CPU seconds of one search step."""
+        shape = (task.in_channels, task.image_size, task.image_size)
+        step = cost_of(module_work(self.supernet(task, 0), shape, task.batch_size), "supernet", task.batch_size).step
+        passes = 3 * WEIGHT_PASS + 2 * ALPHA_PASS if self.order == "second" else WEIGHT_PASS + ALPHA_PASS
+        return step * passes / (WEIGHT_PASS + ALPHA_PASS)
+
+    def heaviest_training_seconds(self, evaluator: Any, epochs: int) -> float:
+        """Modelled CPU seconds of training the cell whose every edge has the costliest operation, and validating it."""
+        data, task = evaluator.data, evaluator.data.task
+        shape = (task.in_channels, task.image_size, task.image_size)
+        n_steps = epochs * (data.n_shown // min(task.batch_size, data.n_shown))
+        found = []
+        for operation in self.operations:
+            if operation != "none":
+                cell = (((operation, 0), (operation, 1)),) * self.n_nodes
+                network = CellNetwork(self.fit(Genotype(normal=cell, reduction=cell), task), 0)
+                found.append(network_cost(network, shape, task.batch_size).seconds(n_steps, len(data.val_labels)))
+        return max(found)
+
     def _search_once(
-        self, evaluator: Any, budget_student_epochs: float, seed: int, progress: Progress, unfinished: _Unfinished
+        self,
+        evaluator: Any,
+        budget: float,
+        seed: int,
+        progress: Progress,
+        unfinished: _Unfinished,
+        in_seconds: bool = False,
     ) -> DARTSResult:
         start = time.perf_counter()
         data, task = evaluator.data, evaluator.data.task
         batch_size = min(task.batch_size, data.train_labels.shape[0] // 2)
         student_steps = max(1, data.n_shown // task.batch_size)
         step_cost = self.search_step_cost(task)
-        n_steps = int(budget_student_epochs * student_steps / step_cost)
+        step_seconds = self.search_step_seconds(task)
+        price, unit = (step_seconds, "seconds") if in_seconds else (step_cost / student_steps, "student-epochs")
+        n_steps = int(budget / price)
         if n_steps < 1:
             raise ValueError(
-                f"a budget of {budget_student_epochs:g} student-epochs does not pay one step of a DARTS search, which "
-                f"costs {step_cost / student_steps:.2g}; raise the budget"
+                f"a budget of {budget:g} {unit} does not pay one step of a DARTS search, which costs {price:.2g}; "
+                "raise the budget"
             )
         net = self.supernet(task, derive_seed(seed, "supernet")).to(data.device)
         weights, alphas = net.weights, list(net.alphas.values())
@@ -651,6 +699,7 @@ class DARTS:
             spec=self.fit(genotype, task),
             history=tuple(history),
             student_epochs=done * step_cost / student_steps,
+            training_seconds=done * step_seconds,
             step_cost=step_cost,
             search_s=seconds + time.perf_counter() - start,
             step_cpu_s=(cpu_s + time.process_time() - start_cpu) / done,

@@ -23,7 +23,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(shown.caption, markup=False, highlight=False)
 
 
-def table_text(comparison: Comparison, width: int = 132) -> str:
+def table_text(comparison: Comparison, width: int = 160) -> str:
     """The table as plain text."""
     console = Console(width=width, file=StringIO(), force_terminal=False)
     print_comparison(comparison, console)
@@ -35,6 +35,7 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
     """One line per (method, seed): what the figure and the table are made of."""
     columns = ["method", "seed", "test_accuracy", "mean_test_accuracy", "teacher_agreement", "n_params", "macs"]
     columns += ["train_memory_bytes", "search_cpu_s", "student_epochs", "n_students"]
+    columns += ["training_seconds", "final_training_seconds"]
     rows = [{**vars(job), "mean_test_accuracy": mean(job.test_accuracies)} for job in comparison.jobs]
     tables_csv(Path(path), columns, [[row[column] for column in columns] for row in rows])
 

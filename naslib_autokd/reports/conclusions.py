@@ -24,6 +24,7 @@ def what_it_shows(comparison: Comparison) -> list[str]:
     """Of a comparison of search methods on a task."""
     lines, first = [], comparison.rows[0].label
     compared = [(row.label, row.difference, row.p_holm) for row in comparison.rows[1:] if row.difference is not None]
+    ahead = set()
     for label, found, p_holm in compared:
         interval = found.difference
         shown = f"{interval.n} paired seeds" + ("" if found.p_value is None else f", p = {found.p_value:.2g}")
@@ -40,8 +41,13 @@ def what_it_shows(comparison: Comparison) -> list[str]:
                 f"{len(compared)} comparisons may do so by chance (p = {p_holm:.2g} after Holm's correction)."
             )
         else:
+            ahead |= {label} if interval.low > 0 else set()
             lines.append(f"{first} is {side} {label}: the interval lies {place} 0 ({shown}).")
-    if max((row.n_students for row in comparison.rows), default=0) < 60:
+    cheap = [row.label for row in comparison.rows[1:] if row.label in _without_a_model(comparison)]
+    if matched := [label for label in cheap if label not in ahead]:
+        lines.append(f"So nothing here shows that {first} pays: it is not ahead of {' nor of '.join(matched)}.")
+    searched = {job.method for job in comparison.jobs if job.details.get("optimizer") == "random_search"}
+    if not searched and max((row.n_students for row in comparison.rows), default=0) < 60:
         lines.append(
             "So short a search compares the space of families with DARTS's cells; it cannot tell the optimizer from "
             "random draws of families (that takes some 60 trainings and 20 seeds: benchmarks/optimizers.py)."
@@ -53,14 +59,19 @@ def what_it_shows(comparison: Comparison) -> list[str]:
         for pair in job.details.get("agreement", [])
         if pair["kendall_tau"] is not None
     ]
-    kept_default = [job.details["is_default"] for job in comparison.jobs if "is_default" in job.details]
-    if kept_default:
-        lines.append(
-            f"The search kept the space's default family, which it trains first, in {sum(kept_default)} of "
-            f"{len(kept_default)} runs."
-        )
+    for row in comparison.rows:
+        own = [job for job in comparison.jobs if job.method == row.label]
+        if kept := [job.details["is_default"] for job in own if "is_default" in job.details]:
+            of = f"{sum(kept)} of {len(kept)} runs"
+            lines.append(f"{row.label} kept the space's default family, which it trains first, in {of}.")
     collapsed = [job for job in comparison.jobs if job.details.get("collapsed")]
     return lines + [f"{j.method} seed {j.seed} collapsed: {j.details.get('message')}." for j in collapsed]
+
+
+def _without_a_model(comparison: Comparison) -> set[str]:
+    """Methods that no search has to be worth more than: random draws of families, and the default one."""
+    draws = ("random_search", "default")
+    return {job.method for job in comparison.jobs if job.details.get("optimizer") in draws}
 
 
 # ---- studies -------------------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ class LiveSearch(Live):
 
     def __init__(self, console: Console | None = None, budget: Mapping[str, Any] | None = None) -> None:
         super().__init__("search", console)
-        names = {"n_trials": "trials", "student_epochs": "student-epochs", "wall_s": "s"}
+        names = {"n_trials": "trials", "student_epochs": "student-epochs", "training_seconds": "s of training"}
+        names["wall_s"] = "s"
         limits = [f"{budget[name]:g} {word}" for name, word in names.items() if budget and budget.get(name)]
         self._of = f" (at most {' or '.join(limits)})" if limits else ""
         if len(limits) == 1 and limits[0].endswith(" trials"):

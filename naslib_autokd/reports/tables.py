@@ -119,21 +119,48 @@ def comparison_table(comparison: Comparison) -> Shown:
     for row in comparison.rows:
         means = [row.test_accuracy.percent(), *[row.mean_test_accuracy.percent()] * several]
         means.append("" if row.difference is None else row.difference.difference.percent())
-        spent = [f"{row.search_cpu_s:.0f} s", f"{row.n_students:.0f}"]
-        rows.append([row.label, *means, f"{100 * row.teacher_agreement:.1f}", *costs(vars(row)), *spent])
+        spent = [f"{row.student_epochs:.0f}", _seconds(row.training_seconds), f"{row.search_cpu_s:.0f}"]
+        spent = [*spent, f"{row.n_students:.0f}"] if row.n_students else [""] * 4
+        rows.append(
+            [
+                row.label,
+                *means,
+                f"{100 * row.teacher_agreement:.1f}",
+                *costs(vars(row)),
+                _seconds(row.final_training_seconds),
+                *spent,
+            ]
+        )
     if teacher := comparison.teacher:
         accuracy = [f"{100 * teacher['test_accuracy']:.1f}", *[""] * len(names)]
-        rows.append(["teacher", *accuracy, *costs(teacher), "", ""])
+        rows.append(["teacher", *accuracy, *costs(teacher), *[""] * 5])
     mean_student = "; mean student: mean of a seed's final students (what the differences are made of)"
     return Shown(
-        ["method", *names, "agrees", "params", "MMACs", "train MiB", "search", "trained"],
+        [
+            "method",
+            *names,
+            "agrees",
+            "params",
+            "MMACs",
+            "train MiB",
+            "final s",
+            "epochs",
+            "model s",
+            "CPU s",
+            "trained",
+        ],
         rows,
         "kept student: of each seed the final student with the best validation accuracy, judged once"
         f"{mean_student * several}; agrees: same class as the teacher on test images (%); train MiB: peak live tensors "
-        "of a training step; search: its CPU seconds; trained: students (or supernets) trained in the search.",
+        "of a training step; final s: CPU seconds of a final training by the cost model. Of each search: student-epochs, "
+        "CPU seconds of its trainings by the model, all that it took as measured, students (or supernets) trained.",
         f"{comparison.task}: test accuracy in %, mean [95% interval] over {n} seed{'s' * (n > 1)}, "
-        f"{comparison.budget:.0f} student-epochs for each search",
+        f"{comparison.budget_text} for each search",
     )
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def _points(fraction: float, form: str = ".2f") -> str:

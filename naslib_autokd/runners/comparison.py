@@ -1,4 +1,5 @@
-"""Several search methods under one protocol: the same task, teacher, splits, student-epochs, seeds and final trainings.
+"""Several search methods under one protocol: the same task, teacher, splits, seeds and final trainings, and the same
+cost of each search, in student-epochs or in modelled seconds of training (`distillation.training_cost`).
 
 Each (method, seed) is a job with its own folder and its own process of one thread; jobs run side by side, on this
 machine or on a cluster (`engine.DaskPool`). A job that has finished is never run again, a search that was cut off goes
@@ -25,6 +26,7 @@ import numpy as np
 
 from naslib_autokd.evaluators.results import check_value
 from naslib_autokd.optimizers.base import (
+    ChargesSeconds,
     OneShotMethod,
     OneShotResult,
     RestoresResults,
@@ -65,7 +67,8 @@ from naslib_autokd.runners.statistics import (
     signed_rank_test,
     step_curve,
 )
-from naslib_autokd.tasks import Task, get_task
+from naslib_autokd.search_spaces import HasDefault
+from naslib_autokd.tasks import Task, did_you_mean, get_task
 
 if TYPE_CHECKING:
     from naslib_autokd.evaluators.kd import KDEvaluator
@@ -78,8 +81,9 @@ class Method:
     label: str
     """What the table says."""
     kind: str
-    """``"search"``: an ask-and-tell optimizer on families of students; ``"one-shot"``: DARTS on its cells."""
-    optimizer: str
+    """``"search"``: an ask-and-tell optimizer on families of students; ``"one-shot"``: DARTS on its cells;
+    ``"default"``: the space's default family as it is, without a search."""
+    optimizer: str = ""
     objective: str = "kd"
     """``"kd"`` or ``"ce"``: what the students learn from, in the search and in the final trainings."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -94,6 +98,10 @@ AUTOKD_VS_DARTS = (
     Method("DARTS with KD", "one-shot", "darts", "kd"),
     Method("DARTS", "one-shot", "darts", "ce"),
 )
+
+
+BUDGET_UNITS = {"student_epochs": "student-epochs", "training_seconds": "modelled seconds of training"}
+"""What a search's budget counts."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,10 @@ class JobResult:
     one_shot: bool
     """Whether ``curve`` is a supernet's."""
     details: dict[str, Any] = field(default_factory=dict)
+    training_seconds: float | None = None
+    """Of the search, in CPU seconds by the model; None in results of older versions."""
+    final_training_seconds: float | None = None
+    """Of one final training, the mean of them."""
 
     @property
     def mean_test_accuracy(self) -> float:
@@ -139,7 +151,7 @@ class JobResult:
         for name, value in values.items():
             for number in value if name in ("test_accuracies", "val_accuracies") else (value,):
                 if types := _TYPES.get(name):
-                    check_value(name, number, types, optional=False, share=name in _SHARES)
+                    check_value(name, number, types, optional=name in _LATER, share=name in _SHARES)
         lists = {key: tuple(values[key]) for key in ("test_accuracies", "val_accuracies")}
         return cls(**{**values, **lists, "curve": tuple((float(x), float(y)) for x, y in values["curve"])})
 
@@ -148,11 +160,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "method": (str,),
     **dict.fromkeys(("seed", "n_params", "macs", "train_memory_bytes", "n_students"), (int,)),
     **dict.fromkeys(("test_accuracies", "val_accuracies", "test_accuracy", "teacher_agreement"), (int, float)),
-    **dict.fromkeys(("search_cpu_s", "student_epochs"), (int, float)),
+    **dict.fromkeys(("search_cpu_s", "student_epochs", "training_seconds", "final_training_seconds"), (int, float)),
     "one_shot": (bool,),
     "details": (dict,),
 }
 _SHARES = ("test_accuracies", "val_accuracies", "test_accuracy", "teacher_agreement")
+
+
+_LATER = ("training_seconds", "final_training_seconds")
 
 
 @dataclass(frozen=True)
@@ -187,6 +202,8 @@ class Row:
     search_cpu_s: float
     student_epochs: float
     n_students: float
+    training_seconds: float | None = None
+    final_training_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +219,13 @@ class Comparison:
     teacher: dict[str, Any]
     rows: tuple[Row, ...]
     wall_s: float
+    budget_unit: str = "student_epochs"
+    """A name in `BUDGET_UNITS`."""
+
+    @property
+    def budget_text(self) -> str:
+        """The budget of each search, in words."""
+        return f"{self.budget:.0f} {BUDGET_UNITS[self.budget_unit]}"
 
 
 def compare(
@@ -210,6 +234,7 @@ def compare(
     *,
     seeds: Sequence[int],
     budget: float,
+    budget_unit: str = "student_epochs",
     out: str | Path | RunFolder,
     n_finals: int = 3,
     workers: int = 2,
@@ -228,6 +253,8 @@ def compare(
         seeds: Shared by all methods: seed k of one is paired with seed k of the others.
         budget: Student-epochs that each search may spend. A one-shot method's supernet epoch is charged by its cost
             relative to a student's.
+        budget_unit: ``training_seconds``: the budget counts modelled CPU seconds of training instead
+            (`distillation.training_cost`), of students and supernets alike.
         out: Run folder, held until the comparison ends; each job holds its own folder in it.
         n_finals: Students that are trained in full and judged after each search.
         workers: Jobs at the same time on this machine, one thread each.
@@ -247,17 +274,22 @@ def compare(
         raise ValueError("a comparison needs at least one seed, got none")
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must differ, got {list(seeds)}")
-    if budget < task.max_budget_epochs:
+    if budget_unit not in BUDGET_UNITS:
+        raise ValueError(f"unknown budget_unit {budget_unit!r}{did_you_mean(budget_unit, BUDGET_UNITS)}")
+    if not budget > 0 or (budget_unit == "student_epochs" and budget < task.max_budget_epochs):
         raise ValueError(
             f"budget must be at least one full training ({task.max_budget_epochs} student-epochs), got {budget:g}"
         )
     if n_finals < 1 or workers < 1:
         raise ValueError(f"n_finals and workers must be at least 1, got {n_finals} and {workers}")
     check_space(task, search_space(task))
+    for method in methods:
+        _check_method(method, task, budget_unit)
     started = time.perf_counter()
     settings = {
         "methods": [asdict(method) for method in methods],
         "budget": float(budget),
+        **({} if budget_unit == "student_epochs" else {"budget_unit": budget_unit}),
         "n_finals": n_finals,
         "device": device,
         "teacher": teacher,
@@ -280,9 +312,20 @@ def compare(
             teacher=teacher_row,
             rows=tuple(method_rows(results, methods)),
             wall_s=time.perf_counter() - started,
+            budget_unit=budget_unit,
         )
         folder.write(COMPARISON, json.dumps({**asdict(comparison), "environment": environment()}, indent=1))
     return comparison
+
+
+def _check_method(method: Method, task: Task, budget_unit: str) -> None:
+    """Raise ValueError if there is no such method here, or it cannot be given such a budget."""
+    if method.kind == "default" and not isinstance(search_space(task), HasDefault):
+        raise ValueError(f"{method.label}: the space of task {task.name!r} has no default family")
+    if method.kind == "one-shot" and budget_unit == "training_seconds":
+        one_shot = get_one_shot_method(method.optimizer)(objective=method.objective, **method.options)
+        if "budget_training_seconds" not in parameters_of(one_shot.search):
+            raise ValueError(f"{method.label}: {method.optimizer} cannot be given a budget in training_seconds")
 
 
 def _prepare(
@@ -316,7 +359,7 @@ def _run_jobs(
     with DaskPool(make_handler, on_message=messages.put, **places) as pool:
         waiting: dict[str, tuple[Method, int]] = {}
         # the longest jobs first, so that the workers end together
-        for method, seed in sorted(jobs, key=lambda item: item[0].kind != "one-shot"):
+        for method, seed in sorted(jobs, key=lambda item: ("one-shot", "search", "default").index(item[0].kind)):
             job = _job_folder(folder, method, seed).absolute()
             waiting[str(job)] = (method, seed)
             pool.submit(str(job), {"method": asdict(method), "seed": seed, "out": str(job)})
@@ -402,7 +445,9 @@ def _run_job(
 
     report(0.0, "starting")
     try:
-        if spec.kind == "search":
+        if spec.kind == "default":
+            result = _run_default(spec, seed, task, settings, folder, report)
+        elif spec.kind == "search":
             result = _run_search(spec, seed, task, settings, folder, report, limits)
         else:
             result = _run_one_shot(spec, seed, task, settings, folder, report)
@@ -458,6 +503,30 @@ class CPUSeconds:
         return so_far
 
 
+def _budget(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The budget of a search, by its name in `BUDGET_UNITS`."""
+    return {prefix + settings.get("budget_unit", "student_epochs"): settings["budget"]}
+
+
+def _run_default(
+    method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: RunFolder, report: Report
+) -> JobResult:
+    evaluator = _evaluator_factory(method, task, settings)()
+    candidate = search_space(task, objective=method.objective).default_candidate()  # type: ignore[attr-defined]
+    report(0.0, "final trainings")
+    finals = train_family(evaluator, candidate, n_students=settings["n_finals"], seed=seed, out=folder)
+    nothing: dict[str, Any] = {"search_cpu_s": 0.0, "student_epochs": 0.0, "training_seconds": 0.0, "n_students": 0}
+    return _job_result(
+        method,
+        seed,
+        finals,
+        **nothing,
+        curve=(),
+        one_shot=False,
+        details={"optimizer": "default", "candidate": candidate.to_dict()},
+    )
+
+
 def _run_search(
     method: Method,
     seed: int,
@@ -483,7 +552,7 @@ def _run_search(
             evaluator=None if engine else evaluator,
             engine=engine,
             scorer=evaluator,
-            student_epochs=settings["budget"],
+            **_budget(settings),
             seed=seed,
             out=folder,
             options=method.options,
@@ -506,10 +575,12 @@ def _run_search(
         finals,
         search_cpu_s=search_cpu_s,
         student_epochs=found.student_epochs,
+        training_seconds=found.training_seconds,
         n_students=len(found.trials),
         curve=curve,
         one_shot=False,
         details={
+            "optimizer": method.optimizer,
             "candidate": found.candidate.to_dict(),
             "is_default": found.candidate.digest == found.trials[0].candidate_digest,
             "agreement": list(found.agreement),
@@ -525,8 +596,9 @@ def _run_one_shot(
 ) -> JobResult:
     evaluator = _evaluator_factory(method, task, settings)()
     one_shot = get_one_shot_method(method.optimizer)(objective=method.objective, **method.options)
-    recipe = content_digest([asdict(method), seed, task.to_dict(), settings["budget"], settings["teacher"]])
-    search_cpu_s, found = _search_once(one_shot, evaluator, seed, settings["budget"], folder, recipe, report)
+    unit = [settings["budget_unit"]] if "budget_unit" in settings else []
+    recipe = content_digest([asdict(method), seed, task.to_dict(), settings["budget"], settings["teacher"], *unit])
+    search_cpu_s, found = _search_once(one_shot, evaluator, seed, settings, folder, recipe, report)
     report(SEARCH_SHARE, "final trainings")
     seeds = [derive_seed(seed, "final", index) for index in range(settings["n_finals"])]
     students = [(partial(found.build, derive_seed(s, "weights")), s) for s in seeds]
@@ -538,6 +610,7 @@ def _run_one_shot(
         finals,
         search_cpu_s=search_cpu_s,
         student_epochs=found.student_epochs,
+        training_seconds=found.training_seconds if isinstance(found, ChargesSeconds) else None,
         n_students=found.n_students,
         curve=found.curve,
         one_shot=True,
@@ -549,7 +622,7 @@ def _search_once(
     one_shot: OneShotMethod,
     evaluator: KDEvaluator,
     seed: int,
-    budget: float,
+    settings: Mapping[str, Any],
     folder: RunFolder,
     recipe: str,
     report: Report,
@@ -563,13 +636,14 @@ def _search_once(
             recipe, lambda values: (float(values.pop("search_cpu_s")), one_shot.restore(values, evaluator.task))
         )
     if known is None:
-        goes_on = "checkpoint" in parameters_of(one_shot.search)
+        more: dict[str, Any] = {"budget_student_epochs": None, **_budget(settings, "budget_")}
+        if "checkpoint" in parameters_of(one_shot.search):
+            more["checkpoint"] = checkpoint
         found = one_shot.search(
             evaluator,
-            budget_student_epochs=budget,
             seed=seed,
             progress=lambda fraction, text: report(SEARCH_SHARE * fraction, text),
-            **({"checkpoint": checkpoint} if goes_on else {}),
+            **more,
         )
         known = cpu.so_far, found
         folder.keep_found({**found.to_dict(), "search_cpu_s": known[0]}, recipe)
@@ -584,6 +658,7 @@ def _job_result(
     *,
     search_cpu_s: float,
     student_epochs: float,
+    training_seconds: float | None,
     n_students: int,
     curve: Sequence[tuple[float, float]],
     one_shot: bool,
@@ -608,6 +683,8 @@ def _job_result(
         curve=tuple(curve),
         one_shot=one_shot,
         details=details,
+        training_seconds=training_seconds,
+        final_training_seconds=_known_mean([result.training_seconds for result in finals.results]),
     )
 
 
@@ -676,6 +753,7 @@ def read_comparison(folder: Path) -> tuple[Comparison, list[JobFolder]]:
         teacher=stored.get("teacher", {}),
         rows=tuple(method_rows(results, methods)) if results else (),
         wall_s=float(stored.get("wall_s", 0.0)),
+        budget_unit=str(settings.get("budget_unit", "student_epochs")),
     )
     return comparison, jobs
 
@@ -711,6 +789,8 @@ def method_rows(results: Sequence[JobResult], methods: Sequence[Method]) -> list
                 search_cpu_s=_mean([job.search_cpu_s for job in values]),
                 student_epochs=_mean([job.student_epochs for job in values]),
                 n_students=_mean([job.n_students for job in values]),
+                training_seconds=_known_mean([job.training_seconds for job in values]),
+                final_training_seconds=_known_mean([job.final_training_seconds for job in values]),
             )
         )
     adjusted = holm_of_known([None if row.difference is None else row.difference.p_value for row in rows])
@@ -745,6 +825,12 @@ def mean_curves(jobs: Sequence[JobResult]) -> list[dict[str, Any]]:
                 point = {"student_epochs": float(x), "accuracy": float(y), "low": low, "high": high}
                 rows.append({"method": label, **point})
     return rows
+
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    """None where one is not known."""
+    known = [value for value in values if value is not None]
+    return _mean(known) if len(known) == len(values) else None
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from naslib_autokd.runners.session import duration
+from naslib_autokd.runners.setup import epochs_for_seconds
 from naslib_autokd.search_spaces import HasDefault
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def _estimate(
     n_trials, epochs = budget["n_trials"], budget["student_epochs"]
     by_trials = np.inf if n_trials is None else max(1.0, n_trials * share) * full
     epochs = min(by_trials, np.inf if epochs is None else epochs)
+    if (seconds := budget.get("training_seconds")) is not None:
+        epochs = min(epochs, epochs_for_seconds(evaluator.task, space, evaluator, seconds)[0])
     epoch_s, trial_s = (float(np.mean([getattr(one, name) for one in found])) for name in ("epoch_s", "trial_s"))
     at_once = max(1, min(workers, os.cpu_count() or 1))
     a_trial = share * full * epoch_s + trial_s

@@ -56,8 +56,10 @@ class SearchResult:
     overhead_s: float
     """Seconds of this session in which the loop did not wait for trials: ask, tell and records."""
     stop_reason: str = ""
-    """The budget that ended the search: ``n_trials``, ``student_epochs``, ``wall_s`` or ``target_cost``; ``space`` if
-    every point of a finite space was tried before."""
+    """The budget that ended the search: ``n_trials``, ``student_epochs``, ``training_seconds``, ``wall_s`` or
+    ``target_cost``; ``space`` if every point of a finite space was tried before."""
+    training_seconds: float = 0.0
+    """Modelled CPU seconds of the trials, as far as they are known (`Trial.training_seconds`)."""
     front: tuple[dict[str, Any], ...] = ()
     """With several objectives: the families that no other beats in all of them (``candidate``, ``candidate_digest``,
     ``objectives``: name -> value), by ascending error."""

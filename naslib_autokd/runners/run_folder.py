@@ -48,7 +48,7 @@ STATUS, LOG, LOCK = "status.json", "search.log", "run.lock"
 COMPARISON, TRAININGS, STUDY, STUDY_RUNS = "comparison.json", "results.jsonl", "study.yaml", "runs.jsonl"
 EXPORT = "export"
 
-BUDGETS = ("n_trials", "student_epochs", "wall_s", "target_cost")
+BUDGETS = ("n_trials", "student_epochs", "training_seconds", "wall_s", "target_cost")
 """Settings that may change between the sessions of a run."""
 
 log = logging.getLogger("naslib_autokd.search")
@@ -395,6 +395,7 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     "evaluation": (dict,),
     "n_trials": (int,),
     "student_epochs": (int, float),
+    "training_seconds": (int, float),
     "wall_s": (int, float),
     "target_cost": (int, float),
     "planned_epochs": (int, float),

@@ -11,10 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from naslib_autokd.evaluators.base import Evaluator, HasImages, HasObjective
+from naslib_autokd.evaluators.base import Evaluator, HasImages, HasObjective, PredictsTrainingSeconds
 from naslib_autokd.optimizers.base import (
     Optimizer,
     OptimizerFactory,
@@ -31,6 +32,7 @@ from naslib_autokd.runners.session import SearchInterrupted, Session, log
 from naslib_autokd.runners.setup import (
     check_budget,
     check_space,
+    epochs_for_seconds,
     first_proposal,
     is_optimizer,
     make_optimizer,
@@ -53,6 +55,7 @@ def search(
     space: str | SearchSpaceLike | None = None,
     n_trials: int | None = None,
     student_epochs: float | None = None,
+    training_seconds: float | None = None,
     wall_s: float | None = None,
     target_cost: float | None = None,
     seed: int = 0,
@@ -83,9 +86,11 @@ def search(
             dimensions where students learn from the labels alone (``objective="ce"`` of the evaluator).
         n_trials: Stop after so many trials; families of which no student keeps the limits do not count.
         student_epochs: Stop before a trial would bring the epochs trained above this; running trials count in full.
+        training_seconds: The same of modelled CPU seconds of training (`distillation.training_cost`): equal time for
+            all, and the same run on every machine. Needs an evaluator that predicts them.
         wall_s: Start no trial after so many seconds of work on this run, earlier sessions of it included.
         target_cost: Stop once a full training has a cost (``1 - val_accuracy``) of this or less. One of the other
-            three budgets is required; with several, whichever is first.
+            four budgets is required; with several, whichever is first.
         seed: Everything random follows from it.
         out: Run folder, held until the search ends (or by the caller: `run_folder.RunFolder.own`); nothing is
             written if None. An existing one is continued: trials that ran when it stopped
@@ -130,11 +135,18 @@ def search(
     budget: dict[str, Any] = {
         "n_trials": n_trials,
         "student_epochs": student_epochs,
+        "training_seconds": training_seconds,
         "wall_s": wall_s,
         "target_cost": target_cost,
     }
     asked: dict[str, Any] = {**budget, "seed": seed, "options": options, "objectives": objectives}
     planned = check_budget(task, **budget)
+    seconds_per_epoch = 0.0
+    if training_seconds is not None:
+        if not isinstance(scorer, PredictsTrainingSeconds):
+            raise ValueError("training_seconds: this evaluator does not tell what trainings cost; give student_epochs")
+        worth, seconds_per_epoch = epochs_for_seconds(task, space, scorer, training_seconds)
+        planned = worth if planned is None else min(planned, worth)
     name = optimizer_name(optimizer)
     settings: dict[str, Any] = {}
     if out is not None:
@@ -160,7 +172,10 @@ def search(
             open_run(folder, task, settings)
             if isinstance(scorer, HasImages):
                 folder.keep_splits(scorer.data)
-        loop = _Loop(chosen, engine, records, session, Tally(budget, task.max_budget_epochs, max_failures))
+        tally = Tally(budget, task.max_budget_epochs, max_failures)
+        loop = _Loop(chosen, engine, records, session, tally)
+        if training_seconds is not None:
+            loop.predictor, loop.seconds_per_epoch = scorer, seconds_per_epoch
         loop.resume(first_proposal(task, space, seed) if start_with_default else None)
         reason = loop.run(stop or (lambda: False), progress or (lambda _: None))
         session.update(stop_reason=reason)
@@ -185,6 +200,12 @@ class _Loop:
         self.in_flight: dict[int, tuple[Proposal, float]] = {}
         self.waiting: deque[Proposal] = deque()
         """Asked for, not handed out: trials that ran at the kill, or one that cannot be paid yet."""
+        self.predictor: PredictsTrainingSeconds | None = None
+        """Tells what trials cost in seconds, if that is a budget."""
+        self.seconds_per_epoch = 0.0
+        """Of what the optimizer spends beside the trials."""
+        self.predicted: dict[int, float] = {}
+        """Seconds of the trials that run, and of the next, by number."""
 
     def resume(self, first: Proposal | None) -> None:
         """Bring the optimizer to where the run was; ``first``, if it has no trial yet, and what ran then come first."""
@@ -193,6 +214,11 @@ class _Loop:
             self.waiting.append(first)
         self.waiting.extend(in_flight)
         for trial in self.records.trials:
+            if self.predictor is not None and trial.training_seconds is None:
+                raise ValueError(
+                    "the trials of this run do not say what they cost in training_seconds (an older version, or a "
+                    "table): continue it with student_epochs"
+                )
             self.tally.add(trial)
         self.tally.forgive()
         if len(self.records.trials):
@@ -217,7 +243,7 @@ class _Loop:
                 n_trials = len(self.records.trials)
                 raise SearchInterrupted(f"stopped after {n_trials} trials; the same command continues")
             elif self.waiting and self.engine.n_slots:
-                return "student_epochs"
+                return self._unaffordable()
             else:
                 time.sleep(0.2)  # no worker has joined yet
 
@@ -227,14 +253,24 @@ class _Loop:
             proposal = self.optimizer.ask()
             self.records.ask(proposal)  # on disk before it is handed out
             self.waiting.append(proposal)
-        running = sum(proposal.budget_epochs for proposal, _ in self.in_flight.values())
-        if not self.tally.affords(self.student_epochs + running + self.waiting[0].budget_epochs):
+        if self._unaffordable():
             return False
         proposal = self.waiting.popleft()
         self.in_flight[proposal.number] = (proposal, time.time())
         self.engine.submit(proposal)
         self.session.show_running(self.in_flight.values(), self.extra_epochs)
         return True
+
+    def _unaffordable(self) -> str:
+        """The budget that the next trial would exceed, by its name."""
+        following = self.waiting[0]
+        running = sum(proposal.budget_epochs for proposal, _ in self.in_flight.values())
+        spent = {"student_epochs": self.student_epochs + running + following.budget_epochs}
+        if self.predictor is not None:
+            if following.number not in self.predicted:
+                self.predicted[following.number] = self.predictor.training_seconds(following)
+            spent["training_seconds"] = self.training_seconds + sum(self.predicted.values())
+        return self.tally.unaffordable(**spent)
 
     def _collect(self, progress: ProgressCallback) -> None:
         """Wait for a result, and take all that are there: the model is then fitted once for all of them."""
@@ -244,6 +280,9 @@ class _Loop:
         while finished is not None:
             proposal, trial = finished
             del self.in_flight[proposal.number]
+            expected = self.predicted.pop(proposal.number, None)
+            if trial.training_seconds is None and expected is not None:  # its worker died
+                trial = replace(trial, training_seconds=expected)
             self.records.trials.append(trial)  # on disk before the optimizer knows of it
             self.optimizer.tell(trial)
             self.tally.add(trial)
@@ -262,6 +301,10 @@ class _Loop:
     def student_epochs(self) -> float:
         return self.tally.trained + self.extra_epochs
 
+    @property
+    def training_seconds(self) -> float:
+        return self.tally.training_seconds + self.seconds_per_epoch * self.extra_epochs
+
     def _progress(self, trial: Trial) -> SearchProgress:
         best = self.records.trials.incumbent()
         elapsed = self.session.elapsed_s
@@ -269,7 +312,9 @@ class _Loop:
             trial=trial,
             n_trials=self.tally.n_trials,
             student_epochs=self.student_epochs,
-            fraction=self.tally.fraction(self.student_epochs, elapsed),
+            fraction=self.tally.fraction(
+                student_epochs=self.student_epochs, training_seconds=self.training_seconds, wall_s=elapsed
+            ),
             best_val_accuracy=None if best is None else best.val_accuracy,
             n_in_flight=len(self.in_flight),
             n_failures=self.tally.n_failures,
@@ -280,6 +325,7 @@ class _Loop:
         """Student-epochs and seconds, as `SearchResult` has them."""
         return {
             "student_epochs": self.student_epochs,
+            "training_seconds": self.training_seconds,
             "search_s": self.session.elapsed_s,
             "overhead_s": time.perf_counter() - self.started - self.waited_s,
         }

@@ -305,7 +305,9 @@ def read_status(folder: str | Path, store: TrialStore | None = None) -> RunStatu
     best = store.incumbent()
     elapsed, budget = said["elapsed_s"], said["budget"]
     spent = store.student_epochs + said["extra_student_epochs"]
-    fraction = fraction_spent(budget, n_trials=len(store), student_epochs=spent, wall_s=elapsed)
+    fraction = fraction_spent(
+        budget, n_trials=len(store), student_epochs=spent, training_seconds=store.training_seconds, wall_s=elapsed
+    )
     running = state == "running"
     finals = (folder / FINALS).read_bytes().count(b"\n") if (folder / FINALS).is_file() else 0
     of = said["finals"].get("of")

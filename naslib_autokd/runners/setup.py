@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from naslib_autokd.evaluators.base import Evaluator
+from naslib_autokd.evaluators.base import Evaluator, PredictsTrainingSeconds
 from naslib_autokd.optimizers.base import (
     MULTI_OBJECTIVE,
     Optimizer,
@@ -89,17 +89,19 @@ def check_budget(
     student_epochs: float | None = None,
     wall_s: float | None = None,
     target_cost: float | None = None,
+    training_seconds: float | None = None,
 ) -> float | None:
     """Student-epochs that a budget is worth: a trial of Hyperband with two rungs costs two thirds of a full one.
 
-    None if only the time is limited.
+    None if only seconds are limited (`epochs_for_seconds`).
 
     Raises:
         ValueError: If there is no budget that ends the search for certain, or less than one full training.
     """
-    if n_trials is None and student_epochs is None and wall_s is None:
+    if n_trials is None and student_epochs is None and wall_s is None and training_seconds is None:
         raise ValueError(
-            "give a budget: n_trials (number of trials), student_epochs (total epochs of training) or wall_s (seconds)"
+            "give a budget: n_trials (number of trials), student_epochs (total epochs of training), training_seconds "
+            "(modelled seconds of training) or wall_s (seconds)"
             + ("" if target_cost is None else "; a target alone may never be reached")
         )
     if n_trials is not None and n_trials < 1:
@@ -109,14 +111,48 @@ def check_budget(
             f"student_epochs must be at least one full training ({task.max_budget_epochs} epochs), "
             f"got {student_epochs:g}"
         )
-    if wall_s is not None and not wall_s > 0:
-        raise ValueError(f"wall_s must be a positive number of seconds, got {wall_s}")
+    for name, seconds in (("wall_s", wall_s), ("training_seconds", training_seconds)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name} must be a positive number of seconds, got {seconds}")
     if target_cost is not None and not 0 <= target_cost < 1:
         raise ValueError(f"target_cost (1 - validation accuracy) must be in [0, 1), got {target_cost}")
     worth = [] if student_epochs is None else [float(student_epochs)]
     if n_trials is not None:
         worth.append(max(1.0, n_trials * 2 / 3) * task.max_budget_epochs)
     return min(worth, default=None)
+
+
+REFERENCES = 5
+"""Families whose median cost counts in a space without a default."""
+
+
+def epochs_for_seconds(
+    task: Task, space: SearchSpaceLike, evaluator: PredictsTrainingSeconds, training_seconds: float
+) -> tuple[float, float]:
+    """Student-epochs that so many modelled seconds are worth, and the seconds of one: of full trainings of the space's
+    default family, or of the median of some random ones.
+
+    Raises:
+        ValueError: If they do not pay one full training.
+    """
+    if isinstance(space, HasDefault):
+        candidates = [space.default_candidate()]
+    else:
+        points = space.configuration_space()
+        candidates = [space.candidate(dict(points.sample_configuration())) for _ in range(REFERENCES)]
+    seeds = [derive_seed(0, "reference", index) for index in range(len(candidates))]
+    proposals = [
+        Proposal(*each, 0) for each in zip(candidates, [task.max_budget_epochs] * len(seeds), seeds, strict=True)
+    ]
+    full = sorted(map(evaluator.training_seconds, proposals))[len(candidates) // 2]
+    if training_seconds < full:
+        raise ValueError(
+            f"training_seconds must pay at least one full training ({full:.3g} s of {task.max_budget_epochs} epochs), "
+            f"got {training_seconds:g}"
+        )
+    if not full:
+        raise ValueError("training_seconds: a student of this space cannot be trained on this task")
+    return task.max_budget_epochs * training_seconds / full, full / task.max_budget_epochs
 
 
 def planned_epochs(out: str | Path, task: Task, planned: float | None) -> float | None:
@@ -140,6 +176,7 @@ def make_optimizer(
     space: str | SearchSpaceLike | None = None,
     n_trials: int | None = None,
     student_epochs: float | None = None,
+    training_seconds: float | None = None,
     wall_s: float | None = None,
     target_cost: float | None = None,
     planned_epochs: float | None = None,
@@ -156,7 +193,7 @@ def make_optimizer(
         ValueError: For an unknown name or option, or a budget that cannot work.
     """
     factory = get_optimizer(optimizer)
-    worth = check_budget(task, n_trials, student_epochs, wall_s, target_cost)
+    worth = check_budget(task, n_trials, student_epochs, wall_s, target_cost, training_seconds)
     if len(objectives) > 1 and optimizer in MULTI_OBJECTIVE:
         options = {**(options or {}), "objectives": tuple(objectives)}
     check_options(optimizer, factory, options or {})
@@ -212,6 +249,7 @@ def run_settings(
     options: Mapping[str, Any] | None,
     n_trials: int | None = None,
     student_epochs: float | None = None,
+    training_seconds: float | None = None,
     wall_s: float | None = None,
     target_cost: float | None = None,
     planned_epochs: float | None = None,
@@ -230,6 +268,7 @@ def run_settings(
         **({} if evaluation is None else {"evaluation": dict(evaluation)}),
         "n_trials": n_trials,
         "student_epochs": student_epochs,
+        "training_seconds": training_seconds,
         "wall_s": wall_s,
         "target_cost": target_cost,
         "planned_epochs": planned_epochs,

@@ -16,9 +16,8 @@ class TooManyFailures(RuntimeError):
     """So many trials failed in a row that something is wrong; the message says what most likely."""
 
 
-def fraction_spent(budget: Mapping[str, Any], *, n_trials: int, student_epochs: float, wall_s: float) -> float:
-    """Share of the budget that is spent, in [0, 1]: of the limit that is nearest."""
-    spent = {"n_trials": n_trials, "student_epochs": student_epochs, "wall_s": wall_s}
+def fraction_spent(budget: Mapping[str, Any], **spent: float) -> float:
+    """Share of the budget that is spent (by the names of budgets), in [0, 1]: of the limit that is nearest."""
     shares = [spent[name] / budget[name] for name in spent if budget.get(name)]
     return min(1.0, max(shares, default=0.0))
 
@@ -36,6 +35,8 @@ class Tally:
         self.budget, self.full_epochs, self.max_failures = budget, full_epochs, max_failures
         self.trained = 0.0
         """Student-epochs of all trials."""
+        self.training_seconds = 0.0
+        """Modelled CPU seconds of all trials that have any."""
         self.n_trials = 0
         """Those that count for the budget: all that were not refused, for these cost no training."""
         self.n_failures = 0
@@ -46,6 +47,7 @@ class Tally:
 
     def add(self, trial: Trial) -> None:
         self.trained += trial.student_epochs
+        self.training_seconds += trial.training_seconds or 0.0
         self.n_trials += not trial.refused
         self.n_failures += not trial.succeeded
         if trial.refused:
@@ -75,7 +77,7 @@ class Tally:
     def spent_budget(self, n_in_flight: int, elapsed_s: float) -> str:
         """The budget that allows no further trial, by its name; empty if all do.
 
-        That of student-epochs depends on the next proposal: `affords`.
+        Those of student-epochs and of training seconds depend on the next proposal: `unaffordable`.
         """
         n_trials, wall_s = self.budget["n_trials"], self.budget["wall_s"]
         if self.target_reached:
@@ -86,15 +88,14 @@ class Tally:
             return "wall_s"
         return ""
 
-    def affords(self, student_epochs: float) -> bool:
-        """Whether so many student-epochs, of all that was trained, runs and comes next, are within the budget."""
-        limit = self.budget["student_epochs"]
-        return limit is None or student_epochs <= limit
+    def unaffordable(self, **spent: float) -> str:
+        """The budget (``student_epochs``, ``training_seconds``) that all that was trained, runs and comes next would
+        exceed, by its name; empty if none."""
+        return next((name for name in spent if (limit := self.budget.get(name)) and spent[name] > limit), "")
 
-    def fraction(self, student_epochs: float, elapsed_s: float) -> float:
+    def fraction(self, **spent: float) -> float:
         """Share of the budget that is spent, in [0, 1]."""
-        spent = fraction_spent(self.budget, n_trials=self.n_trials, student_epochs=student_epochs, wall_s=elapsed_s)
-        return 1.0 if self.target_reached else spent
+        return 1.0 if self.target_reached else fraction_spent(self.budget, n_trials=self.n_trials, **spent)
 
 
 def _likely_reason(failed: Sequence[Trial]) -> str:

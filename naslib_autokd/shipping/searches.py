@@ -19,7 +19,7 @@ from typing import Any
 
 from naslib_autokd.files import file_name, write_whole
 from naslib_autokd.records import Trial, TrialStore, objective_value
-from naslib_autokd.runners.run_folder import RUN, TRIALS, read_settings, read_task
+from naslib_autokd.runners.run_folder import BUDGETS, RUN, TRIALS, read_settings, read_task
 from naslib_autokd.runners.searched import Hyperparameter, SearchedSettings, Values
 
 JOURNAL = "optuna.journal"
@@ -151,7 +151,7 @@ def write_optuna(searches: Sequence[Exportable], out: Path) -> list[Path]:
 
 def _about(search: Exportable) -> dict[str, Any]:
     task = read_task(search.folder)
-    wanted = ("optimizer", "options", "seed", "evaluation", "n_trials", "student_epochs", "wall_s", "target_cost")
+    wanted = ("optimizer", "options", "seed", "evaluation", *BUDGETS)
     settings = {name: search.settings[name] for name in wanted if search.settings.get(name) is not None}
     return {"task": task.get("name", ""), **settings, "full_training_epochs": search.full_epochs}
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from naslib_autokd.data.images import TaskData
+from naslib_autokd.distillation.training_cost import network_cost
 from naslib_autokd.optimizers.base import get_one_shot_method
 from naslib_autokd.optimizers.darts import (
     DARTS,
@@ -203,6 +204,32 @@ def test_a_small_budget_pays_one_search():
     assert found.student_epochs == 7.0
 
 
+def test_a_budget_in_seconds_pays_steps_and_the_choice_among_searches():
+    alone = DARTS(**SMALL)
+    price = alone.search_step_seconds(evaluator().task)
+    found = alone.search(evaluator(), None, seed=0, budget_training_seconds=12.5 * price)
+    assert found.training_seconds == pytest.approx(12 * price)
+    small, trained = evaluator(), []
+
+    def train_final(build: Any, kd: Any, seed: int, epochs: int) -> Any:
+        cost = network_cost(build(), (1, 8, 8), 16)
+        trained.append(cost.seconds(epochs * 8, 128))
+        return None, SimpleNamespace(val_accuracy=0.5, training_seconds=trained[-1])
+
+    small.train_final = train_final
+    twice = DARTS(**(SMALL | {"n_searches": 2, "selection_epochs": 1}))
+    choice = twice.heaviest_training_seconds(small, 1)
+    budget = 8.5 * choice
+    found = twice.search(small, None, seed=0, budget_training_seconds=budget)
+    assert len(trained) == 2
+    assert max(trained) <= choice
+    steps = 2 * int((budget / 2 - choice) / price)
+    assert found.training_seconds == pytest.approx(steps * price + sum(trained))
+    assert found.training_seconds <= budget
+    with pytest.raises(ValueError, match="not both"):
+        alone.search(evaluator(), 5.0, seed=0, budget_training_seconds=5.0)
+
+
 def test_a_result_builds_the_network_of_its_spec():
     darts = DARTS(**SMALL)
     found = darts.search(evaluator(), 1, seed=0)
@@ -284,7 +311,7 @@ def test_a_killed_search_goes_on_from_its_last_epoch_to_the_same_end(options: di
 
     def train_final(build: Any, kd: Any, seed: int, epochs: int) -> Any:
         trained.append(seed)
-        return None, SimpleNamespace(val_accuracy=(seed % 7) / 7)
+        return None, SimpleNamespace(val_accuracy=(seed % 7) / 7, training_seconds=0.5)
 
     small = evaluator(n=36)
     small.train_final = train_final

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,50 @@ def test_sentences_about_equals_claim_a_difference_at_most_at_the_nominal_rate(n
         ]
         claimed += any(" is ahead of " in line or " is behind " in line for line in what_it_shows(comparison(jobs)))
     assert stats.binomtest(claimed, 100, 0.05, alternative="greater").pvalue > 1e-3
+
+
+def test_a_search_that_does_not_beat_random_draws_or_the_default_is_told_so() -> None:
+    methods = (
+        Method("AutoKD", "search", "autokd"),
+        Method("random search", "search", "random_search"),
+        Method("default family", "default"),
+    )
+
+    def said(default: float) -> str:
+        jobs = [job("AutoKD", s, (0.9 + s / 1000,), details={"is_default": s == 0}) for s in range(4)]
+        details = {"optimizer": "random_search", "is_default": True}
+        jobs += [job("random search", s, (0.9 - s / 1000,), details=details) for s in range(4)]
+        nothing = {"n_students": 0, "curve": (), "one_shot": False, "details": {"optimizer": "default"}}
+        jobs += [job("default family", s, (default - s / 1000,), **nothing) for s in range(4)]
+        rows = tuple(method_rows(jobs, methods))
+        return " ".join(what_it_shows(replace(comparison(jobs), rows=rows)))
+
+    both = "nothing here shows that AutoKD pays: it is not ahead of random search nor of default family."
+    assert both in said(0.9)
+    assert "not ahead of random search." in said(0.8)
+    assert "AutoKD kept the space's default family, which it trains first, in 1 of 4 runs." in said(0.8)
+    assert "cannot tell the optimizer from" not in said(0.8)  # random search is there, and is compared
+
+
+def test_a_table_has_every_cost_and_what_is_not_known_is_empty() -> None:
+    jobs = [job("AutoKD", s, (0.8,), training_seconds=12.34, final_training_seconds=1.5) for s in range(2)]
+    jobs += [job("DARTS", s, (0.7,)) for s in range(2)]  # of an older version
+    result = replace(comparison(jobs), budget=20.0, budget_unit="training_seconds")
+    assert "over 2 seeds, 20 modelled seconds of training for each search" in table_text(result)
+    autokd, darts = (next(t for t in table_text(result).splitlines() if t.startswith(f"  {m} ")) for m in
+                     ("AutoKD", "DARTS"))  # fmt: skip
+    assert autokd.split()[-5:] == ["1.5", "27", "12.3", "10", "5"]
+    assert darts.split()[-3:] == ["27", "10", "5"]
+    assert JobResult.from_dict(json.loads(json.dumps(asdict(jobs[0])))) == jobs[0]
+
+
+def test_what_cannot_be_compared_in_seconds_is_said_before_any_work(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"seeds": [0], "budget": 20, "out": tmp_path / "run"}
+    with pytest.raises(ValueError, match="did you mean 'training_seconds'"):
+        compare("cluttered-digits", budget_unit="training_second", **more)
+    with pytest.raises(ValueError, match="budget must be"):
+        compare("cluttered-digits", **(more | {"budget": 0}), budget_unit="training_seconds")
+    assert not (tmp_path / "run").exists()
 
 
 def test_table_csv_and_figure_show_every_row(tmp_path: Path) -> None:

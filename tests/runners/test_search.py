@@ -71,6 +71,55 @@ def test_search_never_spends_more_than_its_student_epochs(optimizer: str, budget
     assert result.student_epochs == sum(t.student_epochs for t in result.trials)
 
 
+class PricedEvaluator(FormulaEvaluator):
+    """Families with more top nodes cost more; the records say so, or leave it to the search."""
+
+    def __init__(self, die_after: int | None = None, says: bool = True) -> None:
+        super().__init__(die_after)
+        self.says = says
+
+    def training_seconds(self, proposal: Proposal) -> float:
+        candidate: Any = proposal.candidate
+        return 0.01 * candidate.generator.top.n_nodes * proposal.budget_epochs
+
+    def evaluate(self, proposal: Proposal) -> Trial:
+        trial = super().evaluate(proposal)
+        return replace(trial, training_seconds=self.training_seconds(proposal)) if self.says else trial
+
+
+@pytest.mark.parametrize("optimizer", ["autokd", "random_search"])
+@pytest.mark.parametrize("says", [True, False])
+def test_search_never_spends_more_than_its_training_seconds(optimizer: str, says: bool) -> None:
+    result = run(optimizer=optimizer, n_trials=None, training_seconds=6.0, evaluator=PricedEvaluator(says=says))
+    spent = [trial.training_seconds or 0.0 for trial in result.trials]
+    dearest = 0.01 * 9 * TASK.max_budget_epochs
+    assert 6.0 - dearest < sum(spent) <= 6.0
+    assert result.training_seconds == pytest.approx(sum(spent))
+    assert result.stop_reason == "training_seconds"
+    assert spent[0] == PricedEvaluator().training_seconds(Proposal(HNAGSpace().default_candidate(), 9, 0, 0))
+
+
+def test_a_search_in_seconds_continues_and_may_be_made_longer(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", PricedEvaluator(), n_trials=None, training_seconds=5.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", PricedEvaluator(die_after=6), n_trials=None, training_seconds=5.0)
+    again = run(tmp_path / "cut", PricedEvaluator(), n_trials=None, training_seconds=5.0)
+    assert [t.outcome() for t in again.trials] == [t.outcome() for t in whole.trials]
+    longer = run(tmp_path / "cut", PricedEvaluator(), n_trials=None, training_seconds=8.0)
+    assert 5.0 < longer.training_seconds <= 8.0
+    assert longer.trials[: len(whole.trials)] == again.trials
+
+
+def test_seconds_need_an_evaluator_and_records_that_tell_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not tell what trainings cost"):
+        run(n_trials=None, training_seconds=5.0)
+    with pytest.raises(ValueError, match="at least one full training"):
+        run(n_trials=None, training_seconds=0.1, evaluator=PricedEvaluator())
+    run(tmp_path, n_trials=4)  # as older versions wrote it: nothing says what a trial costs
+    with pytest.raises(ValueError, match="do not say what they cost"):
+        run(tmp_path, PricedEvaluator(), n_trials=None, training_seconds=5.0)
+
+
 def test_interrupted_run_continues_with_the_same_trials(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole")
     for cut in (1, 5, 9):

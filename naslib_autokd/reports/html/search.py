@@ -77,6 +77,7 @@ def _student_cards(run: RunData, student: Mapping[str, Any]) -> str:
 STOPPED = {
     "n_trials": "the number of trials",
     "student_epochs": "the student-epochs",
+    "training_seconds": "the modelled seconds of training",
     "wall_s": "the time",
     "target_cost": "the accuracy that was aimed at",
     "space": "the space, of which every point was tried",

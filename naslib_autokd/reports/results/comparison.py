@@ -20,7 +20,7 @@ from naslib_autokd.runners.session import read_status
 
 _OF_METHODS = (
     "test_accuracy mean_test_accuracy teacher_agreement n_params macs train_memory_bytes search_cpu_s student_epochs "
-    "n_students"
+    "n_students training_seconds final_training_seconds"
 )
 
 

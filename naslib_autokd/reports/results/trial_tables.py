@@ -22,7 +22,7 @@ N_FAMILIES = 4
 
 _OUTCOME = (
     "budget_epochs status message val_accuracy train_accuracy teacher_agreement n_params macs depth train_memory_bytes "
-    "student_epochs"
+    "student_epochs training_seconds"
 )
 
 
