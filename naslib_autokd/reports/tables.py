@@ -106,6 +106,9 @@ def print_shown(shown: Shown, console: Console) -> None:
     print_table(console, table)
 
 
+SEARCH_COSTS = ("epochs", "model s", "CPU s", "trained")
+
+
 def comparison_table(comparison: Comparison) -> Shown:
     """The methods of a comparison, and the teacher once it is known."""
     first, n = comparison.rows[0].label if comparison.rows else "", len(comparison.seeds)
@@ -121,39 +124,20 @@ def comparison_table(comparison: Comparison) -> Shown:
         means.append("" if row.difference is None else row.difference.difference.percent())
         spent = [f"{row.student_epochs:.0f}", _seconds(row.training_seconds), f"{row.search_cpu_s:.0f}"]
         spent = [*spent, f"{row.n_students:.0f}"] if row.n_students else [""] * 4
-        rows.append(
-            [
-                row.label,
-                *means,
-                f"{100 * row.teacher_agreement:.1f}",
-                *costs(vars(row)),
-                _seconds(row.final_training_seconds),
-                *spent,
-            ]
-        )
+        agrees, final = f"{100 * row.teacher_agreement:.1f}", _seconds(row.final_training_seconds)
+        rows.append([row.label, *means, agrees, *costs(vars(row)), final, *spent])
     if teacher := comparison.teacher:
         accuracy = [f"{100 * teacher['test_accuracy']:.1f}", *[""] * len(names)]
         rows.append(["teacher", *accuracy, *costs(teacher), *[""] * 5])
     mean_student = "; mean student: mean of a seed's final students (what the differences are made of)"
     return Shown(
-        [
-            "method",
-            *names,
-            "agrees",
-            "params",
-            "MMACs",
-            "train MiB",
-            "final s",
-            "epochs",
-            "model s",
-            "CPU s",
-            "trained",
-        ],
+        ["method", *names, "agrees", "params", "MMACs", "train MiB", "final s", *SEARCH_COSTS],
         rows,
         "kept student: of each seed the final student with the best validation accuracy, judged once"
         f"{mean_student * several}; agrees: same class as the teacher on test images (%); train MiB: peak live tensors "
-        "of a training step; final s: CPU seconds of a final training by the cost model. Of each search: student-epochs, "
-        "CPU seconds of its trainings by the model, all that it took as measured, students (or supernets) trained.",
+        "of a training step; final s: CPU seconds of a final training by the cost model. Of each search: its "
+        "student-epochs, CPU seconds of its trainings by the model, all that it took as measured, and students "
+        "(or supernets) trained.",
         f"{comparison.task}: test accuracy in %, mean [95% interval] over {n} seed{'s' * (n > 1)}, "
         f"{comparison.budget_text} for each search",
     )
