@@ -2,10 +2,10 @@
 
 Model: `SingleTaskMultiFidelityGP` (linear truncated fidelity kernel). Acquisition: multi-fidelity max-value entropy per
 cost (Takeno et al. 2020, arXiv:1901.08275; BoTorch's ``qMultiFidelityMaxValueEntropy``, weighed as in its tutorials),
-over a pool of points and all budgets. That buys information: on a table whose cheap trainings cost a seventeenth none of
-a hundred was a full one. So what the tutorials recommend at the end, the point of the best posterior mean at the largest
-budget, is trained in full whenever cheaper trainings have cost as much as a full one. An optional dependency: ``pip
-install 'naslib_autokd[botorch]'``.
+over a pool of points and all budgets. That buys information: of a table whose cheap trainings cost a seventeenth it
+wanted no other. So what the tutorials recommend at the end, the point of the best posterior mean at the largest budget,
+is trained in full whenever cheaper trainings have cost as much as a full one. An optional dependency: ``pip install
+'naslib_autokd[botorch]'``.
 
 BoTorch optimises over boxes and knows neither categories, conditions nor tables, so that the pool is ours: draws from
 the space, and points near the best. Proposal ``k`` depends on (seed, k, trials so far and in flight) alone.
