@@ -304,12 +304,12 @@ class KDEvaluator:
         kept = None if self.checkpoints is None else self.checkpoints.best(proposal.candidate.digest, budget)
         try:
             spec = self.student_spec(proposal.candidate, seed if kept is None else kept.student_seed)
-            cost = self._cost(spec)
+            cost = self._training_cost(spec)
         except Exception:  # `evaluate` will say what is wrong with it
             return 0.0
         return self._seconds(cost, budget - (0 if kept is None else kept.checkpoint.epochs))
 
-    def _cost(self, spec: Any, student: nn.Module | None = None) -> TrainingCost:
+    def _training_cost(self, spec: Any, student: nn.Module | None = None) -> TrainingCost:
         """Of a training step of a student, which is built only where its description does not tell."""
         if isinstance(spec, StudentSpec):
             return student_cost(spec, self.task.batch_size)
@@ -381,7 +381,7 @@ class KDEvaluator:
         with clock("build_s"):
             student = self.build_student(spec, seed).to(self.device)
             steps["train_memory_bytes"] = train_memory(student, self.image_shape, self.task.batch_size)
-            cost = self._cost(spec, student)
+            cost = self._training_cost(spec, student)
             if self.measure:
                 steps["info"] = steps["info"] | self._measured(student, self.measure)
         start, state = None if kept is None else kept.checkpoint, list[Checkpoint]()
