@@ -77,11 +77,11 @@ def read_student(path: str | Path) -> StudentFile:
     if missing:
         raise ExportError(f"{path} is no student of a run: its metadata lacks {', '.join(missing)}")
     values = {key: json.loads(text) for key, text in raw.items()}
-    if values["spec"] is None:
-        raise ExportError(
-            f"{path} is a student of another search space, whose file cannot say how it is built; "
-            "students of the HNAG families can be exported"
+    if values["spec"] is None or "genotype" in values["spec"]:
+        what = (
+            "of another search space, whose file cannot say how it is built" if values["spec"] is None else "of cells"
         )
+        raise ExportError(f"{path} is a student {what}; students of the HNAG families can be drawn and exported")
     channels, height, width = values["input"]
     try:
         seen = SeenPictures.from_dict(values["seen"]) if "seen" in values else None
@@ -173,15 +173,12 @@ def read_trained(run: str | Path) -> tuple[StudentSpec, dict[Edge, float]]:
     """The student that a run keeps, or that of a ``.safetensors`` file, and the weights of its edges after training.
 
     Raises:
-        ExportError: If there is none (yet), the file cannot be read, or it is a student of DARTS's cells.
+        ExportError: If there is none (yet), or as `read_student`.
     """
     from safetensors import safe_open
 
     path = kept_student(run)
-    found = read_student(path).spec
-    if "genotype" in found:
-        raise ExportError(f"{path} is a student of DARTS's cells, which has no wiring")
-    spec = StudentSpec.from_dict(found)
+    spec = StudentSpec.from_dict(read_student(path).spec)
     with safe_open(path, framework="np") as file:
         weights = file.get_tensor("merge_weights") if "merge_weights" in file.keys() else ()  # noqa: SIM118 (no dict)
     return spec, edge_weights(spec, [float(weight) for weight in weights])

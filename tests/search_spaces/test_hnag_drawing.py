@@ -28,7 +28,7 @@ from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, Wa
 from naslib_autokd.search_spaces.hnag.graphs import Graph
 from naslib_autokd.search_spaces.hnag.student import Student
 from naslib_autokd.search_spaces.hnag.wiring import OPERATIONS, StudentSpec, Wiring, fit_width
-from naslib_autokd.shipping.student_file import read_trained
+from naslib_autokd.shipping.student_file import ExportError, load_student, read_trained
 
 SVG = "{http://www.w3.org/2000/svg}"
 XL = Generator(WattsStrogatz(10, 4, 0.3), ErdosRenyi(10, 0.4), WattsStrogatz(10, 4, 0.3))
@@ -216,6 +216,17 @@ def test_the_kept_student_of_a_run_is_read_with_its_weights(tmp_path: Path) -> N
         assert list(weights.values()) == pytest.approx(torch.sigmoid(expected).tolist(), abs=1e-6)
     with pytest.raises(ValueError, match="give the run folder of a finished search"):
         read_trained(folder)
+
+
+@pytest.mark.parametrize("spec", [{"genotype": {}, "channels": [8, 16, 32]}, None])
+def test_a_kept_student_without_a_wiring_is_refused(tmp_path: Path, spec: dict[str, Any] | None) -> None:
+    """A comparison keeps one of cells where DARTS wins; its report has to be made all the same."""
+    about = {"spec": spec, "classes": ["a"], "mean": [0], "std": [1], "input": [3, 16, 16], "task": "t", "result": {}}
+    file = tmp_path / "student.safetensors"
+    save_file({"weight": torch.zeros(1)}, file, {key: json.dumps(value) for key, value in about.items()})
+    for read in (read_trained, load_student):
+        with pytest.raises(ExportError, match="students of the HNAG families can be drawn and exported"):
+            read(file)
 
 
 # ---- documents -----------------------------------------------------------------------------------------------------
