@@ -3,8 +3,8 @@
  *     int student_predict(const float *images, int n, float *logits);
  *
  * images: n x @CHANNELS@ x @HEIGHT@ x @WIDTH@ (image, channel, row, column), values in [0, 1]; the normalisation is
- * inside. logits: n x @CLASSES@. Returns 0, or -1 if n is negative or there is no memory (@ARENA@ bytes for one image; at
- * most @MOST@ MiB for many). Any number of threads may call it. Nothing but the C library is needed, C99 is enough:
+ * inside. logits: n x @CLASSES@. Returns 0, or -1 if n is negative or there is no memory (@ARENA@ KiB for one image, at most
+ * @MOST@ KiB for many). Any number of threads may call it. Nothing but the C library is needed, C99 is enough:
  *
  *     cc -O3 -c student.c
  *     cc -O3 -DSTUDENT_MAIN student.c -o student && ./student images.f32
@@ -12,7 +12,7 @@
  * The program reads raw float32 images from a file or from standard input, and prints a line of logits for each.
  *
  * With gcc and clang the kernels are compiled for AVX-512, for AVX2 and for the processor that the compiler is told; the
- * first that the processor has is used. -DSTUDENT_SCALAR leaves all vectors out. */
+ * first that the processor has is used. -DSTUDENT_SCALAR leaves all vectors out, -DSTUDENT_GROUP=1 saves memory. */
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -52,6 +52,9 @@ typedef struct {
 
 @TABLES@
 
+#ifndef STUDENT_GROUP
+#define STUDENT_GROUP @GROUP@ /* images that are computed together */
+#endif
 enum { MOST_TAPS = @MOST_TAPS@, MOST_SOURCES = @MOST_SOURCES@, MOST_ADDENDS = @MOST_ADDENDS@ };
 enum {
     GRIDS_N = sizeof(GRIDS) / sizeof(Grid),
@@ -88,10 +91,14 @@ static int blocks_of(int channels) { return (channels + BLOCK - 1) / BLOCK; }
 /* The zeros to the right of the rows of some slabs, which runs over many rows overwrite. */
 static void clear_right(const Run *run, int grid, int slab, int channels) {
     const Grid *g = GRIDS + grid;
-    size_t length = (size_t)(g->pitch - g->width) * run->n * sizeof(float);
-    for (int c = 0; length && c < channels; ++c)
+    ptrdiff_t n = run->n, length = (g->pitch - g->width) * n;
+    float *to = slab_of(run, grid, slab) + g->width * n;
+    for (int c = 0; length && c < channels; ++c, to += g->slab * n)
         for (int row = 0; row < g->height; ++row)
-            memset(slab_of(run, grid, slab + c) + (row * g->pitch + g->width) * run->n, 0, length);
+            if (length == 1)
+                to[row * g->pitch] = 0;
+            else
+                memset(to + row * g->pitch * n, 0, (size_t)length * sizeof(float));
 }
 
 static void place(Run *run, float *arena, int n) {
@@ -182,12 +189,23 @@ INLINE void AT(tile)(const int ob, const int nb, const Work *w, const float *k, 
         UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int n = 0; n < nb; ++n)
             acc[o][n] += k[o] * load(p + o * w->stride + n * LANES);
     }
-    if (w->out)
-        UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int n = 0; n < nb; ++n)
-            AT(store)(w->out + own + o * w->stride + n * LANES, acc[o][n], count - n * LANES);
-    if (w->positive)
-        UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int n = 0; n < nb; ++n)
-            AT(store)(w->positive + own + o * w->stride + n * LANES, AT(larger)(acc[o][n], SPREAD(0)), count - n * LANES);
+    float *to[2] = {w->out, w->positive};
+    for (int i = 0; i < 2; ++i) {
+        if (i) UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int n = 0; n < nb; ++n)
+            acc[o][n] = AT(larger)(acc[o][n], SPREAD(0));
+        if (to[i] == NULL) continue;
+        float *y = to[i] + own;
+        if (count >= nb * LANES) {
+            UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int n = 0; n < nb; ++n)
+                *(AT(loose) *)(y + o * w->stride + n * LANES) = acc[o][n];
+        } else {
+            vec row[WIDE];
+            UNROLL for (int o = 0; o < ob; ++o) {
+                UNROLL for (int n = 0; n < nb; ++n) row[n] = acc[o][n];
+                memcpy(y + o * w->stride, row, (size_t)count * sizeof(float));
+            }
+        }
+    }
 }
 
 #define TILE(ob, nb)                                                                                             \
@@ -247,7 +265,7 @@ static void AT(linear)(const Run *run, const Op *op) {
     /* a part of a row at a time, or of all rows with the zeros between them, which is less work for few images */
     ptrdiff_t row = g->width * n, whole = ((g->height - 1) * g->pitch + g->width) * n;
     int together = (whole + LANES - 1) / LANES < (row + LANES - 1) / LANES * g->height;
-    ptrdiff_t most = PART / (inputs + 1) / (WIDE * LANES) * (WIDE * LANES);
+    ptrdiff_t most = 8192 / (inputs + 1) / (WIDE * LANES) * (WIDE * LANES);
     if (most < WIDE * LANES) most = WIDE * LANES;
     for (int r = 0; r < (together ? 1 : g->height); ++r)
         for (ptrdiff_t j = 0, end = together ? whole : row; j < end; j += most)
@@ -259,27 +277,46 @@ static void AT(linear)(const Run *run, const Op *op) {
 }
 
 /* Windows of another grid, with its zeros; maxima of values below zero must not see them (padding 0). */
-static void AT(window)(const Run *run, const Op *op) {
+INLINE void AT(windows)(const Run *run, const Op *op, const int kernel, const int maximum) {
     const int *p = WINDOWS[op->source]; /* grid, slab, kernel, stride, padding */
     const Grid *g = GRIDS + op->grid, *from = GRIDS + p[0];
-    int kernel = p[2], stride = p[3], n = run->n, length = (stride == 1 ? g->width : 1) * n;
+    const float share = 1.0f / (float)(kernel * kernel);
+    int stride = p[3];
+    ptrdiff_t n = run->n, wide = from->pitch * n, length = (stride == 1 ? g->width : 1) * n;
     for (int c = 0; c < op->channels; ++c)
-        for (int row = 0; row < g->height; ++row)
-            for (int column = 0; column < g->width; column += length / n) {
-                float *y = slab_of(run, op->grid, op->out + c) + (row * g->pitch + column) * n;
-                const float *x = slab_of(run, p[0], p[1] + c) +
-                                 ((row * stride - p[4]) * from->pitch + column * stride - p[4]) * n;
-                for (int j = 0; j < length; j += LANES) {
-                    vec value = load(x + j), sum = SPREAD(0);
-                    for (int r = 0; r < kernel; ++r)
-                        for (int q = 0; q < kernel; ++q) {
-                            vec v = load(x + (r * from->pitch + q) * n + j);
-                            value = AT(larger)(v, value);
-                            sum += v;
-                        }
-                    AT(store)(y + j, op->kind == MAXIMUM ? value : sum * (1.0f / (kernel * kernel)), length - j);
+        for (int row = 0; row < g->height; ++row) {
+            float *y = slab_of(run, op->grid, op->out + c) + row * g->pitch * n;
+            const float *x = slab_of(run, p[0], p[1] + c) + (row * stride - p[4]) * wide - p[4] * n;
+            for (ptrdiff_t at = 0; at < g->width * n; at += length, y += length, x += length * stride) {
+                ptrdiff_t j = 0;
+                for (; j + LANES <= length || (j < length && length >= 4); j += LANES) {
+                    vec value = load(x + j);
+                    for (int i = 1; i < kernel * kernel; ++i) {
+                        vec v = load(x + i / kernel * wide + i % kernel * n + j);
+                        value = maximum ? AT(larger)(v, value) : value + v;
+                    }
+                    AT(store)(y + j, maximum ? value : value * share, length - j);
+                }
+                for (; j < length; ++j) {
+                    float value = x[j];
+                    for (int i = 1; i < kernel * kernel; ++i) {
+                        float v = x[i / kernel * wide + i % kernel * n + j];
+                        value = !maximum ? value + v : v > value ? v : value;
+                    }
+                    y[j] = maximum ? value : value * share;
                 }
             }
+        }
+}
+
+static void AT(window)(const Run *run, const Op *op) {
+    int kernel = WINDOWS[op->source][2];
+    if (op->kind == AVERAGE)
+        AT(windows)(run, op, kernel, 0);
+    else if (kernel == 2)
+        AT(windows)(run, op, 2, 1);
+    else
+        AT(windows)(run, op, kernel, 1);
 }
 
 static void AT(run_ops)(const Run *run) {
@@ -334,20 +371,17 @@ static void AT(run_ops)(const Run *run) {
 /* @END@ */
 
 int student_predict(const float *images, int n, float *logits) {
-    int lanes = LANES;
     void (*run_ops)(const Run *) = run_ops_plain;
 #ifdef LEVELS
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f"))
-        lanes = 16, run_ops = run_ops_avx512;
+        run_ops = run_ops_avx512;
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        lanes = 8, run_ops = run_ops_avx2;
+        run_ops = run_ops_avx2;
 #endif
     if (n < 0) return -1;
-    /* as many images at a time as fit into a second-level cache */
-    int group = lanes * 4;
-    while (group > 1 && (ptrdiff_t)group * PLACES > GROUP) group /= 2;
-    if (group > n) group = n;
+    int group = STUDENT_GROUP < n ? STUDENT_GROUP : n;
+    while (group > 1 && PLACES > MOST_PLACES / group) group /= 2;
     float *arena = malloc(((size_t)PLACES * group + (GRIDS_N + 1) * SLACK) * sizeof(float));
     if (arena == NULL) return -1;
     Run run = {0};

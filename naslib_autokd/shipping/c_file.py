@@ -31,8 +31,9 @@ BLOCK = 6
 READABLE_WEIGHTS = 200_000
 """Up to so many numbers are written as floats. gcc 12 takes 4 s and 260 MB for a million of them, and 0.5 s and 65 MB
 for a string of their bytes."""
-GROUP_BYTES = 2**20
-"""Memory of the images that are computed together: a part of a second-level cache."""
+GROUP, MOST_BYTES = 16, 2**25
+"""Images that are computed together, fewer if they needed more memory than this: a vector of AVX-512. More of them were
+slower, since values leave the second-level cache."""
 
 Place = tuple["Grid", int]
 """Of a value: its grid and its first slab."""
@@ -353,7 +354,8 @@ class _Writer:
                 numbers.append(_packed(made))
                 n_numbers += numbers[-1].size
         weights = np.concatenate(numbers).astype("<f4")
-        arena = 4 * (self.places + 64 * (len(grids) + 1))
+        slack = 4 * 64 * (len(grids) + 1)
+        group = next(n for n in (GROUP, 8, 4, 2, 1) if 4 * n * self.places <= MOST_BYTES or n == 1)
         grid_rows = [
             (g.height, g.width, g.pitch, g.slab, g.lead, g.lead, g.start, g.slabs) for g in grids
         ]
@@ -366,7 +368,7 @@ class _Writer:
             f"static const int ADDENDS[] = {{{', '.join(map(str, addends or [0]))}}};",
             f"static const float MEANS[] = {{{', '.join(map(_literal, np.float32(self.mean)))}}};",
             _weights(weights),
-            f"enum {{ IMAGES = {self.slabs[self.ops[0]]}, PLACES = {self.places}, GROUP = {GROUP_BYTES // 4}, PART = 8192 }};",
+            f"enum {{ IMAGES = {self.slabs[self.ops[0]]}, PLACES = {self.places}, MOST_PLACES = {MOST_BYTES // 4} }};",
         ]
         names = list(classes) or [str(i) for i in range(n_classes)]
         template = Path(__file__).with_suffix(".c").read_text(encoding="utf-8")
@@ -379,8 +381,9 @@ class _Writer:
             "CHANNELS": self.image_shape[0],
             "HEIGHT": self.image_shape[1],
             "WIDTH": self.image_shape[2],
-            "ARENA": arena,
-            "MOST": math.ceil(max(arena, GROUP_BYTES + 4 * 64 * (len(grids) + 1)) / 2**20),
+            "ARENA": math.ceil((4 * self.places + slack) / 2**10),
+            "MOST": math.ceil((4 * group * self.places + slack) / 2**10),
+            "GROUP": GROUP,
             "NAMES": ", ".join(_string(name) for name in names),
             "TABLES": "\n".join(tables),
             "MOST_TAPS": max(len(part.taps) for made in self.instructions for part in made.parts),
