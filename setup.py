@@ -28,6 +28,7 @@ setup(
             "distillation/*.csv",
             "distillation/*.json",
             "search_spaces/hnag/*.[ch]",
+            "shipping/*.c",
             "plugin/configs/*.yaml",
             "carps/configs/*/*/*.yaml",
             "evaluators/tables/*",

@@ -54,7 +54,10 @@ from naslib_autokd.tasks import get_task
             "--mean must be numbers with commas between, such as 0.485,0.456,0.406, got 'nan'",
         ),
         ("evaluate --objective kdd", "--objective must be kd, ce or MODULE:FUNCTION, got 'kdd'"),
-        ("export run --format tflite", "unknown value of --format 'tflite' (known: onnx, torch-export, safetensors)"),
+        (
+            "export run --format tflite",
+            "unknown value of --format 'tflite' (known: onnx, c, torch-export, safetensors)",
+        ),
         ("ablate levels --task a --benchmark b", "--benchmark: not allowed with argument --task"),
         (
             "teacher check --mean a,b",

@@ -11,13 +11,13 @@ from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
 from naslib_autokd.commands._types import Number, whole
 
-FORMATS = ("onnx", "torch-export", "safetensors")
+FORMATS = ("onnx", "c", "torch-export", "safetensors")
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
-        help="write the kept student of a run as ONNX, torch.export or safetensors, with a model card",
+        help="write the kept student of a run as ONNX, C, torch.export or safetensors, with a model card",
         description="Write the student that a finished search keeps as a file that runs without this package, compare "
         "its outputs with the trained module's, and put beside it a model card and prepare_picture.py, which makes its "
         "input of picture files as training did (needs Pillow and numpy alone).",
@@ -112,7 +112,8 @@ def run(options: argparse.Namespace) -> int:
         from naslib_autokd.distillation.runtime import BATCHES
 
         times = (f"{ms:.3f} ms at batch {batch}" for batch, ms in zip(BATCHES, done.latency_ms, strict=True))
-        print(f"latency in ONNX Runtime on one thread here: {', '.join(times)}")
+        where = "compiled by cc -O3" if options.format == "c" else "in ONNX Runtime"
+        print(f"latency {where} on one thread here: {', '.join(times)}")
     print(f"{done.card}: model card")
     print(f"{done.preparation}: makes its input of picture files, as training did")
     return 0

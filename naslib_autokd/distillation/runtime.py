@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -308,6 +308,14 @@ class OnnxSession:
         return logits
 
 
+class Session(Protocol):
+    """What has a latency."""
+
+    runtime: Runtime
+
+    def __call__(self, images: np.ndarray) -> np.ndarray: ...
+
+
 LEAST_S, LEAST_CALLS, WARM_UP = 0.1, 20, 3
 """A latency is the median of so many calls, and of so many seconds of them, after some that are not measured."""
 LONG_S, LONG_CALLS = 1.0, 5
@@ -319,7 +327,7 @@ def clock_of(runtime: Runtime) -> Callable[[], float]:
     return time.thread_time if (runtime.threads, runtime.provider) == (1, "cpu") else time.perf_counter
 
 
-def session_latency_s(session: OnnxSession, image_shape: Sequence[int]) -> float:
+def session_latency_s(session: Session, image_shape: Sequence[int]) -> float:
     """Median seconds of one call of a session, with the batch of its runtime (`clock_of`)."""
     runtime = session.runtime
     clock = clock_of(runtime)

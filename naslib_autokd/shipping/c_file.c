@@ -3,8 +3,8 @@
  *     int student_predict(const float *images, int n, float *logits);
  *
  * images: n x @CHANNELS@ x @HEIGHT@ x @WIDTH@ (image, channel, row, column), values in [0, 1]; the normalisation is
- * inside. logits: n x @CLASSES@. Returns 0, or -1 if n is negative or there is no memory (@ARENA@ KiB for one image, at most
- * @MOST@ KiB for many). Any number of threads may call it. Nothing but the C library is needed, C99 is enough:
+ * inside. logits: n x @CLASSES@. Returns 0, or -1 if n is negative or there is no memory (@ONE_KIB@ KiB for one image, at most
+ * @MANY_KIB@ KiB for many). Any number of threads may call it. Nothing but the C library is needed, C99 is enough:
  *
  *     cc -O3 -c student.c
  *     cc -O3 -DSTUDENT_MAIN student.c -o student && ./student images.f32
@@ -12,7 +12,8 @@
  * The program reads raw float32 images from a file or from standard input, and prints a line of logits for each.
  *
  * With gcc and clang the kernels are compiled for AVX-512, for AVX2 and for the processor that the compiler is told; the
- * first that the processor has is used. -DSTUDENT_SCALAR leaves all vectors out, -DSTUDENT_GROUP=1 saves memory. */
+ * first that the processor has is used. -DSTUDENT_PLAIN: for the latter alone, -DSTUDENT_SCALAR: without vectors,
+ * -DSTUDENT_GROUP=1: one image at a time, which saves memory. */
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -32,7 +33,7 @@ typedef struct {
     int start, slabs;
 } Grid;
 
-/* out = bias + convolutions of sources + factors x addends; positive = max(out, 0). What a kind needs of: */
+/* out = bias + convolutions of sources + factors x addends; positive = max(out, 0); or what a kind needs of this. */
 typedef struct {
     int kind, grid, out, positive, channels; /* first slabs; -1: not wanted */
     int source, n_sources, addend, n_addends, weight;
@@ -40,21 +41,22 @@ typedef struct {
 enum {
     LINEAR,    /* all of it */
     DEPTHWISE, /* each channel has its own source */
-    MAXIMUM,   /* of a window: sources (grid, slab, kernel, stride, padding) */
+    MAXIMUM,   /* of a window of another grid, as AVERAGE: WINDOWS has grid, slab, kernel, stride, padding */
     AVERAGE,
-    SPLIT, /* the even and odd rows and columns, so that a stride is a choice of maps */
+    SPLIT, /* the maps of every `stride`-th row and column: grid, slab, channels, stride */
     GATE,  /* sigmoid(first addend) x second addend */
-    MEAN   /* over the map */
+    MEAN   /* over the map: grid, slab */
 };
 typedef struct {
     int slab, channels, tap, n_taps;
-} Source; /* for poolings: grid, slab, kernel, stride, padding in another order, see `window` */
+} Source;
 
 @TABLES@
 
 #ifndef STUDENT_GROUP
 #define STUDENT_GROUP @GROUP@ /* images that are computed together */
 #endif
+enum { IMAGES = @IMAGES@, PLACES = @PLACES@, MOST_PLACES = @MOST_PLACES@ };
 enum { MOST_TAPS = @MOST_TAPS@, MOST_SOURCES = @MOST_SOURCES@, MOST_ADDENDS = @MOST_ADDENDS@ };
 enum {
     GRIDS_N = sizeof(GRIDS) / sizeof(Grid),
@@ -114,6 +116,40 @@ static void place(Run *run, float *arena, int n) {
         memset(slab_of(run, i, g->slabs), 0, ((size_t)g->tail * n + SLACK) * sizeof(float));
     }
 }
+
+#if defined(__GNUC__) && !defined(STUDENT_SCALAR)
+#define INLINE static inline __attribute__((always_inline))
+#define VECTOR __attribute__((vector_size(4 * LANES)))
+#define LOOSE __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
+#define SPREAD(x) ((float)(x) - (vec){0})
+#if defined(__AVX512F__)
+#define PLAIN_LANES 16
+#elif defined(__AVX__)
+#define PLAIN_LANES 8
+#else
+#define PLAIN_LANES 4
+#endif
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+#if defined(__x86_64__) && !defined(__AVX512F__) && !defined(STUDENT_PLAIN)
+#define LEVELS
+#endif
+#else
+#define INLINE static inline
+#define VECTOR
+#define LOOSE
+#define SPREAD(x) ((float)(x))
+#define PLAIN_LANES 1
+#define UNROLL
+#endif
+#if defined(__aarch64__) || defined(__AVX512F__)
+#define PLAIN_WIDE 4
+#else
+#define PLAIN_WIDE 2
+#endif
 
 /* @KERNELS@ */
 typedef float AT(vec) VECTOR;

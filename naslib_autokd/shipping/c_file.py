@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-import shutil
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from naslib_autokd.distillation.runtime import Runtime
+from naslib_autokd.search_spaces.hnag.execution import c_compiler
 from naslib_autokd.search_spaces.hnag.folding import Op, fold
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ GROUP, MOST_BYTES = 16, 2**25
 """Images that are computed together, fewer if they needed more memory than this: a vector of AVX-512. More of them were
 slower, since values leave the second-level cache."""
 
-Place = tuple["Grid", int]
-"""Of a value: its grid and its first slab."""
+Row = tuple[Any, ...]
+SIZES = ("classes", "channels", "height", "width")
 
 
 class CFileError(ValueError):
@@ -122,8 +124,8 @@ def c_file(
 ) -> bytes:
     """A student as C99, with the normalisation of its images inside.
 
-    ``int student_predict(const float *images, int n, float *logits)`` takes float32 ``(n, channels, height, width)`` with
-    values in [0, 1] and writes ``(n, classes)``.
+    ``int student_predict(const float *images, int n, float *logits)`` takes float32 ``(n, channels, height, width)``
+    with values in [0, 1] and writes ``(n, classes)``.
 
     Args:
         student: In eval mode, for images of this mean and standard deviation per channel.
@@ -205,7 +207,11 @@ class _Writer:
             made.out, made.positive = None, op
             made.addends.append((op.inputs[0], np.ones(op.channels)))
         elif kind in ("max", "average"):
-            made.kind, made.source, made.window = {"max": "MAXIMUM", "average": "AVERAGE"}[kind], op.inputs[0], op.detail
+            made.kind, made.source, made.window = (
+                {"max": "MAXIMUM", "average": "AVERAGE"}[kind],
+                op.inputs[0],
+                op.detail,
+            )
             if kind == "max" and op.detail[2] and op.inputs[0].kind != "relu":
                 raise CFileError("a maximum over a padded map of values that may be below zero is not known")
         elif kind == "product" and op.inputs[0].kind == "sigmoid":
@@ -314,84 +320,109 @@ class _Writer:
     # --- the file ---
 
     def content(self, classes: Sequence[str], about: str) -> bytes:
-        n_classes = self.ops[-1].channels
         grids = list(self.grids.values())
-        ops, sources, addends, windows, taps = [], [], [], [], dict[tuple[int, int], int]()
-        tap_rows: list[tuple[int, int]] = []
-        tap_start: dict[tuple[tuple[int, int], ...], int] = {}
-        del taps
+        ops, sources, windows, addends, taps = (
+            list[Row](),
+            list[Row](),
+            list[Row](),
+            list[int](),
+            list[tuple[int, int]](),
+        )
+        first_tap: dict[tuple[tuple[int, int], ...], int] = {}
         numbers: list[npt.NDArray[np.float64]] = []
-        n_numbers = 0
         for made in self.instructions:
-            value = made.out if made.out is not None else made.positive
-            first = len(windows) if made.source is not None else len(sources)
+            first, n_numbers = len(sources), sum(map(len, numbers))
             if made.source is not None:
-                extra = made.window if made.kind != "SPLIT" else (self.shapes[made.source][0], made.window[1], 0)
-                windows.append((grids.index(self._grid(made.source)), self.slabs[made.source], *extra))
-            fields = [
-                made.kind,
-                grids.index(self._grid(value)),
-                -1 if made.out is None else self.slabs[made.out],
-                -1 if made.positive is None else self.slabs[made.positive],
-                made.shape[0],
-                first,
-                len(made.parts),
-                len(addends),
-                len(made.addends),
-                n_numbers,
-            ]
-            ops.append(fields)
+                first = len(windows)
+                detail = made.window if made.kind != "SPLIT" else (self.shapes[made.source][0], *made.window[1:])
+                windows.append((grids.index(self._grid(made.source)), self.slabs[made.source], *detail))
+            outs = [-1 if value is None else self.slabs[value] for value in (made.out, made.positive)]
+            grid = grids.index(self.grids[made.shape[1:]])
+            operands = (first, len(made.parts), len(addends), len(made.addends), n_numbers)
+            ops.append((made.kind, grid, *outs, made.shape[0], *operands))
             for part in made.parts:
-                key = tuple(part.taps)
-                if key not in tap_start:
-                    tap_start[key] = len(tap_rows)
-                    tap_rows += part.taps
-                low, high = part.channels
-                sources.append((self.slabs[part.value] + low, high - low if made.kind == "LINEAR" else 1,
-                                tap_start[key], len(key)))  # fmt: skip
+                shifts, (low, high) = tuple(part.taps), part.channels
+                if shifts not in first_tap:
+                    first_tap[shifts] = len(taps)
+                    taps += shifts
+                channels = 1 if made.kind == "DEPTHWISE" else high - low
+                sources.append((self.slabs[part.value] + low, channels, first_tap[shifts], len(shifts)))
             addends += [self.slabs[value] for value, _ in made.addends]
             if made.kind in ("LINEAR", "DEPTHWISE"):
                 numbers.append(_packed(made))
-                n_numbers += numbers[-1].size
-        weights = np.concatenate(numbers).astype("<f4")
         slack = 4 * 64 * (len(grids) + 1)
         group = next(n for n in (GROUP, 8, 4, 2, 1) if 4 * n * self.places <= MOST_BYTES or n == 1)
-        grid_rows = [
-            (g.height, g.width, g.pitch, g.slab, g.lead, g.lead, g.start, g.slabs) for g in grids
-        ]
         tables = [
-            _table("Grid GRIDS", grid_rows),
+            _table(
+                "Grid GRIDS", [(g.height, g.width, g.pitch, g.slab, g.lead, g.lead, g.start, g.slabs) for g in grids]
+            ),
             _table("Op OPS", ops),
             _table("Source SOURCES", sources),
-            _table("int WINDOWS", windows or [(0,) * 5], "[5]"),
-            _table("signed char TAPS", tap_rows, "[2]"),
+            _table("int WINDOWS", windows, "[5]"),
+            _table("signed char TAPS", taps, "[2]"),
             f"static const int ADDENDS[] = {{{', '.join(map(str, addends or [0]))}}};",
-            f"static const float MEANS[] = {{{', '.join(map(_literal, np.float32(self.mean)))}}};",
-            _weights(weights),
-            f"enum {{ IMAGES = {self.slabs[self.ops[0]]}, PLACES = {self.places}, MOST_PLACES = {MOST_BYTES // 4} }};",
+            f"static const float MEANS[] = {{{', '.join(_literal(np.float32(mean)) for mean in self.mean)}}};",
+            _weights(np.concatenate(numbers).astype("<f4")),
         ]
-        names = list(classes) or [str(i) for i in range(n_classes)]
-        template = Path(__file__).with_suffix(".c").read_text(encoding="utf-8")
-        before, rest = template.split("/* @KERNELS@ */\n")
-        kernels, after = rest.split("/* @END@ */\n")
-        text = before + _levels(kernels) + after
-        for name, value in {
-            "ABOUT": about.replace("*/", "* /").replace("\n", "\n * "),
+        n_classes = self.ops[-1].channels
+        values: dict[str, Any] = {
+            "ABOUT": about.replace("*/", "* /").replace("/*", "/ *").replace("\n", "\n * "),
             "CLASSES": n_classes,
             "CHANNELS": self.image_shape[0],
             "HEIGHT": self.image_shape[1],
             "WIDTH": self.image_shape[2],
-            "ARENA": math.ceil((4 * self.places + slack) / 2**10),
-            "MOST": math.ceil((4 * group * self.places + slack) / 2**10),
-            "GROUP": GROUP,
-            "NAMES": ", ".join(_string(name) for name in names),
+            "NAMES": ", ".join(map(_string, classes or map(str, range(n_classes)))),
+            "ONE_KIB": math.ceil((4 * self.places + slack) / 2**10),
+            "MANY_KIB": math.ceil((4 * self.places * group + slack) / 2**10),
             "TABLES": "\n".join(tables),
+            "GROUP": GROUP,
+            "IMAGES": self.slabs[self.ops[0]],
+            "PLACES": self.places,
+            "MOST_PLACES": MOST_BYTES // 4,
             "MOST_TAPS": max(len(part.taps) for made in self.instructions for part in made.parts),
             "MOST_SOURCES": max(len(made.parts) for made in self.instructions),
             "MOST_ADDENDS": max(1, *(len(made.addends) for made in self.instructions)),
-        }.items():
-            text = text.replace(f"@{name}@", str(value))
-        return text.encode()
+        }
+        template = Path(__file__).with_suffix(".c").read_text(encoding="utf-8")
+        before, kernels, after = re.split(r"/\* @(?:KERNELS|END)@ \*/\n", template)
+        text = before + "".join(level.replace("@KERNELS@", kernels) for level in LEVELS) + after
+        return re.sub("@([A-Z_]+)@", lambda match: str(values[match[1]]), text).encode()
+
+
+class CSession:
+    """A C file, compiled by the system's compiler; call it with float32 images ``(batch, channels, height, width)``.
+
+    Args:
+        path: Of a file of ours: its code is run.
+        flags: Of the compiler.
+
+    Raises:
+        OSError: If there is no compiler, or its result cannot be loaded.
+        CFileError: If the compiler fails.
+    """
+
+    def __init__(self, path: Path, flags: Sequence[str] = ("-O3",)) -> None:
+        self.runtime = Runtime()
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "student.so"
+            command = [c_compiler(), *flags, "-shared", "-fPIC", str(path), "-o", str(library)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise CFileError(f"{' '.join(command)}: {done.stderr[-500:]}")
+            loaded = ctypes.CDLL(str(library))
+        self._predict = loaded.student_predict
+        self._predict.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        self._sizes = [ctypes.c_int.in_dll(loaded, f"student_{name}").value for name in SIZES]
+
+    def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits ``(batch, classes)``."""
+        images = np.ascontiguousarray(images, dtype=np.float32)
+        n_classes, *shape = self._sizes
+        assert list(images.shape[1:]) == shape
+        logits = np.empty((len(images), n_classes), dtype=np.float32)
+        if self._predict(images.ctypes.data, len(images), logits.ctypes.data):
+            raise MemoryError(f"student_predict of {len(images)} images")
+        return logits
 
 
 def _depthwise(op: Op) -> bool:
@@ -417,42 +448,32 @@ def _packed(made: Instruction) -> npt.NDArray[np.float64]:
     return np.concatenate([block.T.reshape(-1) for block in blocks])
 
 
-LEVELS = (("avx512", "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma", 16, 4), ("avx2", "avx2,fma", 8, 2))
-"""Of x86: name, features, floats in a vector, vectors at a time (as many as there are registers for)."""
-
-
-def _levels(kernels: str) -> str:
-    """The kernels for each kind of vector."""
-    parts = [
-        "#define INLINE static inline\n#define UNROLL\n"
-        "#if defined(__clang__)\n#undef INLINE\n#undef UNROLL\n"
-        "#define INLINE static inline __attribute__((always_inline))\n#define UNROLL _Pragma(\"unroll\")\n"
-        "#elif defined(__GNUC__)\n#undef INLINE\n#undef UNROLL\n"
-        "#define INLINE static inline __attribute__((always_inline))\n#define UNROLL _Pragma(\"GCC unroll 8\")\n#endif\n"
-        "#if defined(__GNUC__) && !defined(STUDENT_SCALAR)\n"
-        "#define VECTOR __attribute__((vector_size(4 * LANES)))\n"
-        "#define LOOSE __attribute__((vector_size(4 * LANES), aligned(4), may_alias))\n"
-        "#define SPREAD(x) ((float)(x) - (vec){0})\n"
-        "#else\n#define VECTOR\n#define LOOSE\n#define SPREAD(x) ((float)(x))\n#endif\n"
-    ]  # fmt: skip
-    parts.append("\n#if defined(__GNUC__) && defined(__x86_64__) && !defined(STUDENT_SCALAR)\n#define LEVELS\n")
-    for name, features, lanes, wide in LEVELS:
-        parts.append(
-            f"#define AT(name) name##_{name}\n#define LANES {lanes}\n#define WIDE {wide}\n"
-            f"#if defined(__clang__)\n"
-            f'#pragma clang attribute push(__attribute__((target("{features}"))), apply_to = function)\n'
-            f'#else\n#pragma GCC push_options\n#pragma GCC target("{features}")\n#endif\n'
-            f"{kernels}"
-            f"#if defined(__clang__)\n#pragma clang attribute pop\n#else\n#pragma GCC pop_options\n#endif\n"
-            f"#undef AT\n#undef LANES\n#undef WIDE\n\n"
-        )
-    parts.append(
-        "#endif\n\n#define AT(name) name##_plain\n"
-        "#if !defined(__GNUC__) || defined(STUDENT_SCALAR)\n#define LANES 1\n#define WIDE 2\n"
-        "#elif defined(__aarch64__)\n#define LANES 4\n#define WIDE 4\n#else\n#define LANES 4\n#define WIDE 2\n#endif\n"
-        f"{kernels}"
-    )
-    return "".join(parts)
+_X86_LEVEL = """\
+#define AT(name) name##_{name}
+#define LANES {lanes}
+#define WIDE {wide}
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("{features}"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("{features}")
+#endif
+@KERNELS@#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef AT
+#undef LANES
+#undef WIDE
+"""
+LEVELS = (
+    "\n#ifdef LEVELS\n",
+    _X86_LEVEL.format(name="avx512", features="avx512f,avx512dq,avx512bw,avx512vl,avx2,fma", lanes=16, wide=4),
+    _X86_LEVEL.format(name="avx2", features="avx2,fma", lanes=8, wide=2),
+    "#endif\n\n#define AT(name) name##_plain\n#define LANES PLAIN_LANES\n#define WIDE PLAIN_WIDE\n@KERNELS@",
+)
+"""The kernels for each kind of vector: ``LANES`` floats, ``WIDE`` vectors at a time, for which there are registers."""
 
 
 def _table(declaration: str, rows: Iterable[Sequence[Any]], suffix: str = "") -> str:
@@ -467,7 +488,7 @@ def _string(text: str) -> str:
 
 
 def _literal(value: np.float32) -> str:
-    """A float32 to its last bit."""
+    """A float32 to its last bit; hexadecimal, which gcc reads in 0.7 of the time."""
     mantissa, exponent = float(value).hex().split("p")
     return f"{mantissa.rstrip('0').rstrip('.')}p{int(exponent)}f" if value else "0"
 
@@ -482,8 +503,8 @@ def _weights(weights: npt.NDArray[np.float32]) -> str:
     return (
         "#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__\n"
         '#error "the weights are little-endian"\n#endif\n'
-        "/* float32, as a string, which compilers read ten times as fast */\n"
-        f"static const union {{\n    unsigned char bytes[{len(content) + 1}];\n    float values[{len(weights)}];\n}} STORED = {{\n"
+        "/* float32, as a string, which compilers read ten times as fast */\nstatic const union {\n"
+        f"    unsigned char bytes[{len(content) + 1}];\n    float values[{len(weights)}];\n}} STORED = {{\n"
         + "\n".join(lines)
         + "};\n#define WEIGHTS STORED.values"
     )

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from naslib_autokd.shipping.int8 import Int8Report
 
 
+C_FILE = (
+    ", C99 with the weights inside and without dependencies: `cc -O3 -c student.c` and `int student_predict(const "
+    "float *images, int n, float *logits);`, or a program of `cc -O3 -DSTUDENT_MAIN student.c`"
+)
+
+
 def model_card(
     described: StudentFile,
     folder: Path,
@@ -52,7 +58,8 @@ def model_card(
         "",
         "## Use",
         "",
-        f"File: {code(exported.name)}. Input: float32 images `(batch, {', '.join(map(str, described.input))})` with "
+        f"File: {code(exported.name)}{C_FILE if exported.suffix == '.c' else ''}. Input: float32 images `(batch, "
+        f"{', '.join(map(str, described.input))})` with "
         "values in [0, 1]; the normalisation is inside."
         if exported.suffix != ".safetensors"
         else f"File: {code(exported.name)}: weights and description; `naslib_autokd.load_student` builds the network. "
@@ -101,7 +108,7 @@ def model_card(
             f"{100 * result['test_agreement']:.1f} % of the test images."
         ]
     if latency_ms:
-        lines += [_latency(latency_ms), ""]
+        lines += [_latency(latency_ms, exported), ""]
     if int8 is not None:
         lines += [
             "**This file computes in 8 bits**, with scales found on training pictures. Against the same student in "
@@ -148,14 +155,15 @@ def model_card(
     return "\n".join(lines)
 
 
-def _latency(latency_ms: Sequence[float]) -> str:
+def _latency(latency_ms: Sequence[float], exported: Path) -> str:
     import onnxruntime
 
     from naslib_autokd.distillation.runtime import BATCHES
 
+    runs = "compiled by cc -O3" if exported.suffix == ".c" else f"ONNX Runtime {onnxruntime.__version__}"
     times = ", ".join(f"{ms:.3f} ms for {batch}" for batch, ms in zip(BATCHES, latency_ms, strict=True))
     return (
-        f"A call takes, by number of images: {times} (ONNX Runtime {onnxruntime.__version__}, one thread, "
+        f"A call takes, by number of images: {times} ({runs}, one thread, "
         f"{markdown(environment().get('processor') or 'an unknown processor')}, where this was exported)."
     )
 

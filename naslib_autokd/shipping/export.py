@@ -1,4 +1,4 @@
-"""The student, shipped: the kept student of a run as ONNX, torch.export or safetensors file, with a model card.
+"""The student, shipped: the kept student of a run as ONNX, C, torch.export or safetensors file, with a model card.
 
 Exported networks take images as ``float32 (N, C, H, W)`` with values in [0, 1] (what torchvision's ``ToTensor``
 gives) and answer with logits ``(N, classes)``: the normalisation is inside, so that nobody can get it wrong. A file is
@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 
     from naslib_autokd.shipping.int8 import Int8Report
 
-FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
+FORMATS = {"onnx": ".onnx", "c": ".c", "torch-export": ".pt2", "safetensors": ".safetensors"}
 
 TOLERANCE = 1e-4
 """Largest difference of a logit from the module's, relative to the largest logit (float32 kernels differ)."""
+C_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Exported:
     warning: str = ""
     """What the preparation does otherwise than this student's training."""
     latency_ms: tuple[float, ...] = ()
-    """Of an ONNX file here, on one thread, with `distillation.runtime.BATCHES` images."""
+    """Of an ONNX or C file here, on one thread, with `distillation.runtime.BATCHES` images."""
     int8: Int8Report | None = None
 
 
@@ -79,8 +80,8 @@ def export(
 
     Args:
         run: Run folder of a search, or the ``.safetensors`` file of one student.
-        format: ``onnx``, ``torch-export`` (a ``.pt2`` file: load it only from whom you trust) or ``safetensors`` (the
-            weights and the description; loading it needs this package).
+        format: ``onnx``, ``c`` (one file of C99, `c_file`), ``torch-export`` (a ``.pt2`` file: load it only from whom
+            you trust) or ``safetensors`` (the weights and the description; loading it needs this package).
         out: File to write; default ``RUN/export/student.onnx`` and so on. The card is ``model_card.md`` beside it.
         opset: Of an ONNX file's operations; the default is `distillation.runtime.OPSET`.
         ir_version: Of an ONNX file's format; the default is `distillation.runtime.IR_VERSION`.
@@ -119,13 +120,16 @@ def export(
         else:
             if format == "onnx":
                 new.write_bytes(onnx_content(student, described, opset=opset, ir_version=ir_version))
+            elif format == "c":
+                new.write_bytes(c_content(student, described))
             else:
                 _write_torch_export(student, described, new)
+            allowed = C_TOLERANCE if format == "c" else TOLERANCE
             difference = compare(student, described, new)
-            if not difference <= TOLERANCE:
+            if not difference <= allowed:
                 raise ExportError(
                     f"the exported network differs from the student by {difference:.2g} of the largest logit (allowed "
-                    f"{TOLERANCE:g}); nothing was written"
+                    f"{allowed:g}); nothing was written"
                 )
         if format == "onnx":
             from naslib_autokd.distillation.runtime import latencies_ms
@@ -135,6 +139,8 @@ def export(
                 content, report = in_8_bits(new.read_bytes(), plain, described, max_drop)
                 new.write_bytes(content)
             latency = report.int8_ms if report else latencies_ms(new.read_bytes(), described.input)
+        elif format == "c":
+            latency = c_latencies_ms(new, described)
         write_whole(path, new.read_bytes())
         card = path.with_name("model_card.md")
         write_whole(card, model_card(described, folder, path, difference, command, latency, report).encode())
@@ -198,6 +204,13 @@ def check_request(
         raise ExportError(f"8 bits are of ONNX files, got the format {format}")
     if format == "onnx":
         require_onnx()
+    if format == "c":
+        from naslib_autokd.search_spaces.hnag.execution import c_compiler
+
+        try:
+            c_compiler()
+        except FileNotFoundError as error:
+            raise ExportError(f"{error}: the format c needs one here, which checks the file; install gcc") from error
 
 
 @contextmanager
@@ -230,7 +243,7 @@ def compare(student: torch.nn.Module, described: StudentFile, path: Path) -> flo
     from naslib_autokd.distillation.runtime import Normalised
 
     network = Normalised(student, described.mean, described.std)
-    run = onnx_runner(path) if path.suffix == ".onnx" else torch_export_runner(path)
+    run = {".onnx": onnx_runner, ".c": c_runner}.get(path.suffix, torch_export_runner)(path)
     rng = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in (1, 7):
@@ -286,6 +299,40 @@ def onnx_content(
         raise ExportError(str(error)) from error
 
 
+def c_content(student: torch.nn.Module, described: StudentFile) -> bytes:
+    """A student as one file of C (`c_file`).
+
+    Raises:
+        ExportError: If it has an operation that C files do not know.
+    """
+    from naslib_autokd.search_spaces.hnag.student import Student
+    from naslib_autokd.shipping.c_file import CFileError, c_file
+
+    assert isinstance(student, Student)
+    accuracy = described.result.get("test_accuracy")
+    about = (
+        f"A student for {described.task}: {described.result['n_params']:,} parameters"
+        + (f", {100 * accuracy:.1f} % of the test split right" if accuracy is not None else "")
+        + f". Written by naslib_autokd {__version__}.\n{PREPARATION_FILE} makes its images of picture files."
+    )
+    try:
+        return c_file(student, described.input, described.mean, described.std, classes=described.classes, about=about)
+    except CFileError as error:
+        raise ExportError(f"{described.path} cannot be written as C: {error}; export it as onnx") from error
+
+
+def c_latencies_ms(path: Path, described: StudentFile) -> tuple[float, ...]:
+    """Of a C file, as `distillation.runtime.latencies_ms`."""
+    from naslib_autokd.distillation.runtime import BATCHES, Runtime, session_latency_s
+    from naslib_autokd.shipping.c_file import CSession
+
+    session, found = CSession(path), []
+    for batch in BATCHES:
+        session.runtime = Runtime(batch=batch)
+        found.append(1e3 * session_latency_s(session, described.input))
+    return tuple(found)
+
+
 def _metadata(described: StudentFile) -> dict[str, Any]:
     return {
         "classes": list(described.classes),
@@ -308,6 +355,16 @@ def onnx_runner(path: Path) -> Any:
     from naslib_autokd.distillation.runtime import OnnxSession
 
     session = OnnxSession(path.read_bytes())
+    return lambda images: torch.from_numpy(session(images.numpy()))
+
+
+def c_runner(path: Path) -> Any:
+    """A C file as a function of tensors; only for our own, written a moment ago."""
+    import torch
+
+    from naslib_autokd.shipping.c_file import CSession
+
+    session = CSession(path)
     return lambda images: torch.from_numpy(session(images.numpy()))
 
 

@@ -199,8 +199,9 @@ def open_network(file: Path, runtime: Runtime) -> Network:
     try:
         if file.suffix.lower() == ".onnx":
             return _open_onnx(file, runtime)
-        if file.suffix == ".pt2":
-            raise JudgeError(f"{file} is of torch.export, which is not judged: give the run, its .safetensors or .onnx")
+        if file.suffix in (".pt2", ".c"):
+            kind = "of torch.export" if file.suffix == ".pt2" else "a C file"
+            raise JudgeError(f"{file} is {kind}, which is not judged: give the run, its .safetensors or .onnx")
         path = kept_student(file)
         described = read_student(path)
         student = load_student(path)

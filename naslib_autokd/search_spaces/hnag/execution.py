@@ -631,9 +631,7 @@ def compiled(dtype: torch.dtype, folder: Path) -> Path:
         subprocess.SubprocessError: If the compiler fails, or takes over two minutes.
     """
     source = Path(__file__).with_suffix(".c")
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-    if compiler is None:
-        raise FileNotFoundError("no C compiler: neither cc, gcc nor clang")
+    compiler = c_compiler()
     flags = [*FLAGS, DEFINED[dtype]]
     parts = [source.read_bytes(), source.with_name("bfloat16.h").read_bytes()]
     parts += [" ".join(flags).encode(), compiler.encode(), _processor().encode()]
@@ -656,6 +654,18 @@ def compiled(dtype: torch.dtype, folder: Path) -> Path:
         library = folder / f"execution-{key}-{_digest(content)}.so"
         write_whole(library, content, mode=0o600)
     return library
+
+
+def c_compiler() -> str:
+    """Path of the system's C compiler.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    for name in ("cc", "gcc", "clang"):
+        if path := shutil.which(name):
+            return path
+    raise FileNotFoundError("no C compiler: neither cc, gcc nor clang")
 
 
 def _whole_library(folder: Path, key: str) -> Path | None:
