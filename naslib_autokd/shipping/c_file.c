@@ -12,8 +12,8 @@
  * The program reads raw float32 images from a file or from standard input, and prints a line of logits for each.
  *
  * With gcc and clang the kernels are compiled for AVX-512, for AVX2 and for the processor that the compiler is told; the
- * first that the processor has is used. -DSTUDENT_PLAIN: for the latter alone, -DSTUDENT_SCALAR: without vectors,
- * -DSTUDENT_GROUP=1: one image at a time, which saves memory. */
+ * first that the processor has is used. -DSTUDENT_PLAIN: for the latter alone; -DSTUDENT_SCALAR: without vectors;
+ * -DSTUDENT_GROUP=1: one image at a time, which saves memory. With -std=c99 gcc wants -ffp-contract=fast to be fast. */
 
 #include <stddef.h>
 #include <stdlib.h>

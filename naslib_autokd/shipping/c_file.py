@@ -24,6 +24,7 @@ import numpy.typing as npt
 from naslib_autokd.distillation.runtime import Runtime
 from naslib_autokd.search_spaces.hnag.execution import c_compiler
 from naslib_autokd.search_spaces.hnag.folding import Op, fold
+from naslib_autokd.shipping.student_file import ExportError
 
 if TYPE_CHECKING:
     from naslib_autokd.search_spaces.hnag.student import Student
@@ -38,11 +39,8 @@ GROUP, MOST_BYTES = 16, 2**25
 slower, since values leave the second-level cache."""
 
 Row = tuple[Any, ...]
+FLAGS = ("-O3",)
 SIZES = ("classes", "channels", "height", "width")
-
-
-class CFileError(ValueError):
-    """The network has an operation that the C file does not know."""
 
 
 @dataclass(eq=False)
@@ -133,7 +131,7 @@ def c_file(
         about: The first lines of the file.
 
     Raises:
-        CFileError: If the student has an operation that is not known here.
+        ExportError: If the student has an operation that is not known here.
     """
     return _Writer(fold(student), tuple(image_shape), mean, std).content(classes, about)
 
@@ -213,14 +211,14 @@ class _Writer:
                 op.detail,
             )
             if kind == "max" and op.detail[2] and op.inputs[0].kind != "relu":
-                raise CFileError("a maximum over a padded map of values that may be below zero is not known")
+                raise _unknown("a maximum over a padded map of values that may be below zero")
         elif kind == "product" and op.inputs[0].kind == "sigmoid":
             made.kind = "GATE"
             made.addends = [(value, np.ones(0)) for value in (op.inputs[0].inputs[0], op.inputs[1])]
         elif kind == "mean":
             made.kind, made.source = "MEAN", op.inputs[0]
         else:
-            raise CFileError(f"the operation {kind!r} is not known")
+            raise _unknown(f"the operation {kind!r}")
         self.made[op] = made
         self.instructions.append(made)
 
@@ -250,7 +248,7 @@ class _Writer:
             made.parts.append(Part(source, taps, weight, (0, source.channels)))
             return
         if made.kind == "DEPTHWISE" or self.shapes[op][1:] != tuple(-(-n // stride) for n in self.shapes[source][1:]):
-            raise CFileError("a convolution with a stride that is depthwise, or not padded by half its kernel")
+            raise _unknown("a convolution with a stride that is depthwise, or not padded by half its kernel")
         split, channels = self._split(source, stride), source.channels
         for phase in range(stride**2):
             own = [i for i, tap in enumerate(taps) if (tap[0] % stride, tap[1] % stride) == divmod(phase, stride)]
@@ -394,24 +392,32 @@ class CSession:
 
     Args:
         path: Of a file of ours: its code is run.
-        flags: Of the compiler.
+        flags: Of the compiler (default: `FLAGS`).
 
     Raises:
         OSError: If there is no compiler, or its result cannot be loaded.
-        CFileError: If the compiler fails.
+        ExportError: If the compiler fails.
     """
 
-    def __init__(self, path: Path, flags: Sequence[str] = ("-O3",)) -> None:
+    def __init__(self, path: Path, flags: Sequence[str] | None = None) -> None:
         self.runtime = Runtime()
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "student.so"
-            command = [c_compiler(), *flags, "-shared", "-fPIC", str(path), "-o", str(library)]
+            command = [
+                c_compiler(),
+                *(FLAGS if flags is None else flags),
+                "-shared",
+                "-fPIC",
+                str(path),
+                "-o",
+                str(library),
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise CFileError(f"{' '.join(command)}: {done.stderr[-500:]}")
+                raise ExportError(f"{' '.join(command)}: {done.stderr[-500:]}")
             loaded = ctypes.CDLL(str(library))
-        self._predict = loaded.student_predict
-        self._predict.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        self.predict = loaded.student_predict
+        self.predict.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self._sizes = [ctypes.c_int.in_dll(loaded, f"student_{name}").value for name in SIZES]
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -420,9 +426,13 @@ class CSession:
         n_classes, *shape = self._sizes
         assert list(images.shape[1:]) == shape
         logits = np.empty((len(images), n_classes), dtype=np.float32)
-        if self._predict(images.ctypes.data, len(images), logits.ctypes.data):
+        if self.predict(images.ctypes.data, len(images), logits.ctypes.data):
             raise MemoryError(f"student_predict of {len(images)} images")
         return logits
+
+
+def _unknown(what: str) -> ExportError:
+    return ExportError(f"the student cannot be written as C, which does not know {what} here: export it as onnx")
 
 
 def _depthwise(op: Op) -> bool:
