@@ -9,7 +9,8 @@ as many multiply-adds. ``large``: a student of 200 operations (setting L of stud
 2M with channels in multiples of 16) and a resnet8 of as many multiply-adds.
 
 "torch" is the file that torch's exporter writes of the same module, "folded" is what `export` writes, "int8" the
-same in 8 bits. Weights are random; they do not change the time. Every round measures all files in turn, on one thread;
+same in 8 bits, "C" what `export --format c` writes, compiled by cc -O3 ("native": and -march=native). Weights are
+random; they do not change the time. Every round measures all files in turn, on one thread;
 told is the median of CPU seconds, which other work on the machine changes little.
 
 ``--only model``: how well `latency_model` predicts students that it was not fitted to, 15 of each space, of random
@@ -24,7 +25,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -39,12 +40,14 @@ from naslib_autokd.distillation.costs import count_macs, count_params
 from naslib_autokd.distillation.runtime import OnnxSession, Runtime, onnx_file
 from naslib_autokd.search_spaces.hnag import HNAGSpace, Student, Wiring, fit_width
 from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError
+from naslib_autokd.shipping.c_file import CSession, c_file
 from naslib_autokd.shipping.int8 import quantised
 from naslib_autokd.teachers.names import parse_architecture
 from naslib_autokd.teachers.networks import build_network
 from naslib_autokd.teachers.zoo import resnet
 
 BATCHES = (1, 64)
+C_FLAGS = {"C": ("-O3",), "C, native": ("-O3", "-march=native")}
 
 
 def resnet8_of(macs: int, shape: tuple[int, int, int]) -> nn.Module:
@@ -91,6 +94,14 @@ def in_8_bits(network: nn.Module, shape: tuple[int, int, int], content: bytes) -
     return quantised(content, np.random.default_rng(0).random((32, *shape), dtype=np.float32))
 
 
+def in_c(student: Student, shape: tuple[int, int, int]) -> tuple[int, dict[str, CSession]]:
+    """Bytes of the C file, and what the compiler makes of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "student.c"
+        path.write_bytes(c_file(student, shape, (0.5,) * shape[0], (0.25,) * shape[0]))
+        return path.stat().st_size, {name: CSession(path, flags) for name, flags in C_FLAGS.items()}
+
+
 def nodes(content: bytes) -> Counter[str]:
     """What ONNX Runtime runs, after its own optimisation."""
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +110,9 @@ def nodes(content: bytes) -> Counter[str]:
         return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def measure(sessions: dict[str, OnnxSession], shape: tuple[int, int, int], batch: int, rounds: int) -> dict[str, float]:
+def measure(
+    sessions: Mapping[str, runtime.Session], shape: tuple[int, int, int], batch: int, rounds: int
+) -> dict[str, float]:
     """Median milliseconds of a call, over rounds in which each has its turn."""
     images = np.random.default_rng(0).random((batch, *shape), dtype=np.float32)
     repeats = max(1, 32 // batch)
@@ -177,13 +190,20 @@ def main(arguments: list[str] | None = None) -> None:
         for name in [name for name in files if not name.endswith(", torch")]:
             base = found[name.removesuffix(", folded")]
             files[f"{name}, int8"] = in_8_bits(base, shape, files[name])
-        sessions = {name: OnnxSession(content) for name, content in files.items()}
+        sessions: dict[str, runtime.Session] = {name: OnnxSession(content) for name, content in files.items()}
+        sizes = {name: len(content) for name, content in files.items()}
+        for base, network in found.items():
+            if isinstance(network, Student):
+                size, compiled = in_c(network, shape)
+                for name, session in compiled.items():
+                    sessions[f"{base}, {name}"], sizes[f"{base}, {name}"] = session, size
         times = [measure(sessions, shape, batch, options.rounds) for batch in BATCHES]
-        for name, content in files.items():
-            network, kinds = found[re.sub("(, (folded|torch|int8))*$", "", name)], nodes(content)
+        for name in sessions:
+            network = found[re.sub("(, (folded|torch|int8|C|native))*$", "", name)]
+            kinds = nodes(files[name]) if name in files else Counter()
             reorders = sum(n for kind, n in kinds.items() if kind.startswith("Reorder"))
             cells = [case, name, f"{count_params(network):,}", f"{count_macs(network, shape) / 1e6:.2f}"]
-            cells += [str(kinds.total()), str(reorders), f"{len(content) / 1024:.0f}"]
+            cells += [str(kinds.total() or ""), str(reorders) if kinds else "", f"{sizes[name] / 1024:.0f}"]
             print("|", " | ".join([*cells, *(f"{ms[name]:.3f}" for ms in times)]), "|", flush=True)
 
 

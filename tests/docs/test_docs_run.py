@@ -84,6 +84,7 @@ EXAMPLE = "tests/test_examples.py::test_autokd_vs_darts_prints_its_table_and_kee
 SHIPPED = "tests/test_ship_a_student.py::test_from_a_folder_and_a_torchvision_model_to_an_onnx_student"
 JUDGED = "tests/shipping/test_judge.py::test_accuracy_classes_and_calibration_are_those_of_the_module"
 INT8 = "tests/shipping/test_int8.py::test_a_student_that_loses_too_much_is_refused_and_nothing_is_written"
+PHOTO_IN_C = "tests/shipping/test_c_file.py::test_a_picture_gets_the_students_logits"
 MEMBER = "tests/shipping/test_members.py::test_another_family_is_trained_by_the_runs_settings_exported_and_judged"
 BENCH = "tests/evaluators/test_benchmark.py::test_from_training_to_verification"
 RUNNER = "tests/plugin/test_plugin_runner.py::test_every_shipped_configuration_runs"
@@ -138,6 +139,9 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd export runs/first --format safetensors": HERE,
     "naslib-autokd search --task cluttered-digits --trials 8 --finals 2 --out runs/small": HERE,
     "naslib-autokd export runs/small": HERE,
+    "naslib-autokd export runs/small --format c": HERE,
+    "cc -O3 -DSTUDENT_MAIN runs/small/export/student.c -o student": PHOTO_IN_C,
+    "./student photo.f32": PHOTO_IN_C,
     "naslib-autokd export runs/small --int8": Here("--max-drop 20"),
     "naslib-autokd export runs/small --int8 --max-drop 0.5": INT8,
     "naslib-autokd test runs/small": HERE,
