@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from naslib_autokd.plugin.loader import HOME, naslib_missing
+from naslib_autokd.runners.comparison import read_comparison
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -42,13 +43,14 @@ def example() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("host", "whose", "rows"),
+    ("host", "whose", "rows", "unit"),
     [
-        ("builtin", "DARTS of this package", ("DARTS with KD", "DARTS")),
+        ("builtin", "DARTS of this package", ("DARTS with KD",), "training_seconds"),
         pytest.param(
             "naslib",
             "NASLib's DARTS, from ",
             ("NASLib DARTS with KD", "NASLib DARTS"),
+            "student_epochs",
             marks=pytest.mark.skipif(naslib_missing() is not None, reason=f"NASLib is missing: {naslib_missing()}"),
         ),
     ],
@@ -56,24 +58,34 @@ def example() -> ModuleType:
 def test_autokd_vs_darts_prints_its_table_and_keeps_everything(
     host: str,
     whose: str,
-    rows: tuple[str, str],
+    rows: tuple[str, ...],
+    unit: str,
     example: ModuleType,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     task, out = tmp_path / "small.yaml", tmp_path / "run"
     task.write_text(SMALL_TASK)
-    arguments = ["--task", str(task), "--seeds", "2", "--budget", "8", "--out", str(out), "--host", host]
+    budget, said = {"training_seconds": (0.6, "modelled seconds of training"), "student_epochs": (8, "student-epochs")}[
+        unit
+    ]
+    arguments = ["--task", str(task), "--seeds", "2", "--unit", unit, "--budget", str(budget), "--out", str(out)]
+    arguments += ["--host", host, *(["--labels-only"] if len(rows) == 2 else [])]
     assert example.main(arguments) == 0
     text = capsys.readouterr().out
     assert f"rival: {whose}" in text
-    for name in ("AutoKD", *rows, "teacher"):
+    for name in ("AutoKD", "random search", "default family", *rows, "teacher"):
         assert f"\n  {name} " in text
-    assert "over 2 seeds, 8 student-epochs" in text
+    assert f"{said} for each search" in text
     assert "2 paired seeds" in text
     for name in ("table.txt", "results.csv", "anytime.png", "comparison.json", "task.yaml", "run.yaml"):
         assert (out / name).stat().st_size > 0
-    assert len(list(out.glob("*/seed-*/students/*.safetensors"))) == 6
+    assert len(list(out.glob("*/seed-*/students/*.safetensors"))) == 2 * (3 + len(rows))
+    for job in read_comparison(out)[0].jobs:
+        assert job.training_seconds is not None
+        assert job.final_training_seconds is not None
+        assert unit == "student_epochs" or job.training_seconds <= budget
+        assert (job.training_seconds == 0) == (job.method == "default family")
 
 
 def test_auto_takes_naslib_where_it_is_there(
@@ -94,7 +106,8 @@ def test_auto_takes_naslib_where_it_is_there(
     [
         (["--task", "clutered-digits"], "did you mean 'cluttered-digits'"),
         (["--seeds", "0"], "--seeds must be at least 1"),
-        (["--budget", "3"], "at least one full training"),
+        (["--unit", "student_epochs", "--budget", "3"], "at least one full training"),
+        (["--budget", "-1"], "got -1"),
         (["--task", "cifar10", "--data-dir", "/nowhere"], "does not exist"),
         (["--teacher", "nowhere.pt"], "nowhere.pt"),
         (["--host", "naslib"], "git clone https://github.com/automl/NASLib.git"),
@@ -147,7 +160,7 @@ def job_results(out: Path) -> dict[str, tuple[int, bytes]]:
 def test_an_interrupted_comparison_goes_on_and_repeats_no_job(number: int, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SMALL_TASK)
     command = [sys.executable, str(EXAMPLES / "run_autokd_vs_darts.py"), "--task", "small.yaml", "--seeds", "1"]
-    command += ["--budget", "8", "--workers", "1", "--host", "builtin", "--out"]
+    command += ["--unit", "student_epochs", "--budget", "8", "--workers", "1", "--host", "builtin", "--out"]
     subprocess.run([*command, "whole"], cwd=tmp_path, check=True, capture_output=True)
     with subprocess.Popen([*command, "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while len(before := job_results(tmp_path / "run")) < 2 and process.poll() is None:
@@ -158,7 +171,7 @@ def test_an_interrupted_comparison_goes_on_and_repeats_no_job(number: int, tmp_p
     assert said.splitlines()[-1] == "interrupted; what has finished is kept, and --out run continues"
     subprocess.run([*command, "run"], cwd=tmp_path, check=True, capture_output=True)
     after, whole = job_results(tmp_path / "run"), job_results(tmp_path / "whole")
-    assert len(after) == 3
+    assert len(after) == 4
     assert {name: after[name] for name in before} == before
     for name, (_, content) in whole.items():
         ours, theirs = json.loads(after[name][1]), json.loads(content)
