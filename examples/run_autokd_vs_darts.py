@@ -7,8 +7,8 @@ with --labels-only also DARTS as published. Time is modelled CPU seconds of trai
 (naslib_autokd.distillation.training_cost), so that a run can be repeated and continued.
 
 The task is cluttered-digits with full trainings of 12 epochs in place of 9: on its 1,500 images the default family has
-89.8, 91.0 and 91.3% validation accuracy after 9, 18 and 27 epochs (2 trainings each), and one of DARTS's cells takes ten
-times as long.
+89.8, 91.0 and 91.3% validation accuracy after 9, 18 and 27 epochs (2 trainings each), and a training of one of DARTS's
+cells takes ten times as long.
 
     python examples/run_autokd_vs_darts.py
     python examples/run_autokd_vs_darts.py --seeds 5 --out runs/five-seeds
