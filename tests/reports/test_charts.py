@@ -318,6 +318,18 @@ def test_many_methods_with_long_names_are_all_named() -> None:
     assert looks.count("[6, 3]") >= 1, "from the eighth on, lines are dashed"
 
 
+def test_a_method_without_a_curve_leaves_the_others_their_colours() -> None:
+    """Beside the strips of a comparison's final students, which has all of them (the default family has no search)."""
+    names = ["a", "without a curve", "c"]
+    rows = [{"method": name, "x": x, "y": 1 / x} for name in ("a", "c") for x in (1, 2, 3)]
+    chart = curves(rows, "x", "y", methods=names, x_title="epochs", y_title="regret", dashed=["c"])
+    colours = [layer["encoding"]["color"] for layer in specification(chart)["layer"] if "color" in layer["encoding"]]
+    assert colours
+    assert all(colour["scale"]["domain"] == names for colour in colours)
+    assert all(colour["legend"]["values"] == ["a", "c"] for colour in colours)
+    assert "without a curve" not in {text for text, _ in texts(picture(for_paper(chart, COLUMN_WIDTH), "svg").decode())}
+
+
 @pytest.mark.parametrize(("low", "high"), [(9, 540), (1e3, 5e6), (0.5, 1.1)])
 def test_ticks_of_a_logarithmic_axis_are_in_its_range(low: float, high: float) -> None:
     assert len([tick for tick in log_ticks([low, high]) if low <= tick <= high]) >= 2

@@ -142,7 +142,7 @@ def curves(
             for row in found
         ]
 
-    channels, look = {"x": x_of(x_axis), "y": y_of(y_axis)}, by_method(shown, dashed)
+    channels, look = {"x": x_of(x_axis), "y": y_of(y_axis)}, by_method(methods, dashed, shown)
     picked = alt.selection_point(name="picked", fields=["method"], bind="legend")
     faded = {"opacity": alt.condition(picked, alt.value(1), alt.value(0.12))} if len(shown) > 1 else {}
     points = of(rows)

@@ -201,9 +201,11 @@ def log_ticks(values: Sequence[float]) -> list[float]:
     return [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
 
 
-def by_method(methods: Sequence[str], dashed: Iterable[str] = ()) -> dict[str, Any]:
-    """Channels that tell lines of methods apart: colour, from the eighth on dashes, too; ``dashed`` in any case."""
-    legend = None if len(methods) < 2 else alt.Legend(symbolType="stroke")
+def by_method(methods: Sequence[str], dashed: Iterable[str] = (), shown: Sequence[str] | None = None) -> dict[str, Any]:
+    """Channels that tell lines of methods apart: colour, from the eighth on dashes, too; ``dashed`` in any case. The
+    legend has those ``shown``, so that a method without rows takes no other's colour away from it."""
+    shown = list(methods if shown is None else shown)
+    legend = None if len(shown) < 2 else alt.Legend(symbolType="stroke", values=shown)
     own = {"field": "method", "type": "nominal"}
     channels: dict[str, Any] = {"color": alt.Color(**own, scale=alt.Scale(domain=list(methods)), legend=legend)}
     dashed = set(dashed)
