@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from scripts import script
 
 from naslib_autokd.distillation.costs import count_macs
 from naslib_autokd.distillation.training_cost import (
@@ -78,14 +76,7 @@ def test_seconds_are_those_of_the_execution() -> None:
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "training_cost.py"
-    spec = importlib.util.spec_from_file_location("benchmark_training_cost", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/training_cost.py")
 
 
 def test_the_model_agrees_with_what_was_measured(benchmark: ModuleType) -> None:

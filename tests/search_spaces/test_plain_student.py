@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import script
 from test_hnag_generator import generators
 from test_hnag_student import EVERYTHING, spec_of
 from torch import Tensor
@@ -18,21 +16,7 @@ from torch.nn import functional as F
 from naslib_autokd.search_spaces.hnag.generator import Generator
 from naslib_autokd.search_spaces.hnag.student import Student
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def benchmark(name: str) -> Any:
-    """A module of ``benchmarks/``, which is a folder of programs and no package."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-plain = benchmark("plain")
+plain = script("benchmarks/plain.py")
 
 
 def agree(student: Student, twin: Any, images: Tensor, labels: Tensor) -> None:
