@@ -206,6 +206,8 @@ def train(
     for _ in range(done):
         torch.randperm(n, generator=rng)
     model.to(device)
+    if device.type == "cpu" and not isinstance(model, HasBFloat16):  # which has kernels of its own
+        channels_last(model)
     own = [] if objective is None else objective.parameters()
     torch_optimizer = NesterovSGD([*model.parameters(), *own], settings)
     if start is not None:
@@ -417,7 +419,8 @@ class NesterovSGD:
             joined.values.sub_(gradient.add_(joined.velocity, alpha=settings.momentum).mul_(lr))
 
     def _take_gradients(self, indices: Sequence[int]) -> Tensor:
-        flat = _flatten_dense_tensors([self.parameters[index].grad for index in indices])
+        parameters = [self.parameters[index] for index in indices]
+        flat = _flatten_dense_tensors([_rows(parameter.grad, parameter) for parameter in parameters])
         for index in indices:
             self.parameters[index].grad = None
         return flat
@@ -436,12 +439,11 @@ class NesterovSGD:
     def _join_some(self, indices: list[int]) -> _Joined:
         parameters = [self.parameters[index] for index in indices]
         sizes = [parameter.numel() for parameter in parameters]
-        values = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-        for parameter, own in zip(parameters, values.split(sizes), strict=True):
-            parameter.data = own.view_as(parameter)
-        velocity = torch.cat([self.velocity[index].reshape(-1) for index in indices])
-        for index, own in zip(indices, velocity.split(sizes), strict=True):
-            self.velocity[index] = own.view_as(self.parameters[index])
+        values = torch.cat([_rows(parameter.detach(), parameter).reshape(-1) for parameter in parameters])
+        velocity = torch.cat([_rows(self.velocity[index], self.parameters[index]).reshape(-1) for index in indices])
+        for index, own, own_velocity in zip(indices, values.split(sizes), velocity.split(sizes), strict=True):
+            parameter = self.parameters[index]
+            parameter.data, self.velocity[index] = _unrolled(own, parameter), _unrolled(own_velocity, parameter)
         return _Joined(indices, values, velocity)
 
     def part(self) -> None:
@@ -456,6 +458,30 @@ class NesterovSGD:
         """Go on with these velocities, one for each parameter."""
         for own, given in zip(self.velocity, velocity, strict=True):
             own.copy_(given)
+
+
+def channels_last(network: nn.Module) -> None:
+    """Weights in channels_last: a step takes 0.6 to 0.9 of the time that it takes in the default layout (CPU)."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return channels_last and not tensor.is_contiguous()
+
+
+def _rows(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """``tensor`` with its dimensions in the order in which ``parameter`` lies in memory."""
+    return tensor.permute(0, 2, 3, 1) if _is_channels_last(parameter) else tensor
+
+
+def _unrolled(flat: Tensor, parameter: Tensor) -> Tensor:
+    """A view of ``flat`` with the shape and the memory layout of ``parameter``."""
+    if not _is_channels_last(parameter):
+        return flat.view_as(parameter)
+    return flat.view(_rows(parameter, parameter).shape).permute(0, 3, 1, 2)
 
 
 def triangular_lr(step: int, n_steps: int, settings: TrainingSettings) -> float:

@@ -15,7 +15,7 @@ from torch import nn
 
 from naslib_autokd._version import __version__
 from naslib_autokd.data.images import TaskData
-from naslib_autokd.distillation.training import limited_threads
+from naslib_autokd.distillation.training import channels_last, limited_threads
 from naslib_autokd.files import cache_place, file_name, locked, write_whole
 from naslib_autokd.imports import imported
 from naslib_autokd.records import content_digest
@@ -32,9 +32,7 @@ from naslib_autokd.teachers.names import (
 )
 from naslib_autokd.teachers.networks import (
     InputAdapter,
-    SmallResNet,
     build_network,
-    channels_last,
     published_classes,
     published_weights,
 )
@@ -339,8 +337,7 @@ def read_checkpoint(path: str | Path, data: TaskData, architecture: Architecture
         )
     given, notes = stated_input(file.metadata, *default_input(name, data), task)
     network, _ = build_network(name, given.channels, task.n_classes)
-    if isinstance(network, SmallResNet):
-        channels_last(network)
+    channels_last(network)
     fitted = load_weights(network, file, name, task.n_classes)
     info: dict[str, Any] = {"architecture": name.full}
     if "val_accuracy" in file.metadata:

@@ -27,9 +27,7 @@ from naslib_autokd.teachers.names import ArchitectureName, TeacherError, is_file
 from naslib_autokd.teachers.networks import (
     InputAdapter,
     NetworkInput,
-    SmallResNet,
     build_network,
-    channels_last,
     published_weights,
 )
 from naslib_autokd.teachers.outputs import LogitsOf, Place, find_logits, shown
@@ -117,9 +115,6 @@ def train_teacher(
         found = None if resume is None else Unfinished.read(resume, recipe)
         best = Best() if found is None else found.best
         start = None if found is None else found.checkpoint
-        if start is not None:
-            for parameter in model.parameters():
-                parameter.data = parameter.data.contiguous()  # as the optimizer's first step left them
 
         def validate(epoch: int, loss: float) -> None:
             reached = accuracy(_predict(model, all_images), data.val_labels)
@@ -202,8 +197,6 @@ def _to_train(
     task = data.task
     if not name.weights:
         network, channels = build_network(name, task.in_channels, task.n_classes)
-        if isinstance(network, SmallResNet):
-            channels_last(network)
         return network, NetworkInput(data.mean, data.std, channels, input_size), []
     if is_file_name(name.weights):
         file = read_weights(name.weights)

@@ -62,6 +62,27 @@ def test_sgd_moves_exactly_like_torchs_with_clipping():
         assert a.grad is None
 
 
+def test_convolutions_train_in_channels_last_and_move_like_torchs():
+    ours, theirs = (nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(80, 2)).double() for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    training.channels_last(ours)
+    layouts = [parameter.stride() for parameter in ours.parameters()]
+    settings = TrainingSettings(max_grad_norm=1e9)
+    mine = NesterovSGD(ours.parameters(), settings)
+    reference = torch.optim.SGD(theirs.parameters(), 0.01, settings.momentum, weight_decay=5e-4, nesterov=True)
+    for seed in range(5):
+        inputs = torch.randn(4, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        for model in (ours, theirs):
+            model(inputs).square().mean().backward()
+        reference.step()
+        reference.zero_grad()
+        mine.step(0.01)
+        assert [parameter.stride() for parameter in ours.parameters()] == layouts
+        assert ours[0](inputs).is_contiguous(memory_format=torch.channels_last)  # so are all later feature maps
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
 def random_mlp(widths, seed):
     with seeded(seed):
         layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
