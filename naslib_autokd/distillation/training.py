@@ -420,7 +420,7 @@ class NesterovSGD:
 
     def _take_gradients(self, indices: Sequence[int]) -> Tensor:
         parameters = [self.parameters[index] for index in indices]
-        flat = _flatten_dense_tensors([_rows(parameter.grad, parameter) for parameter in parameters])
+        flat = _flatten_dense_tensors([_rows(p.grad, p) for p in parameters if p.grad is not None])
         for index in indices:
             self.parameters[index].grad = None
         return flat
