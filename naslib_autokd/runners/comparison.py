@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from naslib_autokd.evaluators.results import check_value
+from naslib_autokd.evaluators.student_limits import StudentLimits
 from naslib_autokd.optimizers.base import (
     ChargesSeconds,
     OneShotMethod,
@@ -68,6 +69,7 @@ from naslib_autokd.runners.statistics import (
     step_curve,
 )
 from naslib_autokd.search_spaces import HasDefault
+from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.tasks import Task, did_you_mean, get_task
 
 if TYPE_CHECKING:
@@ -82,7 +84,8 @@ class Method:
     """What the table says."""
     kind: str
     """``"search"``: an ask-and-tell optimizer on families of students; ``"one-shot"``: DARTS on its cells;
-    ``"default"``: the space's default family as it is, without a search."""
+    ``"default"``: the space's default family as it is, without a search; ``"family"``: the one in ``options``
+    (`search_spaces.hnag.Candidate.to_dict`)."""
     optimizer: str = ""
     objective: str = "kd"
     """``"kd"`` or ``"ce"``: what the students learn from, in the search and in the final trainings."""
@@ -99,6 +102,9 @@ AUTOKD_VS_DARTS = (
     Method("DARTS", "one-shot", "darts", "ce"),
 )
 
+
+KINDS = ("one-shot", "search", "default", "family")
+"""Of methods, the longest jobs first."""
 
 BUDGET_UNITS = {"student_epochs": "student-epochs", "training_seconds": "modelled seconds of training"}
 """What a search's budget counts."""
@@ -243,6 +249,7 @@ def compare(
     scheduler: str | None = None,
     cluster: Any = None,
     limits: Limits | None = None,
+    student_limits: StudentLimits | None = None,
     progress: Callable[[JobProgress], None] | None = None,
 ) -> Comparison:
     """Run every method with every seed and put the results side by side.
@@ -263,6 +270,7 @@ def compare(
         scheduler: Address of a running Dask scheduler whose workers do the jobs; they must see ``out``.
         cluster: A job queue (`engine.ClusterConfig`) to do the same.
         limits: Of each trial of the searches.
+        student_limits: Of every student, besides the task's ``max_params``; not for one-shot methods.
         progress: Called with each message of a running job.
 
     Raises:
@@ -285,6 +293,8 @@ def compare(
     check_space(task, search_space(task))
     for method in methods:
         _check_method(method, task, budget_unit)
+        if student_limits and method.kind == "one-shot":
+            raise ValueError(f"{method.label}: cells keep max_params alone, leave student_limits out")
     started = time.perf_counter()
     settings = {
         "methods": [asdict(method) for method in methods],
@@ -293,6 +303,7 @@ def compare(
         "n_finals": n_finals,
         "device": device,
         "teacher": teacher,
+        **({"student_limits": asdict(student_limits)} if student_limits else {}),
     }
     settings = json.loads(json.dumps(settings))  # as YAML will give it back
     with RunFolder.own(out) as folder:
@@ -320,6 +331,10 @@ def compare(
 
 def _check_method(method: Method, task: Task, budget_unit: str) -> None:
     """Raise ValueError if there is no such method here, or it cannot be given such a budget."""
+    if method.kind not in KINDS:
+        raise ValueError(f"{method.label}: unknown kind {method.kind!r}{did_you_mean(method.kind, KINDS)}")
+    if method.kind == "family":
+        Candidate.from_dict(dict(method.options))
     if method.kind == "default" and not isinstance(search_space(task), HasDefault):
         raise ValueError(f"{method.label}: the space of task {task.name!r} has no default family")
     if method.kind == "one-shot" and budget_unit == "training_seconds":
@@ -359,7 +374,7 @@ def _run_jobs(
     with DaskPool(make_handler, on_message=messages.put, **places) as pool:
         waiting: dict[str, tuple[Method, int]] = {}
         # the longest jobs first, so that the workers end together
-        for method, seed in sorted(jobs, key=lambda item: ("one-shot", "search", "default").index(item[0].kind)):
+        for method, seed in sorted(jobs, key=lambda item: KINDS.index(item[0].kind)):
             job = _job_folder(folder, method, seed).absolute()
             waiting[str(job)] = (method, seed)
             pool.submit(str(job), {"method": asdict(method), "seed": seed, "out": str(job)})
@@ -445,8 +460,8 @@ def _run_job(
 
     report(0.0, "starting")
     try:
-        if spec.kind == "default":
-            result = _run_default(spec, seed, task, settings, folder, report)
+        if spec.kind in ("default", "family"):
+            result = _run_family(spec, seed, task, settings, folder, report)
         elif spec.kind == "search":
             result = _run_search(spec, seed, task, settings, folder, report, limits)
         else:
@@ -473,6 +488,7 @@ def _evaluator_factory(method: Method, task: Task, settings: Mapping[str, Any]) 
         device=settings["device"],
         teacher=settings["teacher"],
         objective=method.objective,
+        limits=StudentLimits(**settings.get("student_limits", {})),
         threads=1,
     )
 
@@ -508,11 +524,14 @@ def _budget(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return {prefix + settings.get("budget_unit", "student_epochs"): settings["budget"]}
 
 
-def _run_default(
+def _run_family(
     method: Method, seed: int, task: Task, settings: Mapping[str, Any], folder: RunFolder, report: Report
 ) -> JobResult:
     evaluator = _evaluator_factory(method, task, settings)()
-    candidate = search_space(task, objective=method.objective).default_candidate()  # type: ignore[attr-defined]
+    if method.kind == "family":
+        candidate = Candidate.from_dict(dict(method.options))
+    else:
+        candidate = search_space(task, objective=method.objective).default_candidate()  # type: ignore[attr-defined]
     report(0.0, "final trainings")
     finals = train_family(evaluator, candidate, n_students=settings["n_finals"], seed=seed, out=folder)
     nothing: dict[str, Any] = {"search_cpu_s": 0.0, "student_epochs": 0.0, "training_seconds": 0.0, "n_students": 0}
@@ -523,7 +542,7 @@ def _run_default(
         **nothing,
         curve=(),
         one_shot=False,
-        details={"optimizer": "default", "candidate": candidate.to_dict()},
+        details={"optimizer": method.kind, "candidate": candidate.to_dict()},
     )
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from naslib_autokd.evaluators.kd import KDEvaluator
+from naslib_autokd.evaluators.student_limits import StudentLimits
 from naslib_autokd.optimizers.darts import DARTS, DARTSResult
 from naslib_autokd.records import RecordWarning
 from naslib_autokd.reports.comparison import LiveComparison, anytime_figure, table_text, write_csv
@@ -33,7 +34,8 @@ from naslib_autokd.runners.comparison import (
     method_rows,
     run_job,
 )
-from naslib_autokd.runners.run_folder import CheckpointFile, RunFolder
+from naslib_autokd.runners.run_folder import CheckpointFile, RunFolder, RunFolderError
+from naslib_autokd.search_spaces import get_search_space
 from naslib_autokd.tasks import get_task
 
 
@@ -154,6 +156,25 @@ def test_what_cannot_be_compared_in_seconds_is_said_before_any_work(tmp_path: Pa
     with pytest.raises(ValueError, match="budget must be"):
         compare("cluttered-digits", **(more | {"budget": 0}), budget_unit="training_seconds")
     assert not (tmp_path / "run").exists()
+
+
+def test_limits_of_a_comparison_hold_for_searched_and_default_families_and_are_part_of_it(tmp_path: Path) -> None:
+    task = get_task("cluttered-digits", n_train=64, teacher_epochs=1, min_teacher_accuracy=0.2, **SMALL)
+    limits = StudentLimits(max_macs=300_000)
+    more: dict[str, Any] = {"seeds": [0], "budget": 4, "n_finals": 1, "workers": 1, "student_limits": limits}
+    with pytest.raises(ValueError, match="DARTS: cells keep max_params alone"):
+        compare(task, [Method("DARTS", "one-shot", "darts")], out=tmp_path / "none", **more)
+    assert not (tmp_path / "none").exists()
+    family = get_search_space("hnag-small").sample(np.random.default_rng(0)).to_dict()
+    with pytest.raises(ValueError, match="mean 'family'"):
+        compare(task, [Method("mine", "famly", options=family)], out=tmp_path / "none", **more)
+    methods = [Method("default", "default"), Method("mine", "family", options=family)]
+    found = compare(task, methods, out=tmp_path / "run", **more)
+    assert [job.macs <= 300_000 for job in found.jobs] == [True, True]
+    assert [job.details["optimizer"] for job in found.jobs] == ["default", "family"]
+    assert found.jobs[1].details["candidate"] == family != found.jobs[0].details["candidate"]
+    with pytest.raises(RunFolderError, match="student_limits"):
+        compare(task, methods, out=tmp_path / "run", **(more | {"student_limits": StudentLimits(max_macs=400_000)}))
 
 
 def test_table_csv_and_figure_show_every_row(tmp_path: Path) -> None:
