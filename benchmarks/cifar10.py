@@ -129,7 +129,8 @@ def report(options: argparse.Namespace, task: Task) -> None:
         found = [row for each in seeds.values() for row in each]
         values = list(means.values()) if len(means) > 1 else [row[4] for row in found]
         size = f"{mean(row[6] for row in found) / 1e3:.0f}k", f"{mean(row[7] for row in found) / 1e6:.1f}"
-        lines.append([network, loss, mean_interval(values, bounds=SHARE).percent(), len(means), len(found), *size])
+        counts = str(len(means)), str(len(found))
+        lines.append([network, loss, mean_interval(values, bounds=SHARE).percent(), *counts, *size])
     header = ["network", "loss", "test accuracy, % [95%]", "searches", "trainings", "parameters", "MMACs"]
     text = markdown_table(header, lines)
     (RESULTS / "table.md").write_text(f"{text}\n{CAPTION}\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -322,6 +323,43 @@ def test_without_a_compiler_or_switched_off_the_steps_run(
     assert ran == ["forward"]
     assert not list((tmp_path / "kernels").glob("*.so"))
     execution._kernels.cache_clear()
+
+
+SHORTER = {
+    "16 bytes": ["-march=x86-64"],
+    "16 bytes, more of them": ["-march=x86-64", "-D__aarch64__"],
+    "AVX2": ["-march=haswell"],
+}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="their names are those of x86")
+@pytest.mark.parametrize("vectors", SHORTER)
+def test_the_plan_is_the_steps_with_the_vectors_of_other_processors(
+    vectors: str, ran: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As x86 without AVX, ARM's NEON, and x86 without AVX-512 have them."""
+    if vectors == "AVX2" and not {"avx2", "fma"} <= execution._processor_flags():
+        pytest.skip("this processor has no AVX2")
+    monkeypatch.setattr(execution, "FLAGS", ("-O1", *SHORTER[vectors], "-shared", "-fPIC"))
+    monkeypatch.setattr(execution, "cache_place", lambda name: tmp_path / name)
+    execution._kernels.cache_clear()
+    kernels = execution.kernels(torch.float64)
+    assert kernels is not None
+    assert kernels.lanes == (4 if vectors == "AVX2" else 2)
+    for name in ("everything 21", "dense"):
+        student = randomised(SPECS[name], seed=4).train()
+        images = images_of(SPECS[name], 7).requires_grad_()
+        assert error(outcome(student, images, "plan"), outcome(student, images, "steps")) < 1e-8
+    assert ran == 2 * ["forward", "backward"]
+    execution._kernels.cache_clear()
+
+
+def test_a_compiler_that_does_not_know_this_processor_compiles_for_any(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(execution, "FLAGS", ("-O0", "-shared", "-fPIC"))
+    monkeypatch.setattr(execution, "TUNED", ("-march=of-no-processor", "-mcpu=nor-this-one", "-O0"))
+    assert execution.Kernels(execution.compiled(torch.float32, tmp_path / "kernels")).lanes >= 1
 
 
 def test_a_damaged_library_is_compiled_again_and_never_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -568,7 +568,9 @@ class Kernels:
         self._run_program(ctypes.addressof(run), code.ctypes.data)
 
 
-FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+FLAGS = ("-O3", "-shared", "-fPIC")
+TUNED = ("-march=native", "-mcpu=native", "-O3")
+"""For this processor, the first that the compiler takes: clang on ARM may know the second alone, or neither."""
 REALS = {torch.float32: "float", torch.float64: "double"}
 """What images and parameters are."""
 DEFINED = {torch.float32: "-DREAL=float", torch.float64: "-DREAL=double", torch.bfloat16: "-DBFLOAT16"}
@@ -634,7 +636,7 @@ def compiled(dtype: torch.dtype, folder: Path) -> Path:
     compiler = c_compiler()
     flags = [*FLAGS, DEFINED[dtype]]
     parts = [source.read_bytes(), source.with_name("bfloat16.h").read_bytes()]
-    parts += [" ".join(flags).encode(), compiler.encode(), _processor().encode()]
+    parts += [" ".join([*TUNED, *flags]).encode(), compiler.encode(), _processor().encode()]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not ours_alone(folder):
@@ -682,8 +684,8 @@ def _library(compiler: str, arguments: Sequence[str], folder: Path) -> bytes:
     """What the compiler makes, with OpenMP where it can; in a temporary folder in ``folder``."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
         made = Path(own) / "execution.so"
-        for openmp in (["-fopenmp"], []):  # without it on one thread
-            command = [compiler, "-Wfatal-errors", *arguments, *openmp, "-lm", "-o", str(made)]
+        for tuned, openmp in itertools.product(TUNED, (["-fopenmp"], [])):  # without it on one thread
+            command = [compiler, "-Wfatal-errors", tuned, *arguments, *openmp, "-lm", "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             if done.returncode == 0:
                 break
