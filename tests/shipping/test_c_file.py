@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,31 @@ def test_every_way_to_compile_it_gives_the_same(flags: tuple[str, ...], tmp_path
     session = CSession(tmp_path / "student.c", (*flags, *STRICT))
     for batch in BATCHES:
         assert difference(session(images[:batch]), expected[:batch]) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("compiler", "flags", "emulator"),
+    [
+        ("clang", ("-O3",), ()),
+        ("clang", ("-O3", "-march=native", "-DSTUDENT_PLAIN"), ()),
+        ("aarch64-linux-gnu-gcc", ("-O3", "-static"), ("qemu-aarch64",)),
+        ("aarch64-linux-gnu-gcc", ("-O1", "-static", "-DSTUDENT_SCALAR"), ("qemu-aarch64",)),
+    ],
+)
+def test_other_compilers_and_processors_give_the_same(
+    compiler: str, flags: tuple[str, ...], emulator: tuple[str, ...], tmp_path: Path
+) -> None:
+    if missing := [name for name in (compiler, *emulator) if shutil.which(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    for name in ("everything 24", "max pooling, odd size", "one node"):
+        images, expected = written(SPECS[name], tmp_path / "student.c", 17)
+        images.tofile(tmp_path / "images.f32")
+        command = [compiler, *flags, *STRICT, "-DSTUDENT_MAIN", "student.c", "-lm", "-o", "student"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        done = subprocess.run([*emulator, "./student", "images.f32"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert difference(np.loadtxt(done.stdout.splitlines(), ndmin=2), expected) < 1e-5
 
 
 @pytest.mark.slow
