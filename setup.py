@@ -86,6 +86,7 @@ setup(
         "botorch": ["botorch>=0.12"],
         "tensorboard": ["tensorboard"],
         "timm": ["timm>=1.0"],
+        "pruning": ["torch-pruning>=1.5"],  # the pruned teacher among the rivals of compare-kd
         "carps": ["carps>=1.0"],
         "onnx": ["onnxscript"],  # networks of other spaces as ONNX files
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],

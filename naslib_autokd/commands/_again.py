@@ -16,11 +16,13 @@ from naslib_autokd.evaluators.student_limits import StudentLimits
 from naslib_autokd.runners.run_folder import (
     BUDGETS,
     FINALS,
+    RIVALS,
     RUN,
     STUDY,
     STUDY_RUNS,
     TASK,
     TRAININGS,
+    read_json,
     read_settings,
     read_task,
     read_yaml,
@@ -254,7 +256,8 @@ def _compare_kd_command(folder: Path) -> str:
     if not values.get("out"):
         return ""
     trained = _runs(folder / TRAININGS)
-    by_hand = [run for run in trained if run["student"] != FAMILY]
+    rivals = {rival["name"] for rival in (read_json(folder / RIVALS).get("rivals") or {}).values()}
+    by_hand = [run for run in trained if run["student"] not in (FAMILY, *rivals)]
     of_family = [run["loss"] for run in trained if run["student"] == FAMILY and run["loss"] != "kd"]
     for name, found in (("losses", [run["loss"] for run in by_hand]), ("family_losses", of_family)):
         typed = [text for text in values[name].split(",") if text.strip()]

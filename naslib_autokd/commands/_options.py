@@ -325,7 +325,7 @@ def asks_for_latency(options: argparse.Namespace) -> bool:
     Raises:
         ValueError: If it has none, but says where one is measured.
     """
-    if options.max_latency_ms is not None or "latency" in options.objectives.split(","):
+    if options.max_latency_ms is not None or "latency" in getattr(options, "objectives", "").split(","):
         return True
     if (options.latency_threads, options.latency_batch, options.latency_provider) != (1, 1, "cpu"):
         raise ValueError(

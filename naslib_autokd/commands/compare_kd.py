@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any
 from naslib_autokd.commands import _config
 from naslib_autokd.commands._options import (
     OPTIONS,
+    add_limit_options,
     add_option,
+    add_runtime_options,
     add_task_options,
+    asks_for_latency,
     print_json,
+    runtime_from_options,
+    student_limits,
     task_from_options,
     tell_of_images,
 )
 from naslib_autokd.commands._parser import epilog
-from naslib_autokd.commands._types import SHARE, positive
+from naslib_autokd.commands._types import SHARE, NumberOr, positive
 from naslib_autokd.files import write_whole
 
 if TYPE_CHECKING:
@@ -41,11 +46,15 @@ def add(commands: Any) -> None:
         help="train hand-designed students with plain KD and with the losses of the literature",
         description="Train hand-designed students (ResNets, wide ResNets, VGG, MobileNetV2, ShuffleNets) with plain KD "
         "and with eleven losses of the literature, and a searched family with plain KD, all under the task's protocol "
-        "and paired by seed. The same command with the same --out continues, and may have more seeds or losses.",
+        "and paired by seed. --rivals: networks that one would take instead of the family, in the width that the "
+        "limits allow, and which student to take. The same command with the same --out continues, and may have more "
+        "seeds or losses.",
         epilog=epilog(
             "naslib-autokd compare-kd --student resnet8x0.5 --losses kd,fitnet,at --seeds 3 --out runs/kd",
             "naslib-autokd compare-kd --losses kd --family runs/first --out runs/kd",
-            keys="task, epochs, kd_weight, seeds, teacher, rows (student, loss, test_accuracy, gain, ...), failures",
+            "naslib-autokd compare-kd --family runs/first --rivals all --seeds 5 --out runs/rivals",
+            keys="task, epochs, kd_weight, seeds, teacher, rows (student, loss, test_accuracy, gain, ...), failures, "
+            "rivals, left_out, latencies_ms, conclusions",
         ),
     )
     add_task_options(parser, "--teacher")
@@ -54,7 +63,7 @@ def add(commands: Any) -> None:
         "--student",
         action="append",
         help="network of the zoo, for example resnet20, wrn_16_2, vgg8, mobilenet_v2, shufflenet_v1 (repeatable; "
-        "default: resnet8)",
+        "default: resnet8; with --rivals none)",
     )
     what.add_argument(
         "--losses",
@@ -68,6 +77,21 @@ def add(commands: Any) -> None:
         default="",
         help="train the family with these losses too, for example fitnet,at (default: plain KD only)",
     )
+    what.add_argument(
+        "--rivals",
+        metavar="NAMES",
+        default="",
+        help="all, or with commas between: resnet8, resnet14, resnet20, mobilenet_v2, shufflenet_v2, timm (a small "
+        "one), timm:NAME, pruned-teacher; in the width that the limits allow, with plain KD, beside the family "
+        "(without --family the space's default)",
+    )
+    what.add_argument(
+        "--rival-epochs",
+        type=NumberOr(int, 1, 10**6, word="time"),
+        metavar="N",
+        help="of a rival's training; time: as many as fit into the training time of the family's search (default: the "
+        "task's)",
+    )
     what.add_argument("--temperature", type=positive(1e6), default=4.0, metavar="T", help="of the Hinton term")
     what.add_argument(
         "--kd-weight",
@@ -77,6 +101,8 @@ def add(commands: Any) -> None:
         help="share of the Hinton term, also beside the other losses; 0 leaves it out, as RepDistiller's tables do",
     )
     add_option(what, "--seeds", default=3)
+    add_limit_options(parser)
+    add_runtime_options(parser)
     where = parser.add_argument_group("where it runs")
     add_option(where, "--device")
     add_option(where, "--workers", default=2)
@@ -88,11 +114,23 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from naslib_autokd.reports.terminal import Live, console_for
-    from naslib_autokd.runners.baselines import compare, read_family
+    from naslib_autokd.runners.baselines import compare, read_family, time_of_search
     from naslib_autokd.runners.run_folder import RunFolder
     from naslib_autokd.runners.session import StopSignals
+    from naslib_autokd.search_spaces.hnag import HNAGSpace
 
+    run_of_family = options.family if options.family is not None and options.family.is_dir() else None
+    family = None if options.family is None else read_family(options.family)
+    if options.rivals:
+        take_limits(options, run_of_family)
+    limits = student_limits(options)
+    with_latency = asks_for_latency(options)
     task = task_from_options(options)
+    if options.rivals and family is None:
+        family = HNAGSpace(task.preset).default_candidate()
+    seconds = time_of_search(run_of_family) if options.rival_epochs == "time" and run_of_family else None
+    students = options.student or ([] if options.rivals else ["resnet8"])
+    losses = [loss for loss in options.losses.split(",") if loss.strip()] if students else []
     tell_of_images(task)
     keep = _config.keeper(options, options.out)
     with ExitStack() as stack:
@@ -107,13 +145,18 @@ def run(options: argparse.Namespace) -> int:
 
         comparison = compare(
             task,
-            options.student or ["resnet8"],
-            [loss for loss in options.losses.split(",") if loss.strip()],
+            students,
+            losses,
             seeds=range(options.seeds),
             out=folder,
             workers=options.workers,
             teacher=options.teacher,
-            family=None if options.family is None else read_family(options.family),
+            family=family,
+            rivals=[name for name in options.rivals.split(",") if name.strip()],
+            rival_epochs=options.rival_epochs if options.rival_epochs != "time" else None,
+            rival_seconds=seconds,
+            limits=limits,
+            runtime=runtime_from_options(options) if with_latency else None,
             family_losses=[loss for loss in options.family_losses.split(",") if loss.strip()],
             temperature=options.temperature,
             kd_weight=options.kd_weight,
@@ -131,6 +174,39 @@ def run(options: argparse.Namespace) -> int:
     return 1 if comparison.failures else 0
 
 
+def take_limits(options: argparse.Namespace, run_of_family: Path | None) -> None:
+    """Give the options that were not typed the limits, the runtime and the teacher that a family was searched with.
+
+    Raises:
+        ValueError: If the options ask for another task than the run's, or for the time of a search that is not known.
+    """
+    from naslib_autokd.commands._again import LIMIT_OPTIONS
+    from naslib_autokd.distillation.runtime import Runtime
+    from naslib_autokd.runners.run_folder import read_settings, read_task
+    from naslib_autokd.tasks import get_task
+
+    if run_of_family is None:
+        if options.rival_epochs == "time":
+            raise ValueError("--rival-epochs time is that of a search: give its run folder as --family")
+        return
+    of_run, name = read_task(run_of_family), get_task(options.task).name
+    if of_run.get("name") != name:
+        raise ValueError(f"{run_of_family} is a search on {of_run.get('name')!r}, not on {name!r}: give its --task")
+    evaluation = read_settings(run_of_family).get("evaluation") or {}
+    limits = evaluation.get("limits") or {}
+    found = {name: of_run.get(name) for name in ("max_params", "width_multiple")}
+    found["teacher"] = evaluation.get("teacher")
+    for field, (option, units) in LIMIT_OPTIONS.items():
+        if (value := limits.get(field)) is not None:
+            found[option] = str(value) if option.endswith("memory") else value * units
+    for option, value in found.items():
+        if getattr(options, option) is None:
+            setattr(options, option, value)
+    if "runtime" in evaluation and runtime_from_options(options) == Runtime():
+        for field, value in evaluation["runtime"].items():
+            setattr(options, f"latency_{field}", value)
+
+
 def say(done: int, of: int, text: str) -> None:
     """One line on stderr for each finished training."""
     print(f"[{done}/{of}] {text}", file=sys.stderr, flush=True)
@@ -141,7 +217,7 @@ def summary(comparison: BaselineComparison) -> dict[str, Any]:
 
     content = asdict(comparison)
     del content["trainings"]  # they are in results.jsonl
-    return content
+    return content | {"conclusions": conclusions(comparison)}
 
 
 def write_summary(comparison: BaselineComparison, out: Path) -> None:
@@ -170,12 +246,146 @@ def report(comparison: BaselineComparison) -> str:
 def print_report(comparison: BaselineComparison, console: Console) -> None:
     from naslib_autokd.reports.terminal import print_table
 
-    print_table(console, results_table(comparison))
-    published = published_table([row.student for row in comparison.rows])
-    if published is not None:
-        print_table(console, published)
-    for line in (*explanations(comparison), "", *conclusions(comparison)):
+    lines = []
+    rivals = comparison.rival_rows
+    by_hand = [row for row in comparison.rows if row not in rivals]
+    if comparison.rivals or comparison.left_out:
+        print_table(console, rivals_table(comparison))
+        lines += rival_explanations(comparison)
+    if by_hand != [comparison.family] or not lines:
+        print_table(console, results_table(comparison))
+        published = published_table([row.student for row in by_hand])
+        if published is not None:
+            print_table(console, published)
+        lines += explanations(comparison)
+    for line in (*lines, "", *conclusions(comparison)):
         console.print(line, markup=False)
+
+
+def rivals_table(comparison: BaselineComparison) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from naslib_autokd.distillation.runtime import BATCHES
+    from naslib_autokd.reports.terminal import n_parameters
+
+    n = len(comparison.seeds)
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"{comparison.task}: which student? Test accuracy in %, mean [95% interval] over {n} "
+        f"seed{'s' * (n > 1)}, plain KD",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("student", no_wrap=True)
+    batches = [f"ms at {batch}" for batch in BATCHES]
+    for name in ("test", "family minus it", "params", "MMACs", *batches, "epochs", "training s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    epochs = {rival.name: rival.epochs for rival in comparison.rivals}
+
+    def milliseconds(name: str) -> list[str]:
+        return [f"{value:.3g}" for value in comparison.latencies_ms.get(name, ())] or [""] * len(BATCHES)
+
+    family = comparison.family
+    for row in ([] if family is None else [family]) + comparison.rival_rows:
+        table.add_row(
+            row.student,
+            row.test_accuracy.percent(),
+            _signed(row.behind_family),
+            n_parameters(row.n_params),
+            f"{row.macs / 1e6:.2f}",
+            *milliseconds(row.student),
+            str(epochs.get(row.student, comparison.epochs)),
+            f"{row.seconds:.1f}",
+        )
+    if (teacher := comparison.teacher) is not None:
+        costs = [n_parameters(teacher.n_params), f"{teacher.macs / 1e6:.2f}", *milliseconds("teacher")]
+        table.add_row("teacher", f"{100 * (teacher.test_accuracy or 0):.1f}", "", *costs, "", "")
+    return table
+
+
+def rival_explanations(comparison: BaselineComparison) -> list[str]:
+    """What the columns are, which rivals are special, and why others are not there."""
+    lines = [
+        "Every student keeps the limits of the family and learns from the same teacher. ms: a call in ONNX Runtime of "
+        "so many images, on one thread, the least of calls in turns; the family's files are ours (folded), the others' "
+        "torch's. training s: as measured here, of students by compiled kernels of ours."
+    ]
+    lines += [f"{rival.name} {rival.note}." for rival in comparison.rivals if rival.note]
+    lines += [f"Without {name}: {reason}." for name, reason in comparison.left_out.items()]
+    return lines
+
+
+LIKE_FASTEST = 1.05
+"""Latencies of networks that are called as fast as the fastest: measurements differ by as much."""
+
+
+def recommendation(comparison: BaselineComparison) -> list[str]:
+    """Which student to take, as far as the seeds tell: paired t tests of each rival against the family, with Holm's
+    correction. Of those that the tests cannot tell apart it is the fastest."""
+    from naslib_autokd.runners.statistics import holm_of_known
+
+    family, rows = comparison.family, comparison.rival_rows
+    tested = [(row, row.behind_family) for row in rows if row.behind_family is not None]
+    if family is None or not tested:
+        return []
+    adjusted = holm_of_known([difference.p_value for _, difference in tested])
+    judged = [(row, difference, p) for (row, difference), p in zip(tested, adjusted, strict=True)]
+    n = len(comparison.seeds)
+    if all(p is None for *_, p in judged):
+        best = max([family, *rows], key=lambda row: row.val_accuracy.mean)
+        few = "One seed shows" if n == 1 else f"{n} seeds that all differ by the same show"
+        return [
+            f"Which student? {few} nothing: no difference can be judged; run more (--seeds 5). The highest validation "
+            f"accuracy is that of {_the(best)}."
+        ]
+    ahead = [(row, difference, p) for row, difference, p in judged if _told(p) and difference.difference.mean < 0]
+    behind = [(row, difference, p) for row, difference, p in judged if _told(p) and difference.difference.mean > 0]
+    unclear = [(row, p) for row, _, p in judged if not _told(p)]
+    n_tests = sum(p is not None for p in adjusted)
+    tests = f"Paired t tests over {n} seeds on the test images, Holm's correction for {n_tests}."
+    lines = []
+    if ahead:
+        take, difference, p_value = max(ahead, key=lambda one: one[0].val_accuracy.mean)
+        others = [row.student for row, *_ in ahead if row is not take]
+        too = f"; behind {', '.join(others)}, too, whose validation accuracy is no higher" if others else ""
+        lines.append(
+            f"Take {_the(take)}: the family is behind it, {_signed(difference)} points (p = {p_value:.2g}){too}."
+        )
+    elif not unclear:
+        lines.append("Take the searched family: it is ahead of every rival.")
+    else:
+        alike = [family, *(row for row, _ in unclear)]
+        speed, what = _speed(comparison, alike)
+        fastest = min(speed.values())
+        quick = [row for row in alike if speed[row.student] <= LIKE_FASTEST * fastest]
+        take = max(quick, key=lambda row: row.val_accuracy.mean)
+        names = ", ".join(f"{_the(row)} ({'not judged' if p is None else f'p = {p:.2g}'})" for row, p in unclear)
+        share = "" if take is family else f", {speed[take.student] / speed[family.student]:.2f} of the family's"
+        lines.append(
+            f"{names} cannot be told from the searched family by accuracy. Take {_the(take)}: of these it "
+            f"{'has' if len(quick) == 1 else 'is among those with'} the {what} ({speed[take.student]:.3g}{share})."
+        )
+    if behind:
+        lines.append(f"The family is ahead of {', '.join(f'{_the(row)} ({_signed(d)})' for row, d, _ in behind)}.")
+    lines[-1] += f" {tests}"
+    return lines
+
+
+def _told(p_value: float | None) -> bool:
+    return p_value is not None and p_value <= ALPHA
+
+
+def _the(row: BaselineRow) -> str:
+    return f"the {row.student}" if row.behind_family is None else row.student
+
+
+def _speed(comparison: BaselineComparison, rows: Sequence[BaselineRow]) -> tuple[dict[str, float], str]:
+    """What makes one of these students quick: milliseconds if all have been measured, else multiply-adds."""
+    known = comparison.latencies_ms
+    if all(row.student in known for row in rows):
+        return {row.student: known[row.student][0] for row in rows}, "fewest milliseconds at batch 1 in ONNX Runtime"
+    return {row.student: row.macs / 1e6 for row in rows}, "fewest millions of multiply-adds"
 
 
 def results_table(comparison: BaselineComparison) -> Table:
@@ -278,7 +488,7 @@ def explanations(comparison: BaselineComparison) -> list[str]:
 
 def conclusions(comparison: BaselineComparison) -> list[str]:
     """What a reader may conclude from this run, and what not, from its own numbers."""
-    lines = []
+    lines = recommendation(comparison)
     tested = [(row, row.gain) for row in comparison.rows if row.gain is not None]
     judged = [(row, gain, row.p_holm) for row, gain in tested if row.p_holm is not None]
     groups: dict[str, list[str]] = {"helps": [], "hurts": [], "cannot be told from plain KD": []}
@@ -307,9 +517,7 @@ def conclusions(comparison: BaselineComparison) -> list[str]:
 
 def family_conclusions(comparison: BaselineComparison) -> list[str]:
     """The claim "plain KD on a searched family beats advanced losses on hand-designed students", on these numbers."""
-    from naslib_autokd.runners.baselines import FAMILY
-
-    family, best = comparison.row(FAMILY, "kd"), comparison.best_advanced
+    family, best = comparison.family, comparison.best_advanced
     if family is None or best is None:
         return []
     lines = [

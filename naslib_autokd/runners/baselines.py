@@ -1,19 +1,21 @@
 """Hand-designed students with the losses of the literature, and a searched family with plain KD, under one protocol.
 
 Each (student, loss, seed) is one training by `KDEvaluator.train_final`: the task's data, views, schedule, teacher and
-full budget. Trainings of one student with one seed have the same initial weights and see the same batches, so that
-differences between losses are paired. One line of ``results.jsonl`` for each finished training; what is there is not
-trained again, and a comparison can be made longer (more seeds, losses, students) in the same folder.
+full budget. Rivals (`rivals`) are trained so with plain KD, under the limits that a searched student keeps. Trainings
+of one student with one seed have the same initial weights and see the same batches, so that differences between losses
+are paired. One line of ``results.jsonl`` for each finished training; what is there is not trained again, and a
+comparison can be made longer (more seeds, losses, students, rivals) in the same folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,22 @@ from typing import Any
 from torch import nn
 
 from naslib_autokd.distillation.baselines import TERMS, TITLES, BaselineObjective, LossSettings
+from naslib_autokd.distillation.latency_model import least_seconds
+from naslib_autokd.distillation.runtime import BATCHES, OnnxSession, Runtime, missing_packages, onnx_file
 from naslib_autokd.distillation.training import KDLike, TrainingResult, TrainingSettings, train
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
-from naslib_autokd.records import derive_seed
+from naslib_autokd.evaluators.student_limits import StudentLimits
+from naslib_autokd.files import write_whole
+from naslib_autokd.records import TrialStore, derive_seed
+from naslib_autokd.runners import rivals as rivals_of
 from naslib_autokd.runners.engine import DaskPool, now_and_then, pick_device
 from naslib_autokd.runners.limits import Handler, Outcome, Report, attempt
+from naslib_autokd.runners.rivals import Rival
 from naslib_autokd.runners.run_folder import (
     RESULT,
+    RIVALS,
     TRAININGS,
+    TRIALS,
     RunFolder,
     RunFolderError,
     append_line,
@@ -51,7 +61,7 @@ from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.settings import read_document
 from naslib_autokd.tasks import Task, get_task
 from naslib_autokd.teachers.onnx import require_layers
-from naslib_autokd.teachers.zoo import build, known
+from naslib_autokd.teachers.zoo import known
 
 FAMILY = "searched family"
 SUMMARY = "summary.json"
@@ -181,9 +191,25 @@ class BaselineComparison:
     trainings: tuple[Training, ...]
     failures: tuple[tuple[str, str, int, str], ...]
     """``(student, loss, seed, error)``."""
+    rivals: tuple[Rival, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Rivals that cannot keep the limits or be made, with the reason."""
+    latencies_ms: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of the family, the rivals and the teacher: of calls of `runtime.BATCHES` images, timed in turns; empty without
+    ONNX Runtime or rivals."""
 
     def row(self, student: str, loss: str) -> BaselineRow | None:
         return next((row for row in self.rows if (row.student, row.loss) == (student, loss)), None)
+
+    @property
+    def family(self) -> BaselineRow | None:
+        """With its own plain KD."""
+        return self.row(FAMILY, "kd")
+
+    @property
+    def rival_rows(self) -> list[BaselineRow]:
+        names = {rival.name for rival in self.rivals}
+        return [row for row in self.rows if row.student in names]
 
     @property
     def best_advanced(self) -> BaselineRow | None:
@@ -203,6 +229,11 @@ def compare(
     teacher: str | None = None,
     family: Candidate | None = None,
     family_losses: Sequence[str] = (),
+    rivals: Sequence[str] = (),
+    rival_epochs: int | None = None,
+    rival_seconds: float | None = None,
+    limits: StudentLimits | None = None,
+    runtime: Runtime | None = None,
     temperature: float = 4.0,
     kd_weight: float = 0.9,
     device: str = "cpu",
@@ -221,6 +252,12 @@ def compare(
         family: Of a search; its students are drawn and trained as a search's final students are.
         family_losses: As ``losses``, for the family besides plain KD. They stand beside the Hinton term with the
             temperature and the weight that were searched with the family.
+        rivals: Of `rivals.RIVALS`, or ``timm:NAME``: trained with plain KD, each as wide as the limits allow. They need
+            a family, which they are compared with.
+        rival_epochs: The task's by default.
+        rival_seconds: Instead of epochs, CPU seconds of a training by the cost model, for each rival.
+        limits: Of the family's students and of the rivals, besides the task's ``max_params``.
+        runtime: Where a limit of latency is measured.
         temperature, kd_weight: Of the Hinton term of all hand-designed students.
         device: Torch device; several, with commas between, are given to the workers in turn.
         stop: Asked before each training; once true those that run are finished and saved.
@@ -237,6 +274,9 @@ def compare(
     students = [known(student) for student in students]
     parsed = [LossSettings.parse(text, temperature=temperature, kd_weight=kd_weight) for text in losses]
     settings = {each.key: each for each in parsed}
+    asked_rivals = rivals_of.chosen(rivals)
+    if rivals and family is None:
+        raise ValueError("rivals are compared with a family: give one")
     if not settings and family is None:
         raise ValueError("nothing to train: give students and losses, or a family")
     of_family: dict[str, LossSettings | None] = {}
@@ -249,23 +289,42 @@ def compare(
     jobs = [(student, loss, seed) for seed in seeds for student in students for loss in settings]
     jobs += [(FAMILY, loss, seed) for seed in seeds for loss in of_family]
     jobs.sort(key=lambda job: (seeds.index(job[2]), job[0] != FAMILY))
+    evaluation: dict[str, Any] = {"objective": "kd", "teacher": teacher}
+    if limits:
+        evaluation |= {"limits": asdict(limits), "runtime": asdict(runtime or Runtime())}
     about = {
         "baselines": {"temperature": temperature, "kd_weight": kd_weight},
         "family": None if family is None else family.to_dict(),
-        "evaluation": {"objective": "kd", "teacher": teacher},
+        "evaluation": evaluation,
     }
     with RunFolder.own(out) as folder:
         open_run(folder, task, about)
         store = folder.path / TRAININGS
         cut_torn_line(store)
         done = {training.job: training for training in read_trainings(store)}
+        report = _reporter(progress, len(jobs) + len(asked_rivals) * len(seeds))
         evaluator = BaselineEvaluator(
-            task, device=device.split(",")[0], teacher=teacher, report=_reporter(progress, len(jobs))
+            task, device=device.split(",")[0], teacher=teacher, limits=limits, runtime=runtime, report=report
         )
         if needs := [key for key, chosen in settings.items() if chosen is not None and chosen.loss in TERMS]:
             require_layers(evaluator.teacher, f"the loss {needs[0]}")
+        found_rivals: list[Rival] = []
+        left_out: dict[str, str] = {}
+        if family is not None and asked_rivals:
+            asked = {"epochs": rival_epochs, "seconds": rival_seconds}
+            found_rivals, left_out = _fitted_rivals(evaluator, asked_rivals, asked, folder.path / RIVALS, report)
+            settings.setdefault("kd", LossSettings("kd", temperature=temperature, kd_weight=kd_weight))
+            jobs += [(rival.name, "kd", seed) for seed in seeds for rival in found_rivals]
+            jobs.sort(key=lambda job: seeds.index(job[2]))
+        epochs = {rival.name: rival.epochs for rival in found_rivals}
         failures: list[tuple[str, str, int, str]] = []
-        recipe = {"task": task.to_dict(), "device": device, "teacher": teacher}
+        recipe = {
+            "task": task.to_dict(),
+            "device": device,
+            "teacher": teacher,
+            "limits": None if limits is None else asdict(limits),
+            "runtime": None if runtime is None else asdict(runtime),
+        }
         messages: dict[Job, dict[str, Any]] = {}
         for student, loss, seed in (job for job in jobs if job not in done):
             chosen = of_family[loss] if student == FAMILY else settings[loss]
@@ -275,6 +334,7 @@ def compare(
                 "settings": None if chosen is None else asdict(chosen),
                 "family": family.to_dict() if family is not None and student == FAMILY else None,
                 "seed": seed,
+                "epochs": epochs.get(student),
             }
         with _outcomes(evaluator, recipe, messages, workers, stop or (lambda: False), watch) as outcomes:
             for job, outcome in outcomes:
@@ -291,6 +351,7 @@ def compare(
         n_done = sum(job in done for job in jobs)
         if stop is not None and stop() and n_done + len(failures) < len(jobs):
             raise SearchInterrupted(f"stopped after {n_done} of {len(jobs)} trainings; the same command continues")
+        latencies = _latencies_ms(evaluator, family, seeds, found_rivals) if family is not None and rivals else {}
     trainings = tuple(done[job] for job in jobs if job in done)
     return BaselineComparison(
         task=task.name,
@@ -301,7 +362,65 @@ def compare(
         rows=tuple(make_rows(trainings)),
         trainings=trainings,
         failures=tuple(failures),
+        rivals=tuple(found_rivals),
+        left_out=left_out,
+        latencies_ms=latencies,
     )
+
+
+def _fitted_rivals(
+    evaluator: BaselineEvaluator,
+    names: Sequence[str],
+    asked: dict[str, Any],
+    file: Path,
+    report: Callable[[str], None] | None,
+) -> tuple[list[Rival], dict[str, str]]:
+    """The rivals in the widths that ``file`` has, for latencies differ from run to run; new ones are written there."""
+    kept = read_json(file) or {"asked": asked, "rivals": {}}
+    if kept["asked"] != asked:
+        raise RunFolderError(
+            f"{file} has rivals that were trained for other epochs ({kept['asked']}); give another --out"
+        )
+    new = [name for name in names if name not in kept["rivals"]]
+    given, seconds = asked["epochs"] or evaluator.task.max_budget_epochs, asked["seconds"]
+    epochs = (lambda _: given) if seconds is None else rivals_of.epochs_in(evaluator, seconds)
+    found, left_out = rivals_of.fitted(evaluator, new, epochs, report)
+    kept["rivals"] |= {name: asdict(rival) for name, rival in found.items()}
+    write_whole(file, json.dumps(kept, indent=1).encode())
+    return [Rival(**kept["rivals"][name]) for name in names if name in kept["rivals"]], left_out
+
+
+def _latencies_ms(
+    evaluator: BaselineEvaluator, family: Candidate, seeds: Sequence[int], rivals: Sequence[Rival]
+) -> dict[str, tuple[float, ...]]:
+    """Of the networks that are compared, on one thread: the least of many calls, in which all have their turns.
+
+    The family's is the mean of its students.
+    """
+    if missing_packages():
+        return {}
+    specs = {seed: evaluator.student_spec(family, derive_seed(seed, "baselines")) for seed in seeds}
+    networks = {(FAMILY, seed): evaluator.build_student(spec, 0) for seed, spec in specs.items()}
+    networks |= {(rival.name, 0): rivals_of.network(evaluator, rival.name) for rival in rivals}
+    networks["teacher", 0] = evaluator.teacher.network
+    shape, mean, std = evaluator.image_shape, evaluator.data.mean, evaluator.data.std
+    files = {}
+    for key, network in networks.items():
+        with contextlib.suppress(Exception):  # torch cannot export every network, and says so in many ways
+            files[key] = onnx_file(network.cpu().eval(), shape, mean, std)
+    found: dict[str, list[tuple[float, ...]]] = {}
+    times = [
+        least_seconds([OnnxSession(content, Runtime(batch=batch)) for content in files.values()], shape)
+        for batch in BATCHES
+    ]
+    for (name, _), own in zip(files, zip(*times, strict=True), strict=True):
+        found.setdefault(name, []).append(tuple(1e3 * seconds for seconds in own))
+    return {name: tuple(map(_mean, zip(*values, strict=True))) for name, values in found.items()}
+
+
+def time_of_search(folder: str | Path) -> float:
+    """CPU seconds of training that a search has taken, by the cost model."""
+    return TrialStore(Path(folder) / TRIALS).training_seconds
 
 
 def check(task: str | Task, students: Sequence[str], losses: Sequence[str], seeds: Sequence[int], workers: int) -> None:
@@ -371,6 +490,9 @@ def read_comparison(folder: Path) -> BaselineComparison:
         rows=tuple(make_rows(trainings)),
         trainings=tuple(trainings),
         failures=tuple(failures),
+        rivals=tuple(Rival(**values) for values in (read_json(folder / RIVALS).get("rivals") or {}).values()),
+        left_out=stored.get("left_out") or {},
+        latencies_ms={name: tuple(values) for name, values in (stored.get("latencies_ms") or {}).items()},
     )
 
 
@@ -415,7 +537,13 @@ def job_handler(recipe: dict[str, Any], index: int) -> Handler:
 
     torch.set_num_threads(1)
     device = pick_device(recipe["device"].split(","), index)
-    evaluator = BaselineEvaluator(Task.from_dict(recipe["task"]), device=device or "cpu", teacher=recipe["teacher"])
+    evaluator = BaselineEvaluator(
+        Task.from_dict(recipe["task"]),
+        device=device or "cpu",
+        teacher=recipe["teacher"],
+        limits=recipe["limits"] and StudentLimits(**recipe["limits"]),
+        runtime=recipe["runtime"] and Runtime(**recipe["runtime"]),
+    )
 
     def handle(job: Mapping[str, Any], report: Report) -> dict[str, Any]:
         evaluator.watch = now_and_then(report)
@@ -426,7 +554,7 @@ def job_handler(recipe: dict[str, Any], index: int) -> Handler:
 
 def train_one(evaluator: BaselineEvaluator, job: Mapping[str, Any]) -> dict[str, Any]:
     """One training of a comparison, judged once on the test split."""
-    seed, task = derive_seed(job["seed"], "baselines"), evaluator.task
+    seed = derive_seed(job["seed"], "baselines")
     what = f"{job['student']}, {job['loss']}, seed {job['seed']}"
     kd: KDLike | None = None if job["settings"] is None else LossSettings(**job["settings"])
     if job["family"] is not None:
@@ -434,8 +562,8 @@ def train_one(evaluator: BaselineEvaluator, job: Mapping[str, Any]) -> dict[str,
         network: Callable[[], nn.Module] = partial(evaluator.build_student, evaluator.student_spec(family, seed), seed)
         kd = kd or family.kd
     else:
-        network = partial(build, job["student"], task.in_channels, task.n_classes)
-    model, result = evaluator.train_final(network, kd, seed, name=job["student"], what=what)
+        network = partial(rivals_of.network, evaluator, job["student"])
+    model, result = evaluator.train_final(network, kd, seed, job["epochs"], name=job["student"], what=what)
     return evaluator.judge(model, result).to_dict()
 
 

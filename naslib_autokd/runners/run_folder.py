@@ -46,6 +46,7 @@ FINALS, STUDENTS, RESULT = "finals.jsonl", "students", "result.json"
 FOUND, UNFINISHED, CPU = "search.json", "search.checkpoint", "cpu.json"
 STATUS, LOG, LOCK = "status.json", "search.log", "run.lock"
 COMPARISON, TRAININGS, STUDY, STUDY_RUNS = "comparison.json", "results.jsonl", "study.yaml", "runs.jsonl"
+RIVALS = "rivals.json"
 EXPORT = "export"
 
 BUDGETS = ("n_trials", "student_epochs", "training_seconds", "wall_s", "target_cost")

@@ -5,13 +5,15 @@ MobileNetV2 (Sandler et al. 2018), ShuffleNetV1 and V2 (Zhang et al. 2018, Ma et
 literature's CIFAR-100 tables use (the protocol of RepDistiller and mdistiller). Parameters are counted for 100 classes
 and three input channels in the tests and equal those of RepDistiller's networks.
 
-`build` makes one by name, for any number of input channels and classes; all take images of any size from 8x8.
+`build` makes one by name, for any number of input channels and classes; all take images of any size from 8x8. `SCALED`
+are made in any width (``resnet14x0.37``), for comparisons under limits.
 `features` gives the feature maps of the stages, the pooled features and the logits of these networks, of HNAG
 students, of the teachers, and of torchvision's and most other networks.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -217,18 +219,23 @@ the second group; the literature's variant for 32x32 images has not."""
 
 def mobilenet_v2(width: float, in_channels: int, n_classes: int) -> StagedNetwork:
     """MobileNetV2 of the distillation literature: channels times ``width`` (it uses 0.5), neck of 1280 channels."""
-    n_in = int(32 * width)
-    stem = nn.Sequential(*_conv_norm(in_channels, n_in, 3, 2))
+    return _mobilenet_v2(lambda base: int(base * width), 2, int(1280 * max(1.0, width)), in_channels, n_classes)
+
+
+def _mobilenet_v2(
+    wide: Callable[[int], int], stem_stride: int, n_features: int, in_channels: int, n_classes: int
+) -> StagedNetwork:
+    n_in = wide(32)
+    stem = nn.Sequential(*_conv_norm(in_channels, n_in, 3, stem_stride))
     stages: list[nn.Module] = []
     for groups in MOBILENET_V2:
         blocks: list[nn.Module] = []
         for expansion, channels, n_blocks, stride in groups:
-            n_out = int(channels * width)
+            n_out = wide(channels)
             for index in range(n_blocks):
                 blocks.append(_InvertedResidual(n_in, n_out, 1 if index else stride, expansion))
                 n_in = n_out
         stages.append(nn.Sequential(*blocks))
-    n_features = int(1280 * max(1.0, width))
     return StagedNetwork(stem, stages, nn.Sequential(*_conv_norm(n_in, n_features, 1)), n_features, n_classes)
 
 
@@ -298,14 +305,63 @@ class _ShuffleV2Block(nn.Module):
 
 def shufflenet_v2(in_channels: int, n_classes: int) -> StagedNetwork:
     """ShuffleNetV2 1x: 116, 232, 464 channels in 4, 8, 4 blocks; 1x1 stem without stride, neck of 1024 channels."""
-    n_in = 24
-    stem = nn.Sequential(*_conv_norm(in_channels, n_in, 1))
+    return _shufflenet_v2((116, 232, 464), 24, 1024, in_channels, n_classes)
+
+
+def _shufflenet_v2(
+    channels: Sequence[int], n_in: int, n_features: int, in_channels: int, n_classes: int, stem_kernel: int = 1
+) -> StagedNetwork:
+    stem = nn.Sequential(*_conv_norm(in_channels, n_in, stem_kernel))
     stages: list[nn.Module] = []
-    for n_out, n_blocks in ((116, 4), (232, 8), (464, 4)):
+    for n_out, n_blocks in zip(channels, (4, 8, 4), strict=True):
         blocks = [_ShuffleV2Block(n_in, n_out, 2), *(_ShuffleV2Block(n_out, n_out, 1) for _ in range(n_blocks - 1))]
         stages.append(nn.Sequential(*blocks))
         n_in = n_out
-    return StagedNetwork(stem, stages, nn.Sequential(*_conv_norm(n_in, 1024, 1)), 1024, n_classes)
+    return StagedNetwork(stem, stages, nn.Sequential(*_conv_norm(n_in, n_features, 1)), n_features, n_classes)
+
+
+# --- in any width ---------------------------------------------------------------------------------------------------
+
+LEAST_CHANNELS = 4
+"""Of a layer of a scaled network."""
+SCALED = ("resnet8", "resnet14", "resnet20", "mobilenet_v2", "shufflenet_v2")
+
+
+def scaled(
+    name: str, width: float, in_channels: int, n_classes: int, multiple: int = 1, large_images: bool = False
+) -> StagedNetwork:
+    """A network of `SCALED` whose channels are ``width`` times those of its paper, neck and stem too.
+
+    Small images are not halved by the stem (MobileNetV2's 3x3 has no stride then, nor has ShuffleNetV2's, which is 3x3
+    as in the paper); large ones are quartered by it, in a convolution and a pooling as in the ResNets for ImageNet.
+
+    Args:
+        multiple: Channels are multiples of it.
+    """
+
+    def wide(base: int) -> int:
+        return max(LEAST_CHANNELS, multiple, round(base * width / multiple) * multiple)
+
+    def even(base: int) -> int:
+        return -(-wide(base) // 2) * 2  # ShuffleNetV2 splits them
+
+    if name == "mobilenet_v2":
+        network = _mobilenet_v2(wide, 1, wide(1280), in_channels, n_classes)
+    elif name == "shufflenet_v2":
+        channels = [even(base) for base in (116, 232, 464)]
+        network = _shufflenet_v2(channels, even(24), wide(1024), in_channels, n_classes, stem_kernel=3)
+    else:
+        channels = [wide(base) for base in (16, 32, 64)]
+        stem = nn.Sequential(*_conv_norm(in_channels, channels[0], 3))
+        n_blocks = (int(name.removeprefix("resnet")) - 2) // 6
+        stages = _residual_stages(_BasicBlock, channels[0], channels, n_blocks)
+        network = StagedNetwork(stem, stages, nn.Identity(), channels[-1], n_classes)
+    if large_images:
+        first = network.stem.get_submodule("0")
+        assert isinstance(first, nn.Conv2d)
+        first.stride = (2, 2)
+        network.stem.append(nn.MaxPool2d(3, 2, 1))  # type: ignore[operator]
+    return network
 
 
 # --- by name --------------------------------------------------------------------------------------------------------
@@ -338,24 +394,38 @@ REPDISTILLER_NAMES = {
 
 
 def known(name: str) -> str:
-    """The name as the zoo has it (``WRN-16-2`` is ``wrn_16_2``).
+    """The name as the zoo has it (``WRN-16-2`` is ``wrn_16_2``), or as `width_in` reads it.
 
     Raises:
         ValueError: For an unknown name (names the nearest).
     """
     key = name.lower().replace("-", "_")
-    if key not in ZOO:
+    if key not in ZOO and width_in(key) is None:
         raise ValueError(f"unknown network {name!r}{did_you_mean(key, ZOO)}")
     return key
 
 
-def build(name: str, in_channels: int, n_classes: int) -> StagedNetwork:
-    """A network of the zoo; its weights are drawn from torch's global generator.
+def width_in(name: str) -> tuple[str, float] | None:
+    """``("resnet14", 0.37)`` of ``resnet14x0.37``; None if it is no name of a scaled network."""
+    found = re.fullmatch(rf"({'|'.join(SCALED)})x(\d+(?:\.\d+)?)", name)
+    return (found[1], float(found[2])) if found and float(found[2]) > 0 else None
+
+
+def build(name: str, in_channels: int, n_classes: int, multiple: int = 1, large_images: bool = False) -> StagedNetwork:
+    """A network of the zoo, or one of `SCALED` in another width; its weights are drawn from torch's global generator.
+
+    Args:
+        multiple, large_images: Of `scaled`; the zoo's own networks are what they are.
 
     Raises:
         ValueError: For an unknown name (names the nearest).
     """
-    return ZOO[known(name)](in_channels, n_classes)
+    key = known(name)
+    if key in ZOO:
+        return ZOO[key](in_channels, n_classes)
+    found = width_in(key)
+    assert found is not None
+    return scaled(*found, in_channels, n_classes, multiple, large_images)
 
 
 # --- features -------------------------------------------------------------------------------------------------------

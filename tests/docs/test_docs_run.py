@@ -180,6 +180,9 @@ COMMANDS: dict[str, str] = {
     "--out runs/losses": HERE,
     "naslib-autokd search --task cluttered-digits --max-params 12000 --max-macs 800000 --max-memory 4MB --trials 6 "
     "--finals 1 --out runs/limited": HERE,
+    "naslib-autokd compare-kd --family runs/limited --rivals all --seeds 5 --out runs/rivals": Here(
+        "--rivals resnet8 --seeds 1 --workers 1"
+    ),
     "naslib-autokd search --task cluttered-digits --objectives error,macs --trials 12 --finals 1 "
     "--out runs/front": HERE,
     # teachers, data and students
