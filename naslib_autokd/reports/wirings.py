@@ -1,4 +1,4 @@
-"""Pictures of students: one wiring with its three levels, or a sheet of several from one family, as SVG, PNG or PDF.
+"""Pictures of students: one wiring with its three levels, or a sheet of several from one family.
 
 How to read them. Cells stand from left to right, in their order, on the colour of their stage; arcs above them are the
 edges of the top graph and run to the right. A cell holds frames, one for each node of its mid graph; a frame holds one
@@ -6,33 +6,34 @@ mark for each operation. Inside cells and frames all edges run downwards: a node
 over several rows go around the nodes between. Edges that enter a learned merge can carry its weight after training
 (`edge_weights`), as width and colour.
 
-Pictures are SVG of our own (no scripts, no fonts, no references to anything outside; equal wirings give equal bytes),
-which vl-convert turns into PNG and PDF. Nothing is left out of large wirings: `svg` draws every node and every edge of
-a network of 1000 operations as an element of its own (about 400 kB), but from `DETAILED` operations on without kernel
-sizes in the marks and without tooltips. A sheet draws all edges, and all marks of an operation, together.
+A picture is a chart as all others are: the page draws it in its colours, with tooltips, and `draw_wirings` writes it as
+SVG, PNG or PDF; equal wirings give equal SVG. Nothing is left out of large wirings, whose marks only have no kernel
+sizes in them from `DETAILED` operations on.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, SubElement, tostring
 
+import altair as alt
 import numpy as np
+from altair.utils.schemapi import debug_mode
 from scipy.optimize import isotonic_regression
 
-from naslib_autokd.records import content_digest
+from naslib_autokd.reports.charts.look import PAGE, PALETTES, AnyChart, Row, coloured, layer, specification, tips
 from naslib_autokd.reports.terminal import n_parameters
 from naslib_autokd.search_spaces.hnag.edges import Edge, Place, graphs_of, operations_of, place_name, wiring_edges
 from naslib_autokd.search_spaces.hnag.graphs import Graph
-from naslib_autokd.search_spaces.hnag.wiring import MERGES, NO_MERGE, OPERATIONS, StudentSpec, Wiring
+from naslib_autokd.search_spaces.hnag.wiring import MERGES, OPERATIONS, StudentSpec, Wiring
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -58,93 +59,65 @@ WEIGHT_COLOURS = ("#8c9bab", "#d55e00")
 WEIGHT_WIDTHS = (0.8, 4.2)
 """Pixels, likewise."""
 DETAILED = 150
-"""From so many operations on, marks have no kernel size in them and edges no tooltip."""
-LARGEST = 6000
-"""Pixels of a side of a PNG, at most."""
+"""From so many operations on, marks have no kernel size in them."""
+WIDEST = 1400
+"""Pixels of a picture; wider layouts are scaled down."""
 
 _RADIUS, _STUB = 10.0, 7.0
 _OUTLINES = {
-    "conv": "m-10 0a10 10 0 1 0 20 0 10 10 0 1 0-20 0z",
-    "separable": "m0-12.2l12.2 12.2-12.2 12.2-12.2-12.2z",
-    "average": "m-8.8-8.8h17.6v17.6h-17.6z",
-    "max": "m11 0l-5.5 9.5h-11l-5.5-9.5 5.5-9.5h11z",
+    "conv": "circle",
+    "separable": "M0-1.22l1.22 1.22-1.22 1.22-1.22-1.22z",
+    "average": "M-.88-.88h1.76v1.76h-1.76z",
+    "max": "M1.1 0l-.55.95h-1.1l-.55-.95.55-.95h1.1z",
 }
-"""Marks of the kinds of operations around a centre, of about equal areas."""
-_INK, _PAPER = "#1a1a1a", "#ffffff"
-_N_WEIGHTS = 24
+"""Marks of the kinds of operations, of about equal areas."""
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """(left, top, width, height)."""
 
 
-# ---- the layout of one graph ---------------------------------------------------------------------------------------
+# ---- the layout ----------------------------------------------------------------------------------------------------
 
 
-class _Rows:
-    """A graph's nodes in rows; edges over several rows pass those between on lanes, which are nodes of their own.
+def _arrange(
+    graph: Graph, widths: Sequence[float], gap: float
+) -> tuple[list[list[int]], dict[tuple[int, int], list[int]], list[float]]:
+    """A graph's nodes in rows, the lanes of its edges (numbered after the nodes) in the rows on their way, and the
+    centres of both, so that those of a row keep the gap between them (lanes a smaller one).
 
-    The method of Sugiyama, Tagawa & Toda (1981): order within the rows by the mean place of the neighbours, up and
-    down, keeping the order with the fewest crossings; then places nearest to the neighbours' that keep the gaps.
+    After Sugiyama, Tagawa & Toda (1981): by turns each row is ordered by the mean place of the neighbours, above or
+    below, and stands as near to all neighbours as the gaps allow; the turn with the shortest edges is kept.
     """
-
-    def __init__(self, graph: Graph) -> None:
-        rank: list[int] = []  # row of each node: the longest path that ends there
-        for sources in graph.predecessors:
-            rank.append(max([rank[source] + 1 for source in sources], default=0))
-        self.rows: list[list[int]] = [[n for n, row in enumerate(rank) if row == r] for r in range(max(rank) + 1)]
-        self.above: list[list[int]] = [[] for _ in rank]
-        self.below: list[list[int]] = [[] for _ in rank]
-        self.lanes: dict[tuple[int, int], list[int]] = {}
-        """Of each edge, from its source's row to its target's; numbered after the nodes."""
-        for source, target in graph.edges:
-            way = self.lanes[source, target] = []
-            for row in range(rank[source] + 1, rank[target]):
-                way.append(len(self.above))
-                self.rows[row].append(way[-1])
-                self.above.append([])
-                self.below.append([])
-            for upper, lower in pairwise([source, *way, target]):
-                self.below[upper].append(lower)
-                self.above[lower].append(upper)
-        best, fewest = self.rows, self.crossings()
-        for sweep in range(8 * (fewest > 0)):
-            step, near = (-1, self.above) if sweep % 2 == 0 else (1, self.below)
-            self.rows = [list(row) for row in self.rows]
-            for index in range(len(self.rows))[::-step]:
-                if 0 <= index + step < len(self.rows):
-                    own, place = ({item: i for i, item in enumerate(self.rows[i])} for i in (index, index + step))
-                    self.rows[index].sort(key=lambda item: _mean([place[o] for o in near[item]], own[item]))
-            if (now := self.crossings()) < fewest:
-                best, fewest = self.rows, now
-        self.rows = best
-
-    def crossings(self) -> int:
-        total = 0
-        for upper, lower in pairwise(self.rows):
-            place = {item: index for index, item in enumerate(lower)}
-            ends = [end for item in upper for end in sorted(place[other] for other in self.below[item])]
-            total += sum(left > right for left, right in combinations(ends, 2))
-        return total
-
-    def centres(self, widths: Sequence[float], gap: float) -> list[float]:
-        """Where nodes and lanes stand, so that those of a row keep the gap between them (lanes a smaller one)."""
-        n, found = len(widths), [0.0] * len(self.above)
-        half = [width / 2 for width in widths] + [0.0] * (len(found) - n)
-        offsets = [[0.0] for _ in self.rows]
-        for row, offset in zip(self.rows, offsets, strict=True):
-            for a, b in pairwise(row):
-                offset.append(offset[-1] + half[a] + half[b] + (0.7 * gap if min(a, b) >= n else gap))
-            for item, x in zip(row, offset, strict=True):
-                found[item] = x - offset[-1] / 2
-        for sweep in range(10):
-            for row, offset in list(zip(self.rows, offsets, strict=True))[:: -1 if sweep % 2 else 1]:
-                wanted = [_mean([found[o] for o in self.above[i] + self.below[i]], found[i]) for i in row]
-                weights = [4.0 if item >= n else 1.0 for item in row]  # straight lanes before centred nodes
-                for item, x in zip(row, _spread(wanted, weights, offset), strict=True):
-                    found[item] = x
-        left = min(x - w for x, w in zip(found, half, strict=True))
-        return [x - left for x in found]
+    rank: list[int] = []
+    for sources in graph.predecessors:
+        rank.append(max([rank[source] + 1 for source in sources], default=0))
+    rows = [[node for node, own in enumerate(rank) if own == row] for row in range(max(rank) + 1)]
+    half, lanes, joints = [width / 2 for width in widths], {}, list[tuple[int, int]]()
+    for source, target in graph.edges:
+        way = lanes[source, target] = list(range(len(half), len(half) + rank[target] - rank[source] - 1))
+        half += [0.0] * len(way)
+        for row, lane in enumerate(way, rank[source] + 1):
+            rows[row].append(lane)
+        joints += pairwise([source, *way, target])
+    near = [[[a for a, b in joints if b == item] for item in range(len(half))]]
+    near.append([[b for a, b in joints if a == item] for item in range(len(half))])
+    near.append([above + below for above, below in zip(*near, strict=True)])
+    x, shortest, best = [0.0] * len(half), math.inf, [0.0] * len(half)
+    for turn in range(10):
+        for row in rows[:: -1 if turn % 2 else 1]:
+            order = {item: _mean([x[other] for other in near[turn % 2][item]], x[item]) for item in row}
+            row.sort(key=order.__getitem__)
+            between = [half[a] + half[b] + (0.7 * gap if min(a, b) >= len(widths) else gap) for a, b in pairwise(row)]
+            wanted = [_mean([x[other] for other in near[2][item]], x[item]) for item in row]
+            straight = [4.0 if item >= len(widths) else 1.0 for item in row]  # lanes before centred nodes
+            for item, place in zip(row, _spread(wanted, straight, np.cumsum([0.0, *between])), strict=True):
+                x[item] = place
+        length = sum(abs(x[a] - x[b]) for a, b in joints)
+        if length < shortest - 1e-6:
+            shortest, best = length, list(x)
+    left = min(place - own for place, own in zip(best, half, strict=True))
+    return rows, lanes, [place - left for place in best]
 
 
 def _mean(values: Sequence[float], without: float) -> float:
@@ -153,13 +126,8 @@ def _mean(values: Sequence[float], without: float) -> float:
 
 def _spread(wanted: Sequence[float], weights: Sequence[float], offsets: Sequence[float]) -> list[float]:
     """Positions nearest to ``wanted`` in least squares whose differences are at least those of ``offsets``."""
-    if len(wanted) == 1:
-        return list(wanted)
     free = isotonic_regression(np.subtract(wanted, offsets), weights=weights).x
     return [float(x) for x in free + offsets]
-
-
-# ---- the layout of a wiring ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -171,7 +139,7 @@ class _Block:
     boxes: dict[Place, Box] = field(default_factory=dict)
     """Of what is inside, by its place."""
     edges: dict[Edge, list[Point]] = field(default_factory=dict)
-    """To the points on the way, drawn by `_curve`."""
+    """To the points on the way: those of a basis spline."""
     stubs: list[list[Point]] = field(default_factory=list)
     """Between the border and nodes without predecessors or without successors."""
 
@@ -189,11 +157,11 @@ class _Block:
 
 def _block(graph: Graph, inside: Sequence[_Block], gap: float, row_gap: float, pad: float) -> _Block:
     """A graph drawn downwards, with a block for each node and a border around it."""
-    found, n = _Rows(graph), len(inside)
-    centres = [pad + x for x in found.centres([one.width for one in inside], gap)]
-    ends: list[tuple[float, float]] = [(0.0, 0.0)] * len(centres)  # top and bottom of the row of a node or lane
+    rows, lanes, places = _arrange(graph, [one.width for one in inside], gap)
+    n, centres = len(inside), [pad + x for x in places]
+    ends: list[Point] = [(0.0, 0.0)] * len(centres)  # top and bottom of the row of a node or lane
     y = pad
-    for row in found.rows:
+    for row in rows:
         height = max(inside[item].height for item in row if item < n)
         for item in row:
             ends[item] = (y, y + height)
@@ -204,11 +172,13 @@ def _block(graph: Graph, inside: Sequence[_Block], gap: float, row_gap: float, p
     lower = [top + one.height for top, one in zip(upper, inside, strict=True)]
     for node, one in enumerate(inside):
         block.add(node, one, centres[node] - one.width / 2, upper[node])
-    for (source, target), way in found.lanes.items():  # bent between the rows, straight beside the nodes of a row
-        points = [(centres[source], lower[source]), (centres[source], ends[source][1])]
-        points += [(centres[lane], y) for lane in way for y in ends[lane]]
-        points += [(centres[target], ends[target][0]), (centres[target], upper[target])]
-        block.edges[Edge((), source, target)] = list(dict.fromkeys(points))
+    for (source, target), way in lanes.items():  # straight beside the nodes of a row, else a control polygon
+        stops = [(centres[source], lower[source], ends[source][1]), *((centres[lane], *ends[lane]) for lane in way)]
+        points = [(centres[source], lower[source])]
+        for (x, _, bottom), (x_next, top, _) in pairwise([*stops, (centres[target], *ends[target])]):
+            middle = (bottom + top) / 2
+            points += [(x, bottom), (x, middle), (x_next, middle), (x_next, top)]
+        block.edges[Edge((), source, target)] = list(dict.fromkeys([*points, (centres[target], upper[target])]))
     stubs = [(node, upper[node], max(0.0, upper[node] - _STUB)) for node in graph.inputs]
     stubs += [(node, lower[node], min(block.height, lower[node] + _STUB)) for node in graph.outputs]
     block.stubs += [[(centres[node], start), (centres[node], end)] for node, start, end in stubs]
@@ -217,17 +187,15 @@ def _block(graph: Graph, inside: Sequence[_Block], gap: float, row_gap: float, p
 
 @dataclass
 class _Layout(_Block):
-    """A whole wiring."""
+    """A whole wiring; the edges of its top graph are arcs, and so are ``stubs`` of the stem and the head."""
 
     bands: list[tuple[int, float, float]] = field(default_factory=list)
     """(stage, left, right)."""
-    arcs: dict[tuple[int, int], str] = field(default_factory=dict)
-    """Of the top graph's edges, as path data; the stem and the head take part as if they were cells -1 and n."""
     ends: tuple[Point, Point] = ((0.0, 0.0), (0.0, 0.0))
     """Names of the stem and the head."""
 
 
-_CELL_GAP = 26.0
+_CELL_GAP, _STAGE_ROOM = 26.0, 20.0
 
 
 def _layout(wiring: Wiring) -> _Layout:
@@ -236,7 +204,7 @@ def _layout(wiring: Wiring) -> _Layout:
         frames = [_block(node.graph, [_Block()] * node.graph.n_nodes, 9.0, 17.0, 7.0) for node in cell.nodes]
         cells.append(_block(cell.graph, frames, 12.0, 20.0, 9.0))
     n_cells, total = len(cells), sum(cell.width for cell in cells)
-    arcs = [*wiring.graph.edges, *((-1, node) for node in wiring.graph.inputs)]
+    arcs = [*wiring.graph.edges, *((-1, node) for node in wiring.graph.inputs)]  # the stem and the head are as cells
     arcs += [(node, n_cells) for node in wiring.graph.outputs]
     steep = math.sqrt(max(1.0, total / (90.0 * n_cells)))  # arcs over wide cells
     rises = {(a, b): 16.0 * steep * (b - a) ** 0.85 for a, b in arcs}
@@ -245,7 +213,7 @@ def _layout(wiring: Wiring) -> _Layout:
 
     layout = _Layout(height=floor + max(cell.height for cell in cells) + 8.0)
     x = margin
-    spans: dict[int, tuple[float, float]] = {}
+    spans: dict[int, Point] = {}
     for index, (block, stage) in enumerate(zip(cells, wiring.stages, strict=True)):
         layout.add(index, block, x, floor)
         spans[stage] = (spans.get(stage, (x, 0.0))[0], x + block.width)
@@ -266,295 +234,248 @@ def _layout(wiring: Wiring) -> _Layout:
         return left + width * (0.08 + 0.40 * share + (0.0 if arriving else 0.44))
 
     for (a, b), rise in rises.items():
-        start, end, top = port(a, b), port(b, a), floor - rise / 0.75
-        layout.arcs[a, b] = f"M{start:.1f} {floor:.1f}C{start:.1f} {top:.1f} {end:.1f} {top:.1f} {end:.1f} {floor:.1f}"
+        start, end = port(a, b), port(b, a)
+        points = [(start, floor), (start, floor - rise), (end, floor - rise), (end, floor)]
+        if a < 0 or b == n_cells:
+            layout.stubs.append(points)
+        else:
+            layout.edges[Edge((), a, b)] = points
     return layout
 
 
-# ---- shapes --------------------------------------------------------------------------------------------------------
+# ---- the chart -----------------------------------------------------------------------------------------------------
+
+_PLAIN, _CONCAT, _MASK = "edge", "into a concatenation", "makes the mask of an attention merge"
+_DASHES = {_PLAIN: [1, 0], _CONCAT: [5, 3], _MASK: [2, 2]}
+"""Of the kinds of edges."""
+_LETTER = 6.5
+"""Pixels of a letter."""
 
 
-def _rules() -> dict[str, str]:
-    """What the classes of a picture's elements look like."""
-    line = "fill:none;stroke:currentColor;stroke-opacity:.6;stroke-width:1.1"
-    rules = {f"stage{i}": f"fill:{colour};fill-opacity:.12" for i, colour in enumerate(STAGE_COLOURS)}
-    rules |= {
-        "cell": "fill:none;stroke:currentColor;stroke-opacity:.65;stroke-width:1.1",
-        "frame": "fill:currentColor;fill-opacity:.05;stroke:currentColor;stroke-opacity:.3;stroke-width:.8",
-        "end": "fill:none;stroke:currentColor;stroke-opacity:.35;stroke-width:.9",
-        **{"edge": line, "concat": f"{line};stroke-dasharray:5 3", "mask": f"{line};stroke-dasharray:2 2"},
-        **{name: f"fill:{colour};stroke:currentColor;stroke-width:.6" for name, colour in COLOURS.items()},
-        "text": "fill:currentColor;font-family:system-ui,Helvetica,Arial,sans-serif",
-        **{f"on-{name}": f"fill:{'#000' if _light(colour) else '#fff'}" for name, colour in COLOURS.items()},
-    }
-    low, high = (np.array([width, *_rgb(colour)]) for width, colour in zip(WEIGHT_WIDTHS, WEIGHT_COLOURS, strict=True))
-    for index, share in enumerate(np.linspace(0, 1, _N_WEIGHTS)):
-        width, *rgb = low + share * (high - low)
-        rules[f"w{index}"] = f"stroke:#{bytes(map(round, rgb)).hex()};stroke-width:{width:.2f};stroke-opacity:1"
-    return rules
+def _line(points: Sequence[Point]) -> Row:
+    """Columns, of which the chart makes points."""
+    x, y = zip(*points, strict=True)
+    return {"x": [round(value, 1) for value in x], "y": [round(value, 1) for value in y]}
 
 
-def _rgb(colour: str) -> list[int]:
-    return list(bytes.fromhex(colour[1:]))
+def _box(left: float, top: float, width: float, height: float) -> Row:
+    return {"x": left, "x2": left + width, "y": top, "y2": top + height}
 
 
-def _light(colour: str) -> bool:
-    """Whether black is easier to read on it than white."""
-    red, green, blue = _rgb(colour)
-    return 0.299 * red + 0.587 * green + 0.114 * blue > 112
-
-
-def _number(value: float, digits: int = 1) -> str:
-    return f"{round(value, digits) + 0.0:g}"  # + 0.0: no "-0"
-
-
-def _curve(points: Sequence[Point], digits: int, bent: bool = True) -> str:
-    """Path data from point to point, leaving and arriving downwards."""
-    (x, y), *others = points
-    parts = [f"M{_number(x, digits)} {_number(y, digits)}"]
-    for x_next, y_next in others:
-        numbers = [x_next, y_next]
-        if bent and abs(x - x_next) > 0.05:
-            numbers = [x, (y + y_next) / 2, x_next, (y + y_next) / 2, *numbers]
-        parts.append("LC"[len(numbers) > 2] + " ".join(_number(value, digits) for value in numbers))
-        x, y = x_next, y_next
-    return "".join(parts)
-
-
-def _rectangle(box: Box, radius: int, digits: int) -> str:
-    """Path data, with round corners."""
-    r, (left, top, wide, high) = radius, box
-    x, y, width, height = (_number(v, digits) for v in (left, top + r, wide - 2 * r, high - 2 * r))
-    return f"M{x} {y}q0-{r} {r}-{r}h{width}q{r} 0 {r} {r}v{height}q0 {r}-{r} {r}h-{width}q-{r} 0-{r}-{r}z"
-
-
-def _mark(operation: str, box: Box, digits: int) -> str:
-    outline = _OUTLINES[OPERATIONS[operation].kind]
-    return f"M{_number(box[0] + _RADIUS, digits)} {_number(box[1] + _RADIUS, digits)}{outline}"
-
-
-def _shapes(wiring: Wiring, layout: _Layout, digits: int, bent: bool = True) -> Iterator[tuple[str, str, str, str]]:
-    """Every node and every edge, from the back to the front: class in `_rules`, path, key and tooltip; arcs of the stem
-    and the head have no key."""
-    for size, kind, radius in ((1, "cell", 6), (2, "frame", 4)):
-        for place, box in layout.boxes.items():
-            if len(place) == size:
-                yield kind, _rectangle(box, radius, digits), place_name(place), ""
-    outer = [arc for (a, b), arc in layout.arcs.items() if a < 0 or b == len(wiring.cells)]
-    yield "end", "".join(outer), "", ""
+def _edge_rows(wiring: Wiring, layout: _Layout, weights: Mapping[Edge, float]) -> list[Row]:
+    found = []
     for place, graph, merges in graphs_of(wiring):
-        where = ("cells", "cell {}, nodes", "cell {}, node {},")[len(place)].format(*place)
         for source, target in graph.edges:
-            merge, edge = merges[target], Edge(place, source, target)
+            edge, merge = Edge(place, source, target), merges[target]
             makes_mask = merge == "attention" and source == graph.predecessors[target][0]
-            kind = "concat" if merge == "concat" else "mask" if makes_mask else "edge"
-            data = _curve(layout.edges[edge], digits, bent) if place else layout.arcs[source, target]
-            yield kind, data, edge.label, f"{where} {source} to {target}, {merge}"
+            kind = _CONCAT if merge == "concat" else _MASK if makes_mask else _PLAIN
+            about = {"key": edge.label, "merge": merge, "kind": kind, "weight": weights.get(edge)}
+            found.append({**about, **_line(layout.edges[edge])})
+    return found
+
+
+def _mark_rows(wiring: Wiring, layout: _Layout) -> list[Row]:
+    found = []
     for place, name in operations_of(wiring):
-        tooltip = "cell {}, node {}, operation {}: {}".format(*place, name)
-        yield name, _mark(name, layout.boxes[place], digits), place_name(place), tooltip
+        left, top, _, _ = layout.boxes[place]
+        kernel = f"{OPERATIONS[name].height}×{OPERATIONS[name].width}"  # noqa: RUF001 (a times sign)
+        about = {"key": place_name(place), "operation": name, "kernel": kernel, "ink": _ink_on(COLOURS[name])}
+        found.append({**about, "x": left + _RADIUS, "y": top + _RADIUS})
+    return found
+
+
+def _of_weight(weights: Mapping[Edge, float], scale: float, legend: Mapping[str, Any]) -> dict[str, Any]:
+    """Channels of a line for the weight of its edge."""
+    low, high = min(weights.values()), max(weights.values())
+    if high - low < 0.1:  # differences of nothing look like nothing
+        low, high = (low + high) / 2 - 0.05, (low + high) / 2 + 0.05
+    head = {"title": "merge weight", "titleOrient": "left", "titleFontWeight": "normal"}
+    key = alt.Legend(**legend, **head, type="symbol", format=".2f", values=[low, (low + high) / 2, high])
+    both, width = {"domain": [low, high], "clamp": True}, [scale * width for width in WEIGHT_WIDTHS]
+    colours = alt.Scale(**both, range=list(WEIGHT_COLOURS), interpolate="rgb")
+    return {
+        "stroke": alt.Stroke("weight:Q", scale=colours, legend=key),
+        "strokeWidth": alt.StrokeWidth("weight:Q", scale=alt.Scale(**both, range=width), legend=key),
+    }
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The chart of one wiring: every cell, frame, operation and edge is a row of its data."""
+
+    wiring: Wiring
+    layout: _Layout
+    scale: float
+    among: Sequence[Wiring]
+    """All wirings of the picture, which share its legend."""
+    weights: Mapping[Edge, float] = field(default_factory=dict)
+    stages: Sequence[str] = ()
+    """Their names; none for a tile of a sheet."""
+
+    def chart(self) -> alt.LayerChart:
+        height = self.layout.height + (20 / self.scale if self.stages else 0)
+        at: dict[str, Any] = {
+            "x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, self.layout.width], nice=False)),
+            "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False)),
+        }
+        outline = {"stroke": "@text", "strokeWidth": 1.1 * self.scale}
+        layers = [*self._boxes(at, outline, height), *self._lines(at, outline), *self._marks(at, outline)]
+        if self.stages:
+            middles = ((left + right) / 2 for _, left, right in self.layout.bands)
+            names = [(x, height - 10 / self.scale, name) for x, name in zip(middles, self.stages, strict=True)]
+            names += [(*place, name) for place, name in zip(self.layout.ends, ("stem", "head"), strict=True)]
+            rows = [{"x": x, "y": y, "name": name} for x, y, name in names]
+            layers.append(layer("text", rows, **at, text=alt.Text("name:N")))
+        width, high = (round(side * self.scale) for side in (self.layout.width, height))
+        return alt.layer(*layers).properties(width=width, height=high)
+
+    def _boxes(self, at: Mapping[str, Any], outline: Mapping[str, Any], height: float) -> Iterator[alt.Chart]:
+        span = {**at, "x2": alt.X2("x2"), "y2": alt.Y2("y2")}
+        for stage, left, right in self.layout.bands:
+            look: dict[str, Any] = {"fill": STAGE_COLOURS[stage], "opacity": 0.12}
+            yield layer("rect", [_box(left, 0, right - left, height)], look, **span)
+        frame = {"strokeOpacity": 0.3, "fill": "@text", "fillOpacity": 0.05}
+        for size, own in ((1, {"filled": False, "strokeOpacity": 0.65}), (2, frame)):
+            boxes = [{"key": place_name(p), **_box(*box)} for p, box in self.layout.boxes.items() if len(p) == size]
+            look = {**outline, "cornerRadius": (8 - 2 * size) * self.scale, **own}
+            yield layer("rect", boxes, look, **span)
+
+    def _lines(self, at: Mapping[str, Any], outline: Mapping[str, Any]) -> Iterator[alt.Chart]:
+        stubs = [{"key": index, **_line(points)} for index, points in enumerate(self.layout.stubs)]
+        edges, legend = _edge_rows(self.wiring, self.layout, self.weights), {"orient": "bottom", "symbolSize": 400}
+        legend["symbolType"] = "stroke"
+        used = {merge for wiring in self.among for _, _, merges in graphs_of(wiring) for merge in merges}
+        dashed = [kind for kind, merge in ((_CONCAT, "concat"), (_MASK, "attention")) if merge in used]
+        dashes = alt.Scale(domain=list(_DASHES), range=list(_DASHES.values()))
+        key = alt.Legend(**legend, values=dashed) if dashed else None
+        tip = tips(("key:N", "", "edge"), "merge:N")
+        own: dict[str, Any] = {"strokeDash": alt.StrokeDash("kind:N", scale=dashes, legend=key), "tooltip": tip}
+        layers = [(stubs, {**outline, "strokeOpacity": 0.35}, {})]
+        layers.append(([row for row in edges if row["weight"] is None], {**outline, "strokeOpacity": 0.6}, own))
+        if self.weights:
+            own = {**own, "tooltip": [*tip, *tips(("weight:Q", ".3f"))]}
+            own |= _of_weight(self.weights, self.scale, legend)
+            layers.append(([row for row in edges if row["weight"] is not None], {}, own))
+        for rows, look, channels in layers:
+            if rows:
+                channels = {**at, "detail": alt.Detail("key:N"), **channels}
+                yield layer(
+                    "line", rows, {"interpolate": "basis", "order": False, **look}, **channels
+                ).transform_flatten(["x", "y"])
+
+    def _marks(self, at: Mapping[str, Any], outline: Mapping[str, Any]) -> Iterator[alt.Chart]:
+        counts = Counter(name for wiring in self.among for _, name in operations_of(wiring))
+        names, rows = [name for name in OPERATIONS if counts[name]], _mark_rows(self.wiring, self.layout)
+        said = {name: f"{name} ({counts[name]})" if len(self.among) == 1 else name for name in names}
+        words = f"{json.dumps(said)}[datum.value]"
+        key = alt.Legend(orient="bottom", labelExpr=words, symbolStrokeWidth=0.6)
+        fills = alt.Scale(domain=names, range=[COLOURS[name] for name in names])
+        shapes = alt.Scale(domain=names, range=[_OUTLINES[OPERATIONS[name].kind] for name in names])
+        look = {**outline, "size": (2 * _RADIUS * self.scale) ** 2, "opacity": 1, "strokeWidth": 0.6 * self.scale}
+        yield layer(
+            "point", rows, look, **at,
+            fill=alt.Fill("operation:N", scale=fills, legend=key),
+            shape=alt.Shape("operation:N", scale=shapes, legend=key),
+            tooltip=tips(("key:N", "", "place"), "operation:N"),
+        )  # fmt: skip
+        if self.stages and len(rows) < DETAILED:
+            small = {"fontSize": 7.5 * self.scale, "tooltip": False}
+            yield layer("text", rows, small, **at, text=alt.Text("kernel:N"), color=alt.Color("ink:N", scale=None))
+
+
+def _ink_on(colour: str) -> str:
+    """What is easier to read on it: black or white."""
+    red, green, blue = bytes.fromhex(colour[1:])
+    return "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 112 else "#fff"
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
 
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that no XML document may hold, not even escaped."""
-_PAD = 14.0
+_TILE, _TILE_HEIGHT, _COLUMNS = 400.0, 300.0, 3
+_FIXED = {"fixed": True, "longest": 20}
+"""What the page must know: the size stays, and letters of a name in the legend."""
+Part = tuple[Wiring, StudentSpec | None]
 
 
-def _text_width(text: str, size: float) -> float:
-    """Pixels, by the width of an average letter of a sans-serif font."""
-    return 0.56 * size * len(text)
-
-
-def _wrapped(text: str, size: float, width: float) -> list[str]:
-    """Lines of at most about ``width``; no-break spaces hold a fact together."""
-    lines = textwrap.wrap(text, int(width / _text_width("x", size)), break_long_words=False, break_on_hyphens=False)
-    return [line.replace(_HARD, " ").removesuffix(" ·") for line in lines]
-
-
-_HARD = "\xa0"
-
-
-def _add(parent: Element, tag: str, text: str = "", kind: str = "", **attributes: Any) -> Element:
-    """An element of the class ``kind``; names have dashes for underscores, None and "" leave an attribute out."""
-    given = {"class": kind, **{name.replace("_", "-"): value for name, value in attributes.items()}}
-    known = {k: _number(v) if isinstance(v, float) else str(v) for k, v in given.items() if v not in (None, "")}
-    element = SubElement(parent, tag, known)
-    element.text = text or None
-    return element
-
-
-class _Picture:
-    """An SVG that grows downwards: ``y`` is where the next part stands.
+def picture(
+    items: Wiring | StudentSpec | Sequence[Wiring | StudentSpec],
+    *,
+    merge_weights: Mapping[Edge, float] | None = None,
+    title: str = "",
+    captions: Sequence[str] = (),
+) -> AnyChart:
+    """One wiring, or a sheet of several side by side, as a chart of fixed size.
 
     Args:
-        zoom: Pixels for one of the texts' pixels.
+        items: One with its three levels, or a list of them: each small, with its size, depth and merges below, at one
+            scale unless sizes differ much. A `StudentSpec` adds channels, sizes and parameters.
+        merge_weights: Of one wiring: weights of edges in [0, 1] from `edge_weights`, shown as width and colour.
+        title: Of one wiring instead of "Wiring" and its digest.
+        captions: Of a sheet, one a wiring instead of its digest.
+
+    Raises:
+        ValueError: If ``merge_weights`` has an edge that the wiring lacks, there is no wiring, or not one caption for
+            each.
     """
-
-    def __init__(self, width: float, title: str, zoom: float = 1.0) -> None:
-        self.width, self.y, self.title, self.zoom = width + 2 * _PAD, _PAD + 12.0, title, zoom
-        self.description = ""
-        self.body = Element("g")
-
-    def text(self, text: str, x: float, y: float, size: float, **attributes: Any) -> None:
-        _add(self.body, "text", text, x=x, y=y, font_size=size, **attributes)
-
-    def lines(self, text: str, size: float, step: float, **attributes: Any) -> None:
-        for line in _wrapped(text, size, self.width - 2 * _PAD):
-            self.text(line, _PAD, self.y, size, **attributes)
-            self.y += step
-
-    def group(self, x: float, y: float, scale: float) -> Element:
-        return _add(self.body, "g", transform=f"translate({_number(x)} {_number(y)}) scale({scale:.4g})")
-
-    def legend(self, entries: Sequence[tuple[str, str]]) -> None:
-        """Marks and lines with what they mean: (class, text)."""
-        x, size = _PAD, 11.0
-        for kind, text in entries:
-            indent = 19.0 if kind in COLOURS else 32.0
-            needed = indent + _text_width(text, size) + 15.0
-            if x > _PAD and x + needed > self.width - _PAD:
-                x, self.y = _PAD, self.y + 20.0
-            group = self.group(x + 2.0, self.y - 6.0, 0.6) if kind in COLOURS else self.group(x, self.y, 1.0)
-            _add(group, "path", kind=kind, d=_mark(kind, (0, 0, 0, 0), 1) if kind in COLOURS else "M0 0h26")
-            self.text(text, x + indent, self.y + 0.35 * size, size)
-            x += needed
-        self.y += 20.0
-
-    def svg(self, background: str | None) -> str:
-        """The whole document; styles are under a class of its own, since those of an inline SVG hold for a page."""
-        scope = f"wiring-{content_digest([self.title, self.description, round(self.width), round(self.y)])[:8]}"
-        width, height = math.ceil(self.width), math.ceil(self.y)
-        root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width} {height}"})
-        root.attrib |= {"width": _number(width * self.zoom), "height": _number(height * self.zoom), "class": scope}
-        root.attrib |= {"role": "img", "aria-labelledby": f"{scope}-t {scope}-d"}
-        root.set("style", f"{'' if background is None else f'color:{_INK};'}max-width:100%;height:auto")
-        _add(root, "title", self.title, id=f"{scope}-t")
-        _add(root, "desc", self.description, id=f"{scope}-d")
-        used = {name for element in self.body.iter() for name in element.get("class", "").split()} | {"text"}
-        rules = ((name if name == "text" else f".{name}", body) for name, body in _rules().items() if name in used)
-        _add(root, "style", "".join(f".{scope} {name}{{{body}}}" for name, body in rules))
-        if background is not None:
-            _add(root, "rect", width=width, height=height, fill=background)
-        root.append(self.body)
-        return _NOT_XML.sub("\ufffd", tostring(root, encoding="unicode")) + "\n"
+    several = items if isinstance(items, Sequence) else [items]
+    parts = [(item.wiring, item) if isinstance(item, StudentSpec) else (item, None) for item in several]
+    with debug_mode(False):  # that our charts are valid is tested, and takes seconds
+        return _sheet(parts, title, captions) if several is items else _one(parts[0], merge_weights or {}, title)
 
 
-def _count_merges(wirings: Sequence[Wiring]) -> Counter[str]:
-    """Number of nodes, over all levels, of every merge that is used."""
-    found = Counter(name for wiring in wirings for _, _, merges in graphs_of(wiring) for name in merges)
-    return Counter({name: found[name] for name in MERGES if found[name]})
-
-
-def _facts(wiring: Wiring, spec: StudentSpec | None) -> list[str]:
-    merges = ", ".join(f"{n} {name}" for name, n in _count_merges([wiring]).items()) or "none"
-    facts = [f"{wiring.n_operations} operations", f"depth {wiring.depth}", f"merges: {merges}"]
-    if spec is not None:
-        size = f"{spec.n_params:,}" if spec.n_params < 10_000 else n_parameters(spec.n_params)
-        facts.insert(0, f"{size} parameters")
-    return facts
-
-
-def _joined(facts: Sequence[str]) -> str:
-    return " · ".join(fact.replace(" ", _HARD) for fact in facts)
-
-
-def _legend(wirings: Sequence[Wiring]) -> list[tuple[str, str]]:
-    counts = Counter(name for wiring in wirings for _, name in operations_of(wiring))
-    entries = [(name, f"{name} ({counts[name]})" if len(wirings) == 1 else name) for name in OPERATIONS if counts[name]]
-    merges = _count_merges(wirings)
-    if merges["concat"]:
-        entries.append(("concat", "into a concatenation"))
-    if merges["attention"] and len(wirings) == 1:
-        entries.append(("mask", "makes the mask of an attention merge"))
-    return entries
-
-
-def _describe(wiring: Wiring, weights: Mapping[Edge, float]) -> str:
-    stages = ", ".join(f"{n} in stage {stage + 1}" for stage, n in sorted(Counter(wiring.stages).items()))
-    operations = sorted(Counter(name for _, name in operations_of(wiring)).items())
-    text = (
-        f"A network of three levels: {len(wiring.cells)} cells from left to right ({stages}), "
-        f"{sum(len(cell.nodes) for cell in wiring.cells)} nodes inside the cells, {wiring.n_operations} operations "
-        f"inside the nodes ({', '.join(f'{n} {name}' for name, n in operations)}); {len(wiring_edges(wiring))} edges; "
-        f"the longest path has {wiring.depth} operations. {_facts(wiring, None)[-1].capitalize()}."
-    )
-    if weights:
-        text += f" Learned merge weights lie between {min(weights.values()):.2f} and {max(weights.values()):.2f}."
-    return text
-
-
-def _parts(item: Wiring | StudentSpec) -> tuple[Wiring, StudentSpec | None]:
-    return (item.wiring, item) if isinstance(item, StudentSpec) else (item, None)
-
-
-def _picture(item: Wiring | StudentSpec, weights: Mapping[Edge, float], title: str) -> _Picture:
-    """One wiring: every node and every edge is an element of its own."""
-    wiring, spec = _parts(item)
-    edges = wiring_edges(wiring)
-    unknown = [edge for edge in weights if edge not in edges]
-    if unknown:
+def _one(part: Part, weights: Mapping[Edge, float], title: str) -> AnyChart:
+    wiring, spec = part
+    if unknown := [edge for edge in weights if edge not in wiring_edges(wiring)]:
         raise ValueError(f"merge_weights has edges that wiring {wiring.digest} lacks, for example {unknown[0].label!r}")
-    facts, legend = _facts(wiring, spec), _legend([wiring])
-    if spec is not None:
-        facts.insert(1, "channels " + ", ".join(str(spec.channels[stage]) for stage in sorted(set(wiring.stages))))
     note = "Arcs run from left to right, edges inside the cells downwards."
     if weights:
-        scale_of, samples = _weight_classes(weights)
-        legend += [(f"edge {scale_of(w)}", f"{'merge weight ' * (not i)}{w:.2f}") for i, w in enumerate(samples)]
-        if NO_MERGE in edges.values():
-            legend.append(("edge", "only input: no weight"))
-        note += " Merge weights are sigmoid(w) after training, 0.73 before."
-
+        note += " Merge weights are sigmoid(w) after training, 0.73 before; only inputs have none."
     layout = _layout(wiring)
-    scale = min(1.0, 1400 / layout.width)  # a large drawing is seen scaled down; its texts shall not be
-    title = title or f"Wiring {wiring.digest}"
-    picture = _Picture(max(layout.width * scale, 620.0), f"{title}: {', '.join(facts)}", 1 / scale)
-    picture.description = _describe(wiring, weights)
-    picture.lines(title, 15.0, 19.0, font_weight=600)
-    picture.lines(_joined(facts), 11.5, 16.0)
-    left, top = (picture.width - layout.width * scale) / 2, picture.y + 2.0
-    bottom = top + layout.height * scale
-    group = picture.group(left, top, scale)
-    for (stage, start, end), name in zip(layout.bands, _stage_names(spec, layout, scale), strict=True):
-        box = (start, 0.0, end - start, layout.height + 20.0 / scale)
-        _add(group, "path", kind=f"stage{stage}", d=_rectangle(box, 0, 1))
-        picture.text(name, left + (start + end) / 2 * scale, bottom + 12.0, 11.0, text_anchor="middle")
-    for name, (x, y) in zip(("stem", "head"), layout.ends, strict=True):
-        picture.text(name, left + x * scale, top + y * scale + 4.0, 11.0, text_anchor="middle")
-    detailed = wiring.n_operations < DETAILED
-    _add(group, "path", kind="end", d="".join(_curve(stub, int(detailed)) for stub in layout.stubs))
-    labels = {edge.label: weight for edge, weight in weights.items()}
-    for kind, data, key, tooltip in _shapes(wiring, layout, int(detailed)):
-        if key in labels:
-            kind, tooltip = f"{kind} {scale_of(labels[key])}", f"{tooltip}, weight {labels[key]:.3f}"
-        element = _add(group, "path", kind=kind, data_key=key, d=data)
-        if detailed and tooltip:
-            _add(element, "title", tooltip)
-    for place, name in operations_of(wiring) if detailed else ():
-        kernel = f"{OPERATIONS[name].height}×{OPERATIONS[name].width}"  # noqa: RUF001 (a times sign)
-        at = {"x": layout.boxes[place][0] + _RADIUS, "y": layout.boxes[place][1] + _RADIUS + 2.7}
-        small = {"font_size": 7.5, "text_anchor": "middle", "pointer_events": "none", "aria_hidden": "true"}
-        _add(group, "text", kernel, f"on-{name}", **at, **small)
-    picture.y = bottom + 40.0
-    picture.legend(legend)
-    picture.y += 2.0
-    picture.lines(note, 10.5, 15.0, opacity=".75")
-    return picture
+    scale = min(1.0, WIDEST / layout.width)
+    network = _Network(wiring, layout, scale, [wiring], weights, _stage_names(spec, layout, scale)).chart()
+    lines, title = [_facts(part, channels=True), note], title or f"Wiring {wiring.digest}"
+    head = _title(title, lines, max(600, layout.width * scale), anchor="start")
+    chart: AnyChart = network.properties(title=head, usermeta=_FIXED, description=f"{title}: {lines[0]}")
+    return chart
 
 
-def _weight_classes(weights: Mapping[Edge, float]) -> tuple[Callable[[float], str], tuple[float, float, float]]:
-    """From a weight to its class of width and colour; the smallest, the middle and the largest weight."""
-    low, high = min(weights.values()), max(weights.values())
-    if high - low < 0.1:  # differences of nothing look like nothing
-        low, high = (low + high) / 2 - 0.05, (low + high) / 2 + 0.05
+def _sheet(parts: Sequence[Part], title: str, captions: Sequence[str]) -> AnyChart:
+    if not parts:
+        raise ValueError("a sheet needs at least one wiring")
+    if captions and len(captions) != len(parts):
+        raise ValueError(f"captions must be one for each of the {len(parts)} wirings, got {len(captions)}")
+    wirings = [wiring for wiring, _ in parts]
+    layouts = [_layout(wiring) for wiring in wirings]
+    own = [min(1.0, _TILE / one.width, _TILE_HEIGHT / one.height) for one in layouts]
+    tiles = []
+    for part, layout, scale, caption in zip(
+        parts, layouts, own, captions or [f"wiring {wiring.digest}" for wiring in wirings], strict=True
+    ):
+        scale = min(scale, 2.5 * min(own)) if max(own) > 2.5 * min(own) else min(own)
+        head = _title(caption, [_facts(part)], _TILE, anchor="middle", orient="bottom", fontSize=12)
+        tiles.append(_Network(part[0], layout, scale, wirings).chart().properties(title=head))
+    chart: AnyChart = alt.concat(*tiles, columns=_COLUMNS, center=True, spacing=22)
+    head = {"title": _title(title, [], _COLUMNS * _TILE, anchor="start")} if title else {}
+    return chart.properties(usermeta={**_FIXED, "panel": 170}, description=f"{title}: {', '.join(captions)}", **head)
 
-    def of(weight: float) -> str:
-        share = min(1.0, max(0.0, (weight - low) / (high - low)))
-        return f"w{round(share * (_N_WEIGHTS - 1))}"
 
-    return of, (low, (low + high) / 2, high)
+def _title(text: str, more: Sequence[str], width: float, **look: Any) -> alt.TitleParams:
+    """A title and lines below it, which are as long as there is room."""
+    lines = [line for part in more for line in textwrap.wrap(part, int(width / _LETTER))]
+    look = {"fontSize": 15, "fontWeight": 600, "subtitleFontSize": 11.5, "subtitleColor": "@text", **look}
+    return alt.TitleParams(text=textwrap.wrap(text, int(width / _LETTER / 1.3)), subtitle=lines, **look)
+
+
+def _facts(part: Part, channels: bool = False) -> str:
+    wiring, spec = part
+    counts = Counter(name for _, _, merges in graphs_of(wiring) for name in merges)
+    merges = ", ".join(f"{counts[name]} {name}" for name in MERGES if counts[name]) or "none"
+    facts = [f"{wiring.n_operations} operations", f"depth {wiring.depth}", f"merges: {merges}"]
+    if spec is not None:
+        used = ", ".join(str(spec.channels[stage]) for stage in sorted(set(wiring.stages)))
+        size = f"{spec.n_params:,}" if spec.n_params < 10_000 else n_parameters(spec.n_params)
+        facts = [f"{size} parameters", *[f"channels {used}"] * channels, *facts]
+    return " · ".join(fact.replace(" ", "\xa0") for fact in facts)  # a line does not end within one
 
 
 def _stage_names(spec: StudentSpec | None, layout: _Layout, scale: float) -> list[str]:
@@ -565,93 +486,9 @@ def _stage_names(spec: StudentSpec | None, layout: _Layout, scale: float) -> lis
         size = [f"{n}×{n}" for n in spec.sizes]  # noqa: RUF001 (a times sign)
         choices.insert(0, [f"stage {stage + 1}: {size[stage]}" for stage in stages])
         choices.insert(0, [f"stage {s + 1}: {spec.channels[s]} channels, {size[s]}" for s in stages])
-    rooms = [(right - left) * scale for _, left, right in layout.bands]
-    fits = [all(_text_width(n, 11.0) < room for n, room in zip(names, rooms, strict=True)) for names in choices]
+    rooms = [(right - left) * scale / _LETTER for _, left, right in layout.bands]
+    fits = [all(len(name) < room for name, room in zip(names, rooms, strict=True)) for names in choices]
     return choices[fits.index(True) if True in fits else -1]
-
-
-_TILE, _TILE_HEIGHT = 400.0, 300.0
-
-
-def _sheet(items: Sequence[Wiring | StudentSpec], title: str, captions: Sequence[str], columns: int) -> _Picture:
-    """Several wirings side by side, at one scale unless sizes differ much."""
-    if not items:
-        raise ValueError("a sheet needs at least one wiring")
-    if captions and len(captions) != len(items):
-        raise ValueError(f"captions must be one for each of the {len(items)} wirings, got {len(captions)}")
-    wirings = [_parts(item)[0] for item in items]
-    layouts = [_layout(wiring) for wiring in wirings]
-    columns, gap = min(columns, len(items)), 22.0
-    own = [min(1.0, _TILE / one.width, _TILE_HEIGHT / one.height) for one in layouts]
-    scales = [min(one, 2.5 * min(own)) for one in own] if max(own) > 2.5 * min(own) else [min(own)] * len(own)
-    picture = _Picture(max(columns * (_TILE + gap) - gap, 620.0), title or "Sampled wirings")
-    depths = [wiring.depth for wiring in wirings]
-    picture.description = f"{len(items)} sampled networks side by side; depth {min(depths)} to {max(depths)}."
-    if title:
-        picture.lines(title, 15.0, 20.0, font_weight=600)
-    for start in range(0, len(items), columns):
-        row = range(start, min(start + columns, len(items)))
-        tallest = max(layouts[index].height * scales[index] for index in row)
-        below = 0
-        for index in row:
-            layout, scale, caption = layouts[index], scales[index], f"wiring {wirings[index].digest}"
-            middle = _PAD + (index - start) * (_TILE + gap) + _TILE / 2
-            upper = picture.y + (tallest - layout.height * scale) / 2
-            _tile(picture.group(middle - layout.width * scale / 2, upper, scale), wirings[index], layout, scale)
-            lines = [(line, 12.0, 600) for line in _wrapped(captions[index] if captions else caption, 12.0, _TILE)]
-            facts = _joined(_facts(*_parts(items[index])))
-            lines += [(line, 11.0, 400) for line in _wrapped(facts, 11.0, _TILE)]
-            for number, (line, size, weight) in enumerate(lines):
-                y = picture.y + tallest + 14.0 + 15.0 * number
-                picture.text(line, middle, y, size, text_anchor="middle", font_weight=weight)
-            below = max(below, len(lines))
-        picture.y += tallest + 15.0 * below + 26.0
-    picture.legend(_legend(wirings))
-    return picture
-
-
-def _tile(group: Element, wiring: Wiring, layout: _Layout, scale: float) -> None:
-    """A small network: all shapes of a kind are one element; nobody sees bends, and lines of less than 0.4 pixels."""
-    kinds = {f"stage{s}": [_rectangle((a, 0.0, b - a, layout.height), 0, 1)] for s, a, b in layout.bands}
-    for kind, data, _, _ in _shapes(wiring, layout, 0, bent=scale >= 0.4):
-        kinds.setdefault("edge" if kind == "mask" else kind, []).append(data)
-    for kind, parts in kinds.items():
-        thin = f"stroke-width:{0.4 / scale:.2g}" if scale < 0.36 and kind not in COLOURS else None
-        _add(group, "path", kind=kind, d="".join(parts), style=thin)
-
-
-def _drawn(
-    items: Wiring | StudentSpec | Sequence[Wiring | StudentSpec],
-    *,
-    merge_weights: Mapping[Edge, float] | None = None,
-    title: str = "",
-    captions: Sequence[str] = (),
-    columns: int = 3,
-) -> _Picture:
-    if isinstance(items, Sequence):
-        return _sheet(items, title, captions, columns)
-    return _picture(items, merge_weights or {}, title)
-
-
-def svg(
-    items: Wiring | StudentSpec | Sequence[Wiring | StudentSpec], *, background: str | None = _PAPER, **options: Any
-) -> str:
-    """One wiring, or a sheet of several side by side, as a self-contained SVG: a file or a part of an HTML page.
-
-    Args:
-        items: One with its three levels, or a list of them: each small, with its size, depth and merges below, at one
-            scale unless sizes differ much. A `StudentSpec` adds channels, sizes and parameters.
-        background: Any colour of CSS; texts and lines are dark on it. None leaves it out and draws them in the text
-            colour of the surrounding page (``currentColor``), light or dark.
-        options: ``title``, for one wiring instead of "Wiring" and its digest; ``merge_weights`` of one wiring, weights
-            of edges in [0, 1] from `edge_weights`, shown as width and colour with a legend; ``captions`` of a sheet,
-            one a wiring instead of its digest; ``columns`` of a sheet, 3 by default.
-
-    Raises:
-        ValueError: If ``merge_weights`` has an edge that the wiring lacks, there is no wiring, or not one caption for
-            each.
-    """
-    return _drawn(items, **options).svg(background)
 
 
 def draw_wirings(items: Sequence[Wiring | StudentSpec], path: str | Path, **options: Any) -> Path:
@@ -659,7 +496,7 @@ def draw_wirings(items: Sequence[Wiring | StudentSpec], path: str | Path, **opti
 
     Args:
         path: Ends in .png, .svg or .pdf.
-        options: Those of `svg`.
+        options: Those of `picture`.
 
     Raises:
         ValueError: If the suffix is another, or there is no wiring.
@@ -670,11 +507,13 @@ def draw_wirings(items: Sequence[Wiring | StudentSpec], path: str | Path, **opti
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"pictures end in {', '.join(SUFFIXES)}, got {path.name!r}")
-    picture = _drawn(items[0] if len(items) == 1 else items, **options)
-    text, scale = picture.svg(_PAPER), min(2.0, LARGEST / max(picture.width, picture.y) / picture.zoom)
+    chart = specification(picture(items[0] if len(items) == 1 else items, **options))
+    look = {**PAGE, "aria": False, "background": "@bg", "padding": 14, "legend": {**PAGE["legend"], "columns": 5}}
+    svg = vl_convert.vegalite_to_svg(coloured({**chart, "config": look}, PALETTES["paper"]))
+    svg = re.sub(r"\d+\.\d\d+", lambda number: f"{float(number[0]):.2f}", svg)  # of 16 digits
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".svg":
-        path.write_text(text, encoding="utf-8")
+        path.write_text(svg, encoding="utf-8")
     else:
-        path.write_bytes(vl_convert.svg_to_pdf(text) if suffix == ".pdf" else vl_convert.svg_to_png(text, scale=scale))
+        path.write_bytes(vl_convert.svg_to_pdf(svg) if suffix == ".pdf" else vl_convert.svg_to_png(svg, scale=2))
     return path

@@ -479,7 +479,7 @@ def test_several_runs_in_one_page(tmp_path: Path, finished: Path) -> None:
     assert "2 runs" in page.text
     for prefix in ("run0-", "run1-"):
         assert f"{prefix}answer" in page.ids
-    own = [name for name in page.ids if name and not name.startswith("wiring-")]  # equal pictures have equal names
+    own = [name for name in page.ids if name]
     assert len(set(own)) == len(own)
 
 

@@ -22,7 +22,8 @@ from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
 from naslib_autokd.cli import main
 from naslib_autokd.evaluators.results import FinalResult
 from naslib_autokd.reports import wirings
-from naslib_autokd.reports.wirings import COLOURS, draw_wirings, svg
+from naslib_autokd.reports.charts.look import specification
+from naslib_autokd.reports.wirings import COLOURS, draw_wirings, picture
 from naslib_autokd.search_spaces.hnag.edges import Edge, edge_weights, graphs_of, wiring_edges
 from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
 from naslib_autokd.search_spaces.hnag.graphs import Graph
@@ -38,53 +39,50 @@ def student_of(wiring: Wiring) -> StudentSpec:
     return fit_width(wiring, 2_000_000, in_channels=3, image_size=16, n_classes=10)
 
 
-def keys(root: ElementTree.Element, *styles: str) -> Counter[str]:
-    """``data-key`` of the elements whose first class is one of these."""
-    elements = (e for e in root.iter() if e.get("data-key"))
-    return Counter(str(e.get("data-key")) for e in elements if str(e.get("class")).split()[0] in styles)
+def rows_of(*items: Wiring | StudentSpec, **options: Any) -> list[dict[str, Any]]:
+    """All that one picture draws."""
+    chart = specification(picture(items[0] if len(items) == 1 else items, **options))
+    return [row for rows in chart["datasets"].values() for row in rows]
 
 
-def check_is_whole(wiring: Wiring, text: str) -> None:
-    root = ElementTree.fromstring(text)
+def check_is_whole(wiring: Wiring, rows: list[dict[str, Any]]) -> None:
     cells, n_nodes = range(len(wiring.cells)), [len(cell.nodes) for cell in wiring.cells]
-    assert keys(root, "cell") == Counter(f"c{i}" for i in cells)
-    assert keys(root, "frame") == Counter(f"c{i}/n{j}" for i in cells for j in range(n_nodes[i]))
-    operations = {
-        f"c{i}/n{j}/{k}": name
+    boxes = Counter(row["key"] for row in rows if "x2" in row and "key" in row)
+    assert boxes == Counter([*(f"c{i}" for i in cells), *(f"c{i}/n{j}" for i in cells for j in range(n_nodes[i]))])
+    assert Counter((row["key"], row["operation"]) for row in rows if "operation" in row) == Counter(
+        (f"c{i}/n{j}/{k}", name)
         for i in cells
         for j in range(n_nodes[i])
         for k, name in enumerate(wiring.cells[i].nodes[j].operations)
-    }
-    for name in OPERATIONS:
-        assert keys(root, name) == Counter(key for key, own in operations.items() if own == name)
+    )
     expected = Counter(f"{a}-{b}" for a, b in wiring.graph.edges)
     for i, cell in enumerate(wiring.cells):
         expected.update(f"c{i}/{a}-{b}" for a, b in cell.graph.edges)
         for j, node in enumerate(cell.nodes):
             expected.update(f"c{i}/n{j}/{a}-{b}" for a, b in node.graph.edges)
-    assert keys(root, "edge", "concat", "mask") == expected
+    assert Counter(row["key"] for row in rows if "merge" in row) == expected
 
 
 @settings(max_examples=12, deadline=None)
 @given(generator=generators(top=6, mid=4, bottom=5), seed=st.integers(0, 1000))
 def test_every_node_and_every_edge_is_drawn_once(generator: Generator, seed: int) -> None:
     wiring = generator.sample_wiring(seed)
-    text = svg(wiring)
-    check_is_whole(wiring, text)
-    assert text == svg(wiring)
+    rows = rows_of(wiring)
+    check_is_whole(wiring, rows)
+    assert rows == rows_of(wiring)
 
 
-def test_a_network_of_1000_operations_is_whole_and_below_half_a_megabyte() -> None:
+def test_a_network_of_1000_operations_is_whole(tmp_path: Path) -> None:
     wiring = XL.sample_wiring(0)
     rng = np.random.default_rng(0)
     spec = student_of(wiring)
     weights = edge_weights(spec, rng.normal(size=spec.wiring.counts.merge_weights).tolist())
-    text = svg(spec, merge_weights=weights)
-    check_is_whole(wiring, text)
+    check_is_whole(wiring, rows_of(spec, merge_weights=weights))
     assert wiring.n_operations == 1000
-    assert len(text.encode()) < 500_000
-    # a tile of a sheet leaves out nothing but the identities
-    assert len(svg([wiring]).encode()) < 250_000
+    path = draw_wirings([spec], tmp_path / "large.svg", merge_weights=weights)
+    drawn = ElementTree.parse(path).getroot()
+    assert sum(1 for e in drawn.iter(f"{SVG}path") if e.get("fill") in COLOURS.values()) >= 1000
+    assert path.stat().st_size < 2_500_000
 
 
 @pytest.mark.parametrize("family", [PUBLISHED, MIXED, XL], ids=["published", "mixed", "1000 operations"])
@@ -140,13 +138,9 @@ def test_edge_weights_belong_to_the_edges_that_carry_them(family: Generator) -> 
         raised = np.zeros(n)
         raised[index] = 2.0
         (edge,) = (edge for edge, value in edge_weights(spec, raised.tolist()).items() if value > 0.6)
-        text = svg(spec, merge_weights=edge_weights(spec, raised.tolist()))
-        thickest = [
-            e.get("data-key")
-            for e in ElementTree.fromstring(text).iter(f"{SVG}path")
-            if e.get("data-key") and f"w{wirings._N_WEIGHTS - 1}" in str(e.get("class")).split()
-        ]
-        assert thickest == [edge.label]
+        rows = [row for row in rows_of(spec, merge_weights=edge_weights(spec, raised.tolist())) if row.get("weight")]
+        assert [row["key"] for row in rows if row["weight"] > 0.6] == [edge.label]
+        assert len(rows) == n
 
 
 def test_an_edge_weight_scales_exactly_that_input_of_the_network() -> None:
@@ -185,7 +179,7 @@ def test_wrong_numbers_of_weights_and_foreign_edges_are_refused() -> None:
     with pytest.raises(ValueError, match=r"has \d+ merge weights, got 2"):
         edge_weights(spec, [0.0, 1.0])
     with pytest.raises(ValueError, match=r"edges that wiring .* lacks, for example 'c0/99-100'"):
-        svg(spec, merge_weights={Edge((0,), 99, 100): 0.5})
+        picture(spec, merge_weights={Edge((0,), 99, 100): 0.5})
 
 
 def save_student(spec: StudentSpec, path: Path, result: dict[str, Any] | None = None) -> Path:
@@ -232,55 +226,30 @@ def test_a_kept_student_without_a_wiring_is_refused(tmp_path: Path, spec: dict[s
 # ---- documents -----------------------------------------------------------------------------------------------------
 
 
-def test_users_text_is_text_and_what_xml_cannot_hold_is_replaced() -> None:
-    title = "<script>alert('a & b')</script> \x00\x1b]]>"
-    for text in (
-        svg(SMALL.sample_wiring(0), title=title),
-        svg([SMALL.sample_wiring(seed) for seed in (0, 1)], title=title),
-    ):
-        root = ElementTree.fromstring(text)
-        assert not [e for e in root.iter() if e.tag not in {SVG + n for n in _TAGS}]
-        shown = " ".join(str(e.text) for e in root.iter(f"{SVG}text"))
-        assert "<script>alert('a & b')</script> \ufffd\ufffd]]>" in shown
-    coloured = svg(SMALL.sample_wiring(0), background='"/><script/>')
-    assert not [e for e in ElementTree.fromstring(coloured).iter() if "script" in e.tag]
+def texts(path: Path) -> list[str]:
+    return ["".join(e.itertext()).replace("\xa0", " ") for e in ElementTree.parse(path).iter(f"{SVG}text")]
 
 
-_TAGS = ("svg", "title", "desc", "style", "rect", "g", "path", "text")
+def test_a_picture_is_valid_self_contained_and_its_texts_are_text(tmp_path: Path) -> None:
+    title, spec = "<script>alert('a & b')</script> ]]>", student_of(MIXED.sample_wiring(0))
+    weights = edge_weights(spec, [0.0] * spec.wiring.counts.merge_weights)
+    for items, options in (([spec], {"merge_weights": weights}), ([spec.wiring, SMALL.sample_wiring(1)], {})):
+        found = picture(items[0] if len(items) == 1 else items, title=title, **options)
+        assert found.to_dict(validate=True)["description"].startswith(title)
+        path = draw_wirings(items, tmp_path / "one.svg", title=title, **options)
+        assert not [e for e in ElementTree.parse(path).iter() if "script" in e.tag]
+        assert any("<script>alert('a & b')</script> ]]>" in text for text in texts(path))
+        assert not re.search(r"https?://(?!www\.w3\.org/)|url\(|href=|@import", path.read_text(encoding="utf-8"))
+    legend = " ".join(texts(draw_wirings([spec], tmp_path / "one.svg", merge_weights=weights)))
+    for name, n in Counter(op for cell in spec.wiring.cells for node in cell.nodes for op in node.operations).items():
+        assert f"{name} ({n})" in legend
+    for words in ("into a concatenation", "makes the mask of an attention merge", "merge weight", "0.45", "stem"):
+        assert words in legend
 
 
-def test_a_picture_is_self_contained_and_accessible() -> None:
-    spec = student_of(MIXED.sample_wiring(0))
-    text = svg(spec)
-    root = ElementTree.fromstring(text)
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|href|@import", text)
-    title, description = root[0], root[1]
-    assert (title.tag, description.tag) == (f"{SVG}title", f"{SVG}desc")
-    assert root.get("role") == "img"
-    assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
-    assert spec.wiring.digest in str(title.text)
-    assert f"{spec.wiring.n_operations} operations" in str(description.text)
-    rules = next(root.iter(f"{SVG}style")).text or ""
-    scope = str(root.get("class"))
-    assert all(rule.startswith(f".{scope} ") for rule in rules.split("}") if rule)  # a page's other SVGs keep theirs
-
-
-def test_without_a_background_texts_and_lines_take_the_colour_of_the_page() -> None:
-    text = svg(MIXED.sample_wiring(0), background=None)
-    root = ElementTree.fromstring(text)
-    assert "color:" not in str(root.get("style"))
-    rules = str(next(root.iter(f"{SVG}style")).text)
-    assert "stroke:currentColor" in rules
-    assert "text{fill:currentColor" in rules
-    assert wirings._INK not in text
-    assert root[3].get("fill") is None  # no rectangle behind everything
-    assert svg(MIXED.sample_wiring(0)).count(f'fill="{wirings._PAPER}"') == 1
-
-
-def test_a_family_sheet_names_seeds_parameters_depth_and_merges() -> None:
+def test_a_family_sheet_names_seeds_parameters_depth_and_merges(tmp_path: Path) -> None:
     students, captions = [student_of(MIXED.sample_wiring(seed)) for seed in (3, 7)], ["seed 3", "seed 7"]
-    text = svg(students, title=f"Family {MIXED.digest}", captions=captions)
-    shown = [str(e.text) for e in ElementTree.fromstring(text).iter(f"{SVG}text")]
+    shown = texts(draw_wirings(students, tmp_path / "sheet.svg", title=f"Family {MIXED.digest}", captions=captions))
     assert f"Family {MIXED.digest}" in shown
     for seed in (3, 7):
         spec = student_of(MIXED.sample_wiring(seed))
@@ -315,23 +284,19 @@ def test_other_suffixes_empty_sheets_and_captions_that_do_not_fit_are_refused(tm
         draw_wirings([PUBLISHED.sample_wiring(0)], tmp_path / "a.txt")
     with pytest.raises(ValueError, match="at least one wiring"):
         draw_wirings([], tmp_path / "a.png")
-    with pytest.raises(ValueError, match="at least one wiring"):
-        svg([])
     with pytest.raises(ValueError, match="one for each of the 1 wirings, got 2"):
-        svg([SMALL.sample_wiring(0)], captions=["a", "b"])
+        picture([SMALL.sample_wiring(0)], captions=["a", "b"])
 
 
 def test_the_command_draws_a_family_and_a_trained_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = student_of(MIXED.sample_wiring(5))
     file = save_student(spec, tmp_path / "student.safetensors")
-    picture, sheet = tmp_path / "student.svg", tmp_path / "sheet.svg"
-    assert main(["sample", "--run", str(file), "--draw", str(picture), "--json"]) == 0
+    drawing, sheet = tmp_path / "student.svg", tmp_path / "sheet.svg"
+    assert main(["sample", "--run", str(file), "--draw", str(drawing), "--json"]) == 0
     line = json.loads(capsys.readouterr().out)
     assert line["merge_weights"] == {edge.label: weight for edge, weight in read_trained(file)[1].items()}
-    text = picture.read_text(encoding="utf-8")
-    check_is_whole(spec.wiring, text)
-    assert "Student of student.safetensors, trained" in text
+    assert "Student of student.safetensors, trained" in texts(drawing)
     assert main(["sample", "--count", "2", "--draw", str(sheet)]) == 0
-    assert sheet.read_text(encoding="utf-8").count("family ") == 2
+    assert sum("family " in text for text in texts(sheet)) == 2
     assert main(["sample", "--run", str(file), "--preset", "hnag"]) == 2
     assert "--run shows the trained student of a run, which is given: leave out --preset" in capsys.readouterr().err

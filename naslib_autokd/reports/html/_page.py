@@ -95,7 +95,8 @@ class Page:
         height = max(_height(variant["spec"]) for variant in variants)
         key = self._add("charts", variants)
         text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        return f'<figure><div class="chart" style="--height:{height:.0f}px" data-chart="{key}"></div>{text}</figure>'
+        kind = "chart picture" if variants[0]["spec"]["usermeta"].get("fixed") else "chart"
+        return f'<figure><div class="{kind}" style="--height:{height:.0f}px" data-chart="{key}"></div>{text}</figure>'
 
     def table(
         self,

@@ -57,7 +57,7 @@ def comparison_family(page: ui.Page, run: RunData) -> Iterator[str]:
     students = finals_table(run)
     yield page.chart("finals")
     yield students if len(finals) <= 12 else ui.folded(f"All {len(finals)} final students", students)
-    yield pictures(run)
+    yield from pictures(page, run)
 
 
 @ui.section("statistics", "Statistics", "Statistics")

@@ -66,8 +66,10 @@
     const config = coloured(payload.config);
     config.legend.columns = Math.max(1, Math.floor(width / (0.5 * TEXT * about.longest + 2.6 * TEXT)));
     const fit = { ...coloured(spec), config, datasets: Object.fromEntries(data.map((name) => [name, rows(name)])) };
+    const room = Math.max(1, Math.floor(width / (PANEL_SCALE * about.panel)));
+    if (fit.concat) fit.columns = Math.min(fit.columns || fit.concat.length, room);
+    if (about.fixed) return fit;
     if (!fit.concat) return { ...fit, width, autosize: { type: "fit-x", contains: "padding" } };
-    fit.columns = Math.min(fit.concat.length, Math.max(1, Math.floor(width / (PANEL_SCALE * about.panel))));
     for (const part of fit.concat) part.width = Math.max(80, Math.floor(width / fit.columns) - AXES);
     return fit;
   }
@@ -119,7 +121,7 @@
       const own = ++turn;
       width = element.clientWidth;
       const chart = variants[current];
-      const many = Math.max(0, ...chart.data.map((name) => payload.data[name].rows.length)) > MANY;
+      const many = !chart.spec.usermeta.fixed && Math.max(0, ...chart.data.map((name) => payload.data[name].rows.length)) > MANY;
       const holder = make("div");
       const result = await vegaEmbed(holder, fitted(chart, width), { mode: "vega-lite", ast: true, actions: false,
         renderer: many ? "canvas" : "svg", tooltip: { theme: theme() } });

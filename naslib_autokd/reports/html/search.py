@@ -199,7 +199,7 @@ def family(page: ui.Page, run: RunData) -> Iterator[str]:
         yield ui.heading("Final students") + page.chart("finals") + finals_table(run)
     else:
         yield ui.why(run, "finals")
-    yield pictures(run)
+    yield from pictures(page, run)
 
 
 def finals_table(run: RunData) -> str:
@@ -229,33 +229,31 @@ N_WIRINGS = 6
 """Wirings of a family that are drawn."""
 
 
-def pictures(run: RunData) -> str:
+def pictures(page: ui.Page, run: RunData) -> Iterator[str]:
     """The kept student as it was trained, and other wirings of its family."""
-    from naslib_autokd.reports.wirings import svg
+    from naslib_autokd.reports.wirings import picture
     from naslib_autokd.search_spaces.hnag.parameters import Candidate
     from naslib_autokd.shipping.student_file import ExportError, read_trained
 
-    parts = []
     kept = run.students[0] if run.students else None
     if kept is not None:
         try:
             spec, weights = read_trained(kept["path"])
         except ExportError as error:
-            parts.append(ui.missing(f"The kept student cannot be drawn: {' '.join(str(error).split())}."))
+            yield ui.missing(f"The kept student cannot be drawn: {' '.join(str(error).split())}.")
         else:
-            drawn = svg(spec, merge_weights=weights, background=None)
-            parts.append(f'{ui.heading("The kept student, with its merge weights")}<div class="picture">{drawn}</div>')
+            yield ui.heading("The kept student, with its merge weights")
+            yield page.figure([("", picture(spec, merge_weights=weights))])
     values = run.answer.get("candidate") if kept is None else kept["candidate"]
     if values:
         try:
             generator = Candidate.from_dict(values).generator
         except ValueError:  # of another search space
-            return "".join(parts)
+            return
         seeds = [derive_seed("report", index) for index in range(N_WIRINGS)]
-        captions, title = [f"seed {seed}" for seed in seeds], f"{N_WIRINGS} wirings of the family"
-        drawn = svg([generator.sample_wiring(s) for s in seeds], title=title, captions=captions, background=None)
-        parts.append(f'{ui.heading("Wirings of the family")}<div class="picture">{drawn}</div>')
-    return "".join(parts)
+        captions = [f"seed {seed}" for seed in seeds]
+        yield ui.heading("Wirings of the family")
+        yield page.figure([("", picture([generator.sample_wiring(seed) for seed in seeds], captions=captions))])
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
