@@ -40,6 +40,7 @@ from naslib_autokd.reports.comparison import (
     write_csv,
 )
 from naslib_autokd.reports.conclusions import what_it_shows
+from naslib_autokd.reports.results import read_run
 from naslib_autokd.reports.terminal import console_for
 from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS, BUDGET_UNITS, Method, compare
 from naslib_autokd.tasks import get_task
@@ -175,7 +176,7 @@ def run(options: argparse.Namespace, out: Path) -> int:
         return 1
     (out / "table.txt").write_text(table_text(comparison), encoding="utf-8")
     write_csv(comparison, out / "results.csv")
-    anytime_figure(comparison, out / "anytime.png")
+    anytime_figure(read_run(out, analyse=False), out / "anytime.png")
     print_comparison(comparison, console)
     for line in what_it_shows(comparison):
         print(line)

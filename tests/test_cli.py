@@ -56,7 +56,7 @@ def test_search_runs_to_the_end_resumes_and_keeps_everything(
     command = ["search", "--task", small_task, "--trials", "3", "--seed", "2", "--finals", "2", "--out", str(out)]
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert "incumbent family" in text
+    assert "The family: 2 students of family" in text
     assert "kept by validation: test accuracy" in text
     trials = [trial.outcome() for trial in TrialStore(out / "trials.jsonl")]
     assert len(trials) == 3

@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from naslib_autokd.evaluators.results import FinalResult
+    from naslib_autokd.reports.tables import Shown
     from naslib_autokd.runners.baselines import BaselineComparison, BaselineRow
     from naslib_autokd.runners.statistics import PairedDifference
 
 LOSSES = "kd,fitnet,at,sp,cc,vid,rkd,pkt,ft,nst,crd,dkd"
 ALPHA = 0.05
+COLUMNS = ["student", "loss", "n", "test", "minus plain KD", "family minus it", "validation", "agrees", "params"]
+COLUMNS += ["MMACs", "train MiB", "s", "CIFAR-100: minus KD"]
 
 
 def add(commands: Any) -> None:
@@ -244,6 +248,7 @@ def report(comparison: BaselineComparison) -> str:
 
 
 def print_report(comparison: BaselineComparison, console: Console) -> None:
+    from naslib_autokd.reports.tables import print_shown
     from naslib_autokd.reports.terminal import print_table
 
     lines = []
@@ -253,10 +258,9 @@ def print_report(comparison: BaselineComparison, console: Console) -> None:
         print_table(console, rivals_table(comparison))
         lines += rival_explanations(comparison)
     if by_hand != [comparison.family] or not lines:
-        print_table(console, results_table(comparison))
-        published = published_table([row.student for row in by_hand])
-        if published is not None:
-            print_table(console, published)
+        for shown in (results_table(comparison), published_table([row.student for row in by_hand])):
+            if shown.rows:
+                print_shown(shown, console)
         lines += explanations(comparison)
     for line in (*lines, "", *conclusions(comparison)):
         console.print(line, markup=False)
@@ -388,37 +392,39 @@ def _speed(comparison: BaselineComparison, rows: Sequence[BaselineRow]) -> tuple
     return {row.student: row.macs / 1e6 for row in rows}, "fewest millions of multiply-adds"
 
 
-def results_table(comparison: BaselineComparison) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def results_table(comparison: BaselineComparison) -> Shown:
+    """Of the terminal and the report."""
+    from naslib_autokd.reports.tables import Shown
     from naslib_autokd.reports.terminal import n_parameters
 
+    def costs(of: BaselineRow | FinalResult) -> dict[str, str]:
+        memory = f"{of.train_memory_bytes / 2**20:.1f}"
+        return {"params": n_parameters(of.n_params), "MMACs": f"{of.macs / 1e6:.2f}", "train MiB": memory}
+
+    rows: list[dict[str, str]] = [
+        {
+            **{"student": row.student, "loss": row.short_title, "n": str(row.test_accuracy.n)},
+            **{"test": row.test_accuracy.percent(), "minus plain KD": _signed(row.gain)},
+            **{"family minus it": _signed(row.behind_family), "validation": f"{100 * row.val_accuracy.mean:.1f}"},
+            **{"agrees": f"{100 * row.test_agreement:.1f}", **costs(row), "s": f"{row.seconds:.0f}"},
+            "CIFAR-100: minus KD": published_gain(row.loss),
+        }
+        for row in comparison.rows
+    ]
+    columns = [*COLUMNS]
+    if all(row.behind_family is None for row in comparison.rows):
+        columns.remove("family minus it")
+    if (teacher := comparison.teacher) is not None:
+        rows.append({"student": "teacher", "test": f"{100 * (teacher.test_accuracy or 0):.1f}", **costs(teacher)})
     n = len(comparison.seeds)
-    table = Table(
-        box=SIMPLE_HEAD,
-        title=f"{comparison.task}: test accuracy in %, mean [95% interval] over {n} seed{'s' * (n > 1)}, "
+    return Shown(
+        columns,
+        [[row.get(column, "") for column in columns] for row in rows],
+        " ".join(explanations(comparison)),
+        f"{comparison.task}: test accuracy in %, mean [95% interval] over {n} seed{'s' * (n > 1)}, "
         f"{comparison.epochs} epochs",
-        title_justify="left",
-        title_style="bold",
+        words=2,
     )
-    table.add_column("student", no_wrap=True)
-    table.add_column("loss", no_wrap=True)
-    with_family = any(row.behind_family is not None for row in comparison.rows)
-    names = ["test", "minus plain KD", *(["family minus it"] if with_family else [])]
-    for name in (*names, "params", "MMACs", "agrees", "CIFAR-100: minus KD"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in comparison.rows:
-        differences = [_signed(row.gain), *([_signed(row.behind_family)] if with_family else [])]
-        costs = [n_parameters(row.n_params), f"{row.macs / 1e6:.2f}", f"{100 * row.test_agreement:.1f}"]
-        table.add_row(
-            row.student, row.short_title, row.test_accuracy.percent(), *differences, *costs, published_gain(row.loss)
-        )
-    teacher = comparison.teacher
-    assert teacher is not None
-    costs = [n_parameters(teacher.n_params), f"{teacher.macs / 1e6:.2f}"]
-    table.add_row("teacher", "", f"{100 * (teacher.test_accuracy or 0):.1f}", *[""] * (len(names) - 1), *costs)
-    return table
 
 
 def _signed(difference: PairedDifference | None) -> str:
@@ -441,31 +447,20 @@ def published_gain(loss: str) -> str:
     return f"{sum(gains) / len(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})"
 
 
-def published_table(students: Sequence[str]) -> Table | None:
-    """The published accuracies of the students that have some; None if none has."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def published_table(students: Sequence[str]) -> Shown:
+    """The published accuracies of the students that have some."""
     from naslib_autokd.distillation.baselines import TITLES, published_results
+    from naslib_autokd.reports.tables import Shown
 
     rows = [row for student in dict.fromkeys(students) for row in published_results(student)]
-    if not rows:
-        return None
     pairs = list(dict.fromkeys((row.teacher, row.student) for row in rows))
-    table = Table(
-        box=SIMPLE_HEAD,
-        title="Published: CIFAR-100 test accuracy in % (another task, another protocol)",
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("loss")
-    for teacher, student in pairs:
-        table.add_column(f"{teacher} -> {student}", justify="right")
+    table = []
     for loss, title in {"teacher": "teacher", **TITLES}.items():
         found = {(row.teacher, row.student): f"{row.top1:.2f}" for row in rows if row.loss == loss}
         if found:
-            table.add_row(title, *(found.get(pair, "") for pair in pairs))
-    return table
+            table.append([title, *(found.get(pair, "") for pair in pairs)])
+    columns = ["loss", *(f"{teacher} -> {student}" for teacher, student in pairs)]
+    return Shown(columns, table, "", "Published: CIFAR-100 test accuracy in % (another task, another protocol)")
 
 
 def explanations(comparison: BaselineComparison) -> list[str]:
@@ -479,7 +474,8 @@ def explanations(comparison: BaselineComparison) -> list[str]:
         hinton = "the losses stand beside the cross-entropy alone (KD weight 0: the rows of plain KD are labels only)"
     return [
         "minus plain KD: the student's test accuracy minus its own with plain KD, paired by seed. agrees: same class "
-        f"as the teacher on test images (%). Every training: {comparison.epochs} epochs, judged once on the test split "
+        "as the teacher on test images (%). train MiB: peak live tensors of a training step. s: seconds of a training. "
+        f"Every training: {comparison.epochs} epochs, judged once on the test split "
         f"after its last epoch; {hinton}.",
         f"CIFAR-100: minus KD: mean and range over the published teacher-student pairs, from {cited}. They are of "
         f"another task and protocol, so their sizes cannot be compared with ours: {PUBLISHED_PROTOCOL}.",

@@ -125,9 +125,10 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from naslib_autokd.evaluators.student_limits import check_reachable
-    from naslib_autokd.reports.results.trial_tables import latency_of
-    from naslib_autokd.reports.search import LiveSearch, answer_lines, front_table, write_front
-    from naslib_autokd.reports.terminal import console_for, print_table, say
+    from naslib_autokd.reports.results import read_run
+    from naslib_autokd.reports.search import LiveSearch, answer_lines, write_front
+    from naslib_autokd.reports.tables import front_table, print_shown
+    from naslib_autokd.reports.terminal import console_for, say
     from naslib_autokd.runners.engine import DaskEngine
     from naslib_autokd.runners.estimate import estimate
     from naslib_autokd.runners.finals import train_family
@@ -238,15 +239,16 @@ def run(options: argparse.Namespace) -> int:
         if evaluator.data.skipped:
             folder.keep_splits(evaluator.data)  # the test split has been read here, too
         folder.write(RESULT, json.dumps(content, indent=1))
+        found = read_run(options.out, analyse=False)
         if result.front:
-            write_front(result.front, result.trials, options.out)
+            write_front(found, result.front, options.out)
     if options.json:
         print_json(content)
         return 0
-    for line in answer_lines(result, finals, teacher):
+    for line in answer_lines(found):
         say(console, line)
     if result.front:
-        print_table(console, front_table(result.front, latency_of(result.trials)))
+        print_shown(front_table(found.table("front"), found.answer["latency_of"]), console)
         say(console, f"any of them, trained in full: naslib-autokd export {options.out} --family FAMILY")
     say(console, f"run folder: {options.out}")
     say(console, f"next: naslib-autokd report {options.out} (look at it), naslib-autokd export {options.out} (ship it)")

@@ -13,7 +13,7 @@ from naslib_autokd.reports.results.run import RunData
 from naslib_autokd.reports.tables import comparison_table, print_shown
 from naslib_autokd.reports.tables import write_csv as tables_csv
 from naslib_autokd.reports.terminal import Live
-from naslib_autokd.runners.comparison import Comparison, JobProgress, Method, mean_curves
+from naslib_autokd.runners.comparison import Comparison, JobProgress, Method
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -40,8 +40,8 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
     tables_csv(Path(path), columns, [[row[column] for column in columns] for row in rows])
 
 
-def anytime_figure(comparison: Comparison, path: str | Path) -> None:
-    """Anytime curves over student-epochs, and beside them the final test accuracies.
+def anytime_figure(run: RunData, path: str | Path) -> None:
+    """Anytime curves over student-epochs, and beside them the final test accuracies: the two charts of the report.
 
     Thin lines are seeds, thick ones their mean with a 95% bootstrap band; intervals of the final students are 95% over
     seeds. A search's curve is the validation accuracy of its best full training so far; a one-shot method's (dashed) is
@@ -53,22 +53,8 @@ def anytime_figure(comparison: Comparison, path: str | Path) -> None:
     from naslib_autokd.reports.figures import run_charts
     from naslib_autokd.reports.paper import PAGE_WIDTH, for_paper, picture
 
-    jobs, path = comparison.jobs, Path(path)
-    points = [
-        {"method": job.method, "seed": job.seed, "student_epochs": x, "accuracy": y, "one_shot": job.one_shot}
-        for job in jobs
-        for x, y in job.curve
-    ]
-    finals = [
-        {"method": job.method, "seed": job.seed, "index": index, "kept": False, "test_accuracy": value}
-        for job in jobs
-        for index, value in enumerate(job.test_accuracies)
-    ]
-    tables = {"anytime": points, "anytime_mean": mean_curves(jobs), "finals": finals}
-    methods = [row.label for row in comparison.rows]
-    run = RunData("comparison", path, "finished", tables=tables, teacher=dict(comparison.teacher), methods=methods)
-    charts = run_charts(run)
-    chart = side_by_side(charts["anytime"].chart, charts["finals"].chart, names=methods)
+    charts, path = run_charts(run), Path(path)
+    chart = side_by_side(charts["anytime"].chart, charts["finals"].chart, names=run.methods)
     path.write_bytes(picture(for_paper(chart, PAGE_WIDTH), path.suffix.lower().removeprefix(".")))
 
 

@@ -1,13 +1,16 @@
-"""What a reader may conclude from a comparison or a study, and what not, in sentences from its own numbers."""
+"""What a reader may conclude from a run, and what not, in sentences from its own numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from naslib_autokd.reports.tables import interval, percent
 from naslib_autokd.runners.comparison import Comparison
+from naslib_autokd.runners.session import duration
 from naslib_autokd.runners.statistics import LEVEL, FriedmanTest
 from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
 
@@ -15,6 +18,61 @@ from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
 def said(start: str, entries: Sequence[str], end: str = "") -> list[str]:
     """A sentence on several entries; none without any."""
     return [f"{start} {'; '.join(entries)}{end}."] if entries else []
+
+
+# ---- searches ------------------------------------------------------------------------------------------------------
+
+STOPPED = {
+    "n_trials": "the number of trials",
+    "student_epochs": "the student-epochs",
+    "training_seconds": "the modelled seconds of training",
+    "wall_s": "the time",
+    "target_cost": "the accuracy that was aimed at",
+    "space": "the space, of which every point was tried",
+}
+"""What ended a search."""
+
+
+def what_was_found(answer: Mapping[str, Any]) -> list[str]:
+    """Of a search, by its answer (`results.search`)."""
+    says = []
+    if answer.get("family_accuracy") is not None:
+        n = answer["family_accuracy_n"]
+        ends = interval(answer["family_accuracy_low"], answer["family_accuracy_high"])
+        family = f" of family {answer['family']}" if "family" in answer else ""  # its trials may be lost
+        over = ", mean and 95% interval over wirings and weight seeds"
+        without = f" ({'one student' if n == 1 else 'all equal'}: no interval)"
+        says.append(
+            f"The family: {n} student{'s' * (n > 1)}{family} trained in full reach "
+            f"{percent(answer['family_accuracy'])}{ends and f' {ends}'} test accuracy{over if ends else without}."
+        )
+    if answer.get("expected_cost") is not None:
+        says.append(
+            f"The search expects {percent(1 - answer['expected_cost'])} validation accuracy of a student of this "
+            "family; it chose by this expectation, not by the luckiest training."
+        )
+    elif answer.get("family") and not answer.get("student"):
+        says.append(f"Incumbent so far: family {answer['family']}, by the observed mean of its full trainings.")
+    says += [f"{remark[0].upper()}{remark[1:]}." for remark in answer.get("remarks", ())]
+    if answer.get("width_decided_by"):
+        says.append(f"The width of the students was decided by {answer['width_decided_by']}.")
+    if answer.get("n_trials"):
+        spent = f"{answer['n_trials']} trials ({answer['n_failures']} failed)"
+        spent += f", {answer['student_epochs']:.0f} student-epochs"
+        spent += f", {duration(answer['seconds'])}" if answer.get("seconds") else ""
+        stopped = STOPPED.get(answer.get("stop_reason", ""))
+        says.append(f"Spent: {spent}." + (f" What ended it: {stopped}." if stopped else ""))
+    return says
+
+
+def budget_agreement(rows: Iterable[Mapping[str, Any]], whose: str = "") -> list[str]:
+    """Of the table ``budget_agreement``, where there were enough families."""
+    return [
+        f"Rank agreement of {row['low']} with {row['high']} epochs{whose}: Kendall's tau {row['kendall_tau']:+.2f} "
+        f"over {row['n']} families trained with both."
+        for row in rows
+        if row["kendall_tau"] is not None
+    ]
 
 
 # ---- comparisons ---------------------------------------------------------------------------------------------------
@@ -52,13 +110,8 @@ def what_it_shows(comparison: Comparison) -> list[str]:
             "So short a search compares the space of families with DARTS's cells; it cannot tell the optimizer from "
             "random draws of families (that takes some 60 trainings and 20 seeds: benchmarks/optimizers.py)."
         )
-    lines += [
-        f"Rank agreement of {pair['low']} with {pair['high']} epochs, {job.method} seed {job.seed}: "
-        f"Kendall's tau {pair['kendall_tau']:+.2f} (n = {pair['n']} promoted families)."
-        for job in comparison.jobs
-        for pair in job.details.get("agreement", [])
-        if pair["kendall_tau"] is not None
-    ]
+    for job in comparison.jobs:
+        lines += budget_agreement(job.details.get("agreement", ()), f", {job.method} seed {job.seed}")
     for row in comparison.rows:
         own = [job for job in comparison.jobs if job.method == row.label]
         if kept := [job.details["is_default"] for job in own if "is_default" in job.details]:

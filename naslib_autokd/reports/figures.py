@@ -23,7 +23,7 @@ from naslib_autokd.reports.charts.look import AnyChart, percent, percents
 from naslib_autokd.reports.charts.rows import Group
 from naslib_autokd.reports.paper import DEFAULT_FORMATS, FORMATS, WIDTHS, FigureFolder
 from naslib_autokd.reports.results import Row, RunData
-from naslib_autokd.reports.tables import UNITS
+from naslib_autokd.reports.tables import UNITS, objectives_of
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.tasks import did_you_mean
 
@@ -238,15 +238,12 @@ def _dependence(_: RunData, found: Rows) -> AnyChart:
     return curves.dependence(found, {row["hyperparameter"]: pretty(row["hyperparameter"]) for row in found})
 
 
-def _front(run: RunData) -> Figures:
-    return front_figures(run.table("front"), run.table("hypervolume"))
-
-
-def front_figures(found: Sequence[Row], hypervolume: Sequence[Row]) -> Figures:
+def front_figures(run: RunData) -> Figures:
     """Of each objective besides the error."""
-    names = [name for name in (found[0] if found else ()) if name in UNITS and name != "error"]
+    found = run.table("front")
+    names = objectives_of(found)[1:]
     for name in names:
-        chart = curves.front(found, name, *UNITS[name], hypervolume, staircase=len(names) == 1)
+        chart = curves.front(found, name, *UNITS[name], run.table("hypervolume"), staircase=len(names) == 1)
         yield f"front_{name}", Figure(chart, "front", found)
 
 
@@ -352,7 +349,7 @@ _SEARCHED = (
     _of_table("budget_agreement", _budget_agreement),
 )
 CHARTS: dict[str, tuple[Maker, ...]] = {
-    "search": (_anytime, _TRIALS, _of_table("families", _families), _FINALS, *_SEARCHED, *_ANSWERS, _front),
+    "search": (_anytime, _TRIALS, _of_table("families", _families), _FINALS, *_SEARCHED, *_ANSWERS, front_figures),
     "comparison": (_searches, _TRIALS, _FINALS, *_SEARCHED, *_ANSWERS, _TESTS, _RANKS),
     "baselines": (_FINALS, *_ANSWERS, _TESTS),
     "study": (

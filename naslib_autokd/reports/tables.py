@@ -36,6 +36,23 @@ def objective(name: str, value: float) -> str:
     return f"{value:,.{places}f}"
 
 
+def objectives_of(front: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the table ``front``, the error first."""
+    return ["error", *(name for name in (front[0] if front else ()) if name in UNITS and name != "error")]
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "not known" if value is None else f"{100 * value:.{digits}f}%"
+
+
+def interval(low: float | None, high: float | None, digits: int = 1, signed: bool = False) -> str:
+    """``[90.2, 92.3]`` in percent; empty without ends."""
+    if low is None or high is None:
+        return ""
+    sign = "+" if signed else ""
+    return f"[{100 * low:{sign}.{digits}f}, {100 * high:{sign}.{digits}f}]"
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
     """Plain CSV; nan and None are empty cells, and no text is a formula (`escaping.csv_cell`)."""
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -90,20 +107,34 @@ class Shown(NamedTuple):
     rows: Sequence[Sequence[str]]
     caption: str
     title: str
+    words: int = 1
+    """Columns of words before those of numbers."""
 
     @classmethod
-    def of(cls, methods: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], *texts: str) -> Shown:
-        return cls(list(columns), [[cell(method) for cell in columns.values()] for method in methods], *texts)
+    def of(cls, methods: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], caption: str, title: str) -> Shown:
+        return cls(list(columns), [[cell(method) for cell in columns.values()] for method in methods], caption, title)
 
 
 def print_shown(shown: Shown, console: Console) -> None:
     """In a terminal, without its caption."""
     table = Table(box=SIMPLE_HEAD, title=Text(shown.title), title_justify="left", title_style="bold")
     for index, column in enumerate(shown.columns):
-        table.add_column(Text(column), justify="right" if index else "left")
+        table.add_column(Text(column), justify="right" if index >= shown.words else "left")
     for row in shown.rows:
         table.add_row(*map(Text, row))
     print_table(console, table)
+
+
+def front_table(front: Sequence[Mapping[str, Any]], latency_of: str = "") -> Shown:
+    """Families of the table ``front`` that no other beats, by ascending error; ``latency_of``: what was measured."""
+    names = objectives_of(front)
+    chosen = sorted((row for row in front if row["on_front"]), key=lambda row: float(row["error"]))
+    return Shown(
+        ["family", *(UNITS[name][0] for name in names)],
+        [[row["family"], *(objective(name, row[name]) for name in names)] for row in chosen],
+        "",
+        f"families that no other beats in all objectives{latency_of and f' (latency: {latency_of})'}",
+    )
 
 
 SEARCH_COSTS = ("epochs", "model s", "CPU s", "trained")

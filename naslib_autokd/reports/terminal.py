@@ -114,7 +114,7 @@ class Live:
         self._step, self._next_line, self._last = step, 0.0, 0.0
         self._clock = clock
         self._first: tuple[float, float] | None = None
-        self._text, self._note, self._aside = "starting", "", False
+        self._text, self._to_go, self._note, self._aside = "starting", "", "", False
         self._begun = self._said = time.monotonic()
         """When the text became this one, and when something was last told."""
         self._end = threading.Event()
@@ -143,7 +143,8 @@ class Live:
     def beat(self, now: float) -> None:
         """Tell what goes on if that was not done for a while (``now``: of `time.monotonic`); in a bar at once."""
         if self.has_bar:
-            self._progress.update(self._task, text=_in_bar(f"{self._text}{self._note and f', {self._note}'}"))
+            text = f"{self._text}{self._to_go}{self._note and f', {self._note}'}"
+            self._progress.update(self._task, text=_in_bar(text))
         elif now - self._said >= QUIET_S - 1:  # the next look is in a second
             before = "" if self._aside and self._note else f"{self._text}, "
             self._tell(f"{before}{self._note or 'still at work'} ({duration(now - self._begun)})")
@@ -157,7 +158,7 @@ class Live:
         say(self.console, text)
 
     def _now(self, text: str) -> None:
-        self._text, self._note, self._aside, self._begun = text, "", False, time.monotonic()
+        self._text, self._to_go, self._note, self._aside, self._begun = text, "", "", False, time.monotonic()
 
     def show(self, fraction: float, text: str, left_s: float | None = None) -> None:
         """Show where the work stands.
@@ -168,9 +169,10 @@ class Live:
             left_s: Seconds that it will still take; by default what was done since the first call says it.
         """
         left_s = self._left(fraction) if left_s is None else left_s
-        if left_s is not None and fraction < 1:
-            text += f", about {duration(left_s)} to go"
         self._now(text)
+        if left_s is not None and fraction < 1:  # of this moment: lines that come later leave it out
+            self._to_go = f", about {duration(left_s)} to go"
+        text += self._to_go
         self._progress.update(self._task, completed=fraction, text=_in_bar(text))
         if not self.has_bar and (fraction >= self._next_line or fraction >= 1 > self._last):
             self._tell(text)

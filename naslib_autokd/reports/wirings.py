@@ -20,7 +20,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,8 @@ def _arrange(
     for source, target in graph.edges:
         way = lanes[source, target] = list(range(len(half), len(half) + rank[target] - rank[source] - 1))
         half += [0.0] * len(way)
-        for row, lane in enumerate(way, rank[source] + 1):
-            rows[row].append(lane)
+        for lane, below in zip(way, rows[rank[source] + 1 :], strict=False):
+            below.append(lane)
         joints += pairwise([source, *way, target])
     near = [[[a for a, b in joints if b == item] for item in range(len(half))]]
     near.append([[b for a, b in joints if a == item] for item in range(len(half))])
@@ -111,7 +111,7 @@ def _arrange(
             between = [half[a] + half[b] + (0.7 * gap if min(a, b) >= len(widths) else gap) for a, b in pairwise(row)]
             wanted = [_mean([x[other] for other in near[2][item]], x[item]) for item in row]
             straight = [4.0 if item >= len(widths) else 1.0 for item in row]  # lanes before centred nodes
-            for item, place in zip(row, _spread(wanted, straight, np.cumsum([0.0, *between])), strict=True):
+            for item, place in zip(row, _spread(wanted, straight, list(accumulate([0.0, *between]))), strict=True):
                 x[item] = place
         length = sum(abs(x[a] - x[b]) for a, b in joints)
         if length < shortest - 1e-6:
@@ -350,6 +350,7 @@ class _Network:
         key = alt.Legend(**legend, values=dashed) if dashed else None
         tip = tips(("key:N", "", "edge"), "merge:N")
         own: dict[str, Any] = {"strokeDash": alt.StrokeDash("kind:N", scale=dashes, legend=key), "tooltip": tip}
+        layers: list[tuple[list[Row], dict[str, Any], dict[str, Any]]]
         layers = [(stubs, {**outline, "strokeOpacity": 0.35}, {})]
         layers.append(([row for row in edges if row["weight"] is None], {**outline, "strokeOpacity": 0.6}, own))
         if self.weights:

@@ -22,6 +22,7 @@ from naslib_autokd.reports import paper
 from naslib_autokd.reports.charts.curves import curves
 from naslib_autokd.reports.charts.look import N_COLOURS, PALETTES, log_ticks, specification
 from naslib_autokd.reports.charts.rows import Group, rank_groups, strips
+from naslib_autokd.reports.comparison import anytime_figure
 from naslib_autokd.reports.figures import run_charts, write_figures
 from naslib_autokd.reports.html import page
 from naslib_autokd.reports.paper import COLUMN_WIDTH, for_paper, picture
@@ -316,6 +317,24 @@ def test_many_methods_with_long_names_are_all_named() -> None:
         assert float(ElementTree.fromstring(svg).get("width", "")) == pytest.approx(234, abs=1.5)
     looks = json.dumps(specification(lines))
     assert looks.count("[6, 3]") >= 1, "from the eighth on, lines are dashed"
+
+
+def test_a_curve_of_one_point_is_seen() -> None:
+    rows = [{"method": "long", "x": x, "y": 0.9} for x in (1.0, 2.0)] + [{"method": "short", "x": 1.0, "y": 0.8}]
+    chart = curves(rows, "x", "y", methods=["long", "short"], x_title="epochs", y_title="accuracy")
+    found = specification(chart)
+    seen = [own for own in found["layer"] if own["mark"]["type"] == "point" and own["mark"].get("opacity") != 0]
+    (points,) = (found["datasets"][own["data"]["name"]] for own in seen)
+    assert [row["method"] for row in points] == ["short"]
+
+
+def test_the_figure_of_a_comparison_names_every_method(runs: dict[str, RunData], tmp_path: Path) -> None:
+    for suffix in ("png", "pdf", "svg"):
+        anytime_figure(runs["comparison"], tmp_path / f"anytime.{suffix}")
+        assert (tmp_path / f"anytime.{suffix}").stat().st_size > 5000
+    shown = [text for text, _ in texts((tmp_path / "anytime.svg").read_text())]
+    assert [shown.count(method) for method in runs["comparison"].methods] == [2, 2, 2]  # the legend, beside the row
+    assert "1" not in shown  # no legend of places
 
 
 def test_a_method_without_a_curve_leaves_the_others_their_colours() -> None:

@@ -181,6 +181,15 @@ def test_nothing_is_silent_for_more_than_five_seconds() -> None:
     ]
 
 
+def test_an_estimate_is_told_once() -> None:
+    file = io.StringIO()
+    with Live("work", Console(file=file, width=120)) as live:
+        live.show(0.1, "final trainings", left_s=104)
+        live.beat(time.monotonic() + QUIET_S)
+        live.beat(time.monotonic() + 2 * QUIET_S)
+    assert [line.count("to go") for line in file.getvalue().splitlines()] == [1, 0, 0]
+
+
 @pytest.mark.slow  # it waits for the line
 def test_a_step_that_takes_long_is_told_by_itself() -> None:
     file = io.StringIO()

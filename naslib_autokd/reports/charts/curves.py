@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def incumbent_curve(
         layer("point", trials, "soft", **channels, color=where_linked(colour), tooltip=tip),
         layer("line", line, {"style": "strong", **STEPS}, **channels, color=colour),
         layer("point", line, {"opacity": 0}, **channels, tooltip=hover),
-        *level(percent(teacher), "teacher (test)", [*trials, *shown]),
+        *level(percent(teacher), "teacher (test)"),
     ]
     return sized(alt.layer(*layers).add_params(LINKED), 380, 0.36, names=names)
 
@@ -158,10 +159,13 @@ def curves(
         own = [row for row in points if (row["method"] == emphasised) == bool(style)]
         if own:
             layers.append(layer("line", own, {**shape, **style}, **channels, **look, **faded))
+    both = [*points, *of(singles)]
+    n = Counter((row["method"], row["seed"]) for row in both)
+    if alone := [row for row in both if n[row["method"], row["seed"]] == 1]:
+        layers.append(layer("point", alone, **channels, color=look["color"]))  # no line can be seen there
     said = tips("method:N", ("x:Q", "", x_title), ("y:Q", ".3~f", y_title))
     hover = layer("point", points, {"opacity": 0}, **channels, tooltip=said)
-    there = [*points, *of(singles), *({"x": row["x"], "y": row[end]} for row in banded for end in ("low", "high"))]
-    layers += [hover.add_params(picked) if faded else hover, *level(percent(teacher), "teacher (test)", there)]
+    layers += [hover.add_params(picked) if faded else hover, *level(percent(teacher), "teacher (test)")]
     return sized(alt.layer(*layers), 400, 0.34, names=shown if len(shown) > 1 else ())
 
 

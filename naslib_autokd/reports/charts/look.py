@@ -216,26 +216,14 @@ def by_method(methods: Sequence[str], dashed: Iterable[str] = (), shown: Sequenc
     return channels
 
 
-def level(value: float | None, name: str, points: Sequence[Row]) -> list[alt.Chart]:
-    """A dotted line across the chart, and its name where the points (``x``, ``y``) leave most room: above or below, at
-    the left or the right end."""
-    points = [point for point in points if point["y"] is not None]
-    if value is None or not points:
+def level(value: float | None, name: str) -> list[alt.Chart]:
+    """A dotted line across the chart; its name, a word a line, stands beside the chart, where no mark is."""
+    if value is None:
         return []
-    x, y = [point["x"] for point in points], [point["y"] for point in points]
-
-    def room(place: tuple[bool, bool]) -> float:
-        right, above = place
-        edge = min(x) + (0.5 if right else 0.4) * (max(x) - min(x))
-        near = [b - value for a, b in zip(x, y, strict=True) if (a >= edge if right else a <= edge)]
-        return min((abs(gap) for gap in near if gap == 0 or (gap > 0) == above), default=math.inf)
-
-    right, above = max([(False, True), (False, False), (True, False), (True, True)], key=room)
-    away = 0.055 * (max(value, *y) - min(value, *y)) * (1 if above else -1)
-    look = {"style": "note", "align": "right" if right else "left", "baseline": "middle", "dx": -2 if right else 2}
-    at = {"x": alt.value("width" if right else 0), "y": alt.YDatum(plain(value + away))}
-    said = layer("text", [{"name": name}], look, text=alt.Text("name:N"), **at)
-    return [layer("rule", [{}], "reference", y=alt.YDatum(plain(value))), said]
+    at = {"y": alt.YDatum(plain(value))}
+    look = {"style": "note", "align": "left", "baseline": "middle", "dx": 4, "text": name.split()}
+    said = layer("text", [{}], look, x=alt.value("width"), **at)
+    return [layer("rule", [{}], "reference", **at), said]
 
 
 def specification(chart: AnyChart) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,15 +226,10 @@ def importance(rows: Sequence[Row], title: str) -> AnyChart:
         rows: ``label``, ``importance``, ``sd`` (shares of the variance).
     """
     bars = []
-    for index, row in enumerate(rows):
-        share, sd = 100 * row["importance"], 100 * (row["sd"] or 0.0)
-        bars.append({**_bar(index), "label": row["label"], "x": 0, "x2": share, "low": share - sd, "high": share + sd})
-    chart, found, axis = _Rows(max(1, len(rows))), data(bars), axis_of("x", title)
-    said = tips("label:N", ("x2:Q", ".1f", "%"), ("low:Q", ".1f"), ("high:Q", ".1f"))
-    chart.add("rect", found, {"opacity": 0.55}, to="to", x=x_of(axis), x2=alt.X2("x2"), tooltip=said)
-    chart.add("rule", found, {"color": "@muted"}, "middle", x=x_of(axis, field="low"), x2=alt.X2("high"))
-    chart.label([row["label"] for row in rows])
-    return chart.chart()
+    for row in rows:
+        share, sd = row["importance"], row["sd"] or 0.0
+        bars.append({"label": row["label"], "total": share, "low": share - sd, "high": share + sd})
+    return _bars(bars, axis_of("zero", title, zero=True), {"total": "%"}).chart()
 
 
 def importance_title(r2: float, n: int) -> str:
@@ -249,19 +244,33 @@ def decomposition(panels: Sequence[tuple[str, Sequence[Row]]]) -> AnyChart:
     """
     charts = []
     for title, rows in panels:
-        chart, bars = _Rows(max(1, len(rows))), []
-        for index, row in enumerate(rows):
-            share = {name: max(0.0, 100 * row[name]) for name in ("total", "first", "low", "high")}
-            share["first"] = min(share["total"], share["first"])
-            bars.append({"label": row["label"], **_bar(index), **share, "zero": 0})
-        found, axis = data(bars), number("zero", "% of the variance", zero=True)
-        said = tips("label:N", ("first:Q", ".1f", "alone, %"), ("total:Q", ".1f", "with interactions, %"))
-        for look, end in (({"opacity": 0.35}, "total"), ("", "first")):
-            chart.add("rect", found, look, to="to", x=x_of(axis), x2=alt.X2(end), tooltip=said)
-        chart.add("rule", found, {"color": "@muted"}, "middle", x=x_of(axis, field="low"), x2=alt.X2("high"))
-        chart.label([row["label"] for row in rows])
+        shares = [{name: max(0.0, row[name]) for name in ("total", "first", "low", "high")} for row in rows]
+        bars = [
+            {"label": row["label"], **share, "first": min(share["total"], share["first"])}
+            for row, share in zip(rows, shares, strict=True)
+        ]
+        axis = number("zero", "% of the variance", zero=True)
+        chart = _bars(bars, axis, {"total": "with interactions, %", "first": "alone, %"})
         charts.append(alt.layer(*chart.layers).properties(title=title, height=ROW * chart.n))
     return sized(alt.concat(*charts), None, SHRINK, panel=100)
+
+
+def _bars(rows: Sequence[Row], axis: Mapping[str, Any], ends: Mapping[str, str]) -> _Rows:
+    """Bars from 0 to each of the ``ends`` (column of shares -> what it is), the last one dark, with ``low`` to
+    ``high``."""
+    chart, percents = _Rows(max(1, len(rows))), (*ends, "low", "high")
+    bars = data(
+        {**_bar(i), "label": r["label"], "zero": 0, **{n: 100 * r[n] for n in percents}} for i, r in enumerate(rows)
+    )
+    said = tips(
+        "label:N", *((f"{name}:Q", ".1f", title) for name, title in ends.items()), ("low:Q", ".1f"), ("high:Q", ".1f")
+    )
+    for index, end in enumerate(ends):
+        look = {"opacity": 0.35 if len(ends) > 1 + index else 0.55 if len(ends) == 1 else 1}
+        chart.add("rect", bars, look, to="to", x=x_of(axis), x2=alt.X2(end), tooltip=said)
+    chart.add("rule", bars, {"color": "@muted"}, "middle", x=x_of(axis, field="low"), x2=alt.X2("high"))
+    chart.label([row["label"] for row in rows])
+    return chart
 
 
 CASES = {

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from naslib_autokd.reports.charts.look import PAGE, PALETTES, AnyChart, specification
 from naslib_autokd.reports.figures import Figure
 from naslib_autokd.reports.results import Row, RunData
-from naslib_autokd.reports.tables import Shown
+from naslib_autokd.reports.tables import Shown, interval
 
 Spec = dict[str, Any]
 
@@ -142,18 +142,6 @@ def _height(spec: Spec) -> float:
 # ---- numbers as text -----------------------------------------------------------------------------------------------
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    return "not known" if value is None else f"{100 * value:.{digits}f}%"
-
-
-def interval(low: float | None, high: float | None, digits: int = 1, signed: bool = False) -> str:
-    """``[90.2, 92.3]`` in percent; empty without ends."""
-    if low is None or high is None:
-        return ""
-    sign = "+" if signed else ""
-    return f"[{100 * low:{sign}.{digits}f}, {100 * high:{sign}.{digits}f}]"
-
-
 def ranged(row: Mapping[str, Any], name: str, digits: int = 1, signed: bool = False, without: str = "") -> str:
     """A share in percent with its interval, from the columns ``NAME_low`` and ``NAME_high``."""
     if row.get(name) is None:
@@ -277,7 +265,7 @@ def table(rows: Iterable[Any], columns: Columns, words: int = 1) -> str:
 def texts(shown: Shown) -> str:
     """A table that is text already, with its caption."""
     columns = {name: itemgetter(index) for index, name in enumerate(shown.columns)}
-    return table(shown.rows, columns) + lead(shown.caption)
+    return table(shown.rows, columns, shown.words) + lead(shown.caption)
 
 
 def listed(sentences: Iterable[str]) -> str:

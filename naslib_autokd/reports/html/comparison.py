@@ -7,12 +7,8 @@ from collections.abc import Iterator, Sequence
 from naslib_autokd.reports.html import _page as ui
 from naslib_autokd.reports.html.search import SMALL, answer, finals_table, pictures
 from naslib_autokd.reports.results import Row, RunData
+from naslib_autokd.reports.tables import interval, percent
 
-COSTS: ui.Columns = {
-    "parameters": lambda row: ui.count(row["n_params"]),
-    "MMACs": ui.shown("macs", 1e-6, ".2f"),
-    "train MiB": ui.shown("train_memory_bytes", 2.0**-20),
-}
 _P = {"p (paired t)": ui.shown("p_value", form=".2g")}
 _P_HOLM = {"p (Holm)": ui.shown("p_holm", form=".2g")}
 
@@ -105,7 +101,7 @@ def baselines_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     rows = run.table("methods")
     best = next(row for row in rows if row["method"] == run.answer["best"])
     n = best["n"]
-    ends = ui.interval(best["test_accuracy_low"], best["test_accuracy_high"])
+    ends = interval(best["test_accuracy_low"], best["test_accuracy_high"])
     teacher = (run.teacher or {}).get("test_accuracy")
     yield ui.lead(
         "Students with the losses of the literature, under one protocol. The best of them by validation accuracy:"
@@ -113,25 +109,16 @@ def baselines_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     yield ui.cards(
         (
             "test accuracy",
-            ui.percent(best["test_accuracy"]),
+            percent(best["test_accuracy"]),
             f"{best['method']} {ends} {f'95% over {n} seeds' * bool(ends)}".strip(),
         ),
-        None if teacher is None else ("teacher", ui.percent(teacher)),
+        None if teacher is None else ("teacher", percent(teacher)),
         ("parameters", ui.count(best["n_params"])),
         ("multiply-adds per image", ui.count(best["macs"])),
     )
     yield ui.listed(run.conclusions)
-    columns: ui.Columns = {
-        "student, loss": "method",
-        "n": "n",
-        "test, %": lambda row: ui.ranged(row, "test_accuracy"),
-        "validation, %": ui.shown("val_accuracy", 100),
-        "agrees, %": ui.shown("test_agreement", 100),
-        **COSTS,
-        "s": ui.shown("seconds", form=".0f"),
-    }
-    yield ui.heading("Students and losses") + ui.table(rows, columns)
-    yield ui.lead("Means over seeds with 95% t intervals; s: seconds of a training.")
+    for shown in run.answer["tables"]:
+        yield ui.heading("Students and losses") + ui.lead(shown.title) + ui.texts(shown)
 
 
 @ui.section("family", "Trainings", "Every training", "finals")
@@ -163,7 +150,7 @@ def study_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     best = min((row for row in rows if row["regret"] is not None), key=lambda row: row["regret"], default=None)
     ranked = min((row for row in rows if row["average_rank"]), key=lambda row: row["average_rank"], default=None)
     if best is not None:
-        ends, rank = ui.interval(best["regret_low"], best["regret_high"], 2), "best average rank"
+        ends, rank = interval(best["regret_low"], best["regret_high"], 2), "best average rank"
         yield ui.cards(
             ("lowest mean regret", best["method"], f"{100 * best['regret']:.2f} points {ends}"),
             None

@@ -50,7 +50,7 @@
 
   // ---- charts -----------------------------------------------------------------------------------------------------
   const TEXT = payload.config.legend.labelFontSize;
-  const PANEL_SCALE = 2.1, AXES = 64; // pixels for a point on paper; beside a panel
+  const PANEL_SCALE = 2.1, AXES = 72; // pixels for a point on paper; beside a panel
   const MANY = 600; // rows from which a chart is a canvas
   const rowsOf = new Map();
   function rows(name) {

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from naslib_autokd.records import derive_seed
 from naslib_autokd.reports.charts.rows import CASES
+from naslib_autokd.reports.conclusions import budget_agreement
 from naslib_autokd.reports.figures import AXES, by_method, file_names, of_trials, varied_settings
 from naslib_autokd.reports.html import _page as ui
 from naslib_autokd.reports.results import Row, RunData
-from naslib_autokd.reports.tables import UNITS, objective
+from naslib_autokd.reports.tables import UNITS, front_table, interval, objectives_of, percent
 from naslib_autokd.runners.run_folder import TASK
 from naslib_autokd.runners.trial_importance import LEAST_ANALYSED
 
@@ -35,7 +36,7 @@ def answer(page: ui.Page, run: RunData) -> Iterator[str]:
             "No student has been judged on the test images yet: this is the best family so far, by validation."
         )
         yield ui.cards(
-            ("validation accuracy", ui.percent(found["val_accuracy"]), "of one training"),
+            ("validation accuracy", percent(found["val_accuracy"]), "of one training"),
             ("family", found["family"]),
             ("trials", str(found["n_trials"]), f"{found['n_failures']} failed"),
         )
@@ -43,8 +44,7 @@ def answer(page: ui.Page, run: RunData) -> Iterator[str]:
         yield ui.missing("Nothing has been found yet: no full training has succeeded.")
     finder = found.get("student_method")
     says = [f"The student above is of {finder} (seed {found['student_seed']})."] if finder else []
-    says += run.conclusions if run.kind == "comparison" else _search_sentences(found)
-    if says:
+    if says := [*says, *run.conclusions]:
         yield ui.listed(says)
     if run.export_command:
         yield ui.heading("Take it with you") + ui.command(run.export_command)
@@ -52,16 +52,16 @@ def answer(page: ui.Page, run: RunData) -> Iterator[str]:
 
 def _student_cards(run: RunData, student: Mapping[str, Any]) -> str:
     teacher = (run.teacher or {}).get("test_accuracy")
-    ends = ui.interval(student.get("test_accuracy_low"), student.get("test_accuracy_high"))
+    ends = interval(student.get("test_accuracy_low"), student.get("test_accuracy_high"))
     over = f"95% over {student['n_test']:,} test images" if student.get("n_test") else ""
-    against: tuple[str, ...] | None = None if teacher is None else ("teacher", ui.percent(teacher))
+    against: tuple[str, ...] | None = None if teacher is None else ("teacher", percent(teacher))
     if student.get("difference") is not None:
-        between = ui.interval(student.get("difference_low"), student.get("difference_high"), signed=True)
+        between = interval(student.get("difference_low"), student.get("difference_high"), signed=True)
         difference = f"{100 * student['difference']:+.1f} points"
-        against = ("against the teacher", difference, f"{between} teacher {ui.percent(teacher)}".strip())
+        against = ("against the teacher", difference, f"{between} teacher {percent(teacher)}".strip())
     agreement = student.get("test_agreement")
     return ui.cards(
-        ("test accuracy", ui.percent(student["test_accuracy"]), f"{ends} {over}".strip()),
+        ("test accuracy", percent(student["test_accuracy"]), f"{ends} {over}".strip()),
         against,
         ("parameters", ui.count(student["n_params"]), ui.ratio(student.get("params_ratio"), "fewer")),
         ("multiply-adds per image", ui.count(student["macs"]), ui.ratio(student.get("macs_ratio"), "fewer")),
@@ -70,52 +70,8 @@ def _student_cards(run: RunData, student: Mapping[str, Any]) -> str:
             ui.mebibytes(student["train_memory_bytes"]),
             ui.ratio(student.get("memory_ratio")),
         ),
-        None if agreement is None else ("agrees with the teacher", ui.percent(agreement), "same class on test images"),
+        None if agreement is None else ("agrees with the teacher", percent(agreement), "same class on test images"),
     )
-
-
-STOPPED = {
-    "n_trials": "the number of trials",
-    "student_epochs": "the student-epochs",
-    "training_seconds": "the modelled seconds of training",
-    "wall_s": "the time",
-    "target_cost": "the accuracy that was aimed at",
-    "space": "the space, of which every point was tried",
-}
-"""What ended a search."""
-
-
-def _search_sentences(answer: Mapping[str, Any]) -> list[str]:
-    from naslib_autokd.runners.session import duration
-
-    says = []
-    if answer.get("family_accuracy") is not None:
-        n = answer["family_accuracy_n"]
-        ends = ui.interval(answer["family_accuracy_low"], answer["family_accuracy_high"])
-        family = f" of family {answer['family']}" if "family" in answer else ""  # its trials may be lost
-        over = ", mean and 95% interval over wirings and weight seeds"
-        without = f" ({'one student' if n == 1 else 'all equal'}: no interval)"
-        says.append(
-            f"The family: {n} student{'s' * (n > 1)}{family} trained in full reach "
-            f"{ui.percent(answer['family_accuracy'])} {ends} test accuracy{over if ends else without}."
-        )
-    if answer.get("expected_cost") is not None:
-        says.append(
-            f"The search expects {ui.percent(1 - answer['expected_cost'])} validation accuracy of a student of this "
-            "family; it chose by this expectation, not by the luckiest training."
-        )
-    elif answer.get("family") and not answer.get("student"):
-        says.append(f"Incumbent so far: family {answer['family']}, by the observed mean of its full trainings.")
-    says += [f"{remark[0].upper()}{remark[1:]}." for remark in answer.get("remarks", ())]
-    if answer.get("width_decided_by"):
-        says.append(f"The width of the students was decided by {answer['width_decided_by']}.")
-    if answer.get("n_trials"):
-        spent = f"{answer['n_trials']} trials ({answer['n_failures']} failed)"
-        spent += f", {answer['student_epochs']:.0f} student-epochs"
-        spent += f", {duration(answer['seconds'])}" if answer.get("seconds") else ""
-        stopped = STOPPED.get(answer.get("stop_reason", ""))
-        says.append(f"Spent: {spent}." + (f" What ended it: {stopped}." if stopped else ""))
-    return says
 
 
 # ---- anytime and trials --------------------------------------------------------------------------------------------
@@ -125,16 +81,11 @@ def _search_sentences(answer: Mapping[str, Any]) -> list[str]:
 def anytime(page: ui.Page, run: RunData) -> Iterator[str]:
     yield ui.lead("The incumbent is the family with the best mean of its trainings at the largest budget so far.")
     yield page.chart(*((axis, name) for name, axis, _, _ in AXES))
-    rows = [row for row in run.table("budget_agreement") if row["kendall_tau"] is not None]
-    if len(rows) > 1:
+    agreement = budget_agreement(run.table("budget_agreement"))
+    if len(agreement) > 1:
         yield page.chart("budget_agreement")
-    several = len({row["run_seed"] for row in rows}) > 1
-    if rows:
-        yield ui.listed(
-            f"Rank agreement of {row['low']} with {row['high']} epochs: Kendall's tau {row['kendall_tau']:+.2f} over "
-            f"{row['n']} families trained with both" + (f" (seed {row['run_seed']})." if several else ".")
-            for row in rows
-        )
+    if agreement:
+        yield ui.listed(agreement)
 
 
 RANGE = "Drag a range: trials outside it turn grey in all charts and leave the table; a click clears it."
@@ -214,9 +165,9 @@ def finals_table(run: RunData) -> str:
     }
     columns: ui.Columns = {
         **first[run.kind],
-        "validation": lambda row: ui.percent(row["val_accuracy"]),
-        "test": lambda row: ui.percent(row["test_accuracy"]),
-        "agrees with the teacher": lambda row: ui.percent(row["test_agreement"]),
+        "validation": lambda row: percent(row["val_accuracy"]),
+        "test": lambda row: percent(row["test_accuracy"]),
+        "agrees with the teacher": lambda row: percent(row["test_agreement"]),
         "parameters": ui.shown("n_params", 1, ","),
         "MMACs": ui.shown("macs", 1e-6, ".2f"),
         "training memory": lambda row: ui.mebibytes(row["train_memory_bytes"]),
@@ -301,23 +252,18 @@ def importance(page: ui.Page, run: RunData) -> Iterator[str]:
 @ui.section("front", "Front", "Pareto front", needs="front")
 def front(page: ui.Page, run: RunData) -> Iterator[str]:
     rows = run.table("front")
-    objectives = [name for name in rows[0] if name in UNITS and name != "error"]
     said = "Families that no other beats in all objectives."
     said += (
         " The error is what the optimizer expects by all its trials." if any(row["expected"] for row in rows) else ""
     )
     said += f" Latency: {run.answer['latency_of']}." if run.answer.get("latency_of") else ""
     yield ui.lead(said)
-    yield page.chart(*((UNITS[name][0].split(",")[0], f"front_{name}") for name in objectives), caption=RANGE)
-    columns = {UNITS[name][0]: _objective(name) for name in ("error", *objectives)}
-    chosen = sorted((row for row in rows if row["on_front"]), key=lambda row: row["error"])
-    yield ui.table(chosen, {"family": "family", **columns})
+    views = ((UNITS[name][0].split(",")[0], f"front_{name}") for name in objectives_of(rows)[1:])
+    yield page.chart(*views, caption=RANGE)
+    shown = front_table(rows)
+    yield ui.texts(shown)
     yield ui.lead("Each can be trained in full and exported by its digest:")
-    yield ui.command(f"naslib-autokd export {shlex.quote(str(run.folder))} --family {chosen[0]['family']}")
-
-
-def _objective(name: str) -> Callable[[Row], str]:
-    return lambda row: objective(name, row[name])
+    yield ui.command(f"naslib-autokd export {shlex.quote(str(run.folder))} --family {shown.rows[0][0]}")
 
 
 # ---- teacher and student on the test images -----------------------------------------------------------------------
@@ -344,7 +290,7 @@ def _agreement(run: RunData) -> str:
     columns: ui.Columns = {
         "on test images": lambda row: CASES[row["case"]],
         "n": ui.shown("n", 1, ","),
-        "share": lambda row: ui.percent(row["n"] / totals[row["method"]]),
+        "share": lambda row: percent(row["n"] / totals[row["method"]]),
     }
     if len(run.methods) <= 1:
         return ui.table(rows, columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 from naslib_autokd.commands._again import command_of
 from naslib_autokd.reports.results import final_tables
@@ -14,9 +15,9 @@ _OF_LOSSES = "test_accuracy val_accuracy n_params macs train_memory_bytes test_a
 def baseline_tables(about: RunData) -> RunData:
     """The run of which ``about`` holds the folder.
 
-    Its ``answer``: ``best`` (by validation accuracy), ``seeds``, ``n_jobs``.
+    Its ``answer``: ``best`` (by validation accuracy), ``seeds``, ``n_jobs``, ``tables`` (as texts).
     """
-    from naslib_autokd.commands.compare_kd import conclusions
+    from naslib_autokd.commands.compare_kd import conclusions, results_table
     from naslib_autokd.runners.baselines import read_comparison
 
     found = read_comparison(about.folder)
@@ -36,10 +37,12 @@ def baseline_tables(about: RunData) -> RunData:
         "failures": table("method seed message", failures),
         **counted,
     }
-    answer, said, n_failed = {}, [], len(found.failures)
+    answer: dict[str, Any] = {}
+    said, n_failed = list[str](), len(found.failures)
     if results:
         best = max(rows, key=lambda label: rows[label].val_accuracy.mean)
         answer = {"best": best, "seeds": list(found.seeds), "n_jobs": len(results)}
+        answer["tables"] = [results_table(found)]
         said = conclusions(found)
     problem = f"{plural(n_failed, 'training')} failed: the same command tries again." if n_failed else ""
     if found.teacher is None:

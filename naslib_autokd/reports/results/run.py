@@ -44,7 +44,7 @@ class RunData:
     teacher: Row | None = None
     """``test_accuracy``, ``n_params``, ``macs``, ``train_memory_bytes`` (None where not known)."""
     conclusions: Sequence[str] = ()
-    """Sentences on what the numbers show and what not (comparison, study)."""
+    """Sentences on what the numbers show and what not."""
     classes: Sequence[str] = ()
     """Names of the classes in the order of the confusion matrix."""
     methods: Sequence[str] = ()

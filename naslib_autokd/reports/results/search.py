@@ -10,6 +10,7 @@ from typing import Any
 from naslib_autokd.commands._again import command_of
 from naslib_autokd.optimizers.base import budget_agreement
 from naslib_autokd.records import Trial, TrialStore, full_trainings, incumbent
+from naslib_autokd.reports.conclusions import what_was_found
 from naslib_autokd.reports.results import final_tables, trial_tables
 from naslib_autokd.reports.results.run import Row, RunData, interval_columns, plural
 from naslib_autokd.runners.finals import kept_of, read_finals
@@ -79,6 +80,7 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
         missing={**MISSING, **none, "front": front, **unknown, **uncounted},
         answer=answer if trials or finals else {},
         teacher=teacher,
+        conclusions=what_was_found(answer),
         classes=final_tables.classes_of(counts),
         methods=(label,),
         command=command_of(folder),
