@@ -5,7 +5,13 @@ import json
 import pytest
 from scripts import script
 
-TESTS = {"family": (0.80, 0.84, 0.85), "a": (0.81, 0.86, 0.85), "b": (0.90,)}
+TESTS = {
+    "family": (0.80, 0.84, 0.85),
+    "a": (0.81, 0.86, 0.85),
+    "b": (0.90,),
+    "family, long": (0.9,),
+    "b, long": (0.88,),
+}
 
 
 @pytest.fixture
@@ -25,15 +31,17 @@ def device(tmp_path, monkeypatch):
 
 
 def test_arms_are_paired_with_the_family_by_seed(device, capsys):
-    family, a, b = device.table()
+    family, a, b, family_long, long = device.table()
     assert family["minus_family"] is None
     assert family["test"][0] == 83.0
     assert a["minus_family"][0] == 1.0
     assert a["minus_family"][1] < 0 < a["minus_family"][2]
     assert b["minus_family"] == [10.0, None, None]
     assert a["share_of_teacher"] == [1.5, 0.7]
+    assert family_long["minus_family"][0] == 10.0
+    assert long["minus_family"][0] == -2.0  # of the family that was trained as long
     assert device.time_of(1.0, 0) == 7.0
     device.show(device.table())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [line.split("|")[1].strip() for line in lines[1:]] == ["b", "a", "family"]
+    assert [line.split("|")[1].strip() for line in lines[1:]] == ["b", "family, long", "b, long", "a", "family"]
     assert "| +10.0 | 10 | 2.00 | 0.50, 0.70 | 9 | 2.0 |" in lines[1]

@@ -129,6 +129,8 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd doctor": "tests/plugin/test_plugin_loader.py::test_the_doctor_names_what_is_missing",
     # measurements
     "python benchmarks/latency.py": "tests/test_benchmark_students.py::test_latencies_are_measured",
+    "python benchmarks/device.py --seeds 3 --limits 0.95": "tests/test_benchmark_device.py::"
+    "test_arms_are_paired_with_the_family_by_seed",
     "python benchmarks/tables.py run nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
     "python benchmarks/tables.py report nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
     # searches
