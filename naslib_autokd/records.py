@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar, Union
+from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar, Union, runtime_checkable
 
 import filelock
 import msgspec
@@ -62,6 +62,7 @@ def content_digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@runtime_checkable
 class CandidateLike(Protocol):
     """What a search space proposes: plain data with a digest (HNAG's is `search_spaces.hnag.Candidate`)."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from naslib_autokd.data.images import Images, Loaded, Members, Split, TaskData
@@ -114,7 +115,7 @@ class _DatasetReader:
         return np.stack(images), np.asarray(labels, dtype=np.int64)
 
     def _pixels(self, image: Any, where: str, guesses: list[str]) -> Images:
-        if hasattr(image, "getbands"):
+        if isinstance(image, Image.Image):
             picture, channels = image, 1 if image.mode in GREY else 3
         else:
             array = _uint8(image, where)
@@ -127,8 +128,6 @@ class _DatasetReader:
             if array.shape[:2] == (self.size or array.shape[0],) * 2 and channels == (self.channels or channels):
                 self.size, self.channels = array.shape[0], channels
                 return np.ascontiguousarray(array.transpose(2, 0, 1))
-            from PIL import Image
-
             picture = Image.fromarray(array[:, :, 0] if channels == 1 else array)
         if self.size is None:
             if picture.width != picture.height:

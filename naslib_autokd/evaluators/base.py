@@ -85,6 +85,23 @@ class SaysIfItRepeats(Protocol):
 
 
 @runtime_checkable
+class BuildsStudents(Protocol):
+    """An evaluator that trains, whose students can be had without their training."""
+
+    def student_spec(self, candidate: Any, seed: int) -> Any: ...
+
+    def build_student(self, spec: Any, seed: int) -> Any: ...
+
+
+@runtime_checkable
+class KnowsTestAccuracy(Protocol):
+    """An evaluator that trains nothing, and knows what its data say of the test split."""
+
+    def test_accuracy(self, candidate: Any, seed: int) -> float:
+        """A fraction."""
+
+
+@runtime_checkable
 class LimitsThreads(Protocol):
     """An evaluator that trains with so many CPU threads."""
 

@@ -21,6 +21,7 @@ from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial
 from naslib_autokd.tasks import did_you_mean
 
 
+@runtime_checkable
 class SearchSpaceLike(Protocol):
     """What an optimizer needs from a search space (HNAG's is `search_spaces.hnag.HNAGSpace`).
 

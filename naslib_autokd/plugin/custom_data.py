@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from naslib_autokd.data.images import Images, Labels, Split, TaskData
@@ -181,7 +182,7 @@ def _read(dataset: Any, name: str) -> tuple[Images | Floats, Labels]:
 def _as_tensor(image: Any, name: str) -> Tensor:
     if isinstance(image, Tensor):
         found = image.detach().cpu()
-    elif hasattr(image, "getbands"):  # PIL
+    elif isinstance(image, Image.Image):
         array = np.asarray(image)
         found = torch.from_numpy(array.copy().reshape(*array.shape[:2], -1)).permute(2, 0, 1)
     else:

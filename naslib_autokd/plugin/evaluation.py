@@ -21,7 +21,7 @@ import torch
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.runtime import latency
 from naslib_autokd.distillation.training import accuracy, limited_threads, predict, train
-from naslib_autokd.evaluators.base import Evaluator
+from naslib_autokd.evaluators.base import Evaluator, HasImages, HasObjective, HasTask, KnowsTestAccuracy
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.plugin.config import fidelity_note
 from naslib_autokd.plugin.loader import load_naslib
@@ -42,9 +42,6 @@ NOT_MEASURED = -1.0
 """What NASLib itself writes for a loss that it does not have."""
 
 MILLION = 1e6
-
-FINAL_PROTOCOL = ("student_spec", "build_student", "train_final", "judge", "save_student")
-"""What the final evaluation needs of an evaluator (`KDEvaluator` has it)."""
 
 
 class KDDatasetAPI:
@@ -110,7 +107,8 @@ class KDDatasetAPI:
                 raise ValueError(f"unknown option {name!r}{did_you_mean(name, known)}")
         if evaluator is not None and options:
             raise ValueError(f"an evaluator is given, so {', '.join(options)} must be given to it instead")
-        own = getattr(evaluator, "task", None) or getattr(options.get("data"), "task", None)
+        data: TaskData | None = options.get("data")
+        own = evaluator.task if isinstance(evaluator, HasTask) else None if data is None else data.task
         if own is None and task is None:
             raise ValueError("give a task: this evaluator does not say which one it is for")
         self.task: Task = own if own is not None else get_task(task if task is not None else "")
@@ -130,7 +128,9 @@ class KDDatasetAPI:
         """Trainings of this process; what the record answered does not count."""
         self.n_repeated = 0
         """Trainings that were repeated for a validation curve."""
-        self.objective: str = getattr(evaluator, "objective", options.get("objective", "kd"))
+        self.objective: str = (
+            evaluator.objective if isinstance(evaluator, HasObjective) else options.get("objective", "kd")
+        )
         self.out: Path | None = None
         self.store = TrialStore()
         self._evaluator, self._options = evaluator, options
@@ -210,7 +210,7 @@ class KDDatasetAPI:
                 self._options["data"] = task_data(self.task)
             found: TaskData = self._options["data"]
             return found
-        return getattr(self._evaluator, "data", None) or task_data(self.task)
+        return self._evaluator.data if isinstance(self._evaluator, HasImages) else task_data(self.task)
 
     def open(self, out: str | Path, settings: Mapping[str, Any] | None = None) -> None:
         """Keep the record in the run folder ``out``, and answer from what is there already.
@@ -402,8 +402,8 @@ class KDDatasetAPI:
         }
 
     def _latency_s(self, trial: Trial, candidate: Any) -> float:
-        evaluator: Any = self.evaluator
-        if not (hasattr(evaluator, "student_spec") and trial.n_params is not None):
+        evaluator = self.evaluator
+        if not isinstance(evaluator, KDEvaluator) or trial.n_params is None:
             return NOT_MEASURED
         key = _key(trial, trial.candidate_digest)
         if key not in self._latency:
@@ -460,13 +460,12 @@ class KDDatasetAPI:
         self.n_repeated += 1
         return curves
 
-    def _final_evaluator(self) -> Any:
+    def _final_evaluator(self) -> KDEvaluator:
         evaluator = self.evaluator
-        missing = [name for name in FINAL_PROTOCOL if not hasattr(evaluator, name)]
-        if missing:
+        if not isinstance(evaluator, KDEvaluator):
             raise TypeError(
-                f"{type(evaluator).__name__} cannot train final students (it has no {', '.join(missing)}): give a "
-                "KDEvaluator, or an evaluator with test_accuracy(candidate, seed)"
+                f"{type(evaluator).__name__} cannot train final students: give a KDEvaluator, or an evaluator with "
+                "test_accuracy(candidate, seed)"
             )
         return evaluator
 
@@ -492,7 +491,7 @@ class FinalAPI:
     def __init__(self, api: KDDatasetAPI) -> None:
         self.api = api
         self._table: dict[str, float] = {}
-        if api._evaluator is not None and not hasattr(api._evaluator, "test_accuracy"):
+        if api._evaluator is not None and not isinstance(api._evaluator, KnowsTestAccuracy):
             api._final_evaluator()
 
     def __copy__(self) -> FinalAPI:
@@ -524,12 +523,12 @@ class FinalAPI:
             return self.api.query(arch, metric, dataset, epoch, full_lc, path)
         self.api._check_dataset(dataset)
         candidate: Any = candidate_of(arch)
-        table = getattr(self.api.evaluator, "test_accuracy", None)
-        if table is None:
+        evaluator = self.api.evaluator
+        if not isinstance(evaluator, KnowsTestAccuracy):
             tested = self.api.final_students(candidate).test_accuracies
             return 100.0 * sum(tested) / len(tested)
         if candidate.digest not in self._table:
-            self._table[candidate.digest] = 100.0 * float(table(candidate, self.api.seed))
+            self._table[candidate.digest] = 100.0 * float(evaluator.test_accuracy(candidate, self.api.seed))
         return self._table[candidate.digest]
 
 
@@ -543,7 +542,7 @@ def candidate_of(arch: Any) -> Any:
         from naslib_autokd.plugin import spaces
 
         return spaces.candidate_of(arch)
-    candidate = arch if hasattr(arch, "digest") and hasattr(arch, "to_dict") else getattr(arch, "candidate", None)
+    candidate = arch if isinstance(arch, CandidateLike) else getattr(arch, "candidate", None)
     if candidate is None:
         raise ValueError(
             f"{type(arch).__name__} is no architecture that can be trained here: it has no candidate. Sample it first "

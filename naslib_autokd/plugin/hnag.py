@@ -54,7 +54,7 @@ VECTOR_PREDICTORS = (
 
 _VECTORS = (EncodingType.ADJACENCY_ONE_HOT, EncodingType.ADJACENCY_MIX, EncodingType.PATH, EncodingType.COMPACT)
 _OBJECTS = (Metric.RAW, Metric.ALL, Metric.HP)  # metrics whose answer is no number
-_GRAPH_ATTRIBUTES = frozenset(vars(Graph()))
+_GRAPH_ATTRIBUTES = frozenset(vars(Graph())) | set(dir(networkx.DiGraph))
 
 
 class HNAGSearchSpace(Graph):
@@ -398,7 +398,7 @@ class HNAGSearchSpace(Graph):
 
     def _own_attributes(self) -> dict[str, Any]:
         """All but those of every graph of NASLib, networkx's views and the network."""
-        own = {k: v for k, v in vars(self).items() if k not in _GRAPH_ATTRIBUTES and not hasattr(networkx.DiGraph, k)}
+        own = {k: v for k, v in vars(self).items() if k not in _GRAPH_ATTRIBUTES}
         return own | {"student": None}
 
     def clone(self) -> HNAGSearchSpace:

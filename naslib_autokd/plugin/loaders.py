@@ -110,7 +110,8 @@ def data_loaders(
     """
     if data is None:
         data = task_data(get_task(config.dataset))
-    part = getattr(config, "search" if mode == "train" else "evaluation", None)
+    name = "search" if mode == "train" else "evaluation"
+    part = getattr(config, name, None)
     batch_size = getattr(config, "batch_size", None) or getattr(part, "batch_size", None) or data.task.batch_size
     seed = config.search.seed
 

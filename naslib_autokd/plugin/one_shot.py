@@ -270,7 +270,7 @@ class NASLibOneShot:
         data = evaluator.data
         task, device = data.task, data.device
         SPACES[self.space].check(task)
-        with limited_threads(getattr(evaluator, "threads", 1)), _only_device(device), _global_seed(seed, device):
+        with limited_threads(evaluator.threads), _only_device(device), _global_seed(seed, device):
             return self._search(evaluator, budget_student_epochs, budget_training_seconds, seed, progress)
 
     def restore(self, values: Mapping[str, Any], task: Task) -> NASLibOneShotResult:

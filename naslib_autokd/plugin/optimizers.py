@@ -33,12 +33,13 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Any, cast
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController  # scikit-learn needs it too
 
+from naslib_autokd.evaluators.base import HasTask
 from naslib_autokd.optimizers import autokd
 from naslib_autokd.optimizers.base import (
     OptimizerFactory,
@@ -55,6 +56,7 @@ from naslib_autokd.optimizers.base import (
 from naslib_autokd.plugin.architectures import ARCHITECTURES
 from naslib_autokd.plugin.candidates import ArchitectureSpace
 from naslib_autokd.plugin.config import fidelity_note
+from naslib_autokd.plugin.evaluation import KDDatasetAPI
 from naslib_autokd.plugin.graphs import graph_class
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.spaces import NASLibSpace
@@ -512,6 +514,27 @@ base_predictor = _factory("base_predictor")
 # --- spaces and graphs
 
 
+@runtime_checkable
+class HasGraph(Protocol):
+    """A space that brings its own NASLib graph."""
+
+    def graph(self) -> Any: ...
+
+
+@runtime_checkable
+class TrainsProposals(Protocol):
+    """A ``dataset_api`` that trains what our optimizers propose (`KDDatasetAPI`); others are asked for an accuracy."""
+
+    def evaluate_proposal(self, proposal: Proposal) -> Trial: ...
+
+
+@runtime_checkable
+class HasFullBudget(Protocol):
+    """A ``dataset_api`` that says what a full training is."""
+
+    budget_epochs: int
+
+
 def graph_of(space: Any) -> Any:
     """The NASLib graph of one of our spaces.
 
@@ -529,7 +552,7 @@ def graph_of(space: Any) -> Any:
         return graph_class(space.name)(space)
     if isinstance(space, TableSpace):
         return table_graph(space)
-    if hasattr(space, "graph"):
+    if isinstance(space, HasGraph):
         return space.graph()
     raise ValueError(
         f"the space {space.name!r} has no NASLib graph: NASLib's optimizers search HNAG, NASLib's own spaces "
@@ -544,8 +567,8 @@ def space_of(graph: Any) -> SearchSpaceLike:
         ValueError: If there is none.
     """
     space = getattr(graph, "space", None)
-    if hasattr(space, "configuration_space"):
-        return cast(SearchSpaceLike, space)
+    if isinstance(space, SearchSpaceLike):
+        return space
     name = getattr(graph, "space_name", None)
     if name in ARCHITECTURES:
         return NASLibSpace(name, search_kd=False)
@@ -700,12 +723,14 @@ class AskTellOptimizer(MetaOptimizer):
         self.space: Any = space_of(search_space)
         self._table = None
         if isinstance(dataset_api, dict):
-            self._table = TabularEvaluator(dataset_api, getattr(self.space, "name", ""), self.dataset)
+            self._table = TabularEvaluator(dataset_api, self.space.name, self.dataset)
         self.max_budget_epochs = self._full_training()
         self.optimizer = self._build()
 
     def _full_training(self) -> int:
-        full = max(self._table.budgets) if self._table else getattr(self.dataset_api, "budget_epochs", None)
+        full = self.dataset_api.budget_epochs if isinstance(self.dataset_api, HasFullBudget) else None
+        if self._table:
+            full = max(self._table.budgets)
         asked = self.config.search.get("fidelity", -1)
         if not isinstance(asked, int) or asked <= 0:
             return int(full or 1)
@@ -721,7 +746,7 @@ class AskTellOptimizer(MetaOptimizer):
         if minimum is None and self._table:
             minimum = min(self._table.budgets)
         elif minimum is None:
-            minimum = getattr(getattr(self.dataset_api, "task", None), "min_budget_epochs", 1)
+            minimum = self.dataset_api.task.min_budget_epochs if isinstance(self.dataset_api, HasTask) else 1
         # a trial of Hyperband with two rungs costs two thirds of a full one, and so `runners.search` counts
         total = max(1.0, self.epochs * (1 if self.equal_cost else 2 / 3)) * self.max_budget_epochs
         try:
@@ -736,7 +761,8 @@ class AskTellOptimizer(MetaOptimizer):
         except TypeError as error:  # an option that the optimizer does not have
             raise ValueError(f"optimizer {self._name!r}: {error}") from error
         if isinstance(optimizer, ScoresStudents):
-            optimizer.attach(getattr(self.dataset_api, "evaluator", self.dataset_api))
+            api = self.dataset_api
+            optimizer.attach(api.evaluator if isinstance(api, KDDatasetAPI) else api)
         return optimizer
 
     def new_epoch(self, epoch: int) -> None:
@@ -824,7 +850,7 @@ class AskTellOptimizer(MetaOptimizer):
         return incumbent(trial for trial in trials if trial.candidate_digest == candidate.digest)
 
     def _architecture(self, candidate: Mapping[str, Any]) -> Any:
-        if hasattr(self.space, "architectures") and not hasattr(type(self.search_space), "candidate"):
+        if isinstance(self.space, ArchitectureSpace) and not hasattr(type(self.search_space), "candidate"):
             clone = self.search_space.clone()  # of NASLib's own class
             clone.set_spec(_tuples(candidate["architecture"]))
             return clone
@@ -833,8 +859,8 @@ class AskTellOptimizer(MetaOptimizer):
     def _evaluate(self, proposal: Proposal) -> Trial:
         if self._table:
             return self._table.evaluate(proposal)
-        if hasattr(self.dataset_api, "evaluate_proposal"):
-            return cast(Trial, self.dataset_api.evaluate_proposal(proposal))
+        if isinstance(self.dataset_api, TrainsProposals):
+            return self.dataset_api.evaluate_proposal(proposal)
         arch = self._architecture(proposal.candidate.to_dict())
         accuracy = float(self._query(arch, self.performance_metric, proposal.budget_epochs))
         known = math.isfinite(accuracy)
@@ -856,7 +882,7 @@ class AskTellOptimizer(MetaOptimizer):
 
     def _statistics_of(self, trial: Trial) -> tuple[float, float, float, float]:
         train, val = (100.0 * (value or 0.0) for value in (trial.train_accuracy, 1.0 - trial.cost))
-        if hasattr(self.dataset_api, "evaluate_proposal"):
+        if isinstance(self.dataset_api, TrainsProposals):
             return train, val, -1.0, trial.train_s
         # a table needs no operations on the edges of the graph, and NASLib's own takes half a second to clone
         arch = (

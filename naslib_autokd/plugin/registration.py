@@ -112,7 +112,7 @@ def _replace(module: str, name: str, make: Callable[[Any], Any]) -> None:
 
 def _put(name: str, old: Any, new: Any) -> None:
     for module_name, module in list(sys.modules.items()):
-        if module_name.split(".")[0] == "naslib" and getattr(module, name, None) is old:
+        if module_name.split(".")[0] == "naslib" and vars(module).get(name) is old:
             setattr(module, name, new)
 
 

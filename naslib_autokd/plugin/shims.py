@@ -30,7 +30,7 @@ from naslib_autokd.data.vision import import_torchvision
 def before_import() -> list[str]:
     """Shims 1, 2 and 4; must run before NASLib is imported. Returns the names of those that were needed."""
     applied = []
-    if not hasattr(collections, "Iterable"):
+    if "Iterable" not in vars(collections):
         collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]
         applied.append("collections.Iterable")
     if "tensorwatch" not in sys.modules and importlib.util.find_spec("tensorwatch") is None:

@@ -15,6 +15,7 @@ from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.loaders import Batch, data_loaders, is_task_of_ours
 from naslib_autokd.records import Trial
 from naslib_autokd.runners.run_folder import TRIALS
+from naslib_autokd.search_spaces import DescribesItself
 
 load_naslib()
 
@@ -63,7 +64,7 @@ class KDTrainer(Trainer):
         check_keys(config, NEEDED + (NEEDED_ONE_SHOT if optimizer.using_step_function else ()))
         for folder in ("", "search", "eval"):
             os.makedirs(os.path.join(config.save, folder), exist_ok=True)
-        if optimizer.using_step_function and not hasattr(config, "save_arch_weights"):
+        if optimizer.using_step_function and "save_arch_weights" not in config:
             config.save_arch_weights = False  # NASLib's Trainer reads it unasked
         super().__init__(optimizer, config, lightweight_output)
         found = dataset_api if dataset_api is not None else getattr(optimizer, "dataset_api", None)
@@ -166,7 +167,7 @@ class KDTrainer(Trainer):
         search = json.loads(json.dumps(self.config.search))  # sections of fvcore's type as plain dicts
         return {
             "optimizer": type(self.optimizer).__name__,
-            "space": described.describe() if hasattr(described, "describe") else type(space).__name__,
+            "space": described.describe() if isinstance(described, DescribesItself) else type(space).__name__,
             "search_seed": search["seed"],
             "options": {name: search[name] for name in sorted(search) if name not in NOT_IN_RUN},
             "n_trials": search["epochs"],

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from naslib_autokd.distillation.diswot import SCORE_BATCH, watched_features
 from naslib_autokd.distillation.training import limited_threads, seeded
-from naslib_autokd.evaluators.base import Score
+from naslib_autokd.evaluators.base import BuildsStudents, HasTask, Score
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.optimizers.base import SearchSpaceLike, nearest
 from naslib_autokd.optimizers.diswot import DisWOT
@@ -103,8 +103,8 @@ class ZeroCostScorer:
     def __init__(self, measure: str, evaluator: Any) -> None:
         if measure not in MEASURES:
             raise ValueError(nearest(measure, MEASURES, "zero-cost measure of NASLib"))
-        if not hasattr(evaluator, "build_student"):
-            if getattr(evaluator, "task", None) is None:
+        if not isinstance(evaluator, BuildsStudents):
+            if not isinstance(evaluator, HasTask):
                 raise ValueError(
                     f"zero-cost measures need students, which {type(evaluator).__name__} does not build: give a "
                     "KDEvaluator, or the benchmark of its trainings"

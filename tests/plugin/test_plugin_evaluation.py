@@ -290,7 +290,7 @@ def test_an_evaluator_that_trains_nothing_can_be_judged_if_it_says_so(evaluation
     final = evaluation.KDDatasetAPI(JudgedTable()).final()
     assert final.query(arch(), evaluation.Metric.TEST_ACCURACY) == 50.0
     assert final.final() is final
-    with pytest.raises(TypeError, match=r"TableEvaluator cannot train final students \(it has no student_spec, build_"):
+    with pytest.raises(TypeError, match="TableEvaluator cannot train final students"):
         evaluation.KDDatasetAPI(TableEvaluator()).final()
 
 
