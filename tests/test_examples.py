@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import script
 
 from naslib_autokd.plugin.loader import HOME, naslib_missing
 from naslib_autokd.runners.comparison import read_comparison
@@ -34,12 +34,7 @@ max_budget_epochs: 2
 
 @pytest.fixture
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_autokd_vs_darts", EXAMPLES / "run_autokd_vs_darts.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("examples/run_autokd_vs_darts.py")
 
 
 @pytest.mark.parametrize(
@@ -179,11 +174,7 @@ def test_an_interrupted_comparison_goes_on_and_repeats_no_job(number: int, tmp_p
 
 
 def test_ablation_optimizers_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    spec = importlib.util.spec_from_file_location("ablation_optimizers", EXAMPLES / "ablation_optimizers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("examples/ablation_optimizers.py")
     assert module.main(replace(module.STUDY, seeds=2, full_trainings=5), workers=0) == 0
     text = capsys.readouterr().out
     assert module.STUDY.question in " ".join(text.split())

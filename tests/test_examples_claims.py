@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import pickle
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from scripts import script
 
 SMALL_TASK = """\
 dataset: cluttered-digits
@@ -40,18 +38,9 @@ min_teacher_accuracy: 0.5
 """
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def teacher_claim() -> ModuleType:
-    return load("claim_teacher_accuracy")
+    return script("examples/claim_teacher_accuracy.py")
 
 
 @pytest.fixture
@@ -135,7 +124,7 @@ def test_both_claims_run_on_cifars_files(
     family = tmp_path / "family.json"
     family.write_text(json.dumps(json.loads((searched / "claim.json").read_text())["searches"][0]["family"]))
     variants = [*run, "--students", "resnet8x0.5", "--losses", "kd,at", "--family", str(family)]
-    assert load("claim_kd_variants").main([*variants, "--out", str(tmp_path / "kd-claim")]) == 0
+    assert script("examples/claim_kd_variants.py").main([*variants, "--out", str(tmp_path / "kd-claim")]) == 0
     printed = capsys.readouterr().out
     for part in ("cifar10: test accuracy", "searched family", "AT", "teacher", "One seed"):
         assert part in printed

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import importlib.util
 import io
 import json
 import re
@@ -19,7 +18,6 @@ import tomllib
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ import pytest
 import yaml
 from docs_pages import PAGES, ROOT, Block, blocks, commands, commands_in, inline_commands, name_of, text_of
 from PIL import Image
+from scripts import script
 
 from naslib_autokd import unregister
 from naslib_autokd.cli import build_parser, main
@@ -320,16 +319,6 @@ def test_commands_are_parsed(command: str, tmp_path: Path, monkeypatch: pytest.M
     build_parser().parse_args(words_of(command.partition(" > ")[0])[1:])
 
 
-@cache
-def load_script(path: str) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"documented_{Path(path).stem}", ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def example_commands() -> list[str]:
     """Of the pages, and of the examples' own docstrings; a script that takes words in order has nothing to parse."""
     found = {command for _, command in ALL}
@@ -342,7 +331,7 @@ def example_commands() -> list[str]:
 @pytest.mark.parametrize("command", example_commands())
 def test_options_of_examples_exist(command: str) -> None:
     _, path, *words = words_of(command)
-    module = load_script(path)
+    module = script(path)
     if hasattr(module, "parse"):
         module.parse(words)
     else:

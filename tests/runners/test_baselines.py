@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
+from scripts import script
 from torch.nn import functional as F
 
 from naslib_autokd import cli
@@ -463,13 +462,7 @@ def test_command_refuses_bad_input_before_any_work(arguments, message, tmp_path,
 
 @pytest.fixture(scope="module")
 def example():
-    path = Path(__file__).parents[2] / "examples" / "claim_kd_variants.py"
-    spec = importlib.util.spec_from_file_location("claim_kd_variants", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("examples/claim_kd_variants.py")
 
 
 def test_example_tests_the_claim(example, task, tmp_path, capsys, monkeypatch):
