@@ -126,7 +126,6 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 SMALL_TASK = """\
 dataset: cluttered-digits
-name: small
 n_train: 160
 n_val: 300
 n_test: 300
@@ -137,7 +136,7 @@ max_budget_epochs: 2
 
 @pytest.fixture
 def small_task(tmp_path: Path) -> str:
-    """File of a task whose trainings take moments."""
+    """File of a task whose trainings take moments; its teacher is that of ``cluttered_teacher``."""
     path = tmp_path / "small.yaml"
     path.write_text(SMALL_TASK)
     return str(path)

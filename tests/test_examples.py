@@ -23,7 +23,6 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 SMALL_TASK = """\
 dataset: cluttered-digits
-name: small
 n_train: 64
 n_val: 200
 n_test: 200
@@ -64,8 +63,8 @@ def test_autokd_vs_darts_prints_its_table_and_keeps_everything(
     budget, said = {"training_seconds": (0.6, "modelled seconds of training"), "student_epochs": (8, "student-epochs")}[
         unit
     ]
-    arguments = ["--task", str(task), "--seeds", "2", "--unit", unit, "--budget", str(budget), "--out", str(out)]
-    arguments += ["--host", host, *(["--labels-only"] if len(rows) == 2 else [])]
+    arguments = ["--task", str(task), "--seeds", "2", "--unit", unit, "--budget", str(budget), "--workers", "1"]
+    arguments += ["--out", str(out), "--host", host, *(["--labels-only"] if len(rows) == 2 else [])]
     assert example.main(arguments) == 0
     text = capsys.readouterr().out
     assert f"rival: {whose}" in text
