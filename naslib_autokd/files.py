@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import glob
 import logging
@@ -61,11 +60,6 @@ def file_name(text: str) -> str:
         ('cluttered-digits', 'etc_x_y')
     """
     return re.sub(r"[^\w.-]+", "_", text).strip("._")[:80] or "_"
-
-
-def no_room(error: OSError) -> bool:
-    """Whether the disk, or the user's share of it, is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 # --- locks ----------------------------------------------------------------------------------------------------------

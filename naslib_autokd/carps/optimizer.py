@@ -12,9 +12,8 @@ from carps.utils.task import Task
 from carps.utils.trials import StatusType, TrialInfo, TrialValue
 from ConfigSpace import Configuration, ConfigurationSpace
 
-from naslib_autokd.optimizers.base import Optimizer, parameters_of
+from naslib_autokd.optimizers.base import Optimizer, get_optimizer, parameters_of
 from naslib_autokd.records import FAILURE_COST, Proposal, Trial, content_digest
-from naslib_autokd.runners.ablation import get_factory
 from naslib_autokd.runners.setup import check_options
 
 STATUS = {
@@ -95,7 +94,7 @@ class AskAndTell(CARPSOptimizer):
                 f"task {task.name} has {task.output_space.n_objectives} objectives; on tasks of CARP-S the optimizers "
                 "of naslib_autokd minimise one (their front is of a student's costs: naslib-autokd search --objectives)"
             )
-        self.factory, self.options = get_factory(optimizer), dict(options or {})
+        self.factory, self.options = get_optimizer(optimizer), dict(options or {})
         check_options(optimizer, self.factory, self.options)
         self.space = AnySpace(task.input_space.configuration_space)
         fidelities = task.input_space.fidelity_space

@@ -59,7 +59,7 @@ def add(commands: Any) -> None:
     add_option(space, "--preset")
     space.add_argument("--space", help="another space, for example nasbench201 (with NASLib), instead of families")
     optimizer = parser.add_argument_group("optimizer")
-    optimizer.add_argument("--optimizer", default="autokd", help="name of the optimizer")
+    optimizer.add_argument("--optimizer", default="autokd", help="name of the optimizer, or module:class")
     optimizer.add_argument(
         "--option",
         action="append",

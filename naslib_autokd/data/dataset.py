@@ -109,7 +109,7 @@ class _DatasetReader:
             if not isinstance(item, tuple | list) or len(item) != 2:
                 raise TaskError(f"{where} must be (image, label), got {type(item).__name__}")
             images.append(self._pixels(item[0], where, guesses))
-            labels.append(_label(item[1], where, n_classes))
+            labels.append(class_number(item[1], where, n_classes))
         if guesses:
             log.warning("%s: %d pictures of %s are 16-bit grey: %s", self.name, len(guesses), split, guesses[0])
         return np.stack(images), np.asarray(labels, dtype=np.int64)
@@ -163,7 +163,12 @@ def _uint8(image: Any, where: str) -> Images:
     return (array * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _label(label: Any, where: str, n_classes: int | None) -> int:
+def class_number(label: Any, where: str, n_classes: int | None = None) -> int:
+    """``label`` as a Python int: a number of numpy's, or a tensor of one element, too; ``where`` is told in errors.
+
+    Raises:
+        TaskError: If it is no number of a class.
+    """
     value = label.item() if hasattr(label, "item") and np.prod(np.shape(label)) == 1 else label
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise TaskError(f"{where}: a label is the number of a class, from 0, got {label!r}")

@@ -2,8 +2,9 @@
 
 An `Optimizer` proposes candidates one at a time (ask) and learns from trials (tell). A `OneShotMethod` trains shared
 weights instead (DARTS) and answers with one architecture. Both are found by name in a plain dict that entry points
-extend (groups ``naslib_autokd.optimizers`` and ``naslib_autokd.one_shot_methods``); an object is accepted wherever
-a name is. Importing this module imports neither smac nor torch: an optimizer's module is loaded when it is built.
+extend (groups ``naslib_autokd.optimizers`` and ``naslib_autokd.one_shot_methods``), or as ``module:class``; an object
+is accepted wherever a name is. Importing this module imports neither smac nor torch: an optimizer's module is loaded
+when it is built.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from naslib_autokd.evaluators.base import HasBudgets, SaysIfItRepeats
+from naslib_autokd.imports import imported
 from naslib_autokd.records import Ask, CandidateLike, Proposal, Trial
 from naslib_autokd.tasks import did_you_mean
 
@@ -278,14 +280,21 @@ def _get(given: Any, table: Mapping[str, Any], group: str, what: str) -> Any:
     extra = {point.name: point for point in entry_points(group=group)}
     if given in extra:
         return extra[given].load()
+    if ":" in given:
+        try:
+            return imported(given)
+        except ImportError as error:
+            raise ValueError(f"{what} {error}") from error
     raise ValueError(nearest(given, [*table, *extra], what))
 
 
 def get_optimizer(name: str | OptimizerFactory) -> OptimizerFactory:
-    """The factory of this name; an object (a class or function with the same arguments) is returned as it is.
+    """The factory of this name, or of the name ``module:class`` (modules of the working directory count).
+
+    An object (a class or function with the same arguments) is returned as it is.
 
     Raises:
-        ValueError: If there is no such optimizer (with the nearest names).
+        ValueError: If there is no such optimizer (with the nearest names), or importing it fails.
     """
     return _get(name, OPTIMIZERS, "naslib_autokd.optimizers", "optimizer")
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from naslib_autokd.data.dataset import class_number
 from naslib_autokd.data.images import Images, Labels, Split, TaskData
 from naslib_autokd.data.splits import stratified_order
 from naslib_autokd.data.views import draw_views
@@ -160,7 +161,7 @@ def _read(dataset: Any, name: str) -> tuple[Images | Floats, Labels]:
     for index in range(len(dataset)):
         image, label = dataset[index]  # type: ignore[index]
         images.append(_as_tensor(image, name))
-        labels.append(_as_label(label, name))
+        labels.append(class_number(label, f"{name}: image {index}"))
         if images[-1].shape != images[0].shape:
             raise TaskError(
                 f"{name}: image {index} has shape {tuple(images[-1].shape)}, the first {tuple(images[0].shape)}; the "
@@ -194,15 +195,6 @@ def _as_tensor(image: Any, name: str) -> Tensor:
     if found.ndim != 3:
         raise TaskError(f"{name}: an image must be (channels, height, width), got shape {tuple(found.shape)}")
     return found
-
-
-def _as_label(label: Any, name: str) -> int:
-    value = label
-    if hasattr(label, "item") and np.prod(np.shape(label)) == 1:  # numpy's scalars, tensors of one element
-        value = label.item()
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise TaskError(f"{name}: a label must be the number of a class, from 0, got {label!r}")
-    return value
 
 
 def _classes(dataset: Any, labels: Labels, name: str) -> tuple[str, ...]:

@@ -307,16 +307,6 @@ def check_architecture(space: str, architecture: Sequence[int]) -> None:
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
-def supernet_graph(space: str, task: Task, width: float | None = None) -> Any:
-    """NASLib's graph for its one-shot optimizers, not parsed; by default of `fit_supernet`'s size.
-
-    Weights are drawn from torch's global generator.
-    """
-    check_space(space, task)
-    size = fit_supernet(space, task) if width is None else size_at(space, task, width)
-    return size.graph()
-
-
 def discrete_network(space: str, architecture: Sequence[int], task: Task, width: float | None = None) -> nn.Module:
     """The network of one architecture: a parsed NASLib graph, float ``(N, C, H, W)`` to logits ``(N, n_classes)``.
 

@@ -13,7 +13,6 @@ from typing import Any
 from naslib_autokd.plugin.evaluation import FinalAPI, KDDatasetAPI
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.plugin.loaders import Batch, data_loaders, is_task_of_ours
-from naslib_autokd.records import Trial
 from naslib_autokd.runners.run_folder import TRIALS
 from naslib_autokd.search_spaces import DescribesItself
 
@@ -144,10 +143,6 @@ class KDTrainer(Trainer):
         if api.out is None and not len(api.store):
             api.open(self.config.save, self._run_settings())
         return api.final().query(best_arch, Metric.TEST_ACCURACY if metric is None else metric, self.config.dataset)
-
-    def incumbents(self) -> list[tuple[float, Trial]]:
-        """``(student-epochs spent, trial)`` each time the best trial changed, from the record."""
-        return [] if self.dataset_api is None else self.dataset_api.store.trajectory()
 
     def _bring_back(self, api: KDDatasetAPI) -> None:
         if self._searched:

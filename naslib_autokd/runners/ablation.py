@@ -29,10 +29,8 @@ from typing import Any
 import yaml
 
 from naslib_autokd.evaluators.base import Benchmark, HasTask, KnowsNoise
-from naslib_autokd.imports import imported
 from naslib_autokd.optimizers.base import (
     Optimizer,
-    OptimizerFactory,
     ScoresStudents,
     SearchSpaceLike,
     SpaceExhausted,
@@ -141,21 +139,6 @@ def variant(space: Any, changes: Mapping[str, Any]) -> SearchSpaceLike:
     return found
 
 
-def get_factory(optimizer: str | OptimizerFactory) -> OptimizerFactory:
-    """As `get_optimizer`, and ``module:attribute`` is imported (the current folder's modules, too).
-
-    Raises:
-        ValueError: If there is no such optimizer.
-    """
-    if not isinstance(optimizer, str) or ":" not in optimizer:
-        return get_optimizer(optimizer)
-    try:
-        factory: OptimizerFactory = imported(optimizer)
-    except ImportError as error:
-        raise ValueError(f"optimizer {error}") from error
-    return factory
-
-
 def grid(student_epochs: float, full: int) -> tuple[float, ...]:
     """Where a run is looked at: at each full training's worth, or `GRID_POINTS` of them, and at the end.
 
@@ -193,7 +176,7 @@ def make_optimizer(
         ImportError: If a package is missing.
     """
     space = variant(benchmark.space, method.space)
-    factory = get_factory(method.optimizer)
+    factory = get_optimizer(method.optimizer)
     check_options(method.to_dict()["optimizer"], factory, method.options)
     try:
         optimizer = factory(

@@ -106,6 +106,7 @@ CARPS = "tests/runners/test_carps.py::test_the_commands"
 CARPS_RUN = "python -m carps.run 'hydra.searchpath=[pkg://naslib_autokd.carps.configs]'"
 USER = "nothing of ours"
 """Cloning, exporting a variable, starting Dask."""
+OWN_OPTIMIZER = "tests/runners/test_ablation.py::test_an_optimizer_of_a_module_is_found_by_its_path"
 SMALL_STUDY = Here("--seeds 1 --student-epochs 18 --workers 1 --methods autokd")
 
 COMMANDS: dict[str, str] = {
@@ -177,6 +178,9 @@ COMMANDS: dict[str, str] = {
     "--out runs/logged": LOGGER,
     "naslib-autokd search --objective mylosses:logit_matching --optimizer random_search --trials 4 "
     "--out runs/matching": HERE,
+    "naslib-autokd search --optimizer promote:Promote --option group=2 --trials 6 --finals 1 --out runs/promote": (
+        OWN_OPTIMIZER
+    ),
     "naslib-autokd compare-kd --student resnet8x0.5 --losses kd,mylosses:logit_matching --seeds 2 "
     "--out runs/losses": HERE,
     "naslib-autokd search --task cluttered-digits --max-params 12000 --max-macs 800000 --max-memory 4MB --trials 6 "

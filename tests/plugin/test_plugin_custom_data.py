@@ -191,7 +191,7 @@ def test_students_learn_from_a_teacher_on_it(task_from, custom, cache_folder):
         (np.full((20, 1, 8, 8), np.nan, np.float32), np.arange(20) % 2, "values that are not finite"),
         (np.zeros((20, 1, 8, 8), np.float32), np.arange(20) % 2 * 2, "there are none of 1"),
         (np.zeros((20, 1, 8, 8), np.float32), np.zeros(20, int), "there is only one"),
-        (np.zeros((20, 1, 8, 8), np.float32), np.linspace(0, 1, 20), "a label must be the number of a class"),
+        (np.zeros((20, 1, 8, 8), np.float32), np.linspace(0, 1, 20), "a label is the number of a class"),
         (np.zeros((1, 1, 8, 8), np.float32), np.zeros(1, int), "there is only one"),
         (np.zeros((0, 1, 8, 8), np.float32), np.zeros(0, int), "datasets with a length, at least 1"),
     ],

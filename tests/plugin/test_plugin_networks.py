@@ -93,7 +93,7 @@ def test_at_naslibs_own_size_the_network_is_naslibs(networks: Any) -> None:
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(ours.eval()(images), theirs.eval()(images))
-    supernet = networks.supernet_graph("nasbench201", task, width=16)
+    supernet = networks.size_at("nasbench201", task, 16).graph()
     assert type(supernet).__mro__[1] is NasBench201SearchSpace
     assert [[str(op) for op in edges] for edges in op_lists(supernet)] == [
         [str(op) for op in edges] for edges in op_lists(NasBench201SearchSpace(n_classes=10))
@@ -123,10 +123,10 @@ def test_naslibs_simple_cell_takes_no_images_and_ours_does(networks: Any) -> Non
 @pytest.mark.parametrize("space", SPACES)
 def test_supernets_offer_all_operations_and_survive_naslibs_copies(networks: Any, space: str) -> None:
     task = get_task("cluttered-digits")
-    graph = networks.supernet_graph(space, task)
+    size = networks.fit_supernet(space, task)
+    graph = size.graph()
     scopes = {cell.scope for cell in graph._get_child_graphs()}
     assert scopes == set(graph.OPTIMIZER_SCOPE)
-    size = networks.fit_supernet(space, task)
     mean = sum(size.n_params(architecture) for architecture in draws(space, 400)) / 400
     assert mean == pytest.approx(size.mean_params(), rel=0.03)
     assert 0.9 * task.max_params < size.mean_params() <= task.max_params

@@ -76,7 +76,7 @@ def test_folders_exist_and_both_records_are_written(plugin, tmp_path):
     assert found["test_acc"] == [-1.0] * 8  # closed during a search
     settings = (save / "run.yaml").read_text()
     assert all(text in settings for text in ("optimizer: RegularizedEvolution", "hnag-small", "sample_size: 3"))
-    best = trainer.incumbents()[-1][1]
+    best = trainer.dataset_api.store.trajectory()[-1][1]
     assert best.val_accuracy == max(trial.val_accuracy for trial in trials)
 
 
@@ -256,7 +256,7 @@ def test_students_are_trained_and_the_test_split_is_read_once(plugin, tmp_path, 
 def test_darts_runs_on_our_loaders_and_its_cell_is_judged(plugin, tmp_path, tiny_data, cluttered_teacher):
     from naslib.optimizers import DARTSOptimizer
 
-    from naslib_autokd.plugin.networks import supernet_graph
+    from naslib_autokd.plugin.networks import fit_supernet
 
     data = replace(tiny_data, test_reads=0)
     evaluator = KDEvaluator(data.task, data=data, teacher=cluttered_teacher)
@@ -265,7 +265,7 @@ def test_darts_runs_on_our_loaders_and_its_cell_is_judged(plugin, tmp_path, tiny
     settings = config(tmp_path, epochs=1, **keys)
     torch.manual_seed(0)
     optimizer = DARTSOptimizer(**settings.search)
-    optimizer.adapt_search_space(supernet_graph("simple_cell", data.task), settings.dataset)
+    optimizer.adapt_search_space(fit_supernet("simple_cell", data.task).graph(), settings.dataset)
     trainer = plugin.KDTrainer(optimizer, settings, dataset_api=plugin.KDDatasetAPI(evaluator, budget_epochs=1))
     with pytest.raises(RuntimeError, match=r"call search\(\) first"):
         trainer.evaluate()

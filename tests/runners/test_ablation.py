@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import Broken, Synthetic, Witness
 
+from naslib_autokd.cli import main
 from naslib_autokd.optimizers import get_optimizer
 from naslib_autokd.records import Proposal, StoreLockedError, Trial, derive_seed
 from naslib_autokd.runners.ablation import (
@@ -29,7 +30,6 @@ from naslib_autokd.runners.ablation import (
     StudyFolderError,
     StudyProgress,
     _Schedule,
-    get_factory,
     grid,
     make_optimizer,
     run_study,
@@ -643,20 +643,25 @@ def test_shipped_yaml_is_its_own_copy() -> None:
         assert Study.from_yaml(study_text(name)) == get_study(name)
 
 
-def test_an_optimizer_of_a_module_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_optimizer_of_a_module_is_found_by_its_path(
+    tmp_path: Path, small_task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_own_search.py").write_text(
         "from naslib_autokd.optimizers.random_search import RandomSearch\nclass Mine(RandomSearch): pass\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    assert get_factory("my_own_search:Mine").__name__ == "Mine"
+    assert get_optimizer("my_own_search:Mine").__name__ == "Mine"
     for wrong in ("my_own_search:Yours", "nobody:Mine"):
         with pytest.raises(ValueError, match="cannot be imported"):
-            get_factory(wrong)
+            get_optimizer(wrong)
     study = small_study(methods=(StudyMethod("Mine", "my_own_search:Mine"), StudyMethod("Random", "random_search")))
     result = run_study(study, tmp_path / "out", seeds=1, workers=1)
     assert result.runs[0].test_error == result.runs[1].test_error
     assert "optimizer: my_own_search:Mine" in (tmp_path / "out" / "study.yaml").read_text()
+    command = ["search", "--task", small_task, "--optimizer", "my_own_search:Mine", "--trials", "1", "--finals", "1"]
+    assert main([*command, "--out", "run"]) == 0
+    assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["optimizer"] == "my_own_search:Mine"
 
 
 # --- the documentation
