@@ -60,7 +60,7 @@ def test_autokd_vs_darts_prints_its_table_and_keeps_everything(
 ) -> None:
     task, out = tmp_path / "small.yaml", tmp_path / "run"
     task.write_text(SMALL_TASK)
-    budget, said = {"training_seconds": (0.6, "modelled seconds of training"), "student_epochs": (8, "student-epochs")}[
+    budget, said = {"training_seconds": (0.4, "modelled seconds of training"), "student_epochs": (8, "student-epochs")}[
         unit
     ]
     arguments = ["--task", str(task), "--seeds", "2", "--unit", unit, "--budget", str(budget), "--workers", "1"]
