@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ConfigSpace import Configuration
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
 
@@ -128,9 +128,12 @@ def test_bad_input_is_named(build: Any, message: str) -> None:
 
 def widest(wiring: Any, max_params: int, min_channels: int, task: dict[str, Any]) -> StudentSpec:
     """The largest width by bisection over the real numbers: slow, and with nothing in common with the solver."""
+    growth = (
+        1 + 1e-9 if wiring.channel_growth == 1 else wiring.channel_growth
+    )  # at 1 stages are raised one at a time, the last first
 
     def spec(width: float) -> StudentSpec:
-        return StudentSpec(wiring, channels_at(width, wiring.channel_growth, min_channels), **task)
+        return StudentSpec(wiring, channels_at(width, growth, min_channels), **task)
 
     low, high = 0.0, 1.0
     while spec(high).n_params <= max_params:
@@ -141,7 +144,17 @@ def widest(wiring: Any, max_params: int, min_channels: int, task: dict[str, Any]
     return spec(low)
 
 
+EQUAL_STAGES = Generator(
+    top=WattsStrogatz(2, 1, 0.0),
+    mid=ErdosRenyi(1, 0.0),
+    bottom=WattsStrogatz(1, 0, 0.0),
+    stage_ratios=(0.0, 0.5, 0.5),
+    channel_growth=1.0,
+)
+
+
 @settings(max_examples=60, deadline=None)
+@example(EQUAL_STAGES, 0, 36_193, 1)
 @given(generators(8, 3, 4), st.integers(0, 1000), st.integers(3_000, 200_000), st.integers(1, 5))
 def test_the_width_is_the_largest_that_fits(
     generator: Generator, seed: int, max_params: int, min_channels: int
