@@ -40,7 +40,7 @@ setup(
         "torch>=2.10",  # older ones have unsafe checkpoint loading (CVE-2026-24747)
         "torchvision",  # imported lazily: only the CIFAR and image-folder loaders need it
         "networkx>=3.3",
-        "smac>=2.4,<2.5",  # private parts are used: tests/optimizers/test_smac_parts.py
+        "smac>=2.4.1,<2.5",  # private parts are used: tests/optimizers/test_smac_parts.py
         "ConfigSpace>=1.2.1",
         "scikit-learn>=1.4",
         "numpy>=1.26",
@@ -53,8 +53,8 @@ setup(
         "vl-convert-python>=1.9",  # draws them without a browser, and brings the library that reports embed
         "rich>=14.3",  # older ones end the lines of a file with an empty one
         "pillow>=11.3",  # AVIF
-        "onnx>=1.15",  # students as ONNX files, and what they take where they run
-        "onnxruntime>=1.17",
+        "onnx>=1.16",  # students as ONNX files, and what they take where they run
+        "onnxruntime>=1.18",  # reads what torch exports (format 10)
         "dask>=2024.1",  # workers; smac brings these four, too
         "distributed>=2024.1",
         "cloudpickle>=3",

@@ -123,7 +123,7 @@ def test_options_stand_in_groups_and_defaults_are_shown(
     ]
     assert text.startswith("usage: naslib-autokd search [options] --out DIR\n")
     assert "everything random follows from it (default: 0)" in text
-    assert "name of the optimizer (default: autokd)" in text
+    assert "name of the optimizer, or module:class (default: autokd)" in text
     assert "(default: None)" not in text
     assert "(default: False)" not in text
     shown = [line for line in text.splitlines() if "naslib-autokd" not in line]

@@ -62,7 +62,7 @@ def load_flowers102(task: Task) -> Loaded:
         labels = loadmat(folder / "imagelabels.mat")["labels"].ravel().astype(np.int64)
         sets = loadmat(folder / "setid.mat")
         chosen = {split: sets[key].ravel().astype(np.int64) for split, key in FLOWER_SPLITS.items()}
-    except (MatReadError, OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except (MatReadError, OSError, ValueError, LookupError, TypeError, NotImplementedError) as error:
         raise TaskError(f"imagelabels.mat or setid.mat in {folder} cannot be read: {error}") from error
     numbers = np.concatenate(list(chosen.values()))
     if len(set(numbers.tolist())) < len(numbers) or numbers.min() < 1 or numbers.max() > len(labels):
