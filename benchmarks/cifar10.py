@@ -8,9 +8,9 @@ at most the parameters and multiply-adds of a resnet8.
 
     searches    AutoKD, random search, regularized evolution, and the default family without a search: seed by seed, at
                 equal modelled seconds of training; trainings of 3 and 9 epochs
-    trainings   four students each of every family that was kept, and of hand-designed networks with several losses,
-                of 27 epochs, paired by the seed of the training
-    report      the table of `trainings`, and records of both parts, in ``results/cifar10``
+    families    four students of 27 epochs of every family that was kept
+    students    the same of hand-designed networks, with several losses
+    report      the table of these trainings, and the records of all parts, in ``results/cifar10``
 
 All parts are run unless ``--only`` names some; the same command continues, also with more seeds.
 """
@@ -29,7 +29,7 @@ from naslib_autokd.evaluators.student_limits import StudentLimits
 from naslib_autokd.reports.tables import markdown_table, write_csv
 from naslib_autokd.runners import baselines
 from naslib_autokd.runners.comparison import JobProgress, Method, compare
-from naslib_autokd.runners.run_folder import COMPARISON, FINALS
+from naslib_autokd.runners.run_folder import COMPARISON, FINALS, RESULT, RUN, TASK, TRIALS
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.tasks import Task, get_task
 
@@ -47,7 +47,7 @@ SECONDS = 1200.0
 EPOCHS = 27
 TRAININGS = 4
 STUDENTS, LOSSES = ("resnet8", "resnet20x0.5"), ("ce", "kd", "fitnet", "dkd")
-PARTS = ("searches", "trainings", "report")
+PARTS = ("searches", "families", "students", "report")
 
 
 def searches(options: argparse.Namespace, task: Task) -> None:
@@ -71,30 +71,37 @@ def _say(state: JobProgress) -> None:
     print(f"{state.method}, seed {state.seed}: {state.text}", flush=True)
 
 
-def trainings(options: argparse.Namespace, task: Task) -> None:
-    task = replace(task, name=f"{task.name}-{EPOCHS}", max_budget_epochs=EPOCHS)
-    common: dict[str, Any] = {"workers": options.workers, "teacher": options.teacher}
+def families(options: argparse.Namespace, task: Task) -> None:
     for seed, methods in found_families(options.out / "searches").items():
         compare(
-            task,
+            in_full(task),
             methods,
             seeds=[0],
             budget=EPOCHS,
             student_limits=LIMITS,
             out=options.out / "families" / f"seed-{seed}",
             n_finals=TRAININGS,
+            workers=options.workers,
+            teacher=options.teacher,
             progress=_say,
-            **common,
         )
+
+
+def in_full(task: Task) -> Task:
+    return replace(task, name=f"{task.name}-{EPOCHS}", max_budget_epochs=EPOCHS)
+
+
+def students(options: argparse.Namespace, task: Task) -> None:
     for student in STUDENTS:
         baselines.compare(
-            task,
+            in_full(task),
             [student],
             LOSSES,
             seeds=range(TRAININGS),
             out=options.out / "students" / student,
+            workers=options.workers,
+            teacher=options.teacher,
             progress=lambda done, of, text: print(f"{done}/{of} {text}", flush=True),
-            **common,
         )
 
 
@@ -108,13 +115,14 @@ def found_families(searches: Path) -> dict[int, list[Method]]:
     return found
 
 
+RECORDS = (COMPARISON, RUN, TASK, TRIALS, FINALS, RESULT, baselines.TRAININGS)
 COLUMNS = ("network", "loss", "search_seed", "training", "test_accuracy", "val_accuracy", "n_params", "macs")
 
 
 def report(options: argparse.Namespace, task: Task) -> None:
     """Records but for weights, ``trainings.csv`` and ``table.md``."""
     for path in sorted(options.out.rglob("*")):
-        if path.suffix in (".json", ".jsonl", ".yaml") and path.parent.name != "students":
+        if path.name in RECORDS:
             kept = RESULTS / "records" / path.relative_to(options.out)
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(path.read_bytes())
@@ -171,7 +179,7 @@ def main() -> None:
     options = parser.parse_args()
     task = get_task(str(RESULTS / "task.yaml"), data_dir=options.data_dir)
     for part in options.only:
-        {"searches": searches, "trainings": trainings, "report": report}[part](options, task)
+        {"searches": searches, "families": families, "students": students, "report": report}[part](options, task)
 
 
 if __name__ == "__main__":
