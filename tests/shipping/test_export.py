@@ -47,6 +47,13 @@ def test_exported_outputs_are_the_students_on_images_from_0_to_1(run, evaluator,
     assert done.difference < module.TOLERANCE
 
 
+def test_an_exported_program_asks_for_no_memory_layout(run, tmp_path):
+    done = export(run, "torch-export", tmp_path / "student.pt2")
+    nodes = torch.export.load(done.path).graph.nodes
+    assert any("batch_norm" in str(node.target) for node in nodes)
+    assert not any("memory_format" in node.kwargs for node in nodes), "ExecuTorch's batch norm takes contiguous memory"
+
+
 def test_the_onnx_file_needs_nothing_of_this_package(run, evaluator, tmp_path):
     from PIL import Image
 

@@ -264,7 +264,8 @@ def run_steps(
                 y = y + values[source]
             y = y * (1.0 / len(step.sources))
         elif kind == "layout":
-            y = x.contiguous(memory_format=torch.channels_last)
+            # an exported program is run by others, and ExecuTorch's batch norm takes contiguous memory alone
+            y = x if torch.compiler.is_exporting() else x.contiguous(memory_format=torch.channels_last)
         elif kind == "average":
             y = F.avg_pool2d(x, *step.detail)
         else:
