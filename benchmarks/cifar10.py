@@ -8,7 +8,7 @@ at most the parameters and multiply-adds of a resnet8.
 
     searches    AutoKD, random search, regularized evolution, and the default family without a search: seed by seed, at
                 equal modelled seconds of training; trainings of 3 and 9 epochs
-    families    four students of 27 epochs of every family that was kept
+    families    two students of 27 epochs of every family that was kept
     students    the same of hand-designed networks, with several losses
     report      the table of these trainings, and the records of all parts, in ``results/cifar10``
 
@@ -45,7 +45,7 @@ METHODS = (
 SECONDS = 1200.0
 """Modelled seconds of training of each search: some 20 full trainings."""
 EPOCHS = 27
-TRAININGS = 4
+TRAININGS = 2
 STUDENTS, LOSSES = ("resnet8", "resnet20x0.5"), ("ce", "kd", "fitnet", "dkd")
 PARTS = ("searches", "families", "students", "report")
 

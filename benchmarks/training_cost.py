@@ -197,7 +197,10 @@ def read() -> list[dict[str, Any]]:
 COMMON = ("steps", "operations", "parameters", "images", "dense_macs", "pointwise_macs", "depthwise_macs")
 FITTED = {
     "plan": (*COMMON, "norm_values", "relu_values", "merge_values", "average_values", "max_values"),
-    "torch": (*COMMON, "grouped_macs", "dense_values", "norm_values", "relu_values", "pool_values", "other_values"),
+    "torch": (
+        *(*COMMON, "grouped_macs", "dense_values", "norm_values", "relu_values", "pool_values", "other_values"),
+        *("depthwise_operations", "pointwise_operations", "depthwise_values", "pointwise_values"),
+    ),
     "supernet": ("operations", "grouped_macs", "values"),
 }
 """Counts that have a coefficient, by execution."""

@@ -130,7 +130,7 @@ class _Work(_Mode):
     def __init__(self) -> None:
         super().__init__()
         self.work: Counter[str] = Counter()
-        self.operations = 0
+        self.operations: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -144,6 +144,7 @@ class _Work(_Mode):
             kind = "grouped" if groups > 1 else "pointwise" if weight[0, 0].numel() == 1 else "dense"
             if groups > 1 and weight.shape[1] == 1:
                 kind = "depthwise"
+            self.operations[f"{kind}_operations"] += 1
             work[f"{kind}_macs"] += n * weight[0].numel()
             work[f"{kind}_values"] += images.numel() + n
         elif name in ("mm", "addmm", "bmm", "baddbmm"):
@@ -157,7 +158,7 @@ class _Work(_Mode):
         else:
             work["other_values"] += n
         work["values"] += n
-        self.operations += 1
+        self.operations["operations"] += 1
         return out
 
 
@@ -174,7 +175,7 @@ def module_work(model: nn.Module, image_shape: tuple[int, int, int], batch_size:
     model.train(training)
     return {
         **{name: amount * batch_size / PROBE for name, amount in counter.work.items()},
-        "operations": counter.operations,
+        **counter.operations,
         "parameters": count_params(model),
         "images": batch_size * math.prod(image_shape),
         "steps": 1,
