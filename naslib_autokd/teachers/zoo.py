@@ -415,7 +415,8 @@ def build(name: str, in_channels: int, n_classes: int, multiple: int = 1, large_
     """A network of the zoo, or one of `SCALED` in another width; its weights are drawn from torch's global generator.
 
     Args:
-        multiple, large_images: Of `scaled`; the zoo's own networks are what they are.
+        multiple: Of `scaled`; the zoo's own networks are what they are.
+        large_images: The same.
 
     Raises:
         ValueError: For an unknown name (names the nearest).
