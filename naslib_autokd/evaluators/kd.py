@@ -478,7 +478,7 @@ class KDEvaluator:
     def _training_key(self) -> str:
         """Digest of everything that a training depends on besides family, seed and budget."""
         network = self.teacher.network
-        weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+        weights = {name: tensor.cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
         inputs = [repr(module.input) for module in network.modules() if isinstance(module, InputAdapter)]
         return content_digest(
             {
@@ -650,7 +650,8 @@ class KDEvaluator:
             "result": result.to_dict(),
             "record": content_digest(result.to_dict()),
         }
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        # some modules share theirs, which safetensors refuses
+        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
         return same_bytes(to_safetensors(state, {key: json.dumps(value) for key, value in metadata.items()}))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load
 from torch import nn
 
 from naslib_autokd.cli import build_parser
@@ -457,6 +458,8 @@ def test_final_training_validates_and_only_the_judge_reads_the_test_split(evalua
     with safe_open(tmp_path / "students" / "s.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["result"])["test_accuracy"] == judged.test_accuracy
         assert set(file.keys()) == set(model.state_dict())
+    model.again = model[0]  # a module that stands there twice, as in cells of NASLib
+    assert len(load(evaluator.student_file(model, judged))) == len(model.state_dict())
 
 
 def test_final_training_depends_on_its_seed_alone(evaluator, make_cnn):
