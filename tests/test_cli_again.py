@@ -123,10 +123,12 @@ def test_the_lines_that_repeat_a_comparison_have_all_that_decides_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"budget": 81.0, "budget_unit": "training_seconds", "n_finals": 2, "device": "cpu", "teacher": "t.pt"}
+    limits = StudentLimits(max_macs=1000)
     elsewhere = {"workers", "scheduler", "cluster", "limits", "progress"}  # where jobs run, not what they give
     assert set(inspect.signature(comparison.compare).parameters) == {
         *settings,
         *elsewhere,
+        "student_limits",
         "task",
         "methods",
         "seeds",
@@ -135,10 +137,18 @@ def test_the_lines_that_repeat_a_comparison_have_all_that_decides_its_result(
     asked: list[Any] = []
     monkeypatch.setattr(comparison, "compare", lambda *given, **named: asked.extend([given, named]))
     methods = json.loads(json.dumps([asdict(method) for method in AUTOKD_VS_DARTS]))
-    exec(comparison_code(tmp_path, {**settings, "methods": methods}, get_task("digits").to_dict(), [3, 4]), {})
+    exec(
+        comparison_code(
+            tmp_path,
+            {**settings, "methods": methods, "student_limits": asdict(limits)},
+            get_task("digits").to_dict(),
+            [3, 4],
+        ),
+        {},
+    )
     assert asked == [
         ("digits", list(AUTOKD_VS_DARTS)),
-        {"seeds": [3, 4], **settings, "out": f"{tmp_path}-again"},
+        {"seeds": [3, 4], **settings, "student_limits": limits, "out": f"{tmp_path}-again"},
     ]
 
 

@@ -225,10 +225,14 @@ def comparison_code(folder: Path, settings: Mapping[str, Any], task: Mapping[str
     methods = [Method(**method) for method in settings.get("methods", ())]
     names = ("budget", "budget_unit", "n_finals", "device", "teacher")
     given = {name: settings[name] for name in names if settings.get(name)}
+    imports = "from naslib_autokd.runners.comparison import Method, compare"
+    if limits := settings.get("student_limits"):
+        given["student_limits"] = StudentLimits(**limits)
+        imports += "\nfrom naslib_autokd.evaluators.student_limits import StudentLimits"
     given = {"seeds": list(seeds), **given, "out": f"{folder}-again"}
     arguments = ", ".join(f"{name}={value!r}" for name, value in given.items())
     call = f"compare({_task_word(folder, task, None)!r}, {methods!r}, {arguments})"
-    return f"from naslib_autokd.runners.comparison import Method, compare\n{call}"
+    return f"{imports}\n{call}"
 
 
 # --- a study, a comparison of losses --------------------------------------------------------------------------------

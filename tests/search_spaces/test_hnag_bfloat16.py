@@ -528,7 +528,8 @@ def test_where_nothing_can_compile_or_multiply_it_training_says_why_and_is_in_fl
         trained("auto", "no bfloat16 products")
     with monkeypatch.context() as patched:
         patched.setattr(execution, "_processor_flags", lambda: execution.BFLOAT16_FLAGS)
-        patched.setattr(execution, "FLAGS", ("-O0", "-shared", "-fPIC"))  # a compiler that knows no such instructions
+        patched.setattr(execution, "FLAGS", ("-O0", "-shared", "-fPIC"))
+        patched.setattr(execution, "TUNED", ("-O0",))  # a compiler that knows no such instructions
         execution._kernels.cache_clear()
         assert "no bfloat16 products" in execution.without_bfloat16()
         patched.setattr(execution.shutil, "which", lambda name: None)
