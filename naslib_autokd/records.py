@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import reduce
+from itertools import takewhile
 from operator import add
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar, Union, runtime_checkable
@@ -459,8 +460,10 @@ class _RecordFile(ABC, Generic[_Record]):
             with open(self.path, "rb") as file:
                 file.seek(self._good_bytes)
                 while lines := file.readlines(_CHUNK_BYTES):
-                    torn = 0 if lines[-1].endswith(b"\n") else len(lines.pop())
-                    for line, (record, has_digest) in zip(lines, self._parse_lines(lines), strict=True):
+                    # a writer goes on meanwhile: what it adds to a torn line would be a line of its own
+                    whole = [*takewhile(lambda line: line.endswith(b"\n"), lines)]
+                    torn = sum(map(len, lines)) - sum(map(len, whole))
+                    for line, (record, has_digest) in zip(whole, self._parse_lines(whole), strict=True):
                         self._keep(record, has_digest)
                         self._good_bytes += len(line)
                     if torn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from naslib_autokd import records
 from naslib_autokd.records import (
     Ask,
     AskLog,
@@ -284,6 +286,29 @@ def test_a_reader_beside_a_writer_sees_whole_records_alone(tmp_path: Path) -> No
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_line_that_is_finished_while_it_is_read_waits_for_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`readlines` goes on after the end of the file that it came to, so a torn line need not be the last one."""
+    path = tmp_path / "trials.jsonl"
+    lines = [with_digest(trial(number).to_json()) for number in range(3)]
+    path.write_bytes(lines[0] + lines[1][:40])
+
+    class Growing(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            n_read = super().readinto(buffer)
+            if n_read == 0 and path.stat().st_size == len(lines[0]) + 40:
+                with path.open("ab") as writer:
+                    writer.write(lines[1][40:] + lines[2])
+            return n_read
+
+    monkeypatch.setattr(records, "open", lambda path, mode: io.BufferedReader(Growing(path)), raising=False)
+    store = TrialStore(path)
+    assert len(store) == 1
+    assert store.refresh() == 2
+    assert [t.number for t in store] == [0, 1, 2]
 
 
 @pytest.mark.slow
