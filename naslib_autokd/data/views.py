@@ -143,6 +143,12 @@ class Views:
         fits = device.type == "cuda" and self.nbytes < torch.cuda.mem_get_info(device)[0] // 2
         return there.cut_ahead() if fits else there
 
+    def with_more(self, n_views: int, task: Task) -> Views:
+        """The same images in so many views of the task, drawn as by `draw_views`: the first of them are its own."""
+        (images,) = self.sources
+        places = _draw_places(len(images), images.shape[-1], n_views, task, "views")
+        return replace(self, places=places, drawn=None).to(self.device)
+
     def joined(self, other: Views) -> Views:
         """These samples and, after them, others."""
         places = np.concatenate([self.places, other.places], axis=1)
@@ -158,20 +164,25 @@ def draw_views(images: npt.NDArray[np.uint8], task: Task, purpose: str = "views"
     ``shift``: moved by up to ``max_shift`` pixels in each direction (by at least one), the border is repeated.
     ``crop-flip``: cut out of the image with ``max_shift`` zeros around it, and mirrored with probability one half.
     """
+    places = _draw_places(len(images), images.shape[-1], task.n_views, task, purpose)
+    views = Views((images,), places, zeros=task.augmentation == "crop-flip")
+    return views.cut_ahead() if views.nbytes <= DRAWN_BYTES else views
+
+
+def _draw_places(n: int, size: int, n_views: int, task: Task, purpose: str) -> npt.NDArray[np.int16]:
     # RandomState's streams are frozen for good, those of numpy's newer Generator may change between versions.
     rng = np.random.RandomState(derive_seed(task.dataset, task.split_seed, purpose))
-    n, margin = len(images), task.max_shift
-    places, n_places = np.zeros((task.n_views, n, 3), dtype=np.int16), (2 * margin + 1) ** 2
+    margin = task.max_shift
+    places, n_places = np.zeros((n_views, n, 3), dtype=np.int16), (2 * margin + 1) ** 2
     for view in places[1:]:
         place = rng.randint(1 if task.augmentation == "shift" else 0, n_places, size=n)  # 0 is the middle
         view[:, 0], view[:, 1] = np.divmod((place + n_places // 2) % n_places, 2 * margin + 1)
         view[:, :2] -= margin
-        outside = images.shape[-1] - (task.augmentation == "shift")  # as far as that, nothing more changes
+        outside = size - (task.augmentation == "shift")  # as far as that, nothing more changes
         view[:, :2] = view[:, :2].clip(-outside, outside)
         if task.augmentation == "crop-flip":
             view[:, 2] = rng.uniform(size=n) < 0.5
-    views = Views((images,), places, zeros=task.augmentation == "crop-flip")
-    return views.cut_ahead() if views.nbytes <= DRAWN_BYTES else views
+    return places
 
 
 def as_tensor(images: npt.NDArray[np.uint8]) -> Tensor:

@@ -152,6 +152,7 @@ def train(
     settings: TrainingSettings | None = None,
     time_limit_s: float | None = None,
     progress: Callable[[int, float], None] | None = None,
+    progress_within: Callable[[float], None] | None = None,
     objective: Objective | None = None,
     kd_loss: KDLoss | None = None,
     schedule_epochs: int | None = None,
@@ -171,6 +172,7 @@ def train(
         epochs: After so many the training ends, those of ``start`` included. Each epoch drops the last partial batch,
             and shows each image in the next of its views (start drawn per image).
         progress: Called with (epochs done, mean loss) after each epoch.
+        progress_within: Called every few steps with the epochs done, as a fraction.
         schedule_epochs: What the learning rate's schedule spans; by default exactly ``epochs``, so that every budget
             sees a whole one.
         start: Continue this training of a model like ``model``, which gets its weights; ``seed`` must be its seed. With
@@ -255,6 +257,8 @@ def train(
             correct += (torch.cat([logits for logits, _ in outputs]).argmax(dim=1) == hard[part]).sum()
             losses[done_steps : done_steps + len(outputs)] = torch.stack([loss for _, loss in outputs])
             done_steps += len(outputs)
+            if progress_within is not None:
+                progress_within(epoch + done_steps / steps_per_epoch)
         first = losses[0].clone() if first is None else first
         figures = torch.stack((losses.sum(), correct, (hard >= 0).sum(), first))
         total, n_correct, n_answers, first_loss = figures.tolist()  # once per epoch: the only wait for the device

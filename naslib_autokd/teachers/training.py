@@ -58,12 +58,15 @@ def train_teacher(
     threads: int = 1,
     keep: Callable[[Teacher], None] | None = None,
     progress: Callable[[int, float, float], None] | None = None,
+    progress_within: Callable[[float], None] | None = None,
     resume: Path | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Teacher:
     """Train a teacher on the task's ``n_teacher`` images; a pure function of the task and its data.
 
-    By default on one CPU thread, since the number of threads changes the rounding, and with it every later result.
+    With ``crop-flip`` every epoch shows an image in another view; students see the task's ``n_views``, for which there
+    are soft targets. By default on one CPU thread, since the number of threads changes the rounding, and with it every
+    later result.
 
     Args:
         epochs: The task's ``teacher_epochs`` by default.
@@ -74,6 +77,7 @@ def train_teacher(
         keep: Given the teacher after every epoch in which it is at least as good as before on the validation split. The
             result is then the best epoch's (the latest of equal ones), else the last one's.
         progress: Called with epochs done, mean loss and validation accuracy after each epoch.
+        progress_within: Called every few steps with the epochs done, as a fraction.
         resume: File that has the training after its last epoch while it runs. If it is there, the training goes on from
             it and becomes, bit for bit, the one that was not interrupted. The caller removes it.
         stop: With ``resume``, asked after every epoch that is kept there; once true the training is interrupted.
@@ -93,7 +97,12 @@ def train_teacher(
         model: nn.Module = (network if plain else InputAdapter(network, given)).to(data.device)
         mean, std = (given.mean, given.std) if plain else PIXELS
         sizes = replace(task, n_train=task.n_teacher, n_unlabelled=0, batch_size=TEACHER_BATCH)
-        all_images = replace(data, task=sizes, mean=mean, std=std)
+        epochs = epochs or task.teacher_epochs
+        views = data.teacher_views
+        if task.augmentation == "crop-flip" and views.sources and epochs > len(views):
+            # a view each epoch: nobody needs its logits of these
+            views = views.with_more(epochs, task)
+        all_images = replace(data, task=sizes, mean=mean, std=std, teacher_views=views)
         if path := _check_forward(model, all_images, name):
             model = LogitsOf(model, path)
             notes = [
@@ -101,13 +110,13 @@ def train_teacher(
                 f"in training it returns more than logits: output{shown(path)} is trained, the rest is not",
             ]
         info: dict[str, Any] = {"architecture": name.full, "classes": list(data.classes), "notes": notes}
-        epochs = epochs or task.teacher_epochs
         recipe = content_digest(
             {
                 "data": data.digest,
                 "architecture": str(name),
                 "epochs": epochs,
                 "settings": repr(settings),
+                "views": len(views),
                 "input": repr(given),
                 "rounding": [str(torch.__version__), data.device.type, threads],
             }
@@ -139,6 +148,7 @@ def train_teacher(
                 seed=seed,
                 settings=settings,
                 progress=None if keep is None and progress is None else validate,
+                progress_within=progress_within,
                 start=start,
                 keep=None if resume is None else now.append,
             )

@@ -54,6 +54,19 @@ def test_views_have_the_pixels_of_padded_images(channels, augmentation, max_shif
         assert torch.equal(views.joined(views[:, :7])[[2, 1], [53, 49]], expected[[2, 1], [3, 49]])
 
 
+@pytest.mark.parametrize("drawn_bytes", [0, 2**26])
+def test_more_views_of_the_same_images(drawn_bytes, monkeypatch):
+    monkeypatch.setattr("naslib_autokd.data.views.DRAWN_BYTES", drawn_bytes)
+    task = get_task("digits", n_views=3, max_shift=2, augmentation="crop-flip")
+    images = np.random.RandomState(0).randint(0, 256, size=(50, 3, 8, 8)).astype(np.uint8)
+    views = draw_views(images, task)
+    more = views[:, :40].with_more(7, replace(task, n_train=40))
+    assert more.shape == (7, 40, 3, 8, 8)
+    expected = padded_views(images[:40], replace(task, n_views=7))
+    assert np.array_equal(torch.stack([more[view] for view in range(7)]), expected)
+    assert len(np.unique(more.places[:, 0], axis=0)) > 5
+
+
 def test_the_digest_is_that_of_the_drawn_views(tiny_data):
     given = replace(tiny_data, teacher_views=tiny_data.teacher_views.drawn)
     cut = replace(tiny_data, teacher_views=replace(tiny_data.teacher_views, drawn=None))

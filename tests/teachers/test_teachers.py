@@ -11,10 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from naslib_autokd.distillation.training import accuracy, seeded
+from naslib_autokd.data.views import draw_views
+from naslib_autokd.distillation.training import TrainingSettings, accuracy, seeded, train
 from naslib_autokd.evaluators.kd import KDEvaluator
 from naslib_autokd.files import cache_folder
 from naslib_autokd.search_spaces.hnag.parameters import KDSettings
+from naslib_autokd.tasks import get_task
 from naslib_autokd.teachers import check
 from naslib_autokd.teachers.check import check_teacher
 from naslib_autokd.teachers.load import cached_teacher_path, load_teacher, read_checkpoint, write_checkpoint
@@ -526,3 +528,41 @@ def test_an_unfinished_training_is_continued_as_it_was_begun_only(tiny_data, tmp
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(TeacherError, match=r"is damaged .* delete it to start anew"):
         train_teacher(tiny_data, epochs=2, resume=path)
+
+
+def test_a_teacher_sees_a_fresh_view_each_epoch(tiny_data, monkeypatch):
+    task = get_task(tiny_data.task, augmentation="crop-flip", n_views=2, max_shift=4)
+    images = tiny_data.teacher_views[0].numpy()
+    data = replace(tiny_data, task=task, teacher_views=draw_views(images, task))
+    seen = []
+
+    def look(model, shown, *args, **options):
+        seen.append(shown.train_views)
+        return train(model, shown, *args, **options)
+
+    monkeypatch.setattr("naslib_autokd.teachers.training.train", look)
+    shares = []
+    train_teacher(data, epochs=6, progress_within=shares.append)
+    train_teacher(data, epochs=1)
+    train_teacher(tiny_data, epochs=6)  # the views of "shift" stay: embedded teachers are what they were
+    assert [len(views) for views in seen] == [6, 2, 2]
+    assert torch.equal(seen[0][[0, 1, 1], [5, 5, 6]], data.train_views[[0, 1, 1], [5, 5, 6]])
+    assert shares == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_a_teacher_in_bfloat16_learns_as_in_float32(tiny_data):
+    losses, weights = {}, {}
+    for precision in ("float32", "bfloat16"):
+        curve = losses[precision] = []
+        teacher = train_teacher(
+            tiny_data,
+            epochs=12,
+            architecture="resnet8x0.5",
+            settings=TrainingSettings(precision=precision),
+            progress=lambda epoch, loss, reached, curve=curve: curve.append(loss),
+        )
+        weights[precision] = teacher.state_dict()
+    assert losses["float32"][-1] < 0.9 * losses["float32"][0]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses["bfloat16"] != losses["float32"]
+    assert {tensor.dtype for tensor in weights["bfloat16"].values()} == {torch.float32, torch.int64}
