@@ -29,6 +29,8 @@ Group = Any
 """A parser or one of its groups; argparse has no public name for both."""
 
 
+PRECISIONS = ("float32", "bfloat16", "auto")  # as in `distillation.training`, which takes torch
+
 OPTIONS: dict[str, dict[str, Any]] = {
     # task
     "--task": {"default": "cluttered-digits", "help": "what is learned: the name of a task, or your YAML file"},
@@ -78,6 +80,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "GPUs",
     },
     "--threads": {"type": whole(1, 1024), "default": 1, "metavar": "N", "help": "CPU threads of one training"},
+    "--precision": {
+        "choices": PRECISIONS,
+        "default": "float32",
+        "help": "of the trainings: bfloat16, where this processor can (else float32, which is told); auto: the faster "
+        "one of both, timed for each network, so that results depend on the machine",
+    },
     "--workers": {"type": whole(1, 4096), "metavar": "N", "help": "processes that work at the same time"},
     # output
     "--out": {"type": Path, "metavar": "DIR", "help": "run folder; an existing one is continued"},

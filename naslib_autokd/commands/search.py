@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from naslib_autokd.runners.results import SearchProgress
 
 DEFAULT_TRIALS = 24
-PRECISIONS = ("float32", "bfloat16", "auto")  # as in `distillation.training`, which takes torch
 KEYS = (
     "candidate, candidate_digest, expected_cost, n_trials, student_epochs, search_s, overhead_s, stop_reason, remarks, "
     "agreement, finals, kept, teacher (and front, with several objectives)"
@@ -80,13 +79,7 @@ def add(commands: Any) -> None:
         help="a promoted trial goes on with its family's student of the lower budget, kept in RUN/checkpoints, in "
         "place of a new student from the start; cheaper but biased, see docs/performance.md",
     )
-    optimizer.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of the trainings: bfloat16, where this processor can (else float32, which the records say); auto: the "
-        "faster one of both, timed for each student, so that results depend on the machine",
-    )
+    add_option(optimizer, "--precision")
     budget = parser.add_argument_group("budget", "the first one that is reached ends the search")
     budget.add_argument(
         "--trials",

@@ -58,13 +58,7 @@ def add(commands: Any) -> None:
         help="[zoo:|torchvision:|timm:]name[@weights]; weights: pretrained, a published set or a file to start from "
         "(default: the task's)",
     )
-    training.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="numbers of the passes; weights stay float32. bfloat16 takes half the time on a GPU or a processor that "
-        "multiplies it (default: %(default)s)",
-    )
+    add_option(training, "--precision")
     training.add_argument("--epochs", type=whole(), metavar="N", help="passes over the data (default: the task's)")
     training.add_argument(
         "--lr", type=positive(1e6), metavar="RATE", help="peak learning rate (default: 0.1, from weights 0.01)"

@@ -155,6 +155,7 @@ def train_teacher(
             if result.status != "success":
                 problem = result.message
                 break
+            settings = replace(settings, precision=result.precision)  # what "auto" took in the first epoch
             if resume is not None:
                 (start,) = now
                 with contextlib.suppress(OSError):  # without room for it a killed training starts anew
