@@ -49,6 +49,11 @@ def add(commands: Any) -> None:
     what = parser.add_argument_group("budget and methods")
     add_option(what, "--seeds", default_text="the study's")
     add_option(what, "--student-epochs", default_text="the study's")
+    what.add_argument(
+        "--budget-unit",
+        choices=("student_epochs", "training_seconds"),
+        help="training_seconds: runs are charged modelled time, in epochs of the default family (default: the study's)",
+    )
     what.add_argument("--methods", help="only these: labels or optimizers, with commas between")
     where_it_runs = parser.add_argument_group("where it runs")
     add_option(
@@ -100,6 +105,8 @@ def _changed(study: Study, options: argparse.Namespace) -> Study:
         changes["benchmark"] = options.benchmark if options.task is None else options.task
     if options.student_epochs is not None:
         changes |= {"student_epochs": options.student_epochs, "full_trainings": None}
+    if options.budget_unit is not None:
+        changes["budget_unit"] = options.budget_unit
     if options.seeds is not None:
         changes["seeds"] = options.seeds
     return replace(study, **changes)

@@ -179,6 +179,14 @@ class KDBenchmark:
             info=info,
         )
 
+    def training_seconds(self, proposal: Proposal) -> float:
+        """Modelled CPU seconds of this training (`distillation.training_cost`); the first call loads torch."""
+        from naslib_autokd.distillation.training_cost import student_cost
+
+        wiring, _ = _draw(proposal.candidate, proposal.seed)
+        n_steps = proposal.budget_epochs * (self.task.n_train // self.task.batch_size)
+        return student_cost(self._spec(wiring), self.task.batch_size).seconds(n_steps, self.task.n_val)
+
     def true_cost(self, candidate: Any) -> float:
         """Expected validation error of a full training: of a family over its wirings and weight seeds, of an
         individual candidate over weight seeds."""

@@ -48,7 +48,10 @@ def write_study_report(result: StudyResult, out: Path) -> list[Path]:
     folder.table("summary", list(rows[0]), [list(row.values()) for row in rows])
     tables = study_tables(found)
     folder.text("tables.tex", "\n".join(latex_table(table.columns, table.rows, table.caption) for table in tables))
-    about: dict[str, Any] = {"answer": {"reference": found.reference}, "methods": [m.label for m in found.methods]}
+    about: dict[str, Any] = {
+        "answer": {"reference": found.reference, "unit": found.unit},
+        "methods": [m.label for m in found.methods],
+    }
     add_figures(folder, RunData("study", folder.path, "finished", tables=result_tables(result, found), **about))
     lines = [f"# {found.title}", "", found.question]
     for table in tables:

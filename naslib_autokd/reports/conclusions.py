@@ -133,7 +133,11 @@ def _without_a_model(comparison: Comparison) -> set[str]:
 def conclusions(found: StudySummary) -> list[str]:
     """Of a study of optimizers on a benchmark."""
     compared = [method for method in found.methods if method.test is not None]
-    lines = [*_verdicts(found.reference, compared), *_within_noise(found), *_savings(found.reference, compared)]
+    lines = [
+        *_verdicts(found.reference, compared),
+        *_within_noise(found),
+        *_savings(found.reference, compared, found.unit),
+    ]
     smallest = min((method.test.n for method in compared if method.test), default=0)
     if compared and smallest > 1 and len(compared) * 2.0 ** (1 - smallest) > LEVEL:
         enough = math.ceil(1 + math.log2(len(compared) / LEVEL))
@@ -146,7 +150,7 @@ def conclusions(found: StudySummary) -> list[str]:
     if len({method.student_epochs for method in found.methods}) > 1:
         spent = "; ".join(f"{method.label} {method.student_epochs:g}" for method in found.methods)
         lines.append(
-            f"The methods had different budgets in student-epochs ({spent}): final regrets, ranks and tests compare "
+            f"The methods had different budgets in {found.unit} ({spent}): final regrets, ranks and tests compare "
             "them after different efforts; the speed-ups do not."
         )
     lines += [
@@ -201,8 +205,8 @@ def _within_noise(found: StudySummary) -> list[str]:
     ]
 
 
-def _savings(reference: str, compared: Sequence[MethodSummary]) -> list[str]:
-    """Speed-ups in student-epochs, by what their intervals say; each for itself, without a correction."""
+def _savings(reference: str, compared: Sequence[MethodSummary], unit: str) -> list[str]:
+    """Speed-ups in ``unit``, by what their intervals say; each for itself, without a correction."""
     clear, unclear, slower, unreached = (list[str]() for _ in range(4))
     for method in compared:
         epochs, trials = method.speed_up_epochs, method.speed_up_trials
@@ -216,13 +220,13 @@ def _savings(reference: str, compared: Sequence[MethodSummary]) -> list[str]:
             text += f", in trainings {trials.text()}"
         faster, behind = (epochs.low or 0) > 1, epochs.high is not None and epochs.high < 1
         (slower if behind else clear if faster else unclear).append(text)
-    reaches = f"{reference} reaches the mean regret that these end with in so many times fewer student-epochs:"
-    less = f"It is not clear that {reference} needs fewer student-epochs than these (interval with 1, or none):"
+    reaches = f"{reference} reaches the mean regret that these end with in so many times fewer {unit}:"
+    less = f"It is not clear that {reference} needs fewer {unit} than these (interval with 1, or none):"
     never = f"{reference} does not reach the mean regret that these end with, so its speed-up has only a bound:"
     return [
         *said(reaches, clear),
         *said(less, unclear),
-        *said(f"{reference} needs more student-epochs than these (ratio below 1):", slower),
+        *said(f"{reference} needs more {unit} than these (ratio below 1):", slower),
         *said(never, unreached),
     ]
 

@@ -312,9 +312,17 @@ def _regret(title: str, column: str, run: RunData, found: Rows) -> AnyChart:
     return _over_time(run, found, column, "regret", title, "mean regret (% points)", log_y=True)
 
 
+def _regret_over_epochs(run: RunData, found: Rows) -> AnyChart:
+    return _regret(_unit(run), "student_epochs", run, found)
+
+
+def _unit(run: RunData) -> str:
+    return str(run.answer.get("unit", "student-epochs"))
+
+
 def _ranks_over_time(run: RunData, found: Rows) -> AnyChart:
     more = {"factor": 1.0, "invert": True}
-    return _over_time(run, found, "student_epochs", "average_rank", "student-epochs", "average rank", **more)
+    return _over_time(run, found, "student_epochs", "average_rank", _unit(run), "average rank", **more)
 
 
 def _final_regrets(run: RunData, found: Rows) -> AnyChart:
@@ -353,7 +361,7 @@ CHARTS: dict[str, tuple[Maker, ...]] = {
     "comparison": (_searches, _TRIALS, _FINALS, *_SEARCHED, *_ANSWERS, _TESTS, _RANKS),
     "baselines": (_FINALS, *_ANSWERS, _TESTS),
     "study": (
-        _of_table("anytime", partial(_regret, "student-epochs", "student_epochs"), "regret_over_student_epochs"),
+        _of_table("anytime", _regret_over_epochs, "regret_over_student_epochs"),
         _of_table("anytime_trials", partial(_regret, "trainings (of any length)", "trials"), "regret_over_trials"),
         _of_table("ranks_over_time", _ranks_over_time, "average_rank"),
         _of_table("finals", _final_regrets, "final_regret"),

@@ -190,6 +190,12 @@ def _ends(low: float | None, high: float | None, without: str = "") -> str:
     return without if low is None or high is None else f" [{_points(low)}, {_points(high)}]"
 
 
+IN_TIME = (
+    "Runs are charged modelled CPU time: a training that takes half as long as the default family's counts half of its "
+    "epochs."
+)
+
+
 def study_tables(found: StudySummary) -> list[Shown]:
     """Of a study: the results, and what is paired with the reference's if anything is."""
 
@@ -222,7 +228,7 @@ def study_tables(found: StudySummary) -> list[Shown]:
             f"minus {found.reference}": lambda m: _points(m.test.shift, "+.2f") + _ends(m.test.low, m.test.high),
             "it is better": lambda m: f"{round(m.test.share_better * m.test.n)} of {m.test.n}",
             "p (Holm)": lambda m: f"{m.p_holm:.2g}",
-            "in student-epochs": lambda m: "-" if m.speed_up_epochs is None else m.speed_up_epochs.text(),
+            f"in {found.unit}": lambda m: "-" if m.speed_up_epochs is None else m.speed_up_epochs.text(),
             "in trainings": lambda m: "-" if m.speed_up_trials is None else m.speed_up_trials.text(),
         },
         f"{found.title}: each method's final regret minus that of {found.reference} on the same seeds (Hodges and "
@@ -232,4 +238,6 @@ def study_tables(found: StudySummary) -> list[Shown]:
         "reach it).",
         f"Against {found.reference}",
     )
+    if found.unit != "student-epochs":
+        results = results._replace(caption=f"{results.caption} {IN_TIME}")
     return [results, *([paired] if paired.rows else [])]

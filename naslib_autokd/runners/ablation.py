@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from naslib_autokd.evaluators.base import Benchmark, HasTask, KnowsNoise
+from naslib_autokd.evaluators.base import Benchmark, HasTask, KnowsNoise, PredictsTrainingSeconds
 from naslib_autokd.optimizers.base import (
     Optimizer,
     ScoresStudents,
@@ -41,7 +41,7 @@ from naslib_autokd.records import Proposal, derive_seed, environment
 from naslib_autokd.runners.limits import Handler, Outcome, WorkerProcess, attempt, pickled
 from naslib_autokd.runners.run_folder import RUN, STUDY, STUDY_RUNS, RunFolder, append_line, cut_torn_line, read_yaml
 from naslib_autokd.runners.session import SearchInterrupted
-from naslib_autokd.runners.setup import check_options
+from naslib_autokd.runners.setup import check_options, reference_seconds
 from naslib_autokd.runners.study import Study, StudyError, StudyMethod, get_study
 from naslib_autokd.runners.tally import TooManyFailures
 from naslib_autokd.search_spaces import FreezesItself, HasDefault
@@ -202,6 +202,7 @@ def simulate(
     student_epochs: float | None = None,
     min_budget_epochs: int | None = None,
     start_with_default: bool = False,
+    budget_unit: str = "student_epochs",
 ) -> SimulatedRun:
     """One search on a benchmark, in memory: a pure function of its arguments (but for ``cpu_s``).
 
@@ -215,6 +216,8 @@ def simulate(
         student_epochs: Budget; the method's own wins.
         min_budget_epochs: Smallest budget that the optimizer may use; None: the minimum of the benchmark's task.
         start_with_default: Train the space's default candidate in full first, as `search.search` does.
+        budget_unit: ``training_seconds``: a trial costs modelled time instead, in epochs of the default family
+            (`study.Study.budget_unit`); the benchmark has to be a `PredictsTrainingSeconds`.
 
     Raises:
         ValueError: If the method cannot be built (see `make_optimizer`), or there is no budget.
@@ -234,6 +237,7 @@ def simulate(
     record = _Recorder(benchmark, optimizer, grid(total, full))
     first = _default_proposal(space, full, seed) if start_with_default else None
     scoring = optimizer if isinstance(optimizer, ScoresStudents) else None
+    cost_of = _cost_in_time(benchmark, full) if budget_unit == "training_seconds" else None
     trained, n_trials, failed_in_a_row = 0.0, 0, 0
     while True:
         try:
@@ -242,12 +246,14 @@ def simulate(
             record.until(math.inf, n_trials)
             break
         spent = trained + (scoring.extra_student_epochs if scoring else 0.0)  # asking may have cost
-        if spent + proposal.budget_epochs > total:
+        cost = proposal.budget_epochs if cost_of is None else cost_of(proposal)
+        if spent + cost > total:
             record.until(math.inf, n_trials)
             break
         trial = benchmark.evaluate(proposal)
-        record.until(spent + trial.student_epochs, n_trials)
-        trained += trial.student_epochs
+        cost = trial.student_epochs if cost_of is None else cost
+        record.until(spent + cost, n_trials)
+        trained += cost
         n_trials += 1
         optimizer.tell(trial)
         failed_in_a_row = 0 if trial.succeeded else failed_in_a_row + 1
@@ -264,6 +270,13 @@ def simulate(
         n_trials=n_trials,
         cpu_s=time.process_time() - started,
     )
+
+
+def _cost_in_time(benchmark: Benchmark, full: int) -> Callable[[Proposal], float]:
+    """What a training takes, in epochs of the default family (or of the median of some random ones)."""
+    assert isinstance(benchmark, PredictsTrainingSeconds)
+    seconds_per_epoch = reference_seconds(benchmark.space, benchmark, full) / full
+    return lambda proposal: benchmark.training_seconds(proposal) / seconds_per_epoch
 
 
 def _default_proposal(space: SearchSpaceLike, full: int, seed: int) -> Proposal | None:
@@ -580,6 +593,7 @@ def _run_job(benchmark: Benchmark, study: Study, job: tuple[StudyMethod, int], _
         student_epochs=study.student_epochs,
         min_budget_epochs=study.min_budget_epochs,
         start_with_default=study.start_with_default,
+        budget_unit=study.budget_unit,
     )
 
 

@@ -126,25 +126,27 @@ REFERENCES = 5
 """Families whose median cost counts in a space without a default."""
 
 
-def epochs_for_seconds(
-    task: Task, space: SearchSpaceLike, evaluator: PredictsTrainingSeconds, training_seconds: float
-) -> tuple[float, float]:
-    """Student-epochs that so many modelled seconds are worth, and the seconds of one: of full trainings of the space's
-    default family, or of the median of some random ones.
-
-    Raises:
-        ValueError: If they do not pay one full training.
-    """
+def reference_seconds(space: SearchSpaceLike, evaluator: PredictsTrainingSeconds, epochs: int) -> float:
+    """Modelled seconds of a training of the space's default family, or of the median of some random ones."""
     if isinstance(space, HasDefault):
         candidates = [space.default_candidate()]
     else:
         points = space.configuration_space()
         candidates = [space.candidate(dict(points.sample_configuration())) for _ in range(REFERENCES)]
     seeds = [derive_seed(0, "reference", index) for index in range(len(candidates))]
-    proposals = [
-        Proposal(*each, 0) for each in zip(candidates, [task.max_budget_epochs] * len(seeds), seeds, strict=True)
-    ]
-    full = sorted(map(evaluator.training_seconds, proposals))[len(candidates) // 2]
+    proposals = [Proposal(*each, 0) for each in zip(candidates, [epochs] * len(seeds), seeds, strict=True)]
+    return sorted(map(evaluator.training_seconds, proposals))[len(candidates) // 2]
+
+
+def epochs_for_seconds(
+    task: Task, space: SearchSpaceLike, evaluator: PredictsTrainingSeconds, training_seconds: float
+) -> tuple[float, float]:
+    """Student-epochs that so many modelled seconds are worth, and the seconds of one (`reference_seconds`).
+
+    Raises:
+        ValueError: If they do not pay one full training.
+    """
+    full = reference_seconds(space, evaluator, task.max_budget_epochs)
     if training_seconds < full:
         raise ValueError(
             f"training_seconds must pay at least one full training ({full:.3g} s of {task.max_budget_epochs} epochs), "

@@ -14,12 +14,16 @@ from typing import Any
 
 import yaml
 
-from naslib_autokd.evaluators.base import Benchmark
+from naslib_autokd.evaluators.base import Benchmark, PredictsTrainingSeconds
 from naslib_autokd.optimizers.base import OptimizerFactory
 from naslib_autokd.settings import did_you_mean, read_yaml, read_yaml_file
 
 SPACE_KEYS = ("mode", "search_kd", "kd", "freeze")
 """What a method may change of the benchmark's space, see `ablation.variant`."""
+
+
+BUDGET_UNITS = {"student_epochs": "student-epochs", "training_seconds": "default-epochs of time"}
+"""Name -> what charts and sentences call it."""
 
 
 class StudyError(ValueError):
@@ -104,6 +108,9 @@ class Study:
     start_with_default: bool = False
     """As in `search.search`: each run first trains the space's default family in full. A search of ours does so; off
     here, where optimizers are compared from nothing: one good guess would be the incumbent of all of them for long."""
+    budget_unit: str = "student_epochs"
+    """What a budget counts (`BUDGET_UNITS`). ``training_seconds``: modelled CPU time, in epochs of the space's default
+    family: a training that takes half as long as the default's counts half of its epochs."""
     min_budget_epochs: int | None = None
     """Smallest budget that optimizers may use; None: the minimum of the benchmark's task, or its smallest budget."""
 
@@ -123,6 +130,9 @@ class Study:
             raise StudyError(
                 f"start_with_default must be true or false, got {self.start_with_default!r}", ("start_with_default",)
             )
+        if self.budget_unit not in BUDGET_UNITS:
+            near = did_you_mean(self.budget_unit, BUDGET_UNITS)
+            raise StudyError(f"unknown budget_unit {self.budget_unit!r}{near}", ("budget_unit",))
         object.__setattr__(self, "methods", tuple(self.methods))
         if not self.methods:
             raise StudyError("a study needs at least one method", ("methods",))
@@ -143,6 +153,8 @@ class Study:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["benchmark"] = self.benchmark if isinstance(self.benchmark, str) else self.benchmark.name
         values["methods"] = [method.to_dict() for method in self.methods]
+        if self.budget_unit == "student_epochs":
+            del values["budget_unit"]  # files of older versions say nothing
         return {key: value for key, value in values.items() if value is not None and value is not False}
 
     def to_yaml(self) -> str:
@@ -192,6 +204,8 @@ class Study:
             StudyError: If a budget does not pay one full training, or the smallest budget exceeds the largest.
         """
         full = benchmark.budgets[-1]
+        if self.budget_unit == "training_seconds" and not isinstance(benchmark, PredictsTrainingSeconds):
+            raise StudyError(f"budget_unit training_seconds: {benchmark.name} does not tell what a training takes")
 
         def epochs(owner: Study | StudyMethod) -> float | None:
             if owner.full_trainings is not None:

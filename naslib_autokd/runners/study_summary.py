@@ -29,6 +29,7 @@ from naslib_autokd.runners.statistics import (
     speed_up,
     step_curve,
 )
+from naslib_autokd.runners.study import BUDGET_UNITS
 
 GRID_POINTS = 200
 """Resolution of curves and speed-ups over trials: a factor of 1.03 for 500 trials."""
@@ -64,7 +65,7 @@ class MethodSummary:
     """Final regret of this method (a) against the reference's (b), paired by seed; None for the reference."""
     p_holm: float | None = None
     speed_up_epochs: SpeedUp | None = None
-    """Of the reference over this method, in student-epochs."""
+    """Of the reference over this method, in the unit of the budget."""
     speed_up_trials: SpeedUp | None = None
 
 
@@ -87,6 +88,8 @@ class StudySummary:
     """Of one training's test error, where the benchmark is a table whose repeats show it; a fraction."""
     noise: str = ""
     """The same in words."""
+    unit: str = "student-epochs"
+    """What budgets count, in words (`study.BUDGET_UNITS`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: nan and infinity become None."""
@@ -163,6 +166,7 @@ def summary(result: StudyResult) -> StudySummary:
         missing=tuple(missing),
         noise_sd=result.noise_sd,
         noise=result.noise,
+        unit=BUDGET_UNITS[study.budget_unit],
     )
 
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from synthetic import Broken, Synthetic, Witness
 
 from naslib_autokd.cli import main
+from naslib_autokd.evaluators.benchmark import KDBenchmark
 from naslib_autokd.optimizers import get_optimizer
 from naslib_autokd.records import Proposal, StoreLockedError, Trial, derive_seed
 from naslib_autokd.runners.ablation import (
@@ -80,6 +81,49 @@ def test_a_simulation_trains_charges_and_chooses_what_a_search_does(optimizer: s
     assert run.test_error[-1] == simulated.true_test_error(result.candidate)
     assert run.cost[-1] == simulated.true_cost(result.candidate)
     assert run.student_epochs[-1] == budget
+
+
+class Recorded(KDBenchmark):
+    """The embedded benchmark, which remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proposals: list[Proposal] = []
+
+    def evaluate(self, proposal: Proposal) -> Trial:
+        self.proposals.append(proposal)
+        return super().evaluate(proposal)
+
+
+@pytest.mark.parametrize("optimizer", ["hyperband", "autokd"])
+def test_a_simulation_at_equal_time_is_the_search_with_so_many_training_seconds(optimizer: str) -> None:
+    simulated, searched, full = Recorded(), Recorded(), 9
+    default = Proposal(simulated.space.default_candidate(), full, derive_seed(0, "reference", 0), 0)
+    seconds = simulated.training_seconds(default)
+    run = simulate(simulated, optimizer, 5, student_epochs=8.0 * full, budget_unit="training_seconds")
+    result = search(
+        "cluttered-digits",
+        optimizer,
+        evaluator=searched,
+        space=searched.space,
+        training_seconds=8 * seconds,
+        seed=5,
+        start_with_default=False,
+    )
+    assert simulated.proposals == searched.proposals
+    assert run.n_trials == len(result.trials)
+    assert run.candidate == result.candidate.to_dict()
+    charged = sum(map(simulated.training_seconds, simulated.proposals))
+    assert charged == pytest.approx(result.training_seconds)
+    assert 7 * seconds < charged <= 8 * seconds
+    epochs = sum(proposal.budget_epochs for proposal in simulated.proposals)
+    assert abs(epochs - 8 * full) > 1  # students that take longer or shorter than the default's
+
+
+def test_a_benchmark_that_does_not_know_time_is_refused() -> None:
+    study = replace(get_study("optimizers"), budget_unit="training_seconds", benchmark=Synthetic())
+    with pytest.raises(StudyError, match="synthetic does not tell what a training takes"):
+        run_study(study, seeds=1)
 
 
 class Scripted:
@@ -583,6 +627,11 @@ def test_yaml_is_read_and_written() -> None:
         ("benchmark: cluttered-digits", "benchmark: 3", "line 4: benchmark must be a name or a file, got 3"),
         ("question: Which one?\n", "", "study: a study lacks 'question'"),
         ("seeds: 5", "seeds: [", "not valid YAML"),
+        (
+            "seeds: 5",
+            "seeds: 5\nbudget_unit: training_second",
+            "line 7: unknown budget_unit 'training_second'; did you",
+        ),
     ],
 )
 def test_what_is_wrong_in_yaml_is_told_with_its_line(old: str, new: str, message: str) -> None:

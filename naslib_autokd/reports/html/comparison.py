@@ -164,7 +164,10 @@ def study_answer(page: ui.Page, run: RunData) -> Iterator[str]:
 
 @ui.section("anytime", "Anytime", "During the searches")
 def study_anytime(page: ui.Page, run: RunData) -> Iterator[str]:
-    over = {"student-epochs": "regret_over_student_epochs", "trainings": "regret_over_trials"}
+    over = {
+        str(run.answer.get("unit", "student-epochs")): "regret_over_student_epochs",
+        "trainings": "regret_over_trials",
+    }
     chart = page.chart(*over.items(), ("average rank", "average_rank"))
     said = (
         "Mean regret of the incumbent over what was spent; click a name to see its line alone. The reference is thick."

@@ -22,7 +22,7 @@ def study_tables(about: RunData) -> RunData:
     """The run of which ``about`` holds the folder.
 
     Its ``answer``: ``question``, ``seeds``, ``n_runs``; with a run: ``reference``, ``benchmark``, ``best_test_error``,
-    ``tables`` (as texts).
+    ``unit`` (of the budget), ``tables`` (as texts).
     """
     result = read_study(about.folder)
     study, n_runs = result.study, len(result.runs)
@@ -32,7 +32,7 @@ def study_tables(about: RunData) -> RunData:
     if result.runs:
         found = summary(result)
         said = conclusions(found)
-        answer |= {name: getattr(found, name) for name in ("reference", "benchmark", "best_test_error")}
+        answer |= {name: getattr(found, name) for name in ("reference", "benchmark", "best_test_error", "unit")}
         answer["tables"] = shown_tables(found)
         tables |= result_tables(result, found)
     begun = {run.method for run in result.runs} | {failure.method for failure in result.failures}
