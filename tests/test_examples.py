@@ -79,6 +79,9 @@ def test_autokd_vs_darts_prints_its_table_and_keeps_everything(
         assert job.training_seconds is not None
         assert job.final_training_seconds is not None
         assert unit == "student_epochs" or job.training_seconds <= budget
+        assert job.curve_unit == unit
+        spent = job.training_seconds if unit == "training_seconds" else job.student_epochs
+        assert all(0 < x <= spent * (1 + 1e-9) for x, _ in job.curve)
         assert (job.training_seconds == 0) == (job.method == "default family")
 
 

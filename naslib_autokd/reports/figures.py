@@ -24,6 +24,7 @@ from naslib_autokd.reports.charts.rows import Group
 from naslib_autokd.reports.paper import DEFAULT_FORMATS, FORMATS, WIDTHS, FigureFolder
 from naslib_autokd.reports.results import Row, RunData
 from naslib_autokd.reports.tables import UNITS, objectives_of
+from naslib_autokd.runners.comparison import BUDGET_UNITS
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.tasks import did_you_mean
 
@@ -164,9 +165,12 @@ def _searches(run: RunData) -> Figures:
     means, points = run.table("anytime_mean"), run.table("anytime")
     look: dict[str, Any] = {"emphasised": run.methods[0] if run.methods else "", "teacher": _teacher(run)}
     look["dashed"] = {row["method"] for row in points if row["one_shot"]}
-    look |= {"x_title": "student-epochs of the search", "y_title": "validation accuracy (%)"}
+    unit = str(run.settings.get("budget_unit", "student_epochs"))
+    if not all(unit in row for row in [*means, *points]):  # results of older versions
+        unit = "student_epochs"
+    look |= {"x_title": f"{BUDGET_UNITS[unit]} of the search", "y_title": "validation accuracy (%)"}
     if points:
-        over = (means, "student_epochs", "accuracy")
+        over = (means, unit, "accuracy")
         chart = curves.curves(*over, methods=run.methods, singles=points, **look)
         yield "anytime", Figure(chart, "anytime", means or points)
 

@@ -132,8 +132,8 @@ class JobResult:
     n_students: int
     """Trained during the search (a supernet counts as one)."""
     curve: tuple[tuple[float, float], ...]
-    """``(student-epochs, accuracy)``: the incumbent's on the validation split (so far, at the largest budget), or the
-    supernet's on the images that train its architecture."""
+    """``(spent, accuracy)``: the incumbent's on the validation split (so far, at the largest budget), or the supernet's
+    on the images that train its architecture."""
     one_shot: bool
     """Whether ``curve`` is a supernet's."""
     details: dict[str, Any] = field(default_factory=dict)
@@ -141,6 +141,8 @@ class JobResult:
     """Of the search, in CPU seconds by the model; None in results of older versions."""
     final_training_seconds: float | None = None
     """Of one final training, the mean of them."""
+    curve_unit: str = "student_epochs"
+    """Of what was spent in ``curve``, see `BUDGET_UNITS`: that of the comparison's budget."""
 
     @property
     def mean_test_accuracy(self) -> float:
@@ -169,6 +171,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("search_cpu_s", "student_epochs", "training_seconds", "final_training_seconds"), (int, float)),
     "one_shot": (bool,),
     "details": (dict,),
+    "curve_unit": (str,),
 }
 _SHARES = ("test_accuracies", "val_accuracies", "test_accuracy", "teacher_agreement")
 
@@ -521,7 +524,11 @@ class CPUSeconds:
 
 def _budget(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The budget of a search, by its name in `BUDGET_UNITS`."""
-    return {prefix + settings.get("budget_unit", "student_epochs"): settings["budget"]}
+    return {prefix + _unit(settings): settings["budget"]}
+
+
+def _unit(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("budget_unit", "student_epochs"))
 
 
 def _run_family(
@@ -541,6 +548,7 @@ def _run_family(
         finals,
         **nothing,
         curve=(),
+        curve_unit=_unit(settings),
         one_shot=False,
         details={"optimizer": method.kind, "candidate": candidate.to_dict()},
     )
@@ -580,11 +588,12 @@ def _run_search(
     search_cpu_s = cpu.keep()
     report(SEARCH_SHARE, "final trainings")
     finals = train_family(evaluator, found.candidate, n_students=settings["n_finals"], seed=seed, out=folder)
-    curve, spent, best = [], 0.0, 0.0
+    unit, curve, best = _unit(settings), [], 0.0
+    costs = [getattr(trial, unit) or 0.0 for trial in found.trials]
+    spent = getattr(found, unit) - sum(costs)  # scores without training
     largest = max(trial.budget_epochs for trial in found.trials)
-    beside = found.student_epochs - sum(trial.student_epochs for trial in found.trials)  # scores without training
-    for trial in found.trials:
-        spent += trial.student_epochs + (beside if trial.number == 0 else 0.0)
+    for trial, cost in zip(found.trials, costs, strict=True):
+        spent += cost
         if trial.val_accuracy is not None and trial.budget_epochs == largest:
             best = max(best, trial.val_accuracy)
             curve.append((spent, best))
@@ -597,6 +606,7 @@ def _run_search(
         training_seconds=found.training_seconds,
         n_students=len(found.trials),
         curve=curve,
+        curve_unit=unit,
         one_shot=False,
         details={
             "optimizer": method.optimizer,
@@ -622,6 +632,10 @@ def _run_one_shot(
     seeds = [derive_seed(seed, "final", index) for index in range(settings["n_finals"])]
     students = [(partial(found.build, derive_seed(s, "weights")), s) for s in seeds]
     label = f"{task.name}/{content_digest(found.architecture)}"
+    charged, rate = _unit(settings), 1.0
+    if charged == "training_seconds":
+        assert isinstance(found, ChargesSeconds)  # `_check_method`
+        rate = found.training_seconds / found.student_epochs  # all steps of a supernet cost as much
     finals = train_finals(evaluator, students, kd=one_shot.kd, label=label, out=folder)
     return _job_result(
         method,
@@ -631,7 +645,8 @@ def _run_one_shot(
         student_epochs=found.student_epochs,
         training_seconds=found.training_seconds if isinstance(found, ChargesSeconds) else None,
         n_students=found.n_students,
-        curve=found.curve,
+        curve=[(rate * epochs, reached) for epochs, reached in found.curve],
+        curve_unit=charged,
         one_shot=True,
         details={**found.info, "architecture": found.architecture},
     )
@@ -680,6 +695,7 @@ def _job_result(
     training_seconds: float | None,
     n_students: int,
     curve: Sequence[tuple[float, float]],
+    curve_unit: str,
     one_shot: bool,
     details: dict[str, Any],
 ) -> JobResult:
@@ -700,6 +716,7 @@ def _job_result(
         student_epochs=student_epochs,
         n_students=n_students,
         curve=tuple(curve),
+        curve_unit=curve_unit,
         one_shot=one_shot,
         details=details,
         training_seconds=training_seconds,
@@ -830,10 +847,12 @@ def rank_methods(comparison: Comparison) -> FriedmanTest | None:
 
 def mean_curves(jobs: Sequence[JobResult]) -> list[dict[str, Any]]:
     """Mean accuracy over seeds of each method on a common grid, from where all of its seeds have an incumbent, with its
-    95% bootstrap interval: ``method``, ``student_epochs``, ``accuracy``, ``low``, ``high`` (None without one)."""
+    95% bootstrap interval: ``method``, what was spent (`JobResult.curve_unit`), ``accuracy``, ``low``, ``high`` (None
+    without one)."""
     rows: list[dict[str, Any]] = []
     for label in dict.fromkeys(job.method for job in jobs):
         own = [np.array(job.curve) for job in jobs if job.method == label and job.curve]
+        unit = next(job.curve_unit for job in jobs if job.method == label)
         if not own:
             continue
         grid = np.unique(np.concatenate([curve[:, 0] for curve in own]))
@@ -841,7 +860,7 @@ def mean_curves(jobs: Sequence[JobResult]) -> list[dict[str, Any]]:
         for x, y, *ends in zip(grid, band.centre, band.low, band.high, strict=True):
             if not math.isnan(y):
                 low, high = (None if math.isnan(end) else float(end) for end in ends)
-                point = {"student_epochs": float(x), "accuracy": float(y), "low": low, "high": high}
+                point = {unit: float(x), "accuracy": float(y), "low": low, "high": high}
                 rows.append({"method": label, **point})
     return rows
 

@@ -106,7 +106,7 @@ def _anytime_rows(job: JobFolder, trials: Sequence[Trial]) -> list[run.Row]:
     if job.result is None:
         return trial_tables.anytime_rows(trials, job.method, job.seed)
     about = {"method": job.method, "seed": job.seed, "one_shot": job.result.one_shot}
-    return [{**about, "student_epochs": x, "accuracy": y} for x, y in job.result.curve]
+    return [{**about, job.result.curve_unit: x, "accuracy": y} for x, y in job.result.curve]
 
 
 def _test_row(row: MethodResult) -> run.Row:

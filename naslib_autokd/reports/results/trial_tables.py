@@ -65,10 +65,11 @@ def anytime_rows(trials: Sequence[Trial], method: str, seed: Any) -> list[Row]:
         seconds += trial.total_s
         best = store.incumbent()
         if best is not None and (best is not before or n == len(trials)):
-            spent, found = (store.student_epochs, n, seconds), (best.val_accuracy, best.candidate_digest)
+            spent = store.student_epochs, store.training_seconds, n, seconds
+            found = (best.val_accuracy, best.candidate_digest)
             lines.append((method, seed, *spent, *found, False))
             before = best
-    return table("method seed student_epochs trials seconds accuracy family one_shot", lines)
+    return table("method seed student_epochs training_seconds trials seconds accuracy family one_shot", lines)
 
 
 def failure_rows(trials: Iterable[Trial]) -> list[Row]:
