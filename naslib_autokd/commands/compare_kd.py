@@ -293,7 +293,7 @@ def rivals_table(comparison: BaselineComparison) -> Table:
     family = comparison.family
     for row in ([] if family is None else [family]) + comparison.rival_rows:
         table.add_row(
-            row.student,
+            comparison.name_of(row),
             row.test_accuracy.percent(),
             _signed(row.behind_family),
             n_parameters(row.n_params),
@@ -329,6 +329,9 @@ def recommendation(comparison: BaselineComparison) -> list[str]:
     correction. Of those that the tests cannot tell apart it is the fastest."""
     from naslib_autokd.runners.statistics import holm_of_known
 
+    def the(row: BaselineRow) -> str:
+        return f"the {comparison.family_name}" if row is family else row.student
+
     family, rows = comparison.family, comparison.rival_rows
     tested = [(row, row.behind_family) for row in rows if row.behind_family is not None]
     if family is None or not tested:
@@ -341,7 +344,7 @@ def recommendation(comparison: BaselineComparison) -> list[str]:
         few = "One seed shows" if n == 1 else f"{n} seeds that all differ by the same show"
         return [
             f"Which student? {few} nothing: no difference can be judged; run more (--seeds 5). The highest validation "
-            f"accuracy is that of {_the(best)}."
+            f"accuracy is that of {the(best)}."
         ]
     ahead = [(row, difference, p) for row, difference, p in judged if _told(p) and difference.difference.mean < 0]
     behind = [(row, difference, p) for row, difference, p in judged if _told(p) and difference.difference.mean > 0]
@@ -354,34 +357,30 @@ def recommendation(comparison: BaselineComparison) -> list[str]:
         others = [row.student for row, *_ in ahead if row is not take]
         too = f"; behind {', '.join(others)}, too, whose validation accuracy is no higher" if others else ""
         lines.append(
-            f"Take {_the(take)}: the family is behind it, {_signed(difference)} points (p = {p_value:.2g}){too}."
+            f"Take {the(take)}: the family is behind it, {_signed(difference)} points (p = {p_value:.2g}){too}."
         )
     elif not unclear:
-        lines.append("Take the searched family: it is ahead of every rival.")
+        lines.append(f"Take {the(family)}: it is ahead of every rival.")
     else:
         alike = [family, *(row for row, _ in unclear)]
         speed, what = _speed(comparison, alike)
         fastest = min(speed.values())
         quick = [row for row in alike if speed[row.student] <= LIKE_FASTEST * fastest]
         take = max(quick, key=lambda row: row.val_accuracy.mean)
-        names = ", ".join(f"{_the(row)} ({'not judged' if p is None else f'p = {p:.2g}'})" for row, p in unclear)
+        names = ", ".join(f"{the(row)} ({'not judged' if p is None else f'p = {p:.2g}'})" for row, p in unclear)
         share = "" if take is family else f", {speed[take.student] / speed[family.student]:.2f} of the family's"
         lines.append(
-            f"{names} cannot be told from the searched family by accuracy. Take {_the(take)}: of these it "
+            f"{names} cannot be told from {the(family)} by accuracy. Take {the(take)}: of these it "
             f"{'has' if len(quick) == 1 else 'is among those with'} the {what} ({speed[take.student]:.3g}{share})."
         )
     if behind:
-        lines.append(f"The family is ahead of {', '.join(f'{_the(row)} ({_signed(d)})' for row, d, _ in behind)}.")
+        lines.append(f"The family is ahead of {', '.join(f'{the(row)} ({_signed(d)})' for row, d, _ in behind)}.")
     lines[-1] += f" {tests}"
     return lines
 
 
 def _told(p_value: float | None) -> bool:
     return p_value is not None and p_value <= ALPHA
-
-
-def _the(row: BaselineRow) -> str:
-    return f"the {row.student}" if row.behind_family is None else row.student
 
 
 def _speed(comparison: BaselineComparison, rows: Sequence[BaselineRow]) -> tuple[dict[str, float], str]:
@@ -403,7 +402,7 @@ def results_table(comparison: BaselineComparison) -> Shown:
 
     rows: list[dict[str, str]] = [
         {
-            **{"student": row.student, "loss": row.short_title, "n": str(row.test_accuracy.n)},
+            **{"student": comparison.name_of(row), "loss": row.short_title, "n": str(row.test_accuracy.n)},
             **{"test": row.test_accuracy.percent(), "minus plain KD": _signed(row.gain)},
             **{"family minus it": _signed(row.behind_family), "validation": f"{100 * row.val_accuracy.mean:.1f}"},
             **{"agrees": f"{100 * row.test_agreement:.1f}", **costs(row), "s": f"{row.seconds:.0f}"},
@@ -491,7 +490,7 @@ def conclusions(comparison: BaselineComparison) -> list[str]:
     for row, gain, p_value in judged:
         direction = "helps" if gain.difference.mean > 0 else "hurts"
         verdict = direction if p_value <= ALPHA else "cannot be told from plain KD"
-        groups[verdict].append(f"{row.student} {row.short_title} (p = {p_value:.2g})")
+        groups[verdict].append(f"{comparison.name_of(row)} {row.short_title} (p = {p_value:.2g})")
     for verdict, names in groups.items():
         if names:
             lines.append(f"{verdict[0].upper()}{verdict[1:]}: {'; '.join(names)}.")
@@ -518,11 +517,11 @@ def family_conclusions(comparison: BaselineComparison) -> list[str]:
         return []
     lines = [
         f"The best advanced loss by validation accuracy: {best.student} with {best.title}; test {_test(best)}, "
-        f"{_costs(best)}. The searched family with plain KD: test {_test(family)}, {_costs(family)}."
+        f"{_costs(best)}. The {comparison.family_name} with plain KD: test {_test(family)}, {_costs(family)}."
     ]
     assert best.behind_family is not None
     interval = best.behind_family.difference
-    name = "Plain KD on the searched family"
+    name = f"Plain KD on the {comparison.family_name}"
     if interval.low is None or interval.high is None:
         few = "one seed" if interval.n == 1 else f"{interval.n} seeds that all differ by the same"
         lines.append(f"{name} against it: {_signed(best.behind_family)} points on {few}, which shows nothing.")
@@ -535,9 +534,10 @@ def family_conclusions(comparison: BaselineComparison) -> list[str]:
             f"{name} cannot be told from it ({_signed(best.behind_family)} points): the claim is neither shown nor "
             "refuted."
         )
+    origin = "was not searched" if comparison.family_is_default else "was searched on this task's validation split"
     lines.append(
         "What this cannot show: that it holds on another task, for other teachers, or at equal cost of design: the "
-        "family was searched on this task's validation split, the hand-designed students and the losses' weights were "
+        f"family {origin}, the hand-designed students and the losses' weights were "
         "taken as the literature has them for CIFAR-100, and the optimizer's settings are the ones that families were "
         "developed with."
     )

@@ -57,7 +57,7 @@ from naslib_autokd.runners.statistics import (
     mean_interval,
     paired_difference,
 )
-from naslib_autokd.search_spaces.hnag import Candidate
+from naslib_autokd.search_spaces.hnag import Candidate, HNAGSpace
 from naslib_autokd.settings import read_document
 from naslib_autokd.tasks import Task, get_task
 from naslib_autokd.teachers.onnx import require_layers
@@ -197,6 +197,18 @@ class BaselineComparison:
     latencies_ms: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Of the family, the rivals and the teacher: of calls of `runtime.BATCHES` images, timed in turns; empty without
     ONNX Runtime or rivals."""
+
+    family_is_default: bool = False
+    """Whether the family is the space's default one, which no search found."""
+
+    @property
+    def family_name(self) -> str:
+        """What texts call the family."""
+        return "default family" if self.family_is_default else FAMILY
+
+    def name_of(self, row: BaselineRow) -> str:
+        """What texts call a row's student."""
+        return self.family_name if row.student == FAMILY else row.student
 
     def row(self, student: str, loss: str) -> BaselineRow | None:
         return next((row for row in self.rows if (row.student, row.loss) == (student, loss)), None)
@@ -365,7 +377,12 @@ def compare(
         rivals=tuple(found_rivals),
         left_out=left_out,
         latencies_ms=latencies,
+        family_is_default=family is not None and _is_default(family, task.preset),
     )
+
+
+def _is_default(family: Candidate, preset: str) -> bool:
+    return family.digest == HNAGSpace(preset).default_candidate().digest
 
 
 def _fitted_rivals(
@@ -480,12 +497,16 @@ def read_comparison(folder: Path) -> BaselineComparison:
     """
     stored, trainings = read_json(folder / SUMMARY), read_trainings(folder / TRAININGS)
     task, teacher = read_task(folder), stored.get("teacher")
+    about = read_settings(folder).get("baselines") or {}
+    is_default = False
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # of an older version, or damaged: nothing but a word
+        is_default = _is_default(Candidate.from_dict(about["family"]), str(task["preset"]))
     failures = ((str(s), str(loss), int(seed), str(error)) for s, loss, seed, error in stored.get("failures", []))
     return BaselineComparison(
         task=str(task.get("name", "")),
         seeds=tuple(sorted({training.seed for training in trainings})),
         epochs=int(task.get("max_budget_epochs", 0)),
-        kd_weight=float((read_settings(folder).get("baselines") or {}).get("kd_weight", 0.0)),
+        kd_weight=float(about.get("kd_weight", 0.0)),
         teacher=FinalResult.from_dict(teacher) if teacher else None,
         rows=tuple(make_rows(trainings)),
         trainings=tuple(trainings),
@@ -493,6 +514,7 @@ def read_comparison(folder: Path) -> BaselineComparison:
         rivals=tuple(Rival(**values) for values in (read_json(folder / RIVALS).get("rivals") or {}).values()),
         left_out=stored.get("left_out") or {},
         latencies_ms={name: tuple(values) for name, values in (stored.get("latencies_ms") or {}).items()},
+        family_is_default=is_default,
     )
 
 

@@ -265,6 +265,7 @@ def test_a_comparison_with_rivals_continues_in_the_same_widths(task, family, tmp
     with pytest.raises(ValueError, match="rivals are compared with a family"):
         compare(task, [], [], seeds=[0], rivals=["resnet8"], out=tmp_path / "other")
     read = read_comparison(tmp_path)
+    assert (read.family_is_default, first.family_is_default) == (True, True)
     assert read.rivals == first.rivals
     assert {row.student for row in read.rival_rows} == {rival.name}
 
@@ -319,6 +320,9 @@ def test_a_family_ahead_of_all_is_taken(n):
     assert text.startswith("Take the searched family: it is ahead of every rival.")
     assert f"Paired t tests over {n} seeds" in text
     assert "Holm's correction for 2." in text
+    unsearched = replace(found, family_is_default=True)  # without --family
+    assert recommendation(unsearched)[0].startswith("Take the default family: it is ahead of every rival.")
+    assert FAMILY not in report(unsearched)
 
 
 def test_a_rival_that_is_ahead_is_taken_whatever_its_latency():

@@ -21,7 +21,7 @@ def baseline_tables(about: RunData) -> RunData:
     from naslib_autokd.runners.baselines import read_comparison
 
     found = read_comparison(about.folder)
-    rows = {f"{row.student}, {row.short_title}": row for row in found.rows}
+    rows = {f"{found.name_of(row)}, {row.short_title}": row for row in found.rows}
     labels = {(row.student, row.loss): label for label, row in rows.items()}
     results = [(labels[training.job[:2]], training.seed, training.result) for training in found.trainings]
     counts = {label: [result.test_counts for name, _, result in results if name == label] for label in rows}
