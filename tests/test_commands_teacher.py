@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,79 @@ def test_a_state_dict_is_checked_restated_and_saved(
     assert both["n_params"] > 2 * 30_000
 
 
+OWN_NETWORK = """\
+from torch import nn
+from naslib_autokd.teachers.names import ARCHITECTURES
+from naslib_autokd.teachers.networks import SmallResNet
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = SmallResNet(1, 10, ARCHITECTURES["resnet-small"])
+
+    def forward(self, images):
+        logits = self.body(images)
+        return {"embedding": logits[:, :3], "logits": logits}
+"""
+
+
+def test_a_network_of_ones_own_with_a_file_of_weights_is_checked_restated_and_read_again(
+    trained: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its code is named by who types the command; a file that names code has none run."""
+    monkeypatch.chdir(tmp_path)
+    Path("own_network.py").write_text(OWN_NETWORK)
+    with safe_open(trained, framework="pt") as file:
+        mean, std = (str(json.loads(file.metadata()[key])[0]) for key in ("mean", "std"))
+    order = [3, 7, 0, 1, 9, 8, 2, 4, 5, 6]
+    weights = load_file(trained)
+    weights |= {key: weights[key][order] for key in ("head.weight", "head.bias")}
+    torch.save({"state_dict": {f"model.body.{name}": value for name, value in weights.items()}}, "lightning.ckpt")
+    command = ["teacher", "check", "--task", str(tiny)]
+    own = [*command, "--teacher", "own_network:Own@lightning.ckpt"]
+
+    assert main(own) == 2
+    told = capsys.readouterr()
+    names = ",".join(map(str, order))
+    assert f"(--classes {names} of 'naslib-autokd teacher check')" in told.err
+    assert "it does not state its input: taken to be the task's" in told.out
+    torch.save({"conv.weight": torch.zeros(4, 1, 3, 3)}, "other.pth")
+    assert main([*command, "--teacher", "other.pth"]) == 2
+    assert "the file does not state its architecture" in capsys.readouterr().err
+
+    stated = ["--classes", names, "--mean", mean, "--std", std]
+    assert main([*own, *stated, "--out", "stated.safetensors"]) == 0
+    told = capsys.readouterr()
+    assert "does not state its input" not in told.out
+    assert "kept: stated.safetensors; as a teacher it is own_network:Own@stated.safetensors" in told.out
+    accuracies = []
+    for teacher in ("own_network:Own@stated.safetensors", str(trained)):
+        assert main([*command, "--teacher", teacher, "--json"]) == 0
+        accuracies.append(json.loads(capsys.readouterr().out)["class_accuracy"])
+    assert accuracies[0] == accuracies[1]
+
+    monkeypatch.setitem(sys.modules, "own_network", None)  # an import of it fails
+    assert main([*command, "--teacher", "stated.safetensors"]) == 2
+    assert "no file has code run: if it is yours, give own_network:Own@stated.safetensors" in capsys.readouterr().err
+
+
+def test_what_a_module_of_ones_own_takes_is_said(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own_made.py").write_text(OWN_NETWORK)
+    command = ["teacher", "check", "--task", str(tiny), "--teacher", "own_made:Own"]
+    assert main(command) == 2
+    assert "it does not state its input: taken to be the task's: mean 0." in capsys.readouterr().out
+    assert main([*command, "--input-size", "24"]) == 2
+    told = capsys.readouterr().out
+    assert "neither it nor you state is taken: mean 0." in told
+    assert "24 pixels, resized from 12 to 24" in told
+    assert main([*command[:-1], "torchvison:resnet18"]) == 2
+    assert "did you mean 'torchvision'?" in capsys.readouterr().err
+
+
 def test_a_teacher_that_cannot_be_used_is_shown_and_refused(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +233,7 @@ def test_an_interrupted_training_keeps_its_best_epoch(
         (["check", "--teacher-architecture", "resnet-small"], "give --teacher FILE too"),
         (["check", "--teacher", "gone.pth"], "gone.pth does not exist"),
         (["check", "--teacher", "model.pt2"], "falls back to unpickling"),
+        (["check", "--classes", "0,0"], "different names with commas between"),
         (["check", "--task", "flowers103"], "did you mean 'flowers102'"),
         (["check", "--task", "mit67"], "needs data_dir (--data-dir)"),
     ],

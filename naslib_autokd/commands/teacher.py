@@ -88,6 +88,12 @@ def add(commands: Any) -> None:
     stated.add_argument("--teacher-architecture", metavar="NAME", help="network of a file that does not state it")
     stated.add_argument("--mean", type=_numbers, metavar="M,M,M", help="what it was trained with, of pixels in [0, 1]")
     stated.add_argument("--std", type=_numbers, metavar="S,S,S", help="the same: standard deviation")
+    stated.add_argument(
+        "--classes",
+        type=_names,
+        metavar="A,B,...",
+        help="names of its classes (those of the task's), in its outputs' order",
+    )
     _add_input_size(stated)
     stated.add_argument(
         "--crop", type=positive(2), metavar="SHARE", help="of a picture's side that it gets (0.875: its centre)"
@@ -132,6 +138,13 @@ def _numbers(text: str) -> tuple[float, ...]:
     if not all(map(math.isfinite, numbers)):
         raise argparse.ArgumentTypeError("numbers with commas between, such as 0.485,0.456,0.406")
     return numbers
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if len(names) < 2 or len(set(names)) < len(names) or "" in names:
+        raise argparse.ArgumentTypeError("different names with commas between, such as cat,dog")
+    return names
 
 
 def _task(options: argparse.Namespace) -> Task:
@@ -219,7 +232,7 @@ def run_train(options: argparse.Namespace) -> int:
 def run_check(options: argparse.Namespace) -> int:
     from naslib_autokd.distillation.training import limited_threads
     from naslib_autokd.teachers.load import as_teacher, load_teacher, write_checkpoint
-    from naslib_autokd.teachers.names import with_weights
+    from naslib_autokd.teachers.names import SOURCES, with_weights
 
     text: str | None = options.teacher
     if options.teacher_architecture is not None:
@@ -241,19 +254,43 @@ def run_check(options: argparse.Namespace) -> int:
         teacher = load_teacher(data, report=report) if text is None else as_teacher(text, data, report).to(data.device)
         if stated:
             teacher = _restated(teacher, stated, data)
+        if options.classes is not None:
+            teacher = _with_classes(teacher, options.classes, data)
         findings = examine(teacher, data)
     if findings["usable"] and options.out is not None:
         write_checkpoint(teacher, options.out, data)
-    return _tell(findings, options, None if options.out is None else f"kept: {options.out}")
+    kept = None
+    if options.out is not None:
+        name = str(teacher.info.get("architecture"))
+        own = ":" in name and name.partition(":")[0] not in SOURCES
+        kept = f"kept: {options.out}" + (f"; as a teacher it is {name}@{options.out}" if own else "")
+    return _tell(findings, options, kept)
 
 
 def _restated(teacher: Teacher, stated: dict[str, Any], data: TaskData) -> Teacher:
     from naslib_autokd.teachers.teacher import Teacher
+    from naslib_autokd.teachers.weights import UNSTATED, shown_input
 
     if len(teacher.members) > 1:
         raise ValueError("--mean, --std and the like are those of one network; check the ensemble's one by one")
     given = replace(teacher.input_for(data.task), **stated)
-    return Teacher.of(teacher.members[0], given, data.task, teacher.info).to(data.device)
+    said = list(teacher.info.get("notes", ()))
+    notes = [note for note in said if UNSTATED not in note]  # it is untrue now
+    if len(notes) < len(said) and "mean" not in stated:
+        notes.append(f"{UNSTATED} in full: what neither it nor you state is taken: {shown_input(given, data.task)}")
+    info = {**teacher.info, "notes": notes}
+    return Teacher.of(teacher.members[0], given, data.task, info).to(data.device)
+
+
+def _with_classes(teacher: Teacher, classes: tuple[str, ...], data: TaskData) -> Teacher:
+    from naslib_autokd.teachers.load import in_order_of_task
+
+    if len(teacher.members) > 1:
+        raise ValueError("--classes are those of one network; check the ensemble's one by one")
+    if teacher.info.get("classes") is not None:
+        raise ValueError("the teacher states its classes itself: leave --classes out")
+    teacher.info["classes"] = list(classes)
+    return in_order_of_task(teacher, data).to(data.device)
 
 
 def examine(teacher: Teacher, data: TaskData) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -319,15 +320,17 @@ def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence, inputs: bool
 
     permuted, mapping = _best_assignment(evidence.logits, evidence.labels, task.n_classes)
     moved = {source: target for source, target in mapping.items() if source != target}
-    if permuted >= worth and moved and _are_exchanged(evidence.logits, evidence.labels, moved):
+    enough = min(worth, accuracy_floor(task))
+    if permuted >= enough and moved and _are_exchanged(evidence.logits, evidence.labels, moved):
         shown = ", ".join(f"{source}->{target}" for source, target in list(moved.items())[:5])
-        found.append(
-            (
-                permuted,
-                f"with its classes permuted ({shown}{', ...' if len(moved) > 5 else ''}) it would reach "
-                f"{permuted:.1%}; bring its classes into the order of the task",
-            )
-        )
+        order = [data.classes[mapping[output]] for output in range(task.n_classes)]
+        names = ",".join(order) if len(order) <= FEW and not any("," in name for name in order) else "NAME,NAME,..."
+        advice = "bring its classes into the order of the task, or state theirs (--classes "
+        advice += f"{shlex.quote(names)} of 'naslib-autokd teacher check')"
+        if permuted < worth:
+            advice = f"so either {advice}, or it has learned too little so far (train it longer)"
+        permutation = f"{shown}{', ...' if len(moved) > 5 else ''}"
+        found.append((permuted, f"with its classes permuted ({permutation}) it would reach {permuted:.1%}; {advice}"))
     n_images = next(number for size, number in TRIAL_IMAGES.items() if task.image_size <= size)
     images, labels = evidence.images[:n_images], evidence.labels[:n_images]
     right = evidence.logits[:n_images].argmax(dim=1) == labels

@@ -19,6 +19,7 @@ from naslib_autokd.distillation.training import channels_last, limited_threads
 from naslib_autokd.files import cache_place, file_name, locked, write_whole
 from naslib_autokd.imports import imported
 from naslib_autokd.records import content_digest
+from naslib_autokd.settings import did_you_mean
 from naslib_autokd.teachers.check import check_teacher
 from naslib_autokd.teachers.names import (
     ARCHITECTURES,
@@ -32,6 +33,7 @@ from naslib_autokd.teachers.names import (
 )
 from naslib_autokd.teachers.networks import (
     InputAdapter,
+    NetworkInput,
     build_network,
     published_classes,
     published_weights,
@@ -67,7 +69,7 @@ def load_teacher(
             - A network by name (`teachers.names`). Ours and the zoo's are trained on the task on first use,
               like its own; torchvision's and timm's come with their published weights.
             - A ``.safetensors`` or ``.pt`` file with a state dict, of the architecture that it states or the task's;
-              ``architecture@file`` states another.
+              ``architecture@file`` states another, ``module:function@file`` a network of your own.
             - An ``.onnx`` file, for its soft targets (`teachers.onnx`).
             - ``"module:function"``: called without arguments, returns a module; modules of the working directory count.
             - A `Teacher`, or any module that takes images normalised as the students' are.
@@ -147,10 +149,15 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
     if path.is_file() or (is_file_name(text) and (not at or "/" in before)):
         return read_checkpoint(path, data)
     if at and is_file_name(weights):
-        return read_checkpoint(Path(weights).expanduser(), data, parse_architecture(before))
+        return read_checkpoint(Path(weights).expanduser(), data, parse_architecture(before, own=True))
     module, colon, _ = text.partition(":")
     if colon and module not in SOURCES:
-        return as_teacher(_factory(text)(), data)
+        made = _factory(text)()
+        if isinstance(made, Teacher):
+            return made
+        task_input = NetworkInput(data.mean, data.std, data.task.in_channels, None)
+        taken, notes = stated_input({}, task_input, "the task's", data.task)
+        return Teacher.of(made, taken, data.task, {"architecture": text, "notes": notes})
     try:
         architecture = parse_architecture(text)
     except TeacherError as error:
@@ -166,7 +173,10 @@ def _factory(text: str) -> Callable[[], nn.Module]:
     try:
         factory = imported(text)
     except ImportError as error:
-        raise TeacherError(f"teacher {error}") from error
+        module = text.partition(":")[0]
+        raise TeacherError(
+            f"teacher {error}; {module!r} is no source of networks{did_you_mean(module, SOURCES)}"
+        ) from error
 
     def call() -> nn.Module:
         try:
@@ -317,7 +327,7 @@ def read_checkpoint(path: str | Path, data: TaskData, architecture: Architecture
         path: ``FILE`` or ``FILE#KEY``.
         architecture: Else the one that the file states, else the task's. What a file does not state of classes is
             taken to be the task's; of normalisation and size, what was published for the architecture (torchvision,
-            timm), else the task's.
+            timm), else the task's. One of the user's own is called, and gets the file's weights.
 
     Raises:
         TeacherError: If the file is missing, corrupt, of a kind that cannot be read safely, or does not fit.
@@ -328,6 +338,11 @@ def read_checkpoint(path: str | Path, data: TaskData, architecture: Architecture
     try:
         name = architecture or parse_architecture(stated.partition("@")[0])
     except TeacherError as error:
+        if ":" in stated and stated.partition(":")[0] not in SOURCES:
+            raise TeacherError(
+                f"{path} holds the weights of {stated!r}, which is code of somebody's own, and no file has code run: "
+                f"if it is yours, give {stated}@{path}"
+            ) from error
         raise TeacherError(f"{path} holds a {stated!r}: {error}; say which one: ARCHITECTURE@{path}") from error
     classes = stated_classes(file.metadata)
     if classes is not None and len(classes) != task.n_classes:
@@ -336,9 +351,18 @@ def read_checkpoint(path: str | Path, data: TaskData, architecture: Architecture
             f"({few(data.classes)}); give a teacher for these classes, or train one (naslib-autokd teacher train)"
         )
     given, notes = stated_input(file.metadata, *default_input(name, data), task)
-    network, _ = build_network(name, given.channels, task.n_classes)
+    own = name.source not in SOURCES
+    network = _factory(name.full)() if own else build_network(name, given.channels, task.n_classes)[0]
     channels_last(network)
-    fitted = load_weights(network, file, name, task.n_classes)
+    try:
+        fitted = load_weights(network, file, name, task.n_classes)
+    except TeacherError as error:
+        if architecture is not None or "architecture" in file.metadata:
+            raise
+        raise TeacherError(
+            f"{error}; the file does not state its architecture, and {name.full} is the task's: if it is of another, "
+            f"give ARCHITECTURE@{path}, of a network of your own module:function@{path}"
+        ) from error
     info: dict[str, Any] = {"architecture": name.full}
     if "val_accuracy" in file.metadata:
         info["val_accuracy"] = file.metadata["val_accuracy"]

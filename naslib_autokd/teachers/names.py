@@ -42,6 +42,7 @@ class ArchitectureName:
     """The parts of ``[source:]name[@weights]``."""
 
     source: str
+    """One of `SOURCES`, else the user's module, and ``name`` its function."""
     name: str
     weights: str = ""
 
@@ -90,8 +91,12 @@ _NAMES: dict[str, Callable[[], Sequence[str]]] = {
 }
 
 
-def parse_architecture(text: str) -> ArchitectureName:
+def parse_architecture(text: str, *, own: bool = False) -> ArchitectureName:
     """The architecture that ``[source:]name[@weights]`` names.
+
+    Args:
+        own: Of other sources, too: ``module:function``, the user's own network. Only of what the user has typed, never
+            of what a file states, for the module will be run.
 
     Raises:
         TeacherError: For a name that nobody knows (names the nearest), or a library that is not installed.
@@ -105,6 +110,8 @@ def parse_architecture(text: str) -> ArchitectureName:
     source, colon, name = full.partition(":")
     if colon:
         if source not in SOURCES:
+            if own:
+                return ArchitectureName(source, name, weights)
             raise TeacherError(f"unknown source of networks {source!r}{did_you_mean(source, SOURCES)}")
         found = _find(source, name, explicit=True)
         if found is None:
@@ -173,7 +180,7 @@ def split_key(text: str) -> tuple[str, str]:
 
 def with_weights(architecture: str, file: str) -> str:
     """``architecture@file``, the teacher that reads ``file`` as ``architecture``; of several files each."""
-    name = parse_architecture(architecture)
+    name = parse_architecture(architecture, own=True)
     return ",".join(str(replace(name, weights=one)) for one in split_teachers(file))
 
 

@@ -501,10 +501,15 @@ def stated_input(
         given = NetworkInput(mean, std, int(shape[0]), size, crop, interpolation)
     except (TypeError, ValueError, IndexError) as error:
         raise TeacherError(f"the file's metadata mean, std, input or crop cannot be read: {error}") from error
-    if "mean" in metadata:
-        return given, []
-    prepared = given.preparation(task.image_size)
-    return given, [
-        f"it does not state its input: taken to be {source}: mean {shown_numbers(mean)}, standard deviation "
-        f"{shown_numbers(std)}, {size or task.image_size} pixels" + (f", {prepared}" if prepared else "")
-    ]
+    return given, [] if "mean" in metadata else [f"{UNSTATED}: taken to be {source}: {shown_input(given, task)}"]
+
+
+UNSTATED = "it does not state its input"
+
+
+def shown_input(given: NetworkInput, task: Task) -> str:
+    """What a network takes of the images of ``task``, in words."""
+    shown = f"mean {shown_numbers(given.mean)}, standard deviation {shown_numbers(given.std)}"
+    return ", ".join(
+        filter(None, (shown, f"{given.size or task.image_size} pixels", given.preparation(task.image_size)))
+    )

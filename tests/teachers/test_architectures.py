@@ -119,6 +119,22 @@ def test_two_exchanged_classes_are_told_above_the_floor(colours):
         load_teacher(colours, swapped)
 
 
+def test_an_order_that_helps_less_than_it_should_is_told_with_what_else_it_may_be(colours):
+    """Four classes in another order, and a network that is right on half of the images besides."""
+    images = [one for one in coloured_images(360) if one[1] < 4]
+    few = data_from_dataset(images[60:], images[:60], name="few", classes=("ash", "bay", "cob", "dun"), n_val=90)
+    right = NearestColour(few.mean, few.std, COLOURS[[2, 3, 1, 0]])
+
+    class Half(nn.Module):
+        def forward(self, images):
+            wrong = (images.mean(dim=(1, 2, 3)) * 1e5).long() % 20 < 9
+            logits = right(images)
+            return torch.where(wrong[:, None], logits[:, [1, 0, 3, 2]], logits)
+
+    with pytest.raises(TeacherError, match=r"it would reach 5\d.*state theirs .*or it has learned too little"):
+        load_teacher(few, Half())
+
+
 def test_red_and_blue_exchanged_is_told(colours):
     class BlueFirst(NearestColour):
         def forward(self, images):
