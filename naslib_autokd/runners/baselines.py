@@ -497,7 +497,7 @@ def read_comparison(folder: Path) -> BaselineComparison:
     """
     stored, trainings = read_json(folder / SUMMARY), read_trainings(folder / TRAININGS)
     task, teacher = read_task(folder), stored.get("teacher")
-    about = read_settings(folder).get("baselines") or {}
+    about = read_settings(folder)
     is_default = False
     with contextlib.suppress(ValueError, KeyError, TypeError):  # of an older version, or damaged: nothing but a word
         is_default = _is_default(Candidate.from_dict(about["family"]), str(task["preset"]))
@@ -506,7 +506,7 @@ def read_comparison(folder: Path) -> BaselineComparison:
         task=str(task.get("name", "")),
         seeds=tuple(sorted({training.seed for training in trainings})),
         epochs=int(task.get("max_budget_epochs", 0)),
-        kd_weight=float(about.get("kd_weight", 0.0)),
+        kd_weight=float((about.get("baselines") or {}).get("kd_weight", 0.0)),
         teacher=FinalResult.from_dict(teacher) if teacher else None,
         rows=tuple(make_rows(trainings)),
         trainings=tuple(trainings),
