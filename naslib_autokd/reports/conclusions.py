@@ -58,6 +58,8 @@ def what_was_found(answer: Mapping[str, Any]) -> list[str]:
         says.append(f"The width of the students was decided by {answer['width_decided_by']}.")
     if answer.get("n_trials"):
         spent = f"{answer['n_trials']} trials ({answer['n_failures']} failed)"
+        if refused := answer.get("n_refused"):
+            spent += f", {refused} famil{'y' if refused == 1 else 'ies'} refused before training"
         spent += f", {answer['student_epochs']:.0f} student-epochs"
         spent += f", {duration(answer['seconds'])}" if answer.get("seconds") else ""
         stopped = STOPPED.get(answer.get("stop_reason", ""))

@@ -43,6 +43,8 @@ class LiveSearch(Live):
             text += f", {state.n_in_flight} running"
         if state.n_failures:
             text += f", {state.n_failures} failed"
+        if state.n_refused:
+            text += f", {state.n_refused} refused"
         left = state.elapsed_s * (1 - state.fraction) / state.fraction if state.fraction else None
         self.show(state.fraction, text, left)
 

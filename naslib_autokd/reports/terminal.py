@@ -114,9 +114,10 @@ class Live:
         self._step, self._next_line, self._last = step, 0.0, 0.0
         self._clock = clock
         self._first: tuple[float, float] | None = None
-        self._text, self._to_go, self._note, self._aside = "starting", "", "", False
+        self._text, self._to_go, self._note, self._stands = "starting", "", "", False
         self._begun = self._said = time.monotonic()
-        """When the text became this one, and when something was last told."""
+        """When the text became this one, and when something was last told. ``_stands``: the text is in the log, so that
+        lines that follow need not repeat it."""
         self._end = threading.Event()
         text, in_a_line = "{task.fields[text]}", Column(no_wrap=True)
         whole = (TextColumn(what), BarColumn(bar_width=20), TextColumn(text), TimeElapsedColumn())
@@ -146,8 +147,9 @@ class Live:
             text = f"{self._text}{self._to_go}{self._note and f', {self._note}'}"
             self._progress.update(self._task, text=_in_bar(text))
         elif now - self._said >= QUIET_S - 1:  # the next look is in a second
-            before = "" if self._aside and self._note else f"{self._text}, "
+            before = "" if self._stands else f"{self._text}, "
             self._tell(f"{before}{self._note or 'still at work'} ({duration(now - self._begun)})")
+            self._stands = True
 
     def note(self, text: str) -> None:
         """What goes on within a step, such as the epoch of a training; told when nothing else is."""
@@ -158,7 +160,7 @@ class Live:
         say(self.console, text)
 
     def _now(self, text: str) -> None:
-        self._text, self._to_go, self._note, self._aside, self._begun = text, "", "", False, time.monotonic()
+        self._text, self._to_go, self._note, self._stands, self._begun = text, "", "", False, time.monotonic()
 
     def show(self, fraction: float, text: str, left_s: float | None = None) -> None:
         """Show where the work stands.
@@ -176,12 +178,13 @@ class Live:
         self._progress.update(self._task, completed=fraction, text=_in_bar(text))
         if not self.has_bar and (fraction >= self._next_line or fraction >= 1 > self._last):
             self._tell(text)
+            self._stands = True
             self._next_line, self._last = fraction + self._step, fraction
 
     def say(self, text: str) -> None:
         """A line that stays, above the bar, and is what goes on from now on."""
         self._now(text)
-        self._aside = True  # what is noted from now on need not repeat it
+        self._stands = True
         self._tell(text)
 
     def _left(self, fraction: float) -> float | None:

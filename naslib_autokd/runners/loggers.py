@@ -175,6 +175,7 @@ class RunLoggers:
                 "search/best_val_accuracy": state.best_val_accuracy,
                 "search/student_epochs": state.student_epochs,
                 "search/failures": state.n_failures,
+                "search/refused": state.n_refused,
             },
             state.n_trials,
         )

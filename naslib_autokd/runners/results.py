@@ -32,6 +32,8 @@ class SearchProgress:
     n_in_flight: int = 0
     """Trials that run now."""
     n_failures: int = 0
+    n_refused: int = 0
+    """Families that cannot keep the limits; nothing was trained."""
     elapsed_s: float = 0.0
     """Of work on this run, earlier sessions included."""
 

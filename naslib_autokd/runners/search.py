@@ -318,6 +318,7 @@ class _Loop:
             best_val_accuracy=None if best is None else best.val_accuracy,
             n_in_flight=len(self.in_flight),
             n_failures=self.tally.n_failures,
+            n_refused=self.tally.n_refused,
             elapsed_s=elapsed,
         )
 

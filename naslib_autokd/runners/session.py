@@ -231,8 +231,9 @@ class RunStatus:
     state: str
     """``running``, ``finished``, ``interrupted``, ``failed``, or ``stopped`` (its process is gone without a word)."""
     n_trials: int
+    """Of the budget: without refused families."""
     failures: dict[str, int]
-    """Failed trials by status."""
+    """Failed trials by status, and refused families."""
     in_flight: tuple[dict[str, Any], ...]
     """Trials that run now: ``number``, ``budget_epochs``, ``since`` (seconds since 1970)."""
     best_val_accuracy: float | None
@@ -305,8 +306,10 @@ def read_status(folder: str | Path, store: TrialStore | None = None) -> RunStatu
     best = store.incumbent()
     elapsed, budget = said["elapsed_s"], said["budget"]
     spent = store.student_epochs + said["extra_student_epochs"]
+    failures = Counter(trial.status for trial in store if not trial.succeeded)
+    n_trials = len(store) - failures["refused"]
     fraction = fraction_spent(
-        budget, n_trials=len(store), student_epochs=spent, training_seconds=store.training_seconds, wall_s=elapsed
+        budget, n_trials=n_trials, student_epochs=spent, training_seconds=store.training_seconds, wall_s=elapsed
     )
     running = state == "running"
     finals = (folder / FINALS).read_bytes().count(b"\n") if (folder / FINALS).is_file() else 0
@@ -314,8 +317,8 @@ def read_status(folder: str | Path, store: TrialStore | None = None) -> RunStatu
     return RunStatus(
         folder=str(folder),
         state=state,
-        n_trials=len(store),
-        failures=dict(Counter(trial.status for trial in store if not trial.succeeded)),
+        n_trials=n_trials,
+        failures=dict(failures),
         in_flight=tuple(said["in_flight"]) if running else (),
         best_val_accuracy=None if best is None else best.val_accuracy,
         best_candidate="" if best is None else best.candidate_digest,

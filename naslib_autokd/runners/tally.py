@@ -40,7 +40,7 @@ class Tally:
         self.n_trials = 0
         """Those that count for the budget: all that were not refused, for these cost no training."""
         self.n_failures = 0
-        """Refusals included."""
+        self.n_refused = 0
         self.target_reached = False
         self._failed: list[Trial] = []
         self._refused: list[Trial] = []
@@ -49,7 +49,8 @@ class Tally:
         self.trained += trial.student_epochs
         self.training_seconds += trial.training_seconds or 0.0
         self.n_trials += not trial.refused
-        self.n_failures += not trial.succeeded
+        self.n_failures += not (trial.succeeded or trial.refused)
+        self.n_refused += trial.refused
         if trial.refused:
             self._refused.append(trial)
             return

@@ -131,7 +131,13 @@ def test_a_notebook_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def state(n: int, fraction: float) -> SimpleNamespace:
     return SimpleNamespace(
-        n_trials=n, best_val_accuracy=0.91, n_in_flight=2, n_failures=1, elapsed_s=60.0 * n, fraction=fraction
+        n_trials=n,
+        best_val_accuracy=0.91,
+        n_in_flight=2,
+        n_failures=1,
+        n_refused=0,
+        elapsed_s=60.0 * n,
+        fraction=fraction,
     )
 
 
@@ -172,12 +178,17 @@ def test_nothing_is_silent_for_more_than_five_seconds() -> None:
         live.beat(time.monotonic() + QUIET_S)
         live.note("the default family: epoch 1 of 9")
         live.beat(time.monotonic() + QUIET_S)
+        live.show(0.12, "trial 4 of 24")  # too little for a line of its own
+        live.beat(time.monotonic() + QUIET_S)
+        live.beat(time.monotonic() + QUIET_S)
     assert file.getvalue().splitlines() == [
         "trial 3 of 24",
-        "trial 3 of 24, trial 4: 2 of 9 epochs, training loss 0.5 (4 s)",
+        "trial 4: 2 of 9 epochs, training loss 0.5 (4 s)",
         "training the teacher",
-        "training the teacher, still at work (5 s)",
+        "still at work (5 s)",
         "the default family: epoch 1 of 9 (5 s)",
+        "trial 4 of 24, still at work (5 s)",
+        "still at work (5 s)",
     ]
 
 

@@ -19,9 +19,10 @@ import pytest
 from faulty import FormulaEvaluator
 
 from naslib_autokd.records import AskLog, Proposal, StoreLockedError, Trial, TrialStore
+from naslib_autokd.reports.results import read_run
 from naslib_autokd.runners.engine import LimitedEngine
 from naslib_autokd.runners.limits import Limits
-from naslib_autokd.runners.results import SearchResult
+from naslib_autokd.runners.results import SearchProgress, SearchResult
 from naslib_autokd.runners.run_folder import budget_change
 from naslib_autokd.runners.search import search
 from naslib_autokd.runners.session import SearchInterrupted, StopSignals, duration, read_status
@@ -303,9 +304,27 @@ class Narrow(FormulaEvaluator):
 
 def test_families_that_no_width_brings_within_the_limits_are_no_trials_of_the_budget(tmp_path: Path) -> None:
     options: dict[str, Any] = {"optimizer": "random_search", "max_failures": 2}
-    result = simulate(1, tmp_path, engine=SimulatedEngine(1, Narrow()), n_trials=6, **options)
+    shares: list[float] = []
+    said: list[str] = []
+
+    def look(state: SearchProgress) -> None:
+        assert state.n_trials + state.n_refused == len(TrialStore(tmp_path / "trials.jsonl"))
+        status = read_status(tmp_path)
+        shares.append(status.fraction)
+        said.append(" ".join(status.lines()))
+        assert status.n_trials == state.n_trials
+        assert status.fraction == pytest.approx(state.n_trials / 6)
+        assert state.n_failures == 0
+
+    result = simulate(1, tmp_path, engine=SimulatedEngine(1, Narrow()), n_trials=6, progress=look, **options)
     assert sum(trial.succeeded for trial in result.trials) == 6
     assert len(result.trials) > 20
+    assert shares[-1] == 1
+    assert f"6 trials, {result.student_epochs:g} student-epochs" in said[-1]
+    n_refused = len(result.trials) - 6
+    assert f"failures: {n_refused} refused" in said[-1]
+    (spent,) = (line for line in read_run(tmp_path).conclusions if line.startswith("Spent: "))
+    assert spent.startswith(f"Spent: 6 trials (0 failed), {n_refused} families refused before training, ")
     again = simulate(1, tmp_path, engine=SimulatedEngine(1, Narrow()), n_trials=6, **options)
     assert again.trials == result.trials
     Narrow.every = 10**9

@@ -90,14 +90,17 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
 
 
 def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:
-    """``n_trials``, ``n_failures``, ``student_epochs``, ``seconds``, ``stop_reason``; once there is one: the
-    incumbent's ``family`` and ``candidate``, by the optimizer's evidence or as observed, ``val_accuracy`` (best
-    observed full training), ``expected_cost``, ``remarks`` (`remarks_on_answer`); ``width_decided_by``
-    (`what_decided_widths`); ``latency_of`` (what was measured); once it is trained: ``student`` (the kept one, see
-    `student_answer`), ``family_accuracy`` with its ``_low``, ``_high`` and ``_n`` (test, over the final students).
+    """``n_trials``, ``n_failures``, ``n_refused`` (in neither), ``student_epochs``, ``seconds``, ``stop_reason``; once
+    there is one: the incumbent's ``family`` and ``candidate``, by the optimizer's evidence or as observed,
+    ``val_accuracy`` (best observed full training), ``expected_cost``, ``remarks`` (`remarks_on_answer`);
+    ``width_decided_by`` (`what_decided_widths`); ``latency_of`` (what was measured); once it is trained: ``student``
+    (the kept one, see `student_answer`), ``family_accuracy`` with its ``_low``, ``_high`` and ``_n`` (test, over the
+    final students).
     """
-    n_failures = sum(not trial.succeeded for trial in trials)
-    answer = {"n_trials": len(trials), "n_failures": n_failures, "stop_reason": result.get("stop_reason", "")}
+    n_refused = sum(trial.refused for trial in trials)
+    n_failures = sum(not trial.succeeded for trial in trials) - n_refused
+    answer: dict[str, Any] = {"n_trials": len(trials) - n_refused, "n_failures": n_failures, "n_refused": n_refused}
+    answer["stop_reason"] = result.get("stop_reason", "")
     family, candidate = result.get("candidate_digest"), result.get("candidate")
     if family is None and (best := incumbent(trials)) is not None:
         family, candidate = best.candidate_digest, best.candidate
