@@ -1,7 +1,7 @@
 """CIFAR-10 from a folder: searches at equal cost, then their families and hand-designed students under one protocol.
 
     naslib-autokd teacher train --task benchmarks/results/cifar10/task.yaml --data-dir IMAGES --out resnet20.safetensors
-    python benchmarks/cifar10.py --data-dir IMAGES --teacher resnet20.safetensors --out runs/cifar10 --seeds 1
+    python benchmarks/cifar10.py --data-dir IMAGES --teacher resnet20.safetensors --out runs/teacher-90 --seeds 2
 
 IMAGES has ``train/CLASS`` and ``test/CLASS``. The teacher is trained on 45,000 images; students have 5,000 of them, and
 at most the parameters and multiply-adds of a resnet8.
@@ -10,16 +10,19 @@ at most the parameters and multiply-adds of a resnet8.
                 equal modelled seconds of training; trainings of 3 and 9 epochs
     families    two students of 27 epochs of every family that was kept
     students    the same of hand-designed networks, with several losses
-    report      the table of these trainings, and the records of all parts, in ``results/cifar10``
+    report      every training and the records of all parts, in ``results/cifar10/BLOCK``, and the table of all blocks
 
-All parts are run unless ``--only`` names some; the same command continues, also with more seeds.
+All parts are run unless ``--only`` names some; the same command continues, also with more seeds. A block is one teacher
+on one machine, named as the run folder: all methods of a block learn from the same teacher, so that only differences
+within blocks count. Teachers are not kept: another machine trains its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -30,7 +33,7 @@ from naslib_autokd.reports.tables import markdown_table, write_csv
 from naslib_autokd.runners import baselines
 from naslib_autokd.runners.comparison import JobProgress, Method, compare
 from naslib_autokd.runners.run_folder import COMPARISON, FINALS, RESULT, RUN, TASK, TRIALS
-from naslib_autokd.runners.statistics import SHARE, mean_interval
+from naslib_autokd.runners.statistics import PairedDifference, paired_difference
 from naslib_autokd.tasks import Task, get_task
 
 RESULTS = Path(__file__).parent / "results" / "cifar10"
@@ -120,34 +123,64 @@ COLUMNS = ("network", "loss", "search_seed", "training", "test_accuracy", "val_a
 
 
 def report(options: argparse.Namespace, task: Task) -> None:
-    """Records but for weights, ``trainings.csv`` and ``table.md``."""
+    """Of this block the records but for weights, and ``trainings.csv``; ``table.md`` of all blocks."""
+    block = RESULTS / options.out.resolve().name
     for path in sorted(options.out.rglob("*")):
         if path.name in RECORDS:
-            kept = RESULTS / "records" / path.relative_to(options.out)
+            kept = block / "records" / path.relative_to(options.out)
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(path.read_bytes())
     rows = [*_of_families(options.out / "families"), *_of_students(options.out / "students")]
-    write_csv(RESULTS / "trainings.csv", COLUMNS, rows)
-    of_seed: dict[tuple[str, str], dict[int, list[list[Any]]]] = {}
-    for row in rows:
-        of_seed.setdefault((row[0], row[1]), {}).setdefault(row[2], []).append(row)
-    lines = []
-    for (network, loss), seeds in of_seed.items():
-        means = {seed: mean(row[4] for row in found) for seed, found in seeds.items()}
-        found = [row for each in seeds.values() for row in each]
-        values = list(means.values()) if len(means) > 1 else [row[4] for row in found]
-        size = f"{mean(row[6] for row in found) / 1e3:.0f}k", f"{mean(row[7] for row in found) / 1e6:.1f}"
-        counts = str(len(means)), str(len(found))
-        lines.append([network, loss, mean_interval(values, bounds=SHARE).percent(), *counts, *size])
-    header = ["network", "loss", "test accuracy, % [95%]", "searches", "trainings", "parameters", "MMACs"]
-    text = markdown_table(header, lines)
-    (RESULTS / "table.md").write_text(f"{text}\n{CAPTION}\n", encoding="utf-8")
+    write_csv(block / "trainings.csv", COLUMNS, rows)
+    text = table(sorted(RESULTS.glob("*/trainings.csv")))
+    (RESULTS / "table.md").write_text(text, encoding="utf-8")
     print(text)
 
 
+def table(files: Sequence[Path]) -> str:
+    """Accuracy in each block, and what AutoKD's families are ahead, paired by search."""
+    blocks: dict[str, dict[tuple[str, str], dict[int, list[dict[str, str]]]]] = {}
+    for path in files:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                own = blocks.setdefault(path.parent.name, {}).setdefault((row["network"], row["loss"]), {})
+                own.setdefault(int(row["search_seed"]), []).append(row)
+    networks = list(dict.fromkeys(key for found in blocks.values() for key in found))
+    accuracy = {
+        (name, key): {seed: mean(float(row["test_accuracy"]) for row in rows) for seed, rows in seeds.items()}
+        for name, found in blocks.items()
+        for key, seeds in found.items()
+    }
+    lines = []
+    for key in networks:
+        of_blocks = [accuracy.get((name, key), {}) for name in blocks]
+        shown = [f"{100 * mean(own.values()):.1f}" if own else "" for own in of_blocks]
+        pairs = [
+            (reference, own.get(seed, mean(own.values())))  # of those that no search found: the block's mean
+            for name, own in zip(blocks, of_blocks, strict=True)
+            for seed, reference in accuracy.get((name, AUTOKD), {}).items()
+            if own
+        ]
+        ahead = "" if key == AUTOKD or not pairs else _points(paired_difference(*map(list, zip(*pairs, strict=True))))
+        every = [row for found in blocks.values() for rows in found.get(key, {}).values() for row in rows]
+        size = f"{mean(float(row['n_params']) for row in every) / 1e3:.0f}k"
+        macs = f"{mean(float(row['macs']) for row in every) / 1e6:.1f}"
+        lines.append([*key, *shown, ahead, str(len(pairs)), str(len(every)), size, macs])
+    header = ["network", "loss", *(f"{name}, %" for name in blocks), "AutoKD minus it, points [95%]", "pairs"]
+    return f"{markdown_table([*header, 'trainings', 'parameters', 'MMACs'], lines)}\n{CAPTION}\n"
+
+
+def _points(found: PairedDifference) -> str:
+    low, high = found.difference.low, found.difference.high
+    ends = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * found.difference.mean:+.1f}{ends}"
+
+
+AUTOKD = ("autokd", "kd")
 CAPTION = (
-    f"Students of {EPOCHS} epochs; intervals are over searches where there are several (of the mean of their "
-    "trainings), else over trainings, which says nothing about another search."
+    f"Test accuracy of students of {EPOCHS} epochs, one column for each teacher. Pairs: searches of AutoKD, each with "
+    "the search of the same teacher and seed, or with the mean of that teacher's students that no search found (pairs of "
+    "one teacher are then not independent)."
 )
 
 
