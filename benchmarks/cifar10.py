@@ -179,8 +179,8 @@ def _points(found: PairedDifference) -> str:
 AUTOKD = ("autokd", "kd")
 CAPTION = (
     f"Test accuracy of students of {EPOCHS} epochs, one column for each teacher. Pairs: searches of AutoKD, each with "
-    "the search of the same teacher and seed, or with the mean of that teacher's students that no search found (pairs of "
-    "one teacher are then not independent)."
+    "the search of the same teacher and seed, or with the mean of that teacher's students that no search found (pairs "
+    "of one teacher are then not independent)."
 )
 
 
