@@ -413,6 +413,10 @@ def without_digest(line: bytes) -> tuple[bytes, bool]:
     return body + b"}", True
 
 
+def _is_whole(line: bytes) -> bool:
+    return line.endswith(b"\n")
+
+
 class _RecordFile(ABC, Generic[_Record]):
     """Append-only file of records, one JSON object per line; in memory alone if ``path`` is None.
 
@@ -461,7 +465,7 @@ class _RecordFile(ABC, Generic[_Record]):
                 file.seek(self._good_bytes)
                 while lines := file.readlines(_CHUNK_BYTES):
                     # a writer goes on meanwhile: what it adds to a torn line would be a line of its own
-                    whole = [*takewhile(lambda line: line.endswith(b"\n"), lines)]
+                    whole = list(takewhile(_is_whole, lines))
                     torn = sum(map(len, lines)) - sum(map(len, whole))
                     for line, (record, has_digest) in zip(whole, self._parse_lines(whole), strict=True):
                         self._keep(record, has_digest)

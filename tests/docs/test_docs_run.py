@@ -131,7 +131,8 @@ COMMANDS: dict[str, str] = {
     "python benchmarks/latency.py": "tests/test_benchmark_students.py::test_latencies_are_measured",
     "naslib-autokd teacher train --task benchmarks/results/cifar10/task.yaml --data-dir images "
     "--out resnet20.safetensors": USER,
-    "python benchmarks/cifar10.py --data-dir images --teacher resnet20.safetensors --out runs/teacher-90 --seeds 2": USER,
+    "python benchmarks/cifar10.py --data-dir images --teacher resnet20.safetensors --out runs/teacher-90 "
+    "--seeds 2": "tests/test_benchmark_cifar10.py::test_methods_are_paired_by_teacher_and_search",
     "python benchmarks/device.py --seeds 3 --limits 0.95": "tests/test_benchmark_device.py::"
     "test_arms_are_paired_with_the_family_by_seed",
     "python benchmarks/tables.py run nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
