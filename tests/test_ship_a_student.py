@@ -6,6 +6,8 @@ The pictures are of many formats, shapes and orientations, and what is shipped h
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -104,8 +106,9 @@ np.savez(sys.argv[1], images=images, logits=session.run(None, {"images": images}
 
 
 def test_from_a_folder_and_a_torchvision_model_to_an_onnx_student(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path.parent)
     (tmp_path / "patterns.yaml").write_text(TASK)
     task = ["--task", str(tmp_path / "patterns.yaml"), "--data-dir", str(photos)]
     teacher, run = str(tmp_path / "teacher.safetensors"), tmp_path / "run"
@@ -180,4 +183,9 @@ def test_from_a_folder_and_a_torchvision_model_to_an_onnx_student(
     card = (run / "export" / "model_card.md").read_text()
     assert f"{100 * kept['test_accuracy']:.1f} %" in card
     assert all(f"`{name}`" in card for name in classes)
+    again = shlex.split(re.search(r"Again: `(.*)`\.", card)[1])  # of the folder where both commands were typed
+    assert [again[again.index(option) + 1] for option in ("--task", "--out")] == [
+        f"{tmp_path.name}/run/task.yaml",
+        f"{tmp_path.name}/run-again",
+    ]
     assert all(text in card for text in PREPARATION.values())

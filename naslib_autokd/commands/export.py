@@ -75,7 +75,9 @@ def run(options: argparse.Namespace) -> int:
             "--finals, --device and --threads are of the training of a --family: give one, or leave them out"
         )
     source, run = options.run_folder, options.run_folder.resolve()
-    command = command_of(run).replace(str(run), run.name)  # the card is for others, who have no such folder
+    # the card is for others, who have no such folder: from where the command was typed, as its other paths are
+    here = Path.cwd()
+    command = command_of(run).replace(str(run), str(run.relative_to(here)) if run.is_relative_to(here) else run.name)
     if options.family is not None:
         source = train_member(
             source,

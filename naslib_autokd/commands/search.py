@@ -182,6 +182,7 @@ def run(options: argparse.Namespace) -> int:
         if limits and isinstance(space, HNAGSpace):
             rng, some = np.random.default_rng(0), [space.default_candidate()]
             families = itertools.chain(some, (space.sample(rng) for _ in range(32)))  # drawn only if needed
+            live.note("looking for students within the limits")
             check_reachable(lambda family: evaluator.student_spec(family, options.seed), families)
         engine = engine_from_options(options, task, live.note)
         if engine is not None:
@@ -190,6 +191,7 @@ def run(options: argparse.Namespace) -> int:
         if not (options.out / RUN).exists():
             keep()
             costs = {"n_finals": options.finals, "workers": options.workers or 1, "options": optimizer_options}
+            live.note("measuring training steps")
             if expected := estimate(evaluator, space, optimizer=options.optimizer, budget=budget, **costs):
                 live.say(expected.text())
 

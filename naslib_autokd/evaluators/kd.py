@@ -167,8 +167,7 @@ class KDEvaluator:
         self.task = self.data.task
         """The task with everything that only its data tell (number of classes of a folder, sizes) filled in."""
         self.teacher: Teacher = load_teacher(self.data, teacher, threads=threads, report=report)
-        told = {} if report is None else {"report": report}
-        self.soft_targets = SoftTargets.cached(self.teacher, self.data, threads=threads, **told)
+        self.soft_targets = SoftTargets.cached(self.teacher, self.data, threads=threads, report=report)
         self.checkpoints: CheckpointFolder | None = None
         if continue_from_checkpoint is not None:
             self.checkpoints = CheckpointFolder(continue_from_checkpoint, self._training_key())

@@ -41,13 +41,14 @@ class SoftTargets:
 
     @classmethod
     def cached(
-        cls, teacher: Teacher, data: TaskData, *, threads: int = 1, report: Callable[[str], None] = log.warning
+        cls, teacher: Teacher, data: TaskData, *, threads: int = 1, report: Callable[[str], None] | None = None
     ) -> SoftTargets:
         """As `of`, computed once on this machine and kept in `cache_folder` beside the teachers.
 
         The file's name depends on the teacher's weights, the images, and all that changes the rounding. It states the
-        digest of its content: a file that is damaged or not of this name is computed again, and ``report`` told. What
-        was just written is read back, so that the first use and later ones are the same tensors, mapped from the file.
+        digest of its content: a file that is damaged or not of this name is computed again, and ``report`` told; so is
+        one that is not what the teacher answers, whose code may have changed with the weights as they were. What was
+        just written is read back, so that the first use and later ones are the same tensors, mapped from the file.
         """
         with limited_threads(threads):
             path = soft_targets_path(teacher, data, threads)
@@ -56,9 +57,13 @@ class SoftTargets:
                 with locked(path):  # workers that start together: one computes, the others wait
                     if path.exists():
                         try:
-                            return cls._read(path, data)
+                            found = cls._read(path, data)
+                            found._check_answers(teacher, data)
+                            return found
                         except (SafetensorError, ValueError) as error:
-                            report(f"the cached soft targets {path} are computed again: {error}")
+                            (report or log.warning)(f"the cached soft targets {path} are computed again: {error}")
+                    else:
+                        (report or log.info)(f"computing the teacher's soft targets of {data.n_shown:,} images (once)")
                     made = cls.of(teacher, data)
                     tensors = {"train": made.train.cpu(), "val": made.val.cpu()}
                     write_whole(path, to_safetensors(tensors, {"for": path.stem, "content": _digest(tensors)}))
@@ -77,6 +82,12 @@ class SoftTargets:
         if stated.get("content") != _digest(tensors):
             raise ValueError("the content does not have the digest that the file states; it is damaged")
         return cls(tensors["train"].to(data.device), tensors["val"].to(data.device))
+
+    def _check_answers(self, teacher: Teacher, data: TaskData) -> None:
+        """Raises ValueError if the teacher answers some validation images otherwise now, beyond rounding."""
+        known = self.val[:32]
+        if float((teacher.predict(data.val_images[:32]) - known).abs().max()) > 0.01 * float(known.std(correction=0)):
+            raise ValueError("the teacher answers otherwise now, with the same weights: its code has changed")
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

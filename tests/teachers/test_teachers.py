@@ -416,6 +416,27 @@ def test_soft_targets_of_another_teacher_under_this_name_are_computed_again(
     assert torch.equal(again.train, SoftTargets.of(cluttered_teacher, tiny_data).train)
 
 
+def test_soft_targets_of_other_code_with_the_same_weights_are_computed_again(tiny_data, tmp_path, monkeypatch):
+    class Own(nn.Module):
+        sharpness = 1
+
+        def __init__(self):
+            super().__init__()
+            self.body = fresh_network()
+
+        def forward(self, images):
+            return self.sharpness * self.body(images)
+
+    monkeypatch.setenv("NASLIB_AUTOKD_CACHE", str(tmp_path))
+    teacher, lines = Teacher(Own(), tiny_data.mean, tiny_data.std), []
+    before = SoftTargets.cached(teacher, tiny_data, report=lines.append)
+    assert lines == ["computing the teacher's soft targets of 64 images (once)"]
+    Own.sharpness = 2  # an edit of the user's
+    after = SoftTargets.cached(teacher, tiny_data, report=lines.append)
+    assert "its code has changed" in lines[1]
+    assert torch.equal(after.train, 2 * before.train)
+
+
 @pytest.mark.parametrize("architecture", ["resnet-small", "zoo:mobilenet_v2"])
 def test_a_cold_and_a_warm_cache_give_the_same_run_bit_for_bit(
     architecture, tiny_data, make_cnn, tmp_path, monkeypatch
