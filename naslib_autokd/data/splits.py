@@ -55,20 +55,25 @@ def members_of(indices: Indices) -> Members:
     return tuple(indices.tolist())
 
 
-def save_splits(data: TaskData, folder: str | Path) -> Path:
+def save_splits(data: TaskData, folder: str | Path, teacher: str = "") -> Path:
     """Keep in ``folder`` which image is in which split, or check that a run that began there has the same ones.
 
     ``splits.json``: ``task``, ``task_digest``, ``data_digest``, ``classes``, ``splits`` (`TaskData.members`) and
     ``skipped``, to which those of the test split are added when it has been read and this is called again. File names
     are relative to the data folder, so the folder may be moved.
 
+    Args:
+        teacher: Digest of the teacher that students learn from on these images, kept with them; empty: of no matter.
+
     Raises:
-        TaskError: If the splits that are kept there are others: says which images came, went or changed.
+        TaskError: If the splits that are kept there are others: says which images came, went or changed; if the teacher
+            is another.
     """
     path = Path(folder) / SPLITS_FILE
-    content = _content(data)
+    content = _content(data, teacher)
     if path.exists():
         kept = _checked(path, content)
+        content = {**({"teacher": kept["teacher"]} if "teacher" in kept else {}), **content}
         if set(content["skipped"]) <= set(kept.get("skipped", ())):
             return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,15 +81,16 @@ def save_splits(data: TaskData, folder: str | Path) -> Path:
     return path
 
 
-def check_splits(data: TaskData, folder: str | Path) -> None:
-    """Raise TaskError if the splits that are kept in ``folder`` are not those of the data; writes nothing."""
+def check_splits(data: TaskData, folder: str | Path, teacher: str = "") -> None:
+    """Raise TaskError if splits or teacher kept in ``folder`` are not these (`save_splits`); writes nothing."""
     path = Path(folder) / SPLITS_FILE
     if path.exists():
-        _checked(path, _content(data))
+        _checked(path, _content(data, teacher))
 
 
-def _content(data: TaskData) -> dict[str, Any]:
+def _content(data: TaskData, teacher: str) -> dict[str, Any]:
     return {
+        **({"teacher": teacher} if teacher else {}),
         "task": data.task.name,
         "task_digest": data.task.digest,
         "data_digest": data.digest,
@@ -108,6 +114,11 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         raise TaskError(
             f"{path}: the files are the same as when this run began, but the pixels of some, or the way they are "
             "drawn, have changed; give another folder for the run, or the images as they were"
+        )
+    if len({kept.get("teacher"), content.get("teacher")} - {None}) > 1:
+        raise TaskError(
+            f"{path}: the teacher has the same name as when this run began, but other weights or another input; give "
+            "another folder for the run, or the teacher as it was"
         )
     return kept
 

@@ -23,6 +23,15 @@ class Evaluator(Protocol):
 
 
 @runtime_checkable
+class NamesTeacher(Protocol):
+    """An evaluator whose students learn from a teacher: a run is continued with the same one."""
+
+    @property
+    def given_teacher(self) -> str:
+        """Digest of a teacher that the user has brought; empty for one that is trained here when it is missing."""
+
+
+@runtime_checkable
 class HasImages(Protocol):
     """An evaluator that trains on a task's images: a run keeps their splits."""
 

@@ -51,7 +51,7 @@ from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_
 from naslib_autokd.search_spaces import BuildsItself, DescribesStudents, HasSize
 from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, StudentSpec, fit_width
 from naslib_autokd.tasks import Task, did_you_mean, get_task
-from naslib_autokd.teachers.load import TeacherSource, load_teacher
+from naslib_autokd.teachers.load import TeacherSource, is_trained_here, load_teacher
 from naslib_autokd.teachers.networks import InputAdapter
 from naslib_autokd.teachers.onnx import require_layers
 from naslib_autokd.teachers.soft_targets import SoftTargets
@@ -167,6 +167,10 @@ class KDEvaluator:
         self.task = self.data.task
         """The task with everything that only its data tell (number of classes of a folder, sizes) filled in."""
         self.teacher: Teacher = load_teacher(self.data, teacher, threads=threads, report=report)
+        own = teacher is None or is_trained_here(teacher)
+        self.given_teacher = (
+            "" if own else content_digest({**self._teacher_key(), "moments": [self.teacher.mean, self.teacher.std]})
+        )
         self.soft_targets = SoftTargets.cached(self.teacher, self.data, threads=threads, report=report)
         self.checkpoints: CheckpointFolder | None = None
         if continue_from_checkpoint is not None:
@@ -474,18 +478,21 @@ class KDEvaluator:
         half = result.precision == "bfloat16"
         return train_memory(student, self.image_shape, self.task.batch_size, bfloat16=half)
 
-    def _training_key(self) -> str:
-        """Digest of everything that a training depends on besides family, seed and budget."""
+    def _teacher_key(self) -> dict[str, Any]:
         network = self.teacher.network
         weights = {name: tensor.cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
         inputs = [repr(module.input) for module in network.modules() if isinstance(module, InputAdapter)]
+        key = {"teacher": hashlib.sha256(to_safetensors(weights)).hexdigest()}
+        return {**key, **({"teacher_inputs": inputs} if inputs else {})}
+
+    def _training_key(self) -> str:
+        """Digest of everything that a training depends on besides family, seed and budget."""
         return content_digest(
             {
-                **({"teacher_inputs": inputs} if inputs else {}),
+                **self._teacher_key(),
                 **({"unlabelled": self.data.unlabelled_digest} if self.task.unlabelled_dir else {}),
                 "task": self.task.digest,
                 "data": self.data.digest,
-                "teacher": hashlib.sha256(to_safetensors(weights)).hexdigest(),
                 "objective": self.objective,
                 "settings": asdict(self.settings),
             }

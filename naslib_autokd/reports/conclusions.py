@@ -43,7 +43,7 @@ def what_was_found(answer: Mapping[str, Any]) -> list[str]:
         over = ", mean and 95% interval over wirings and weight seeds"
         without = f" ({'one student' if n == 1 else 'all equal'}: no interval)"
         says.append(
-            f"The family: {n} student{'s' * (n > 1)}{family} trained in full reach "
+            f"The family: {n} student{'s' * (n > 1)}{family} trained in full reach{'es' * (n == 1)} "
             f"{percent(answer['family_accuracy'])}{ends and f' {ends}'} test accuracy{over if ends else without}."
         )
     if answer.get("expected_cost") is not None:

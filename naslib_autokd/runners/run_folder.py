@@ -129,15 +129,15 @@ class RunFolder:
         """Who holds the folder, in words."""
         return in_use(self.path, self.path / LOCK, "wait for it or use another run folder")
 
-    def keep_splits(self, data: Any) -> None:
-        """Write which image is for what; or check that it is still so.
+    def keep_splits(self, data: Any, teacher: str = "") -> None:
+        """Write which image is for what, and the digest of the teacher; or check that it is still so.
 
         Raises:
-            TaskError: If the images have changed since.
+            TaskError: If the images or the teacher have changed since.
         """
         from naslib_autokd.data.splits import save_splits  # loads torch
 
-        save_splits(data, self.path)
+        save_splits(data, self.path, teacher)
 
     def write(self, name: str, content: str) -> Path:
         """Write a file of the folder, whole or not at all."""

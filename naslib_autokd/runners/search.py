@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from naslib_autokd.evaluators.base import Evaluator, HasImages, HasObjective, PredictsTrainingSeconds
+from naslib_autokd.evaluators.base import Evaluator, HasImages, HasObjective, NamesTeacher, PredictsTrainingSeconds
 from naslib_autokd.optimizers.base import (
     Optimizer,
     OptimizerFactory,
@@ -113,7 +113,7 @@ def search(
         ValueError: Before any work, for settings that cannot work.
         RunFolderError: If ``out`` holds another run.
         StoreLockedError: If another process writes ``out``.
-        TaskError: If the images of the task have changed since the run in ``out`` began.
+        TaskError: If the images of the task, or the teacher, have changed since the run in ``out`` began.
         ReplayError: If the stored trials of ``out`` cannot be reproduced.
         TooManyFailures: After ``max_failures`` failed trials in a row.
         SearchInterrupted: After ``stop``.
@@ -171,7 +171,7 @@ def search(
         if folder is not None:
             open_run(folder, task, settings)
             if isinstance(scorer, HasImages):
-                folder.keep_splits(scorer.data)
+                folder.keep_splits(scorer.data, scorer.given_teacher if isinstance(scorer, NamesTeacher) else "")
         tally = Tally(budget, task.max_budget_epochs, max_failures)
         loop = _Loop(chosen, engine, records, session, tally)
         if training_seconds is not None:

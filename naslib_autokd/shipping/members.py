@@ -94,7 +94,7 @@ def train_member(
         runtime=Runtime(**(asked.get("runtime") or {})),
         report=report,
     )
-    check_splits(evaluator.data, run)
+    check_splits(evaluator.data, run, evaluator.given_teacher)
     evaluator.watch = report
     folder = run / FAMILIES / family.digest
     train_family(evaluator, family, n_students=n_students, seed=int(settings.get("seed") or 0), out=folder)

@@ -169,6 +169,17 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
     return _by_name(architecture, data, report)
 
 
+def is_trained_here(teacher: TeacherSource) -> bool:
+    """Whether it is a name whose network is trained on the task where it is missing, so that its weights may change."""
+    if not isinstance(teacher, str) or is_file_name(teacher):
+        return False
+    try:
+        name = parse_architecture(teacher.strip())
+    except (TeacherError, ImportError):
+        return False
+    return name.source in ("ours", "zoo") and not name.weights
+
+
 def _factory(text: str) -> Callable[[], nn.Module]:
     try:
         factory = imported(text)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import os
@@ -27,11 +28,14 @@ from naslib_autokd.distillation.training import (
 )
 from naslib_autokd.evaluators import kd
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator, is_out_of_memory
-from naslib_autokd.records import Proposal, derive_seed
+from naslib_autokd.records import Proposal, TrialStore, derive_seed
 from naslib_autokd.runners.search import search
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.search_spaces.hnag.execution import without_bfloat16
 from naslib_autokd.search_spaces.hnag.wiring import fit_width
+from naslib_autokd.shipping.members import train_member
+from naslib_autokd.tasks import TaskError
+from naslib_autokd.teachers.load import is_trained_here, write_checkpoint
 from naslib_autokd.teachers.names import TeacherError
 
 
@@ -565,3 +569,32 @@ def test_a_teacher_whose_costs_cannot_be_counted_is_a_row_all_the_same(cluttered
     assert row.macs > 0
     assert row.train_memory_bytes == 0
     assert row.message.startswith("its costs are not counted: ")
+
+
+def test_a_run_is_continued_with_the_teacher_that_it_began_with(tiny_data, cluttered_teacher, tmp_path):
+    """A file of weights that was replaced has the same name."""
+    file, out = tmp_path / "teacher.safetensors", tmp_path / "run"
+    write_checkpoint(cluttered_teacher, file, tiny_data)
+
+    def run(trials, teacher=str(file)):
+        evaluator = KDEvaluator(tiny_data.task, data=tiny_data, teacher=teacher, threads=1)
+        found = {"evaluator": evaluator, "space": HNAGSpace("hnag-small"), "n_trials": trials}
+        search(tiny_data.task, "random_search", **found, out=out, evaluation={"teacher": teacher})
+
+    run(1)
+    before = file.read_bytes()
+    other = copy.deepcopy(cluttered_teacher)
+    with torch.no_grad():
+        other.network.head.bias[3] += 0.1
+    write_checkpoint(other, file, tiny_data)
+    with pytest.raises(TaskError, match="the teacher has the same name as when this run began, but other weights"):
+        run(2)
+    with pytest.raises(TaskError, match="the teacher has the same name"):
+        train_member(out, next(iter(TrialStore(out / "trials.jsonl"))).candidate_digest)
+    file.write_bytes(before)
+    run(2)
+    assert len(TrialStore(out / "trials.jsonl")) == 2
+    # one that is trained when it is not there may have other digits on another machine
+    assert is_trained_here("resnet-small")
+    assert is_trained_here("zoo:wrn_40_2")
+    assert not any(map(is_trained_here, (str(file), f"resnet-small@{file}", "module:function", cluttered_teacher)))
