@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from naslib_autokd.distillation.costs import train_memory
-from naslib_autokd.distillation.cuda_graphs import capture
+from naslib_autokd.distillation.cuda_graphs import WARM_UP_STEPS, Step
 from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, TrainingStep, without_bfloat16
 from naslib_autokd.records import environment
 from naslib_autokd.search_spaces.hnag import (
@@ -169,7 +169,9 @@ def training_step(
         model.train(), NesterovSGD(model.parameters(), TrainingSettings()), KDSettings(), None, bfloat16
     )
     arguments = (images, labels, teacher, 1e-3, labels, labels, 0.0)
-    run = capture(step, step.state, arguments) if cuda_graph else step
+    run: Step = step.graphed() if cuda_graph else step
+    for _ in range((1 + WARM_UP_STEPS) * cuda_graph):
+        run(*arguments)
 
     def work() -> None:
         run(*arguments)

@@ -45,7 +45,17 @@ _Record = TypeVar("_Record", "Trial", "Ask")
 _OLD_REFUSALS = ("LimitError:", "ParameterBudgetError:")
 """What messages of refused families begin with in records of older versions, where their status is "error"."""
 
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+
 TIMING_FIELDS = ("sample_s", "build_s", "train_s", "evaluate_s")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the CPU or on a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -47,7 +47,7 @@ def test_what_run_yaml_says_of_a_search_is_in_its_command(tmp_path: Path) -> Non
     limits = StudentLimits(2_000_000, 16 * 2**20, 2**19, 0.0025)
     assert {field.name for field in fields(StudentLimits)} == set(LIMIT_OPTIONS)
     evaluation = {"objective": "ce", "teacher": "t.pt", "limits": asdict(limits), "continue_from_checkpoint": True}
-    evaluation["precision"] = "auto"
+    evaluation |= {"precision": "auto", "cuda_graph": False}
     evaluation["runtime"] = asdict(Runtime(threads=2, batch=8))
     asked: dict[str, Any] = {
         "optimizer": "tpe",
@@ -79,7 +79,7 @@ def test_what_run_yaml_says_of_a_search_is_in_its_command(tmp_path: Path) -> Non
     expected |= {"teacher": "t.pt", "continue_from_checkpoint": True, "out": Path(f"{folder}-again")}
     expected |= {"max_macs": 2_000_000, "max_memory": "16777216", "max_inference_memory": "524288"}
     expected |= {"max_latency_ms": 2.5, "latency_batch": 8, "latency_threads": 2, "latency_provider": "cpu"}
-    expected |= {"precision": "auto"}
+    expected |= {"precision": "auto", "no_cuda_graph": True}
     assert {name: options[name] for name in expected} == expected
     assert [shlex.split(word) for word in options["option"]]
     assert sorted(options["option"]) == ['fidelity="full"', "gamma=1e-05", 'widths=[1, "two"]']

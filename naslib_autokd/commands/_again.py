@@ -183,6 +183,7 @@ def _values(folder: Path, settings: Mapping[str, Any], task: Mapping[str, Any]) 
         "teacher": evaluation.get("teacher"),
         "continue_from_checkpoint": bool(evaluation.get("continue_from_checkpoint")),
         "precision": evaluation.get("precision"),
+        "no_cuda_graph": evaluation.get("cuda_graph") is False,
         "seed": settings.get("seed"),
         "finals": len((folder / FINALS).read_bytes().splitlines()) or None if (folder / FINALS).is_file() else None,
     }

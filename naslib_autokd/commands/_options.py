@@ -355,10 +355,10 @@ def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:
         found["runtime"] = runtime_from_options(options)
     if getattr(options, "continue_from_checkpoint", False):
         found["continue_from_checkpoint"] = options.out.resolve() / "checkpoints"
-    if getattr(options, "precision", "float32") != "float32":
+    if getattr(options, "precision", "float32") != "float32" or getattr(options, "no_cuda_graph", False):
         from naslib_autokd.distillation.training import TrainingSettings
 
-        found["settings"] = TrainingSettings(precision=options.precision)
+        found["settings"] = TrainingSettings(precision=options.precision, cuda_graph=not options.no_cuda_graph)
     return found
 
 

@@ -80,6 +80,11 @@ def add(commands: Any) -> None:
         "place of a new student from the start; cheaper but biased, see docs/performance.md",
     )
     add_option(optimizer, "--precision")
+    optimizer.add_argument(
+        "--no-cuda-graph",
+        action="store_true",
+        help="on a GPU, launch the kernels of a training step one by one, in place of one CUDA graph a step",
+    )
     budget = parser.add_argument_group("budget", "the first one that is reached ends the search")
     budget.add_argument(
         "--trials",
@@ -166,6 +171,8 @@ def run(options: argparse.Namespace) -> int:
         evaluation["continue_from_checkpoint"] = True
     if options.precision != "float32":
         evaluation["precision"] = options.precision
+    if options.no_cuda_graph:
+        evaluation["cuda_graph"] = False
     settings = run_settings(options.optimizer, space, seed=options.seed, evaluation=evaluation, **searched, **budget)
     check_run(options.out, task, settings)
     console, remarks = console_for(), console_for(stderr=True)

@@ -140,7 +140,7 @@ class Views:
         if self.drawn is not None:
             return replace(self, drawn=self.drawn.to(device), device=device)
         there = replace(self, device=device)
-        fits = device.type == "cuda" and self.nbytes < torch.cuda.mem_get_info(device)[0] // 2
+        fits = device.type == "cuda" and self.nbytes < _free_bytes(device) // 2
         return there.cut_ahead() if fits else there
 
     def with_more(self, n_views: int, task: Task) -> Views:
@@ -155,6 +155,13 @@ class Views:
         if self.drawn is not None and other.drawn is not None:
             return Views.given(torch.cat([self.drawn, other.drawn], dim=1))
         return replace(self, sources=self.sources + other.sources, places=places, drawn=None)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Memory that this process may still take of a GPU: a worker's share may be less than what is free."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = int(total * torch.cuda.get_per_process_memory_fraction(device.index))
+    return min(free, share - torch.cuda.memory_reserved(device))
 
 
 def draw_views(images: npt.NDArray[np.uint8], task: Task, purpose: str = "views") -> Views:

@@ -7,6 +7,7 @@ same seed gives the same weights, bit for bit, on the same machine with the same
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,15 +21,23 @@ from torch._utils import _flatten_dense_tensors
 from torch.nn import functional as F
 
 from naslib_autokd.data.images import TaskData
-from naslib_autokd.distillation.cuda_graphs import Step, capture
+from naslib_autokd.distillation.cuda_graphs import BFLOAT16_TOLERANCE, TOLERANCE, WARM_UP_STEPS, GraphedStep, Step
 from naslib_autokd.distillation.losses import KDLoss, distillation_loss, partly_labelled_loss
+from naslib_autokd.records import is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 PREDICT_PIXELS = 2**17
 """Pixels of one batch of predictions: 910 images of 12x12, 128 of 32x32. On one thread that many gave most images per
 second, to 3% (``benchmarks/trials.py``), and a feature map of 64 channels takes 32 MiB; `PREDICT_LEAST` at any size."""
 PREDICT_LEAST = 8
+GPU_PREDICT_PIXELS = 2**21
+"""The same on a GPU: 2,048 images of 32x32 (a feature map of 64 channels takes 512 MiB), since launching the kernels of
+a small student takes longer than running them on 128 images."""
 CHUNK_PIXELS = 2**18
 """Values that are gathered and made floats at once (1 MiB, a cache's worth), if one batch has not more."""
+GPU_CHUNK_PIXELS = 2**24
+"""The same on a GPU: some forty batches of 128 images of 3x32x32."""
 
 JOINED = 2**20
 """Numbers that `NesterovSGD` joins into one tensor; larger networks make several."""
@@ -91,8 +100,9 @@ class TrainingSettings:
     max_grad_norm: float = 5.0
     divergence_factor: float = 4.0
     """A training has diverged when an epoch's mean loss exceeds this many times the loss of its first batch."""
-    cuda_graph: bool = False
-    """Replay the whole step as one CUDA graph (`cuda_graphs`; static shapes, a CUDA device only)."""
+    cuda_graph: bool = True
+    """On a CUDA device, replay the whole step as one CUDA graph where it can be one (`cuda_graphs`); else, and where
+    False, its kernels are launched one by one (`TrainingResult.cuda_graph_reason` says why). On a CPU nothing."""
     precision: str = "float32"
     """``bfloat16``: values between operations are rounded to 8 bits; parameters, statistics, sums, loss and optimizer
     stay in float32, and so does all that is not training. On a CPU students have kernels of their own for it, and
@@ -123,6 +133,10 @@ class TrainingResult:
     """``float32`` or ``bfloat16``: what it ran in."""
     precision_reason: str = ""
     """Why, where another precision than float32 was asked for: what was measured, or what is missing."""
+    cuda_graph: bool = False
+    """Whether its steps were replayed as a CUDA graph."""
+    cuda_graph_reason: str = ""
+    """Why not, on a CUDA device."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +194,8 @@ def train(
         keep: Called with the state after the last epoch of a training that succeeds.
 
     Raises:
-        ValueError: If there is nothing left to train, ``start`` is of a training with another seed, or a CUDA graph is
-            asked for without a CUDA device or with an ``objective``, or another precision with either.
+        ValueError: If there is nothing left to train, ``start`` is of a training with another seed, or another
+            precision than float32 is asked for with an ``objective``.
     """
     settings = settings or TrainingSettings()
     schedule_epochs = epochs if schedule_epochs is None else schedule_epochs
@@ -195,11 +209,8 @@ def train(
     soft = teacher_logits if kd is not None and objective is None else None
     views, labels = (data.train_views, data.train_labels) if soft is None else (data.student_views, data.student_labels)
     n_labelled, device = len(data.train_labels), data.device
-    if settings.cuda_graph and (device.type != "cuda" or objective is not None):
-        where = f"the data are on {device}" if device.type != "cuda" else "objectives of their own are not captured"
-        raise ValueError(f"cuda_graph=True needs a CUDA device and the KD loss or cross-entropy; {where}")
-    if settings.precision != "float32" and (objective is not None or settings.cuda_graph):
-        raise ValueError(f"precision={settings.precision!r} goes with the KD loss or cross-entropy, without cuda_graph")
+    if settings.precision != "float32" and objective is not None:
+        raise ValueError(f"precision={settings.precision!r} goes with the KD loss or cross-entropy")
     n_views, n = len(views), data.n_shown
     batch_size = min(data.task.batch_size, n)
     steps_per_epoch = n // batch_size
@@ -208,7 +219,8 @@ def train(
     for _ in range(done):
         torch.randperm(n, generator=rng)
     model.to(device)
-    if device.type == "cpu" and not isinstance(model, HasBFloat16):  # which has kernels of its own
+    if (device.type == "cpu") != isinstance(model, HasBFloat16):
+        # on CPUs students have kernels of their own, on GPUs activations in this layout
         channels_last(model)
     own = [] if objective is None else objective.parameters()
     torch_optimizer = NesterovSGD([*model.parameters(), *own], settings)
@@ -222,11 +234,13 @@ def train(
         kd_loss=kd_loss or (partly_labelled_loss if partly_labelled else distillation_loss),
     )
     run: Step | None = None
+    no_graph = without_graph(device, settings, objective, kd_loss)
     started, curve = time.perf_counter(), list[float]()
     first = None if start is None else torch.tensor(start.first_loss, device=device)
     status, message, train_accuracy = "success", "", None
     n_shown, n_steps = steps_per_epoch * batch_size, schedule_epochs * steps_per_epoch
-    per_chunk = batch_size * max(1, CHUNK_PIXELS // (batch_size * math.prod(views.shape[2:])))
+    chunk = CHUNK_PIXELS if device.type == "cpu" else GPU_CHUNK_PIXELS
+    per_chunk = batch_size * max(1, chunk // (batch_size * math.prod(views.shape[2:])))
     for epoch in range(done, epochs):
         model.train()
         order = torch.randperm(n, generator=rng)[:n_shown]
@@ -249,10 +263,10 @@ def train(
                 batch = (images, now_hard, now_soft[0] if now_soft else None, lr, view, index, at / n_steps)
                 if run is None:
                     if settings.precision == "auto" and not reason:
-                        seconds_of = step_seconds(step, batch)
+                        seconds_of = step_seconds(step, batch, graph=not no_graph)
                         step = replace(step, bfloat16=seconds_of["bfloat16"] < seconds_of["float32"])
                         reason = ", ".join(f"{1e3 * s:.3g} ms a step in {name}" for name, s in seconds_of.items())
-                    run = capture(step, step.state, batch) if settings.cuda_graph else step
+                    run = step if no_graph else step.graphed()
                 outputs.append(run(*batch))
             correct += (torch.cat([logits for logits, _ in outputs]).argmax(dim=1) == hard[part]).sum()
             losses[done_steps : done_steps + len(outputs)] = torch.stack([loss for _, loss in outputs])
@@ -284,9 +298,18 @@ def train(
         weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         keep(Checkpoint(epochs, seed, weights, tuple(torch_optimizer.velocity), first_loss))
     seconds = time.perf_counter() - started
-    precision = "bfloat16" if step.bfloat16 else "float32"
+    graph = isinstance(run, GraphedStep) and run.captured
     return TrainingResult(
-        status, message, float(epochs - done), tuple(curve), train_accuracy, seconds, precision, reason
+        status=status,
+        message=message,
+        epochs=float(epochs - done),
+        curve=tuple(curve),
+        train_accuracy=train_accuracy,
+        seconds=seconds,
+        precision="bfloat16" if step.bfloat16 else "float32",
+        precision_reason=reason,
+        cuda_graph=graph,
+        cuda_graph_reason=run.reason if isinstance(run, GraphedStep) else no_graph if device.type == "cuda" else "",
     )
 
 
@@ -329,6 +352,27 @@ class TrainingStep:
         """What a step changes."""
         return [*self.model.parameters(), *self.model.buffers(), *self.optimizer.velocity]
 
+    def graphed(self) -> GraphedStep:
+        """The same steps, as a CUDA graph where they can be one."""
+        return GraphedStep(self, self.state, BFLOAT16_TOLERANCE if self.bfloat16 else TOLERANCE)
+
+
+GRAPH_DEVICES = ("cuda",)
+"""Kinds of devices that have graphs."""
+
+
+def without_graph(
+    device: torch.device, settings: TrainingSettings, objective: Objective | None = None, kd_loss: KDLoss | None = None
+) -> str:
+    """Why steps are not replayed as a CUDA graph; empty where that is tried."""
+    if device.type not in GRAPH_DEVICES:
+        return f"{device} has none"
+    if not settings.cuda_graph:
+        return "cuda_graph=False"
+    if objective is not None or kd_loss is not None:
+        return "a loss or an objective of one's own may change from step to step"
+    return ""
+
 
 def without_bfloat16(model: nn.Module, device: torch.device) -> str:
     """Why ``model`` is not trained in bfloat16 on this device; empty where it can be."""
@@ -345,28 +389,32 @@ def logits_in_bfloat16(model: nn.Module, images: Tensor) -> Tensor:
         finally:
             model.precision = before
     else:
-        with torch.autocast(images.device.type, torch.bfloat16):
+        # a graph may not read what was cached outside of it
+        with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=images.device.type == "cpu"):
             logits = model(images)
     return logits.float()
 
 
-def step_seconds(step: TrainingStep, batch: tuple[Any, ...], repeats: int = 2) -> dict[str, float]:
+def step_seconds(
+    step: TrainingStep, batch: tuple[Any, ...], repeats: int = 2, *, graph: bool = False
+) -> dict[str, float]:
     """Seconds of a step in ``float32`` and ``bfloat16`` on this machine: the shortest of ``repeats`` steps of a copy
-    after one that is not counted; time of the processor, on a GPU of the clock. Where both take about as long, which is
-    shorter may differ from run to run."""
+    after one that is not counted (with ``graph`` after its capture); time of the processor, on a GPU of the clock.
+    Where both take about as long, which is shorter may differ from run to run."""
     clock = time.process_time if batch[0].device.type == "cpu" else time.perf_counter
     seconds = {}
     for precision in ("float32", "bfloat16"):
         model = copy.deepcopy(step.model).train()
         optimizer = NesterovSGD(model.parameters(), step.optimizer.settings)
         own = replace(step, model=model, optimizer=optimizer, bfloat16=precision == "bfloat16")
+        run: Step = own.graphed() if graph else own
         taken = []
-        for _ in range(1 + repeats):
+        for _ in range(1 + repeats + WARM_UP_STEPS * graph):
             started = clock()
-            loss = own(*batch)[1]
+            loss = run(*batch)[1]
             loss.item()  # waits for the device
             taken.append(clock() - started)
-        seconds[precision] = min(taken[1:])
+        seconds[precision] = min(taken[-repeats:])
     return seconds
 
 
@@ -499,11 +547,24 @@ def triangular_lr(step: int, n_steps: int, settings: TrainingSettings) -> float:
 
 @torch.no_grad()
 def predict(model: nn.Module, data: TaskData, images: Tensor, batch_size: int | None = None) -> Tensor:
-    """Logits ``(n, classes)`` of uint8 ``images``; the model is left in eval mode."""
+    """Logits ``(n, classes)`` of uint8 ``images``; the model is left in eval mode.
+
+    Args:
+        batch_size: By default what `PREDICT_PIXELS` allow, on a GPU `GPU_PREDICT_PIXELS`. Where memory does not
+            suffice, half as many are tried, down to `PREDICT_LEAST`, and the log says so.
+    """
     if batch_size is None:
-        batch_size = max(PREDICT_LEAST, PREDICT_PIXELS // data.task.image_size**2)
+        pixels = PREDICT_PIXELS if images.device.type == "cpu" else GPU_PREDICT_PIXELS
+        batch_size = max(PREDICT_LEAST, pixels // data.task.image_size**2)
     model.eval()
-    return torch.cat([model(data.normalise(part)) for part in images.split(batch_size)])
+    while True:
+        try:
+            return torch.cat([model(data.normalise(part)) for part in images.split(batch_size)])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or batch_size <= PREDICT_LEAST:
+                raise
+        log.warning("no memory for predictions in batches of %d: half as many are tried", batch_size)
+        batch_size = max(PREDICT_LEAST, batch_size // 2)  # the exception, which holds tensors, is gone
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -47,7 +48,7 @@ from naslib_autokd.evaluators.results import FinalResult as FinalResult
 from naslib_autokd.evaluators.results import same_bytes
 from naslib_autokd.evaluators.student_limits import LimitError, StudentLimits, widest_within
 from naslib_autokd.files import write_whole
-from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_digest, derive_seed
+from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_digest, derive_seed, is_out_of_memory
 from naslib_autokd.search_spaces import BuildsItself, DescribesStudents, HasSize
 from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, StudentSpec, fit_width
 from naslib_autokd.tasks import Task, did_you_mean, get_task
@@ -349,13 +350,29 @@ class KDEvaluator:
         except (LimitError, ParameterBudgetError) as error:
             steps |= {"status": "refused", "message": f"{type(error).__name__}: {error}"}
         except Exception as error:
-            status = "out_of_memory" if is_out_of_memory(error) else "error"
-            if status == "out_of_memory" and self.device.type == "cuda":
-                torch.cuda.empty_cache()  # the next trial, and others on this GPU, need it
-            steps |= {"status": status, "message": f"{type(error).__name__}: {error}"}
-            if status == "error":
+            steps |= {"status": "error", "message": f"{type(error).__name__}: {error}"}
+            if is_out_of_memory(error):
+                advice = self._memory_advice(steps.get("train_memory_bytes"))
+                steps |= {"status": "out_of_memory", "message": f"{steps['message']}; {advice}"}
+            else:
                 steps["info"] = steps["info"] | {"traceback": traceback.format_exc(limit=-3)}
+        if steps.get("status") == "out_of_memory":
+            self._free_memory()
         return replace(trial, **steps)
+
+    def _memory_advice(self, step_bytes: int | None) -> str:
+        """What to do where a training has no memory, and how much a step of it takes if that is known."""
+        needs = "" if step_bytes is None else f"a step takes {step_bytes / 2**20:.0f} MiB of tensors: "
+        return (
+            f"{needs}limit students (--max-memory), lower the task's batch_size ({self.task.batch_size}), or run fewer "
+            f"workers {'on this machine' if self.device.type == 'cpu' else f'on {self.device}'}"
+        )
+
+    def _free_memory(self) -> None:
+        """For the next training, and others on this GPU; once the exception, which holds tensors, is gone."""
+        if self.device.type == "cuda":
+            with contextlib.suppress(RuntimeError):  # after a capture that failed, torch may refuse
+                torch.cuda.empty_cache()
 
     def _run(self, proposal: Proposal, steps: dict[str, Any]) -> None:
         """Fill ``steps`` with the fields of the trial as they become known, so that a failure keeps the earlier."""
@@ -398,7 +415,7 @@ class KDEvaluator:
                 result = self._train(student, kd, budget, batches, told)
             else:
                 result = self._train_on(student, kd, budget, batches, start, state.append, told)
-        steps["info"] = steps["info"] | self._precision(result)
+        steps["info"] = steps["info"] | self._how(result)
         if result.precision == "bfloat16":
             steps["train_memory_bytes"] = self._train_memory(student, result)
         steps |= {
@@ -469,10 +486,14 @@ class KDEvaluator:
             keep=keep,
         )
 
-    def _precision(self, result: TrainingResult) -> dict[str, Any]:
-        """What a record says of it."""
-        told = {"precision": result.precision}
-        return told | ({"precision_reason": result.precision_reason} if result.precision_reason else {})
+    def _how(self, result: TrainingResult) -> dict[str, Any]:
+        """What a record says of how it was trained."""
+        told: dict[str, Any] = {"precision": result.precision}
+        told |= {"precision_reason": result.precision_reason} if result.precision_reason else {}
+        if self.device.type == "cuda":
+            told["cuda_graph"] = result.cuda_graph
+            told |= {"cuda_graph_reason": result.cuda_graph_reason} if result.cuda_graph_reason else {}
+        return told
 
     def _train_memory(self, student: nn.Module, result: TrainingResult) -> int:
         half = result.precision == "bfloat16"
@@ -494,7 +515,7 @@ class KDEvaluator:
                 "task": self.task.digest,
                 "data": self.data.digest,
                 "objective": self.objective,
-                "settings": asdict(self.settings),
+                "settings": asdict(replace(self.settings, cuda_graph=False)),  # the same, with and without
             }
         )
 
@@ -549,6 +570,9 @@ class KDEvaluator:
             epochs: Default: the task's ``max_budget_epochs``.
             name: Of the result, as its table shows it.
             what: It is called in what `watch` is told.
+
+        Raises:
+            MemoryError: If there is no memory for it, on the CPU or on a GPU; says what to do.
         """
         with limited_threads(self.threads):
             with seeded(derive_seed(seed, "weights")):
@@ -556,9 +580,15 @@ class KDEvaluator:
             macs = count_macs(model, self.image_shape)
             epochs = epochs or self.task.max_budget_epochs
             told = self._teller(what, epochs)
-            result = self._train(model, kd, epochs, derive_seed(seed, "batches"), told)
-            memory = self._train_memory(model, result)
-            logits = predict(model, self.data, self.data.val_images)
+            try:
+                result = self._train(model, kd, epochs, derive_seed(seed, "batches"), told)
+                memory = self._train_memory(model, result)
+                logits = predict(model, self.data, self.data.val_images)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    whose = f" of {name}" if name else ""
+                    raise MemoryError(f"{what}{whose}: {error}; {self._memory_advice(None)}") from error
+                raise
             good = result.status != "diverged" and bool(torch.isfinite(logits).all())
         used = None if self.objective == "ce" else kd
         return model, FinalResult(
@@ -683,16 +713,6 @@ def checked_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {str(device)!r} cannot be used here: {error}") from error
     return found
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the CPU or on a GPU."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("out of memory", "not enough memory", "can't allocate memory")
-    )
 
 
 class _Clock:

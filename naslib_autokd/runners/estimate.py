@@ -143,7 +143,14 @@ def _measure(evaluator: KDEvaluator, family: Any, clock: Callable[[], float]) ->
     import torch
 
     from naslib_autokd.distillation.costs import train_memory
-    from naslib_autokd.distillation.training import NesterovSGD, TrainingStep, limited_threads, predict
+    from naslib_autokd.distillation.cuda_graphs import WARM_UP_STEPS, Step
+    from naslib_autokd.distillation.training import (
+        NesterovSGD,
+        TrainingStep,
+        limited_threads,
+        predict,
+        without_graph,
+    )
     from naslib_autokd.search_spaces.hnag.wiring import StudentSpec
 
     data, task = evaluator.data, evaluator.task
@@ -158,12 +165,14 @@ def _measure(evaluator: KDEvaluator, family: Any, clock: Callable[[], float]) ->
         view = torch.zeros_like(index)
         kd = None if evaluator.objective == "ce" else family.kd
         step = TrainingStep(student.train(), NesterovSGD(student.parameters(), evaluator.settings), kd, None)
+        graph = not without_graph(evaluator.device, evaluator.settings, kd_loss=evaluator.kd_loss)
+        run: Step = step.graphed() if graph else step
         taken = []
-        for _ in range(1 + N_STEPS):  # the first warms up
+        for _ in range(1 + WARM_UP_STEPS * graph + N_STEPS):  # the first warms up
             begun = clock()
             targets = None if kd is None else evaluator.soft_targets.train[view, index]
             images = data.normalise(data.train_views[view, index])
-            step(images, data.train_labels[index], targets, 0.0, view, index, 0.0)[1].item()
+            run(images, data.train_labels[index], targets, 0.0, view, index, 0.0)[1].item()
             taken.append(clock() - begun)
         some = data.val_images[: min(256, len(data.val_images))]
         begun = clock()
@@ -171,7 +180,7 @@ def _measure(evaluator: KDEvaluator, family: Any, clock: Callable[[], float]) ->
         validated_s = (clock() - begun) * len(data.val_images) / len(some)
     described = len(json.dumps(spec.to_dict())) if isinstance(spec, StudentSpec) else 0
     return _Measured(
-        epoch_s=min(taken[1:]) * max(1, data.n_shown // task.batch_size),
+        epoch_s=min(taken[-N_STEPS:]) * max(1, data.n_shown // task.batch_size),
         trial_s=made_s + validated_s,
         memory=int(memory),
         file_bytes=4 * spec.n_params + described,

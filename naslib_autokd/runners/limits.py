@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from naslib_autokd import files
+from naslib_autokd.records import is_out_of_memory
 
 POLL_S = 0.1
 """How often time and memory are looked at."""
@@ -390,7 +391,7 @@ def attempt(handler: Handler, job: Any, report: Report) -> Outcome:
     try:
         return Outcome(handler(job, report), seconds=time.perf_counter() - started)
     except Exception as error:
-        status = "out_of_memory" if isinstance(error, MemoryError) else "error"
+        status = "out_of_memory" if is_out_of_memory(error) else "error"
         message, details = f"{type(error).__name__}: {error}", traceback.format_exc(limit=-5)
         return Outcome(None, status, message, details, time.perf_counter() - started)
 

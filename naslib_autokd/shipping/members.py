@@ -89,7 +89,9 @@ def train_member(
         threads=threads,
         objective=asked.get("objective") or "kd",
         teacher=asked.get("teacher"),
-        settings=TrainingSettings(precision=asked.get("precision") or "float32"),
+        settings=TrainingSettings(
+            precision=asked.get("precision") or "float32", cuda_graph=asked.get("cuda_graph", True)
+        ),
         limits=StudentLimits(**(asked.get("limits") or {})),
         runtime=Runtime(**(asked.get("runtime") or {})),
         report=report,

@@ -37,9 +37,10 @@ from naslib_autokd.teachers.weights import WeightsFile, default_input, load_weig
 
 TEACHER_BATCH = 64
 
-TEACHER_TRAINING = TrainingSettings()
+TEACHER_TRAINING = TrainingSettings(cuda_graph=False)
+"""Any network, which may do more in a step than a graph repeats."""
 
-FINE_TUNING = TrainingSettings(lr=0.01)
+FINE_TUNING = TrainingSettings(lr=0.01, cuda_graph=False)
 """From weights that are trained already, a tenth of the learning rate."""
 
 

@@ -19,7 +19,7 @@ from naslib_autokd.data.decoding import read_images
 from naslib_autokd.data.digits import BLACK, DIGIT_SPLITS, WHITE, digit_originals, draw_canvases
 from naslib_autokd.data.load import load_data
 from naslib_autokd.data.splits import save_splits, stratified_order
-from naslib_autokd.data.views import draw_views
+from naslib_autokd.data.views import _free_bytes, draw_views
 from naslib_autokd.tasks import TaskError, get_task
 
 FALSE_ALARM_RATE = 1e-4
@@ -667,3 +667,11 @@ def test_another_device_keeps_the_splits(tmp_path):
     data = data_from_dataset(pictures(30), name="small")
     moved = data.to("meta")
     assert moved.members == data.members
+
+
+def test_memory_of_a_gpu_that_a_worker_may_still_take(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda index: 0.25)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
+    for free, left in ((1000, 200), (150, 150)):  # of a share of 250 bytes
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1000))
+        assert _free_bytes(torch.device("cuda:0")) == left

@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from naslib_autokd.distillation import training
 from naslib_autokd.distillation.costs import count_params, train_memory
 from naslib_autokd.distillation.training import (
+    GPU_PREDICT_PIXELS,
+    PREDICT_LEAST,
+    PREDICT_PIXELS,
     NesterovSGD,
     TrainingSettings,
     accuracy,
@@ -358,7 +361,6 @@ def test_what_cannot_be_trained_is_told_before_any_work(tiny_data, make_cnn):
         ({"epochs": 2}, "epochs=2 must be more than the 2 that are done"),
         ({"epochs": 5, "schedule_epochs": 4}, "at most schedule_epochs=4"),
         ({"epochs": 4, "seed": 1}, "has seed 0, got seed=1"),
-        ({"epochs": 4, "settings": TrainingSettings(cuda_graph=True)}, "cuda_graph=True needs a CUDA device"),
         (
             {"epochs": 4, "settings": TrainingSettings(precision="auto"), "objective": object()},
             "precision='auto' goes with",
@@ -433,6 +435,43 @@ def test_prediction_does_not_depend_on_the_batches(tiny_data, make_cnn):
     assert not model.training
     expected = (whole.argmax(1) == tiny_data.val_labels).double().mean().item()
     assert accuracy(whole, tiny_data.val_labels) == pytest.approx(expected)
+
+
+class Small(nn.Module):
+    """Takes no more than ``most`` images at once."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.seen = most, []
+
+    def forward(self, images):
+        self.seen.append(len(images))
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images.flatten(1)[:, :10]
+
+
+def test_predictions_without_memory_are_made_in_smaller_batches_and_told(tiny_data, caplog):
+    images = tiny_data.val_images[:100]
+    expected = predict(Small(100), tiny_data, images)
+    model = Small(PREDICT_LEAST + 5)
+    assert torch.equal(predict(model, tiny_data, images, 64), expected)
+    assert model.seen[:3] == [64, 32, 16]
+    assert model.seen[3:] == [PREDICT_LEAST] * 12 + [4]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no memory for predictions in batches of {size}: half as many are tried" for size in (64, 32, 16)
+    ]
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(Small(PREDICT_LEAST - 1), tiny_data, images)
+
+
+def test_a_gpu_predicts_in_large_batches(tiny_data):
+    """Shapes alone: the model is on the device ``meta``, which is no CPU."""
+    images = torch.empty(GPU_PREDICT_PIXELS // tiny_data.task.image_size**2 + 1, 1, 12, 12, device="meta")
+    model = Small(10**9)
+    predict(model, tiny_data.to("meta"), images)
+    assert model.seen == [len(images) - 1, 1]
+    assert model.seen[0] * 12**2 > 0.9 * GPU_PREDICT_PIXELS > 10 * PREDICT_PIXELS
 
 
 def test_threads_and_seeds_are_put_back():

@@ -20,6 +20,7 @@ from naslib_autokd.cli import build_parser
 from naslib_autokd.commands._options import evaluation_options
 from naslib_autokd.distillation.training import (
     PRECISIONS,
+    TrainingResult,
     TrainingSettings,
     accuracy,
     limited_threads,
@@ -27,8 +28,9 @@ from naslib_autokd.distillation.training import (
     train,
 )
 from naslib_autokd.evaluators import kd
-from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator, is_out_of_memory
-from naslib_autokd.records import Proposal, TrialStore, derive_seed
+from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
+from naslib_autokd.records import Proposal, TrialStore, derive_seed, is_out_of_memory
+from naslib_autokd.runners.limits import attempt
 from naslib_autokd.runners.search import search
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.search_spaces.hnag.execution import without_bfloat16
@@ -257,6 +259,33 @@ def test_precision_is_an_option_and_in_every_record(tiny_data, cluttered_teacher
         assert ("precision_reason" in trial.info) == (precision == "auto" or trial.info["precision"] != precision)
 
 
+def test_graphs_are_the_default_of_a_gpu_can_be_switched_off_and_are_told_there(
+    tiny_data, cluttered_teacher, tmp_path, make_cnn, monkeypatch
+):
+    parse = build_parser().parse_args
+    options = parse(["search", "--no-cuda-graph", "--out", str(tmp_path / "run")])
+    assert evaluation_options(options)["settings"] == TrainingSettings(cuda_graph=False)
+    assert TrainingSettings().cuda_graph
+    own = FakeEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher)
+    own.network = make_cnn
+    assert "cuda_graph" not in own.evaluate(proposal(budget=1)).info
+    result = TrainingResult("success", "", 1.0, (), None, 0.0, cuda_graph_reason="it waits")
+    monkeypatch.setattr(own, "device", torch.device("cuda"))
+    assert own._how(result) == {"precision": "float32", "cuda_graph": False, "cuda_graph_reason": "it waits"}
+    assert own._how(replace(result, cuda_graph=True, cuda_graph_reason="")) == {
+        "precision": "float32",
+        "cuda_graph": True,
+    }
+
+
+def test_checkpoints_do_not_depend_on_whether_steps_are_graphs(tiny_data, cluttered_teacher):
+    keys = {
+        KDEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher, settings=settings)._training_key()
+        for settings in (TrainingSettings(), TrainingSettings(cuda_graph=False), TrainingSettings(lr=0.2))
+    }
+    assert len(keys) == 2
+
+
 def test_the_search_command_keeps_checkpoints_in_its_run_folder(tmp_path):
     parse = build_parser().parse_args
     with_option = parse(["search", "--continue-from-checkpoint", "--out", str(tmp_path / "run")])
@@ -376,8 +405,34 @@ def test_an_interrupt_passes(evaluator):
 def test_out_of_memory_is_recognised_by_type_and_by_words():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert is_out_of_memory(torch.OutOfMemoryError("no room"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not is_out_of_memory(RuntimeError("sizes do not match"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no more")])
+def test_lack_of_memory_says_what_to_do_and_whose_it_is(evaluator, error):
+    evaluator.network = lambda: Faulty(raising(error), after=3)
+    advice = f"lower the task's batch_size ({evaluator.task.batch_size})"
+    trial = evaluator.evaluate(proposal())
+    assert trial.status == "out_of_memory"
+    assert str(error) in trial.message
+    assert advice in trial.message
+    assert f"a step takes {trial.train_memory_bytes / 2**20:.0f} MiB" in trial.message
+    with pytest.raises(MemoryError, match=r"final student 2 of a family: .*--max-memory") as raised:
+        evaluator.train_final(evaluator.network, None, 0, 1, name="a family", what="final student 2")
+    assert advice in str(raised.value)
+    outcome = attempt(
+        lambda job, _: evaluator.train_final(evaluator.network, None, 0, 1, name=job), "job", lambda _: None
+    )
+    assert outcome.status == "out_of_memory"
+
+
+def test_other_faults_of_a_final_student_stay_what_they_are(evaluator):
+    evaluator.network = lambda: Faulty(raising(RuntimeError("sizes do not match")), after=3)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        evaluator.train_final(evaluator.network, None, 0, 1)
 
 
 # --- a loss of one's own --------------------------------------------------------------------------------------------

@@ -555,7 +555,7 @@ def test_training_in_bfloat16_learns_as_in_float32_and_auto_says_what_it_measure
     assert curves["bfloat16"] == pytest.approx(curves["float32"], rel=0.1)
     for faster in ("float32", "bfloat16"):
         seconds = {"float32": 0.01, "bfloat16": 0.012, faster: 0.005}
-        monkeypatch.setattr(training, "step_seconds", lambda step, batch, seconds=seconds: seconds)
+        monkeypatch.setattr(training, "step_seconds", lambda step, batch, graph, seconds=seconds: seconds)
         settings = TrainingSettings(precision="auto")
         result = train(Student(spec), tiny_data, None, kd=None, epochs=1, seed=0, settings=settings)
         assert result.precision == faster

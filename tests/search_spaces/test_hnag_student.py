@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from naslib_autokd.distillation.training import channels_last
 from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
 from naslib_autokd.search_spaces.hnag.graphs import Graph
 from naslib_autokd.search_spaces.hnag.steps import BATCH_NORM_EPS, weighted_sum
@@ -367,3 +369,47 @@ def test_weighted_sum() -> None:
     values = [torch.full((2, 3), float(i)) for i in range(1, 4)]
     weights = torch.tensor([0.5, 0.25, 1.0]).unbind()
     assert torch.equal(weighted_sum(values, weights), torch.full((2, 3), 0.5 + 0.5 + 3.0))
+
+
+class Mixed(TorchDispatchMode):
+    """Operations on floating-point values that differ in their type, as GPUs' autocast would promote them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_merges, self.found = 0, set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("addcmul", "mul", "cat"):
+            values = args[0] if name == "cat" else args
+            self.n_merges += 1
+            if len({value.dtype for value in values if isinstance(value, torch.Tensor)}) > 1:
+                self.found.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_merges_under_autocast_have_one_type() -> None:
+    spec = spec_of(EVERYTHING, 2)
+    student = Student(spec).train()
+    images = torch.randn(4, 2, 8, 8)
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), Mixed() as mode:
+            assert student(images).dtype == (torch.bfloat16 if enabled else torch.float32)
+        assert mode.n_merges > 10
+        assert not mode.found
+
+
+@pytest.mark.parametrize("execution", ["steps", "plan"])
+def test_weights_in_channels_last_compute_the_same(execution: str) -> None:
+    outputs = []
+    for in_channels_last in (False, True):
+        student = Student(spec_of(EVERYTHING, 2)).double().train()
+        student.execution = execution
+        if in_channels_last:
+            channels_last(student)
+            assert any(not conv.is_contiguous() for conv in student.convs)
+        logits = student(torch.randn(16, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+        logits.square().sum().backward()
+        outputs.append([logits.detach(), *(parameter.grad for parameter in student.parameters())])
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other)

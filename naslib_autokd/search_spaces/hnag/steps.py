@@ -229,6 +229,9 @@ def run_steps(
     channels = plan.norm_channels
     norm_weights, norm_biases = norm_weight.split(channels), norm_bias.split(channels)
     means, variances = running[0].split(channels), running[1].split(channels)
+    kind = images.device.type
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):  # on GPUs addcmul promotes all of its inputs
+        gates = gates.to(torch.get_autocast_dtype(kind))
     gate = gates.unbind()
     values: list[Any] = [None] * plan.n_values
     values[0] = images
