@@ -17,11 +17,10 @@ Sections:
     space     the step of students drawn from the presets, at several limits, batch and image sizes
     widths    the step of hardware-shaped students (``width_multiple=16``) against that of the unshaped ones
     wirings   wirings sampled, counted and width-solved per second
-    cuda      the step on a GPU as one CUDA graph, batch 128, where there is one
 
 "Plain" is `plain.PlainStudent`, "optimised" is `Student` as the package trains it. All ratios compare the same function
-with the same widths, batch and optimizer, in one process. Times are CPU time of the process (wall time on a GPU), so
-other work on the machine changes them only through shared caches and memory. docs/performance.md explains the columns.
+with the same widths, batch and optimizer, in one process. Times are CPU time of the process, so other work on the
+machine changes them only through shared caches and memory. docs/performance.md explains the columns. GPUs: `gpu.py`.
 
 Writes ``results/students.json`` after every cell: a broken-off run loses one, a later run replaces what it measures.
 """
@@ -49,7 +48,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from naslib_autokd.distillation.costs import train_memory
-from naslib_autokd.distillation.cuda_graphs import WARM_UP_STEPS, Step
 from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, TrainingStep, without_bfloat16
 from naslib_autokd.records import environment
 from naslib_autokd.search_spaces.hnag import (
@@ -68,7 +66,7 @@ from naslib_autokd.search_spaces.hnag.student import EXECUTIONS, Student
 from naslib_autokd.tasks import get_task
 
 RESULTS = Path(__file__).parent / "results" / "students.json"
-SECTIONS = ("step", "memory", "roofline", "evaluate", "bfloat16", "shapes", "space", "widths", "wirings", "cuda")
+SECTIONS = ("step", "memory", "roofline", "evaluate", "bfloat16", "shapes", "space", "widths", "wirings")
 BATCH, IMAGE, CLASSES = 64, 32, 10
 HEAD = 1280
 MIN_SECONDS = 0.05
@@ -109,7 +107,6 @@ MEMORY_GOAL = 0.55
 BFLOAT16_GOAL = 0.65
 """Of time and of memory, against float32."""
 WIRINGS_GOAL = 1500.0
-CUDA_GOAL = 0.2
 DRAWN_PRESETS, DRAWN = ("hnag", "hnag-wide", "hnag-small"), 4
 """Students of each preset and shape in the section on the space."""
 WIDTH_LIMITS = (0.3, 0.5, 0.6, 1.0)
@@ -156,25 +153,20 @@ def training_step(
     model: nn.Module,
     spec: StudentSpec,
     batch: int,
-    device: str = "cpu",
-    cuda_graph: bool = False,
     bfloat16: bool = False,
     channels_last: bool = False,
 ) -> Callable[[], None]:
     """A step as in a trial, with soft targets; the small learning rate keeps a long benchmark from diverging."""
-    images, teacher, labels = examples(spec, batch, device)
+    images, teacher, labels = examples(spec, batch)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     step = TrainingStep(
         model.train(), NesterovSGD(model.parameters(), TrainingSettings()), KDSettings(), None, bfloat16
     )
     arguments = (images, labels, teacher, 1e-3, labels, labels, 0.0)
-    run: Step = step.graphed() if cuda_graph else step
-    for _ in range((1 + WARM_UP_STEPS) * cuda_graph):
-        run(*arguments)
 
     def work() -> None:
-        run(*arguments)
+        step(*arguments)
 
     return work
 
@@ -213,15 +205,6 @@ def cpu_seconds(work: Callable[[], None], repeats: int = 1) -> float:
     for _ in range(repeats):
         work()
     return (time.process_time() - start) / repeats
-
-
-def cuda_seconds(work: Callable[[], None], repeats: int = 1) -> float:
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
 
 
 def repeats_for(work: Callable[[], None], seconds: Callable[..., float] = cpu_seconds) -> int:
@@ -593,15 +576,6 @@ def wirings(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]
         yield name, row | ({"goal": WIRINGS_GOAL} if name == "uniform" else {})
 
 
-def cuda(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
-    spec = spec_of(name, limit)
-    plain, student = both(spec, device="cuda")
-    eager, optimised = (training_step(model, spec, 128, "cuda") for model in (plain, student))
-    row = pairs(eager, optimised, options.pairs, cuda_seconds)
-    replayed = training_step(student_of(spec).to("cuda"), spec, 128, "cuda", cuda_graph=True)
-    return pairs(eager, replayed, options.pairs, cuda_seconds) | {"goal": CUDA_GOAL, "without_graph": row["ratio"]}
-
-
 # --- results and command line ---------------------------------------------------------------------------------------
 
 
@@ -619,8 +593,6 @@ class Results:
             "load_average": list(os.getloadavg()),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         }
-        if section == "cuda":
-            part["environment"]["gpu"] = torch.cuda.get_device_name()
         part["rows"][key] = row
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.sections, indent=1) + "\n", encoding="utf-8")
@@ -654,7 +626,7 @@ def in_shapes(name: str, limit: float) -> bool:
 
 def measure(results: Results, options: argparse.Namespace) -> None:
     cells = [(name, limit) for limit in options.limits for name in options.settings]
-    if any(section not in ("wirings", "cuda") for section in options.sections):
+    if any(section != "wirings" for section in options.sections):
         options.dense_gflops = dense_gflops()
         print(f"a dense convolution runs at {options.dense_gflops:.1f} GFLOP/s on {torch.get_num_threads()} thread(s)")
         print(f"this will take about {max(1, round(estimate_s(cells, options) / 60))} min of CPU time", flush=True)
@@ -667,13 +639,7 @@ def measure(results: Results, options: argparse.Namespace) -> None:
     }
     for section in options.sections:
         start = time.perf_counter()
-        if section == "cuda":
-            if not torch.cuda.is_available():
-                print("cuda: no CUDA device here; nothing measured")
-                continue
-            for name in options.settings:
-                results.add("cuda", f"{name} 0.5M", cuda(name, 0.5, options))
-        elif section == "shapes":
+        if section == "shapes":
             results.add("shapes", "default student of cluttered-digits", default_student(options))
             for name, limit in cells:
                 if in_shapes(name, limit):
@@ -734,7 +700,6 @@ def tables(results: Results) -> list[Table]:
         ("evaluate", "A forward pass in evaluation mode (batch 64)"),
         ("shapes", "A training step at other shapes"),
         ("space", "A training step of students drawn from the presets (goal: 0.9)"),
-        ("cuda", "A training step on a GPU, one CUDA graph against plain eager (batch 128)"),
     ):
         if rows_of := results.rows(section):
             columns = ["student", "time / plain", "95% interval", "plain ms", "optimised ms"]
@@ -745,8 +710,7 @@ def tables(results: Results) -> list[Table]:
                     f"{row['low']:.2f}-{row['high']:.2f}",
                     _number(row, "plain_s", 1, 1000),
                     _number(row, "optimised_s", 1, 1000)
-                    + (f" ({row['ratio_to_steps']:.2f} of the readable steps)" if "ratio_to_steps" in row else "")
-                    + (f" ({row['without_graph']:.2f} of plain without a graph)" if "without_graph" in row else ""),
+                    + (f" ({row['ratio_to_steps']:.2f} of the readable steps)" if "ratio_to_steps" in row else ""),
                 ]
                 for key, row in sorted(rows_of.items(), key=lambda item: _place(item[0]))
             ]

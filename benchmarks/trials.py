@@ -26,7 +26,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -71,24 +71,27 @@ class Templates(nn.Module):
         return self.linear(images.flatten(1))
 
 
-def evaluator_32(**options: Any) -> KDEvaluator:
-    """On 600 images of 3x32x32 pixels, each its class's smooth random pattern under noise."""
+def evaluator_32(n_images: int = IMAGES_32, of_task: Mapping[str, Any] | None = None, **options: Any) -> KDEvaluator:
+    """On images of 3x32x32 pixels, each its class's smooth random pattern under noise; ``of_task`` changes the task."""
     rng = np.random.RandomState(0)
     coarse = torch.from_numpy(rng.normal(size=(10, 3, 4, 4)).astype(np.float32))
     patterns = F.interpolate(coarse, size=32, mode="bilinear", align_corners=False)
-    labels = np.arange(IMAGES_32) % 10
-    noise = torch.from_numpy(rng.normal(size=(IMAGES_32, 3, 32, 32)).astype(np.float32))
+    labels = np.arange(n_images) % 10
+    noise = torch.from_numpy(rng.normal(size=(n_images, 3, 32, 32)).astype(np.float32))
     images = (128 + 30 * patterns[labels] + 50 * noise).clamp(0, 255).to(torch.uint8)
     data = data_from_dataset(
         list(zip(images, labels.tolist(), strict=True)),
         name="synthetic-32",
-        max_params=100_000,
-        batch_size=64,
-        min_budget_epochs=3,
-        max_budget_epochs=9,
-        augmentation="crop-flip",
-        max_shift=4,
-        n_views=2,
+        **{
+            "max_params": 100_000,
+            "batch_size": 64,
+            "min_budget_epochs": 3,
+            "max_budget_epochs": 9,
+            "augmentation": "crop-flip",
+            "max_shift": 4,
+            "n_views": 2,
+            **(of_task or {}),
+        },
     )
     return KDEvaluator(data.task, data=data, teacher=Templates(patterns), **options)
 

@@ -99,7 +99,7 @@ def test_a_small_run(students: ModuleType, tmp_path: Path, capsys: pytest.Captur
     path = tmp_path / "students.json"
     few = ["--settings", "S", "--limits", "0.1", "--pairs", "1", "--json", str(path)]
     with limited_threads(1):  # puts back what the benchmark sets
-        assert students.main([*few, "--sections", "step,memory,roofline,evaluate,cuda"]) == 0
+        assert students.main([*few, "--sections", "step,memory,roofline,evaluate"]) == 0
         assert students.main([*few, "--sections", "wirings"]) == 0
     stored = json.loads(path.read_text())
     assert set(stored) >= {"step", "memory", "roofline", "evaluate", "wirings"}
