@@ -178,7 +178,7 @@ def train(
     Where the task has pictures without labels, an epoch passes over them too; on them the loss is the divergence from
     the teacher alone. Trainings that cannot learn from them (plain cross-entropy, an ``objective``) see labelled images
     in their place, so that an epoch takes as many steps.
-    The device is waited for once per epoch, at its end.
+    The device is waited for once per epoch, at its end, and when a graph is captured.
 
     Args:
         objective: Takes the place of both losses; ``teacher_logits`` and ``kd`` are not read then.

@@ -222,6 +222,23 @@ def test_a_training_with_graphs_is_the_eager_one(with_graphs, tiny_data, make_cn
     assert all(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
 
 
+def test_a_training_that_cannot_be_captured_says_why_and_is_the_eager_one(
+    with_graphs, tiny_data, make_cnn, monkeypatch, caplog
+):
+    def refuse(step, batch):
+        raise RuntimeError("operation not permitted")
+
+    monkeypatch.setattr(cuda_graphs, "_recorded", refuse)
+    refused, weights = trained(make_cnn, tiny_data)
+    assert (refused.cuda_graph, refused.cuda_graph_reason) == (False, "operation not permitted")
+    assert len(caplog.records) == 1
+    eager, others = trained(make_cnn, tiny_data, settings={"cuda_graph": False})
+    assert refused.curve == eager.curve
+    assert all(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
+    short, _ = trained(make_cnn, tiny_data, epochs=1)
+    assert short.cuda_graph_reason == f"it has no more than {WARM_UP_STEPS} steps"
+
+
 def test_auto_compares_the_graphs_of_both_precisions(with_graphs, tiny_data, make_cnn):
     result, _ = trained(make_cnn, tiny_data, settings={"precision": "auto"})
     assert with_graphs == ["float32", "bfloat16", result.precision]

@@ -601,8 +601,9 @@ def test_everything_runs_on_a_gpu(tiny_data, cluttered_teacher, make_cnn):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     evaluator = KDEvaluator(tiny_data.task, data=tiny_data, teacher=cluttered_teacher, device="cuda")
-    trial = evaluator.evaluate(Proposal(HNAGSpace("hnag-small").sample(np.random.default_rng(0)), 1, 5, 0))
+    trial = evaluator.evaluate(Proposal(HNAGSpace("hnag-small").sample(np.random.default_rng(0)), 3, 5, 0))
     assert trial.status == "success", trial.message
+    assert trial.info["cuda_graph"], trial.info
     model, result = evaluator.train_final(make_cnn, KD(), seed=0, epochs=1)
     assert evaluator.judge(model, result).test_accuracy is not None
     evaluator.teacher.to("cpu")
