@@ -11,9 +11,9 @@ from naslib_autokd.commands._options import add_option, print_json
 from naslib_autokd.commands._parser import epilog
 
 KEYS = (
-    "folder, state, n_trials, failures, in_flight, best_val_accuracy, best_candidate, answer, student_epochs, budget, "
-    "fraction, elapsed_s, expected_s, finals, finals_of, stop_reason, message, lost, one object a search; of a study "
-    "or a compare-kd: folder, command, n_runs, n_failures"
+    "folder, state, n_trials, failures, in_flight, best_val_accuracy, best_candidate, answer, student_epochs, "
+    "training_seconds, budget, fraction, elapsed_s, expected_s, finals, finals_of, stop_reason, message, lost, one "
+    "object a search; of a study or a compare-kd: folder, command, n_runs, n_failures"
 )
 
 

@@ -61,6 +61,8 @@ def what_was_found(answer: Mapping[str, Any]) -> list[str]:
         if refused := answer.get("n_refused"):
             spent += f", {refused} famil{'y' if refused == 1 else 'ies'} refused before training"
         spent += f", {answer['student_epochs']:.0f} student-epochs"
+        if (modelled := answer.get("training_seconds")) is not None:
+            spent += f", {modelled:.3g} modelled s of training"
         spent += f", {duration(answer['seconds'])}" if answer.get("seconds") else ""
         stopped = STOPPED.get(answer.get("stop_reason", ""))
         says.append(f"Spent: {spent}." + (f" What ended it: {stopped}." if stopped else ""))

@@ -242,6 +242,8 @@ class RunStatus:
     answer: str
     """Digest of the family that the search chose in the end, by the optimizer's evidence; empty before."""
     student_epochs: float
+    training_seconds: float
+    """Modelled CPU seconds of its trainings; 0 where nobody knows them."""
     budget: dict[str, Any]
     fraction: float
     elapsed_s: float
@@ -264,7 +266,10 @@ class RunStatus:
         if self.message:
             lines.append(f"  {' '.join(self.message.split())}")
         best = "none yet" if self.best_val_accuracy is None else f"{100 * self.best_val_accuracy:.1f}%"
-        lines.append(f"  {self.n_trials} trials, {self.student_epochs:g} student-epochs; budget: {of or 'unknown'}")
+        spent = f"{self.n_trials} trials, {self.student_epochs:g} student-epochs"
+        if self.budget.get("training_seconds"):
+            spent += f", {self.training_seconds:.3g} modelled s of training"
+        lines.append(f"  {spent}; budget: {of or 'unknown'}")
         lines.append(f"  best validation {best}" + (f", family {self.best_candidate}" if self.best_candidate else ""))
         if self.answer:
             same = self.answer == self.best_candidate
@@ -324,6 +329,7 @@ def read_status(folder: str | Path, store: TrialStore | None = None) -> RunStatu
         best_candidate="" if best is None else best.candidate_digest,
         answer=_answer(folder) if state == "finished" else "",
         student_epochs=spent,
+        training_seconds=store.training_seconds,
         budget=budget,
         fraction=fraction,
         elapsed_s=elapsed,

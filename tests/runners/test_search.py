@@ -12,9 +12,11 @@ import yaml
 
 from naslib_autokd.optimizers.random_search import RandomSearch
 from naslib_autokd.records import AskLog, Proposal, Trial, TrialStore, derive_seed, with_digest
+from naslib_autokd.reports.results import read_run
 from naslib_autokd.runners.results import SearchResult
 from naslib_autokd.runners.run_folder import ReplayError, RunFolderError, open_run
 from naslib_autokd.runners.search import search
+from naslib_autokd.runners.session import read_status
 from naslib_autokd.runners.setup import optimizer_name
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.tasks import get_task
@@ -105,6 +107,11 @@ def test_a_search_in_seconds_continues_and_may_be_made_longer(tmp_path: Path) ->
         run(tmp_path / "cut", PricedEvaluator(die_after=6), n_trials=None, training_seconds=5.0)
     again = run(tmp_path / "cut", PricedEvaluator(), n_trials=None, training_seconds=5.0)
     assert [t.outcome() for t in again.trials] == [t.outcome() for t in whole.trials]
+    status = read_status(tmp_path / "cut")
+    spent = f"{status.training_seconds:.3g} modelled s of training"
+    assert status.training_seconds == pytest.approx(again.training_seconds)
+    assert f"student-epochs, {spent}; budget: training_seconds 5" in " ".join(status.lines())
+    assert f", {spent}" in " ".join(read_run(tmp_path / "cut").conclusions)
     longer = run(tmp_path / "cut", PricedEvaluator(), n_trials=None, training_seconds=8.0)
     assert 5.0 < longer.training_seconds <= 8.0
     assert longer.trials[: len(whole.trials)] == again.trials

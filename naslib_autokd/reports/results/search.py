@@ -50,7 +50,9 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
     answer = _answer(trials, finals, result)
     if kept is not None:
         answer["student"] = final_tables.student_answer(kept.result, teacher, about.task)
-    answer |= {"student_epochs": status.student_epochs, "seconds": status.elapsed_s or result.get("search_s")}
+    in_seconds = status.training_seconds if status.budget.get("training_seconds") else None
+    answer |= {"student_epochs": status.student_epochs, "training_seconds": in_seconds}
+    answer |= {"seconds": status.elapsed_s or result.get("search_s")}
     searched, unknown = trial_tables.searched_tables(
         [(label, seed, trial) for trial in shown], settings.get("space"), analyse
     )
@@ -90,12 +92,12 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
 
 
 def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:
-    """``n_trials``, ``n_failures``, ``n_refused`` (in neither), ``student_epochs``, ``seconds``, ``stop_reason``; once
-    there is one: the incumbent's ``family`` and ``candidate``, by the optimizer's evidence or as observed,
-    ``val_accuracy`` (best observed full training), ``expected_cost``, ``remarks`` (`remarks_on_answer`);
-    ``width_decided_by`` (`what_decided_widths`); ``latency_of`` (what was measured); once it is trained: ``student``
-    (the kept one, see `student_answer`), ``family_accuracy`` with its ``_low``, ``_high`` and ``_n`` (test, over the
-    final students).
+    """``n_trials``, ``n_failures``, ``n_refused`` (in neither), ``student_epochs``, ``training_seconds`` (modelled, if
+    the budget counts them), ``seconds``, ``stop_reason``; once there is one: the incumbent's ``family`` and
+    ``candidate``, by the optimizer's evidence or as observed, ``val_accuracy`` (best observed full training),
+    ``expected_cost``, ``remarks`` (`remarks_on_answer`); ``width_decided_by`` (`what_decided_widths`); ``latency_of``
+    (what was measured); once it is trained: ``student`` (the kept one, see `student_answer`), ``family_accuracy`` with
+    its ``_low``, ``_high`` and ``_n`` (test, over the final students).
     """
     n_refused = sum(trial.refused for trial in trials)
     n_failures = sum(not trial.succeeded for trial in trials) - n_refused
