@@ -107,9 +107,16 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         splits = {split: list(members) for split, members in kept["splits"].items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise TaskError(f"{path} is damaged: {error}; remove it if the images have not changed") from error
+    before, now = (
+        [member for members in every.values() for member in members] for every in (splits, content["splits"])
+    )
+    if set(before) != set(now):  # one picture less draws all splits anew: it is to be named, not what they exchanged
+        raise TaskError(f"{path}: {_what_changed('the images', before, now)}")
     for split, members in content["splits"].items():
         if splits.get(split) != members:
-            raise TaskError(f"{path}: {_what_changed(split, splits.get(split, []), members)}")
+            raise TaskError(
+                f"{path}: {_what_changed(f'the images of split {split!r}', splits.get(split, []), members)}"
+            )
     if kept.get("data_digest") != content["data_digest"]:
         raise TaskError(
             f"{path}: the files are the same as when this run began, but the pixels of some, or the way they are "
@@ -123,7 +130,7 @@ def _checked(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _what_changed(split: str, before: Sequence[object], now: Sequence[object]) -> str:
+def _what_changed(which: str, before: Sequence[object], now: Sequence[object]) -> str:
     gone, new = ([str(m) for m in one if m not in others] for one, others in ((before, set(now)), (now, set(before))))
     parts = [
         f"{len(part)} {word} ({', '.join(part[:3])}{', ...' if len(part) > 3 else ''})"
@@ -132,7 +139,7 @@ def _what_changed(split: str, before: Sequence[object], now: Sequence[object]) -
     ]
     what = " and ".join(parts) or "the order is another"
     return (
-        f"the images of split {split!r} are not those with which this run began: {what}; "
+        f"{which} are not those with which this run began: {what}; "
         "give another folder for the run, or the images as they were"
     )
 
