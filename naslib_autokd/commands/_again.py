@@ -144,6 +144,11 @@ def _search_command(folder: Path) -> str:
     return " && ".join(lines)
 
 
+def task_of_run(folder: Path) -> str:
+    """What ``--task`` takes for the task of a run."""
+    return _task_word(folder, read_task(folder), None)
+
+
 def _task_word(folder: Path, task: Mapping[str, Any], typed: str | None) -> str:
     """The name of a task as it is shipped, or with what else was typed; else the file in the run folder."""
     if typed is not None and not (task and typed.endswith((".yaml", ".yml"))):

@@ -31,9 +31,11 @@ Group = Any
 
 PRECISIONS = ("float32", "bfloat16", "auto")  # as in `distillation.training`, which takes torch
 
+DEFAULT_TASK = "cluttered-digits"
+
 OPTIONS: dict[str, dict[str, Any]] = {
     # task
-    "--task": {"default": "cluttered-digits", "help": "what is learned: the name of a task, or your YAML file"},
+    "--task": {"default": DEFAULT_TASK, "help": "what is learned: the name of a task, or your YAML file"},
     "--data-dir": {"type": Path, "metavar": "DIR", "help": "folder of the images, for tasks that are not embedded"},
     "--unlabelled": {
         "type": Path,
@@ -101,10 +103,14 @@ def add_option(group: Group, name: str, *, default_text: str = "", **changes: An
     group.add_argument(name, **settings)
 
 
-def add_task_options(parser: argparse.ArgumentParser, *names: str) -> Any:
-    """The group of options that say what is learned and from whom: ``--task``, ``--data-dir`` and ``names``."""
+def add_task_options(parser: argparse.ArgumentParser, *names: str, task: dict[str, Any] | None = None) -> Any:
+    """The group of options that say what is learned and from whom: ``--task``, ``--data-dir`` and ``names``.
+
+    ``task``: what is other for ``--task`` (`add_option`).
+    """
     group = parser.add_argument_group("task", "docs/teachers_and_data.md tells more")
-    for name in ("--task", "--data-dir", *names):
+    add_option(group, "--task", **(task or {}))
+    for name in ("--data-dir", *names):
         add_option(group, name)
     return group
 

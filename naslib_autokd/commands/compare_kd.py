@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.commands import _config
 from naslib_autokd.commands._options import (
+    DEFAULT_TASK,
     OPTIONS,
     add_limit_options,
     add_option,
@@ -61,7 +62,8 @@ def add(commands: Any) -> None:
             "rivals, left_out, latencies_ms, conclusions",
         ),
     )
-    add_task_options(parser, "--teacher")
+    default = {"default": None, "default_text": f"that of the run in --family, else {DEFAULT_TASK}"}
+    add_task_options(parser, "--teacher", task=default)
     what = parser.add_argument_group("students and losses")
     what.add_argument(
         "--student",
@@ -117,6 +119,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from naslib_autokd.commands._again import task_of_run
     from naslib_autokd.reports.terminal import Live, console_for
     from naslib_autokd.runners.baselines import compare, read_family, time_of_search
     from naslib_autokd.runners.run_folder import RunFolder
@@ -125,6 +128,8 @@ def run(options: argparse.Namespace) -> int:
 
     run_of_family = options.family if options.family is not None and options.family.is_dir() else None
     family = None if options.family is None else read_family(options.family)
+    if options.task is None:
+        options.task = DEFAULT_TASK if run_of_family is None else task_of_run(run_of_family)
     if options.rivals:
         take_limits(options, run_of_family)
     limits = student_limits(options)

@@ -261,6 +261,10 @@ def _refuse_hidden_splits(layout: Layout, top: _Folder) -> None:
         )
 
 
+LISTS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".parquet")
+"""Suffixes of files that may say which image is of which class."""
+
+
 # --- classes --------------------------------------------------------------------------------------------------------
 
 
@@ -272,8 +276,14 @@ def _read_classes(layout: Layout, chosen: Mapping[str, _Folder]) -> None:
         found[split] = list(folder.folders)
         if len(found[split]) < 2:
             loose = f" (and {counted(len(folder.pictures), 'image')} in no folder)" if folder.pictures else ""
+            lists = [name for names in layout.left_out.values() for name in names if Path(name).suffix in LISTS]
+            hint = (
+                f"; a list of labels ({some(lists)}) is not read: put each image into a folder named as its class, or "
+            )
+            hint += "give a torch dataset (data_from_dataset)"
             raise TaskError(
                 f"{where} needs one subfolder of images per class, at least two; found {len(found[split])}{loose}"
+                f"{hint if lists else ''}"
             )
         _refuse_the_same_twice(where, found[split])
         layout.files[split] = []

@@ -115,6 +115,13 @@ def test_what_could_be_read_in_two_ways_is_refused(tmp_path, folders, message):
         read_layout(tmp_path)
 
 
+def test_a_list_of_labels_is_named_where_folders_are_missing(tmp_path):
+    fill(tmp_path, "images")
+    (tmp_path / "labels.csv").write_text("file,label\n")
+    with pytest.raises(TaskError, match=r"found 1; a list of labels \(labels.csv\) is not read: put each image into"):
+        read_layout(tmp_path)
+
+
 def test_images_of_unknown_class_beside_the_splits_are_left_out_with_a_line(tmp_path):
     fill(tmp_path, *classes_in("seg_train", "seg_test"), "seg_pred")
     assert read_layout(tmp_path).lines_left_out() == [

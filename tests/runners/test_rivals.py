@@ -390,12 +390,11 @@ def test_command_with_rivals_of_a_run(task, family, tmp_path, capsys):
     run.mkdir()
     task = replace(task, name="digits of mine", max_params=15_000, width_multiple=2)
     task.to_yaml(run / "task.yaml")
-    task.to_yaml(tmp_path / "task.yaml")
     limits = {"max_macs": 300_000, "max_train_memory": 10**9, "max_inference_memory": None, "max_latency_s": None}
     (run / "run.yaml").write_text(json.dumps({"evaluation": {"objective": "kd", "limits": limits}}))
     (run / "result.json").write_text(json.dumps({"candidate": family.to_dict()}))
     out = tmp_path / "run"
-    arguments = ["compare-kd", "--task", str(tmp_path / "task.yaml"), "--family", str(run), "--rivals", "resnet8"]
+    arguments = ["compare-kd", "--family", str(run), "--rivals", "resnet8"]  # of the run's task
     arguments += ["--seeds", "1", "--workers", "1", "--max-params", "12000", "--out", str(out)]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
@@ -434,5 +433,5 @@ def test_a_run_on_another_task_is_refused(task, family, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("{}")
     (tmp_path / "result.json").write_text(json.dumps({"candidate": family.to_dict()}))
     arguments = ["compare-kd", "--rivals", "resnet8", "--family", str(tmp_path), "--out", str(tmp_path / "run")]
-    assert cli.main(arguments) == 2
+    assert cli.main([*arguments, "--task", "cluttered-digits"]) == 2
     assert "is a search on 'photos', not on 'cluttered-digits'" in capsys.readouterr().err
