@@ -41,6 +41,8 @@ def what_was_found(answer: Mapping[str, Any]) -> list[str]:
         ends = interval(answer["family_accuracy_low"], answer["family_accuracy_high"])
         family = f" of family {answer['family']}" if "family" in answer else ""  # its trials may be lost
         over = ", mean and 95% interval over wirings and weight seeds"
+        if answer.get("one_wiring"):
+            over = ", mean and 95% interval over weight seeds: every wiring of this family is the same network"
         without = f" ({'one student' if n == 1 else 'all equal'}: no interval)"
         says.append(
             f"The family: {n} student{'s' * (n > 1)}{family} trained in full reach{'es' * (n == 1)} "

@@ -26,6 +26,7 @@ from scipy import stats
 
 from naslib_autokd.cli import main
 from naslib_autokd.records import Trial, TrialStore
+from naslib_autokd.reports.conclusions import what_was_found
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html._page import ratio
 from naslib_autokd.reports.results import read_run, trial_tables
@@ -141,7 +142,15 @@ def test_numbers_of_the_page_are_those_of_the_records(finished: Path, finished_p
 
 def test_the_page_says_that_the_default_family_was_kept(tmp_path: Path) -> None:
     said = "The default family, with which the search began, was kept: no other family was trained in full."
-    assert said in page_of(write_search(tmp_path / "run", 1, finals=FINALS)).text
+    text = page_of(write_search(tmp_path / "run", 1, finals=FINALS)).text
+    assert said in text
+    assert "interval over weight seeds: every wiring of this family is the same network" in text
+
+
+def test_a_family_of_many_wirings_is_judged_over_wirings() -> None:
+    answer = {"family_accuracy": 0.9, "family_accuracy_low": 0.88, "family_accuracy_high": 0.92, "family_accuracy_n": 3}
+    (said,) = what_was_found({**answer, "one_wiring": False})
+    assert said.endswith("90.0% [88.0, 92.0] test accuracy, mean and 95% interval over wirings and weight seeds.")
 
 
 def test_every_part_is_there_in_the_order_of_the_page(finished_page: Text) -> None:

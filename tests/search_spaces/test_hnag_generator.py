@@ -346,3 +346,31 @@ def test_a_damaged_wiring_is_refused() -> None:
 
 if __name__ == "__main__":
     print(json.dumps(digests(), indent=4))
+
+
+@st.composite
+def nearly_certain(draw: st.DrawFn) -> Generator:
+    """Small graphs and few choices, so that many draw one wiring only."""
+    share = st.sampled_from([0.0, 0.5, 1.0])
+
+    def ring() -> WattsStrogatz:
+        n_nodes, k = draw(st.sampled_from([(1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (5, 4)]))
+        return WattsStrogatz(n_nodes, k, draw(share))
+
+    merges = st.sampled_from([{"sum": 1.0}, {"sum": 0.5, "concat": 0.5}])
+    return Generator(
+        top=ring(),
+        mid=ErdosRenyi(draw(st.integers(1, 3)), draw(share)),
+        bottom=ring(),
+        operations=draw(st.sampled_from([{"conv3x3": 1.0}, {"conv3x3": 0.5, "conv1x1": 0.5}])),  # type: ignore[arg-type]
+        top_merges=draw(merges),  # type: ignore[arg-type]
+        mid_merges=draw(merges),  # type: ignore[arg-type]
+        bottom_merges=draw(merges),  # type: ignore[arg-type]
+    )
+
+
+@given(generator=nearly_certain())
+@settings(max_examples=300)
+def test_a_generator_knows_whether_it_draws_one_wiring(generator: Generator) -> None:
+    drawn = {generator.sample_wiring(seed).digest for seed in range(30)}
+    assert generator.is_one_wiring == (len(drawn) == 1)

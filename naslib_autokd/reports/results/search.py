@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from naslib_autokd.runners.results import agreement_rows, remarks_on_answer, wha
 from naslib_autokd.runners.run_folder import RESULT, STATUS, TRIALS, read_json
 from naslib_autokd.runners.session import RunStatus, read_status
 from naslib_autokd.runners.statistics import SHARE, mean_interval
+from naslib_autokd.search_spaces.hnag import Candidate
 
 MISSING = {
     "finals": "No final student has been trained yet.",
@@ -94,10 +96,11 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
 def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:
     """``n_trials``, ``n_failures``, ``n_refused`` (in neither), ``student_epochs``, ``training_seconds`` (modelled, if
     the budget counts them), ``seconds``, ``stop_reason``; once there is one: the incumbent's ``family`` and
-    ``candidate``, by the optimizer's evidence or as observed, ``val_accuracy`` (best observed full training),
-    ``expected_cost``, ``remarks`` (`remarks_on_answer`); ``width_decided_by`` (`what_decided_widths`); ``latency_of``
-    (what was measured); once it is trained: ``student`` (the kept one, see `student_answer`), ``family_accuracy`` with
-    its ``_low``, ``_high`` and ``_n`` (test, over the final students).
+    ``candidate``, by the optimizer's evidence or as observed, ``one_wiring`` (of the random-graph space:
+    `Candidate.is_one_wiring`), ``val_accuracy`` (best observed full training), ``expected_cost``, ``remarks``
+    (`remarks_on_answer`); ``width_decided_by`` (`what_decided_widths`); ``latency_of`` (what was measured); once it is
+    trained: ``student`` (the kept one, see `student_answer`), ``family_accuracy`` with its ``_low``, ``_high`` and
+    ``_n`` (test, over the final students).
     """
     n_refused = sum(trial.refused for trial in trials)
     n_failures = sum(not trial.succeeded for trial in trials) - n_refused
@@ -110,6 +113,8 @@ def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str,
         own = [t.val_accuracy for t in full_trainings(trials) if t.candidate_digest == family]
         best_accuracy = max((accuracy for accuracy in own if accuracy is not None), default=None)
         answer |= {"family": family, "candidate": candidate, "val_accuracy": best_accuracy}
+        with suppress(ValueError, KeyError, TypeError):  # of another space
+            answer["one_wiring"] = Candidate.from_dict(candidate or {}).is_one_wiring
         answer["expected_cost"] = result.get("expected_cost")
         answer["remarks"] = remarks_on_answer(trials, family)
     answer["width_decided_by"] = what_decided_widths(trials)

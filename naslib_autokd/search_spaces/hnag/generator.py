@@ -114,6 +114,15 @@ class Generator:
         ends = [n_nodes * share / total - 1e-9 for share in accumulate(self.stage_ratios)]
         return tuple(min(bisect_right(ends, node), N_STAGES - 1) for node in range(n_nodes))
 
+    @property
+    def is_one_wiring(self) -> bool:
+        """Whether every seed draws the same wiring: the family is one network, as 5 top nodes with k=4 are."""
+        levels = ((self.top, self.top_merges), (self.mid, self.mid_merges), (self.bottom, self.bottom_merges))
+        return len(self.operations) == 1 and all(
+            graphs.is_fixed and (len(merges) == 1 or all(len(p) < 2 for p in _any(graphs).predecessors))
+            for graphs, merges in levels
+        )
+
     def sample_wiring(self, seed: int) -> Wiring:
         """Draw one wiring: a pure function of (generator, seed), the same on every machine and Python version.
 
@@ -295,6 +304,10 @@ def _stream(purpose: str, seed: int) -> random.Random:
         raise ValueError(f"seed must be an integer, got {seed!r}")
     content = hashlib.sha256(f"hnag wiring/{purpose}/{seed.__index__()}".encode()).digest()
     return random.Random(int.from_bytes(content[:8], "big"))
+
+
+def _any(graphs: WattsStrogatz | ErdosRenyi) -> Graph:
+    return graphs.sample(random.Random(0))
 
 
 def _drawer(distribution: Distribution, seed: int, purpose: str) -> Callable[[int], tuple[str, ...]]:

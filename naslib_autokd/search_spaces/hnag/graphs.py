@@ -192,6 +192,11 @@ class WattsStrogatz:
         """Rewiring keeps their number."""
         return self.n_nodes * self.k // 2 if self.n_nodes > 2 else self.n_nodes - 1
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it draws the same graph every time: there is nothing to rewire in a complete ring."""
+        return self.n_nodes <= 2 or self.k == self.n_nodes - 1 or self.p == 0
+
     def sample(self, rng: random.Random) -> Graph:
         """Draw one graph; uses ``rng.random()`` alone, whose stream is the same in every Python version."""
         if self.n_nodes <= 2:
@@ -240,6 +245,11 @@ class ErdosRenyi:
             raise ValueError(f"n_nodes must be at most {MAX_NODES}, got {n_nodes}")
         object.__setattr__(self, "n_nodes", n_nodes)
         object.__setattr__(self, "p", check_real(self.p, "p", 0.0, 1.0))
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it draws the same graph every time."""
+        return self.n_nodes == 1 or self.p in (0, 1)
 
     def sample(self, rng: random.Random) -> Graph:
         """Draw one graph; uses ``rng.random()`` alone."""

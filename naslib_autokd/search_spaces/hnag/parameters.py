@@ -102,6 +102,11 @@ class Candidate:
         """Draw a wiring of the family; in "individual" mode always the same one, whatever ``seed``."""
         return self.generator.sample_wiring(seed if self.wiring_seed is None else self.wiring_seed)
 
+    @property
+    def is_one_wiring(self) -> bool:
+        """Whether all wirings are the same, so that its students differ by their weights alone."""
+        return self.wiring_seed is not None or self.generator.is_one_wiring
+
     @cached_property
     def digest(self) -> str:
         """Twelve hexadecimal digits of the content, the same on every machine."""
