@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from naslib_autokd.distillation import cuda_graphs, training
 from naslib_autokd.distillation.cuda_graphs import WARM_UP_STEPS, GraphedStep
 from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, seeded, step_seconds, train
+from naslib_autokd.search_spaces.hnag import HNAGSpace, StudentSpec
+from naslib_autokd.search_spaces.hnag.student import Student
 
 
 class FakeStream:
@@ -220,6 +224,48 @@ def test_a_training_with_graphs_is_the_eager_one(with_graphs, tiny_data, make_cn
     assert not eager.cuda_graph
     assert graph.curve == eager.curve
     assert all(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
+
+
+def traced(step, batch):
+    """The list of operations of a step, recorded on zeros and without moving anything, as a graph's kernels are."""
+    before = [tensor.detach().clone() for tensor in step.state()]
+    images, labels, targets, _, *rest = batch
+    given = [None if tensor is None else torch.zeros_like(tensor) for tensor in (images, labels, targets)]
+    operations = make_fx(lambda *batch: step(*batch, *rest))(*given, torch.zeros(()))
+    with torch.no_grad():
+        for tensor, value in zip(step.state(), before, strict=True):
+            tensor.copy_(value)
+
+    @torch.no_grad()
+    def replay(images, labels, targets, lr, *_):
+        return operations(images, labels, targets, torch.tensor(lr))
+
+    return replay
+
+
+@pytest.mark.parametrize("loss", ["kd", "ce", "partly labelled"])
+def test_the_recorded_operations_of_a_student_are_its_step(with_graphs, tiny_data, monkeypatch, loss):
+    """Nothing in them was read from the batch, the rate or the weights that they were recorded with."""
+    monkeypatch.setattr(cuda_graphs, "_recorded", traced)
+    data = tiny_data
+    if loss == "partly labelled":
+        task = replace(data.task, n_train=data.task.n_train // 2, n_unlabelled=data.task.n_train // 2)
+        data = replace(data, task=task, unlabelled_views=data.train_views[:, task.n_train :])
+    family = HNAGSpace("hnag-small").default_candidate()
+    spec = StudentSpec(family.sample_wiring(0), (4, 6, 8), 1, 12, 10)
+    soft = torch.randn(*data.student_views.shape[:2], 10, generator=torch.Generator().manual_seed(0))
+    curves, weights = [], []
+    for cuda_graph in (True, False):
+        student = Student(spec)
+        student.execution = "steps"
+        settings = TrainingSettings(cuda_graph=cuda_graph)
+        result = train(student, data, soft, kd=None if loss == "ce" else family.kd, epochs=4, seed=0, settings=settings)
+        assert result.cuda_graph == cuda_graph, result.cuda_graph_reason
+        curves.append(result.curve)
+        weights.append(student.state_dict())
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_training_that_cannot_be_captured_says_why_and_is_the_eager_one(
