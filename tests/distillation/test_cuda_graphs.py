@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from naslib_autokd.distillation import cuda_graphs, training
 from naslib_autokd.distillation.cuda_graphs import WARM_UP_STEPS, GraphedStep
 from naslib_autokd.distillation.training import NesterovSGD, TrainingSettings, seeded, step_seconds, train
-from naslib_autokd.search_spaces.hnag import HNAGSpace, StudentSpec
+from naslib_autokd.search_spaces.hnag import ErdosRenyi, Generator, KDSettings, StudentSpec, WattsStrogatz
 from naslib_autokd.search_spaces.hnag.student import Student
 
 
@@ -243,6 +243,15 @@ def traced(step, batch):
     return replay
 
 
+MERGES = Generator(
+    WattsStrogatz(3, 2, 0.5),
+    ErdosRenyi(1),
+    WattsStrogatz(3, 2, 0.5),
+    top_merges={"concat": 1.0},
+    bottom_merges={"sum": 0.5, "attention": 0.5},
+)
+
+
 @pytest.mark.parametrize("loss", ["kd", "ce", "partly labelled"])
 def test_the_recorded_operations_of_a_student_are_its_step(with_graphs, tiny_data, monkeypatch, loss):
     """Nothing in them was read from the batch, the rate or the weights that they were recorded with."""
@@ -251,15 +260,15 @@ def test_the_recorded_operations_of_a_student_are_its_step(with_graphs, tiny_dat
     if loss == "partly labelled":
         task = replace(data.task, n_train=data.task.n_train // 2, n_unlabelled=data.task.n_train // 2)
         data = replace(data, task=task, unlabelled_views=data.train_views[:, task.n_train :])
-    family = HNAGSpace("hnag-small").default_candidate()
-    spec = StudentSpec(family.sample_wiring(0), (4, 6, 8), 1, 12, 10)
+    spec = StudentSpec(MERGES.sample_wiring(0), (4, 6, 8), 1, 12, 10)
+    assert {"sum", "concat", "attention"} <= {step.kind for step in Student(spec).plan.steps}
     soft = torch.randn(*data.student_views.shape[:2], 10, generator=torch.Generator().manual_seed(0))
     curves, weights = [], []
     for cuda_graph in (True, False):
         student = Student(spec)
         student.execution = "steps"
-        settings = TrainingSettings(cuda_graph=cuda_graph)
-        result = train(student, data, soft, kd=None if loss == "ce" else family.kd, epochs=4, seed=0, settings=settings)
+        kd, settings = None if loss == "ce" else KDSettings(), TrainingSettings(cuda_graph=cuda_graph)
+        result = train(student, data, soft, kd=kd, epochs=4, seed=0, settings=settings)
         assert result.cuda_graph == cuda_graph, result.cuda_graph_reason
         curves.append(result.curve)
         weights.append(student.state_dict())
