@@ -274,7 +274,7 @@ def compare(
         device: Torch device; several, with commas between, are given to the workers in turn.
         stop: Asked before each training; once true those that run are finished and saved.
         progress: Called with (trainings done, of, text).
-        watch: Told what the trainings do, epoch by epoch.
+        watch: Told what goes on, of trainings epoch by epoch.
 
     Raises:
         ValueError: For settings that cannot work, before any work; for a folder that holds another comparison.
@@ -315,6 +315,8 @@ def compare(
         cut_torn_line(store)
         done = {training.job: training for training in read_trainings(store)}
         report = _reporter(progress, len(jobs) + len(asked_rivals) * len(seeds))
+        if watch is not None:
+            watch("loading the images and the teacher")
         evaluator = BaselineEvaluator(
             task, device=device.split(",")[0], teacher=teacher, limits=limits, runtime=runtime, report=report
         )
@@ -363,7 +365,11 @@ def compare(
         n_done = sum(job in done for job in jobs)
         if stop is not None and stop() and n_done + len(failures) < len(jobs):
             raise SearchInterrupted(f"stopped after {n_done} of {len(jobs)} trainings; the same command continues")
-        latencies = _latencies_ms(evaluator, family, seeds, found_rivals) if family is not None and rivals else {}
+        latencies: dict[str, tuple[float, ...]] = {}
+        if family is not None and rivals:
+            if watch is not None:
+                watch("measuring milliseconds in ONNX Runtime")
+            latencies = _latencies_ms(evaluator, family, seeds, found_rivals)
     trainings = tuple(done[job] for job in jobs if job in done)
     return BaselineComparison(
         task=task.name,

@@ -215,7 +215,7 @@ def test_comparison_goes_on_where_it_stopped(task, tmp_path, monkeypatch):
     said: list[str] = []
     first = compare(task, [STUDENT], ["kd", "sp"], seeds=[0], out=tmp_path, workers=1, watch=said.append)
     assert len(ran) == 2
-    assert said[0] == f"{STUDENT}, kd, seed 0: epoch 1 of {task.max_budget_epochs}"
+    assert said[1] == f"{STUDENT}, kd, seed 0: epoch 1 of {task.max_budget_epochs}"
     assert said[-1].startswith(f"{STUDENT}, sp, seed 0: {task.max_budget_epochs} of {task.max_budget_epochs} epochs, ")
     path = tmp_path / "results.jsonl"
     lines = path.read_text().splitlines()

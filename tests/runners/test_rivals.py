@@ -246,7 +246,10 @@ def family():
 def test_a_comparison_with_rivals_continues_in_the_same_widths(task, family, tmp_path, monkeypatch):
     limits = StudentLimits(max_macs=400_000)
     asked = {"out": tmp_path, "workers": 1, "family": family, "limits": limits}
-    first = compare(task, [], [], seeds=[0], rivals=["resnet8"], rival_epochs=2, **asked)
+    said = []
+    first = compare(task, [], [], seeds=[0], rivals=["resnet8"], rival_epochs=2, watch=said.append, **asked)
+    assert said[0] == "loading the images and the teacher"
+    assert said[-1] == "measuring milliseconds in ONNX Runtime"
     assert not first.failures
     (rival,) = first.rivals
     assert [(row.student, row.loss) for row in first.rows] == [(FAMILY, "kd"), (rival.name, "kd")]
