@@ -10,6 +10,7 @@ at most the parameters and multiply-adds of a resnet8.
                 equal modelled seconds of training; trainings of 3 and 9 epochs
     families    two students of 27 epochs of every family that was kept
     students    the same of hand-designed networks, with several losses
+    losses      the same of AutoKD's families with the best of these losses
     report      every training and the records of all parts, in ``results/cifar10/BLOCK``, and the table of all blocks
 
 All parts are run unless ``--only`` names some; the same command continues, also with more seeds. A block is one teacher
@@ -34,6 +35,7 @@ from naslib_autokd.runners import baselines
 from naslib_autokd.runners.comparison import JobProgress, Method, compare
 from naslib_autokd.runners.run_folder import COMPARISON, FINALS, RESULT, RUN, TASK, TRIALS
 from naslib_autokd.runners.statistics import PairedDifference, paired_difference
+from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.tasks import Task, get_task
 
 RESULTS = Path(__file__).parent / "results" / "cifar10"
@@ -50,7 +52,8 @@ SECONDS = 1200.0
 EPOCHS = 27
 TRAININGS = 2
 STUDENTS, LOSSES = ("resnet8", "resnet20x0.5"), ("ce", "kd", "fitnet", "dkd")
-PARTS = ("searches", "families", "students", "report")
+FAMILY_LOSSES = ("fitnet",)
+PARTS = ("searches", "families", "students", "losses", "report")
 
 
 def searches(options: argparse.Namespace, task: Task) -> None:
@@ -108,6 +111,23 @@ def students(options: argparse.Namespace, task: Task) -> None:
         )
 
 
+def losses(options: argparse.Namespace, task: Task) -> None:
+    for seed, methods in found_families(options.out / "searches").items():
+        baselines.compare(
+            in_full(task),
+            [],
+            [],
+            seeds=range(TRAININGS),
+            out=options.out / "losses" / f"seed-{seed}",
+            workers=options.workers,
+            teacher=options.teacher,
+            family=next(Candidate.from_dict(dict(one.options)) for one in methods if one.label == METHODS[0].label),
+            family_losses=FAMILY_LOSSES,
+            limits=LIMITS,
+            progress=lambda done, of, text: print(f"{done}/{of} {text}", flush=True),
+        )
+
+
 def found_families(searches: Path) -> dict[int, list[Method]]:
     """What each search kept, by seed; the default family at the first, for it is the same for all."""
     found: dict[int, list[Method]] = {}
@@ -131,6 +151,7 @@ def report(options: argparse.Namespace, task: Task) -> None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(path.read_bytes())
     rows = [*_of_families(options.out / "families"), *_of_students(options.out / "students")]
+    rows += _of_losses(options.out / "losses")
     write_csv(block / "trainings.csv", COLUMNS, rows)
     text = table(sorted(RESULTS.glob("*/trainings.csv")))
     (RESULTS / "table.md").write_text(text, encoding="utf-8")
@@ -197,6 +218,13 @@ def _of_students(folder: Path) -> Iterator[list[Any]]:
             yield [each.student, each.loss, 0, each.seed, *_figures(each.result.to_dict())]
 
 
+def _of_losses(folder: Path) -> Iterator[list[Any]]:
+    for path in sorted(folder.glob(f"seed-*/{baselines.TRAININGS}")):
+        seed = int(path.parts[-2].removeprefix("seed-"))
+        for each in baselines.read_trainings(path):
+            yield [AUTOKD[0], each.loss, seed, f"losses-{each.seed}", *_figures(each.result.to_dict())]
+
+
 def _figures(result: dict[str, Any]) -> list[Any]:
     return [result[name] for name in COLUMNS[4:]]
 
@@ -212,7 +240,9 @@ def main() -> None:
     options = parser.parse_args()
     task = get_task(str(RESULTS / "task.yaml"), data_dir=options.data_dir)
     for part in options.only:
-        {"searches": searches, "families": families, "students": students, "report": report}[part](options, task)
+        {"searches": searches, "families": families, "students": students, "losses": losses, "report": report}[part](
+            options, task
+        )
 
 
 if __name__ == "__main__":
