@@ -34,7 +34,7 @@ from naslib_autokd.reports.tables import markdown_table, write_csv
 from naslib_autokd.runners import baselines
 from naslib_autokd.runners.comparison import JobProgress, Method, compare
 from naslib_autokd.runners.run_folder import COMPARISON, FINALS, RESULT, RUN, TASK, TRIALS
-from naslib_autokd.runners.statistics import PairedDifference, paired_difference
+from naslib_autokd.runners.statistics import paired_difference
 from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.tasks import Task, get_task
 
@@ -195,7 +195,8 @@ def table(files: Sequence[Path]) -> str:
     return f"{markdown_table([*header, 'trainings', 'parameters', 'MMACs'], lines)}\n{CAPTION}\n"
 
 
-def _points(found: PairedDifference) -> str:
+def _points(pairs: Sequence[tuple[float, float]]) -> str:
+    found = paired_difference([one for one, _ in pairs], [other for _, other in pairs])
     low, high = found.difference.low, found.difference.high
     ends = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
     return f"{100 * found.difference.mean:+.1f}{ends}"
