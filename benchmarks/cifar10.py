@@ -182,11 +182,7 @@ def table(files: Sequence[Path]) -> str:
             for seed, reference in accuracy.get((name, AUTOKD), {}).items()
             if own
         ]
-        ahead = (
-            ""
-            if key == AUTOKD or not pairs
-            else _points(paired_difference([a for a, _ in pairs], [b for _, b in pairs]))
-        )
+        ahead = "" if key == AUTOKD or not pairs else _points(pairs)
         every = [row for found in blocks.values() for rows in found.get(key, {}).values() for row in rows]
         size = f"{mean(float(row['n_params']) for row in every) / 1e3:.0f}k"
         macs = f"{mean(float(row['macs']) for row in every) / 1e6:.1f}"
