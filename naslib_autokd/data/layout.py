@@ -300,7 +300,9 @@ def _read_classes(layout: Layout, chosen: Mapping[str, _Folder]) -> None:
     for other in others:
         if odd := sorted(set(found[other]) ^ set(found[first])):
             names = f"{layout.folders[first]}/ and {layout.folders[other]}/"
-            raise TaskError(f"{layout.root}: {names} have different classes: {some(odd)}{_only_case(odd)}")
+            alone = {split: [name for name in odd if name in found[split]] for split in (first, other)}
+            lacking = "; ".join(f"{some(own)} in {layout.folders[split]}/ alone" for split, own in alone.items() if own)
+            raise TaskError(f"{layout.root}: {names} have different classes: {lacking}{_only_case(odd)}")
     layout.classes = tuple(found[first])
     if deep:
         layout.notes.append(f"images in folders below a class folder count to the class ({some(sorted(set(deep)))})")

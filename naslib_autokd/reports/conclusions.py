@@ -59,7 +59,7 @@ def what_was_found(answer: Mapping[str, Any]) -> list[str]:
     if answer.get("width_decided_by"):
         says.append(f"The width of the students was decided by {answer['width_decided_by']}.")
     if answer.get("n_trials"):
-        spent = f"{answer['n_trials']} trials ({answer['n_failures']} failed)"
+        spent = f"{answer['n_trials']} trial{'s' * (answer['n_trials'] != 1)} ({answer['n_failures']} failed)"
         if refused := answer.get("n_refused"):
             spent += f", {refused} famil{'y' if refused == 1 else 'ies'} refused before training"
         spent += f", {answer['student_epochs']:.0f} student-epochs"

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.tasks import Task
-from naslib_autokd.teachers.names import REFUSED, ArchitectureName, TeacherError, few, shown_numbers, split_key
+from naslib_autokd.teachers.names import (
+    REFUSED,
+    SOURCES,
+    ArchitectureName,
+    TeacherError,
+    few,
+    shown_numbers,
+    split_key,
+)
 from naslib_autokd.teachers.networks import NetworkInput, is_auxiliary, published_input
 
 NO_WEIGHTS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
@@ -402,9 +410,7 @@ def _taken(
         if key.startswith(fit.prefix) and not _is_counter(key) and not is_auxiliary(name, key.removeprefix(fit.prefix))
     ]
     if no_place:
-        raise TeacherError(
-            f"{what} does not fit {name.full} with {n_classes} classes: it has besides {few(no_place, 3)}"
-        )
+        raise TeacherError(f"{what} does not fit {_with_classes(name, n_classes)}: it has besides {few(no_place, 3)}")
     if besides:
         notes.append(f"left out, since {name.full} has no use for them: {few(besides, 3)}")
     return notes
@@ -427,7 +433,12 @@ def _misfit(
         "has in other shapes": [f"{key} {tuple(best[key].shape)} for {tuple(wanted[key].shape)}" for key in other],
     }
     listed = "; ".join(f"it {word} {few(names, 3)}" for word, names in wrong.items() if names)
-    return f"{what} does not fit {name.full} with {n_classes} classes: {listed}"
+    return f"{what} does not fit {_with_classes(name, n_classes)}: {listed}"
+
+
+def _with_classes(name: ArchitectureName, n_classes: int) -> str:
+    """A network of somebody's own has as many as it was written with."""
+    return name.full + (f" with {n_classes} classes" if name.source in SOURCES else "")
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

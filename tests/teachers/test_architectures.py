@@ -574,3 +574,6 @@ def test_factories_are_found_in_the_working_directory(colours, tmp_path, monkeyp
     before = list(sys.path)
     assert isinstance(as_teacher("my_own_network:build", colours).network, nn.Sequential)
     assert sys.path == before
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(768, 6), nn.Linear(6, 6)).state_dict(), "deeper.pth")
+    with pytest.raises(TeacherError, match=r"does not fit my_own_network:build: it has besides 2\.weight"):
+        as_teacher("my_own_network:build@deeper.pth", colours)
