@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         "by the run's settings, kept in RUN/families/DIGEST (default: the kept one)",
     )
     add_option(parser, "--finals", default=None, help="final students of the family")
-    add_option(parser, "--device", default=None, help="torch device that trains --family (default: cpu)")
+    add_option(parser, "--device", default=None, help="torch device of trainings (default: cpu)")
     add_option(parser, "--threads", default=None)
     parser.add_argument(
         "--opset", type=whole(), metavar="N", help="of an ONNX file's operations (default: 17, that of onnx 1.12)"
@@ -50,6 +50,13 @@ def add(commands: Any) -> None:
         action="store_true",
         help="an ONNX file in 8 bits (static, a scale for each channel, calibrated on training pictures); accuracy and "
         "latency are measured on the validation split, and a student that loses too much is refused",
+    )
+    parser.add_argument(
+        "--int8-fine-tune",
+        type=whole(1),
+        metavar="EPOCHS",
+        help="train the student on for so many epochs in 8 bits, by its run's loss and teacher on the training split, "
+        "and keep what is better on the validation split (quantisation-aware training; needs --int8; 5 is a beginning)",
     )
     parser.add_argument(
         "--max-drop",
@@ -67,13 +74,20 @@ def run(options: argparse.Namespace) -> int:
     from naslib_autokd.shipping.export import check_request, export
     from naslib_autokd.shipping.members import train_member
 
-    check_request(options.format, options.opset, options.ir_version, options.int8, options.max_drop)
-    training = {"n_students": options.finals, "device": options.device, "threads": options.threads}
+    check_request(
+        options.format, options.opset, options.ir_version, options.int8, options.max_drop, options.int8_fine_tune
+    )
+    training = {"device": options.device, "threads": options.threads}
     given = {name: value for name, value in training.items() if value is not None}
-    if given and options.family is None:
+    if options.family is None and (options.finals is not None or (given and options.int8_fine_tune is None)):
         raise ValueError(
-            "--finals, --device and --threads are of the training of a --family: give one, or leave them out"
+            "--finals, --device and --threads are of the training of a --family (the last two also of "
+            "--int8-fine-tune): give one, or leave them out"
         )
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr)
+
     source, run = options.run_folder, options.run_folder.resolve()
     # the card is for others, who have no such folder: from where the command was typed, as its other paths are
     here = Path.cwd()
@@ -82,8 +96,9 @@ def run(options: argparse.Namespace) -> int:
         source = train_member(
             source,
             options.family,
+            n_students=options.finals or 1,
             **given,
-            report=lambda text: print(text, file=sys.stderr),
+            report=tell,
         )
     done = export(
         source,
@@ -92,13 +107,18 @@ def run(options: argparse.Namespace) -> int:
         opset=options.opset,
         ir_version=options.ir_version,
         int8=options.int8,
+        int8_fine_tune=options.int8_fine_tune,
         max_drop=options.max_drop,
+        **given,
         command=command,
+        report=tell,
     )
     if done.warning:
         print(f"beware: {done.warning}", file=sys.stderr)
     if done.int8 is not None and done.int8.warning:
         print(f"beware: {done.int8.warning}", file=sys.stderr)
+    if done.int8 is not None and done.int8.advice:
+        print(done.int8.advice, file=sys.stderr)
     if options.json:
         files = {"path": str(done.path), "card": str(done.card), "preparation": str(done.preparation)}
         int8 = None if done.int8 is None else done.int8.to_dict()

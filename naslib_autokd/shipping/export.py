@@ -12,9 +12,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,12 @@ def export(
     opset: int | None = None,
     ir_version: int | None = None,
     int8: bool = False,
+    int8_fine_tune: int | None = None,
     max_drop: float | None = None,
+    device: str | None = None,
+    threads: int | None = None,
     command: str = "",
+    report: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write the kept student of a run; beside it a model card, and the file that prepares pictures for it.
 
@@ -88,20 +92,26 @@ def export(
         ir_version: Of an ONNX file's format; the default is `distillation.runtime.IR_VERSION`.
         int8: Write an ONNX file in 8 bits (`int8`), calibrated on training pictures and measured on the validation
             split, both of the student's run; default ``RUN/export/student-int8.onnx``.
+        int8_fine_tune: Epochs that the student is trained on in 8 bits (`quantisation_aware`), on the run's training
+            split by its own loss; what is better on the validation split is kept.
         max_drop: Points of validation accuracy that 8 bits may cost; the default is `int8.MAX_DROP`.
+        device: Of that training; the default is ``cpu``.
+        threads: Of that training; the default is 1.
         command: That made the run, for the card.
+        report: Told how that training gets on.
 
     Raises:
         ExportError: Before any work, if there is no such student, it was never trained or diverged, or a package is
             missing; at the end, if the exported network's outputs differ from the student's, or 8 bits cost more than
             ``max_drop`` (nothing is written then).
         StoreLockedError: If the file goes into the run folder, which another process writes.
+        TeacherError: With ``int8_fine_tune``, if the run's teacher is not what it was.
     """
     import torch
 
     from naslib_autokd.shipping.c_file import CSession
 
-    check_request(format, opset, ir_version, int8, max_drop)
+    check_request(format, opset, ir_version, int8, max_drop, int8_fine_tune)
     described = read_student(kept_student(run))
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
     name = f"student{'-int8' if int8 else ''}{FORMATS[format]}"
@@ -111,7 +121,7 @@ def export(
     student = load_student(described.path)
     refuse_untrained(student, described)
     latency: tuple[float, ...] = ()
-    report: Int8Report | None = None
+    in_int8: Int8Report | None = None
     with ExitStack() as stack:
         if out is None and Path(run).is_dir():
             stack.enter_context(RunFolder.own(run))
@@ -139,27 +149,37 @@ def export(
 
             if int8:
                 plain = onnx_content(student, described, opset=opset, ir_version=ir_version, fill=False)
-                content, report = in_8_bits(new.read_bytes(), plain, described, max_drop)
+                training = {"device": device or "cpu", "threads": threads or 1, "report": report}
+                content, in_int8 = in_8_bits(
+                    new.read_bytes(), plain, described, max_drop, int8_fine_tune or 0, **training
+                )
                 new.write_bytes(content)
-            latency = report.int8_ms if report else latencies_ms(new.read_bytes(), described.input)
+            latency = in_int8.int8_ms if in_int8 else latencies_ms(new.read_bytes(), described.input)
         elif compiled is not None:
             latency = c_latencies_ms(compiled, described)
         write_whole(path, new.read_bytes())
         card = path.with_name("model_card.md")
-        write_whole(card, model_card(described, folder, path, difference, command, latency, report).encode())
+        write_whole(card, model_card(described, folder, path, difference, command, latency, in_int8).encode())
         preparation = path.with_name(PREPARATION_FILE)
         write_whole(preparation, Path(prepare_picture.__file__).read_bytes())
-    return Exported(path, card, preparation, difference, described.warning, latency, report)
+    return Exported(path, card, preparation, difference, described.warning, latency, in_int8)
 
 
 def in_8_bits(
-    float_file: bytes, plain_file: bytes, described: StudentFile, max_drop: float | None = None
+    float_file: bytes,
+    plain_file: bytes,
+    described: StudentFile,
+    max_drop: float | None = None,
+    fine_tune_epochs: int = 0,
+    **training: Any,
 ) -> tuple[bytes, Int8Report]:
     """A student's file in 8 bits, and what that costs.
 
     Args:
         float_file: What 8 bits are compared with.
         plain_file: What is made of 8 bits: the same without added channels.
+        fine_tune_epochs: Of a training in 8 bits, whose weights are kept if they are better on the validation split.
+        training: Of it, for `members.evaluator_of`.
 
     Raises:
         ExportError: If the student's run is not there, the opset is older than 8 bits need, or accuracy falls by more
@@ -170,21 +190,33 @@ def in_8_bits(
     from naslib_autokd.data.load import load_data
     from naslib_autokd.data.splits import check_splits
     from naslib_autokd.shipping import int8
+    from naslib_autokd.shipping.members import evaluator_of
+    from naslib_autokd.shipping.quantisation_aware import fine_tuned
 
     run = run_of(described.path)
     if run is None:
         raise ExportError(f"{described.path} lies in no run: 8 bits need the pictures that it was trained on")
     if (opset := onnx.load_from_string(plain_file).opset_import[0].version) < int8.OLDEST_OPSET:
         raise ExportError(f"8 bits with a scale for each channel need opset {int8.OLDEST_OPSET} or newer, got {opset}")
-    data = load_data(Task.from_dict(read_task(run)))
+    evaluator = evaluator_of(run, **training) if fine_tune_epochs else None
+    data = load_data(Task.from_dict(read_task(run))) if evaluator is None else evaluator.data
     check_splits(data, run)
-    content = int8.quantised(plain_file, int8.as_input(data.train_images[: int8.N_CALIBRATION]))
     allowed = int8.MAX_DROP if max_drop is None else max_drop
+    content = int8.quantised(plain_file, int8.as_input(data.train_images[: int8.N_CALIBRATION]))
     report = int8.report(float_file, content, data, described.input, allowed)
+    if evaluator is not None:
+        tuned = fine_tuned(plain_file, content, described, evaluator, fine_tune_epochs, training.get("report"))
+        after = None if tuned is None else int8.report(float_file, tuned, data, described.input, allowed)
+        accuracy = None if after is None else after.int8_accuracy
+        tried = int8.FineTuning(fine_tune_epochs, report.int8_accuracy, accuracy)
+        if tuned is not None and after is not None and tried.kept:
+            content, report = tuned, after
+        report = replace(report, fine_tuning=tried)
     if report.drop > allowed:
+        hints = "; ".join(hint for hint in (report.warning, report.advice) if hint)
         raise ExportError(
             f"8 bits cost {report.drop:.2f} points, more than --max-drop {allowed:g}: {report.sentence()}; nothing was "
-            f"written. Export it without --int8, or allow more{f' ({report.warning})' if report.warning else ''}"
+            f"written. Export it without --int8, or allow more{f' ({hints})' if hints else ''}"
         )
     return int8.with_test_accuracy(report, content, data)
 
@@ -195,6 +227,7 @@ def check_request(
     ir_version: int | None = None,
     int8: bool = False,
     max_drop: float | None = None,
+    int8_fine_tune: int | None = None,
 ) -> None:
     """Raise ExportError if `export` has no such format, its settings do not go together, or a package is missing."""
     if format not in FORMATS:
@@ -203,6 +236,10 @@ def check_request(
         raise ExportError(f"the format {format} has no opset and no IR version: these are of ONNX files")
     if max_drop is not None and not int8:
         raise ExportError("max_drop is of int8: without it nothing is lost")
+    if int8_fine_tune is not None and not int8:
+        raise ExportError("int8_fine_tune is of int8: without it nothing is trained")
+    if int8_fine_tune is not None and int8_fine_tune < 1:
+        raise ExportError(f"int8_fine_tune must be at least 1 epoch, got {int8_fine_tune}")
     if int8 and format != "onnx":
         raise ExportError(f"8 bits are of ONNX files, got the format {format}")
     if format == "onnx":

@@ -24,10 +24,35 @@ N_CALIBRATION = 256
 """Training pictures that the ranges of the activations are taken from, the first of the split."""
 OLDEST_OPSET = 13
 """Scales per channel came with it."""
+WORTH_FINE_TUNING = 0.5
+"""Points of validation accuracy that calibration may cost before fine-tuning is recommended."""
 MAX_DROP = 1.0
 """Points of validation accuracy that 8 bits may cost by default."""
 LEAST_GAIN = 0.05
 """Share of size or time that has to be saved to be called a gain; repeated measurements of time differ by as much."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A training in 8 bits (`quantisation_aware`) and what it gained on the validation split."""
+
+    epochs: int
+    calibrated_accuracy: float
+    """Before it."""
+    accuracy: float | None
+    """After it; None if it diverged."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the file has the weights of it: only if they are better."""
+        return self.accuracy is not None and self.accuracy > self.calibrated_accuracy
+
+    def __str__(self) -> str:
+        found = "it diverged" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
+        return (
+            f"calibrated {100 * self.calibrated_accuracy:.2f} %, after {self.epochs} epochs of fine-tuning in 8 bits "
+            f"{found}: the {'fine-tuned' if self.kept else 'calibrated'} weights are kept"
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +73,7 @@ class Int8Report:
     """Points that were allowed."""
     test_accuracy: float | None = None
     """Of the 8 bits, read once they were allowed."""
+    fine_tuning: FineTuning | None = None
 
     @property
     def drop(self) -> float:
@@ -67,6 +93,12 @@ class Int8Report:
             f"--max-drop {self.max_drop:g} is less than one of the {self.n_val:,} validation pictures is worth "
             f"({self.worth:.2g} points), so it allows no loss, as 0 does"
         )
+
+    @property
+    def advice(self) -> str:
+        if self.drop <= WORTH_FINE_TUNING or self.fine_tuning:
+            return ""
+        return f"8 bits cost {self.drop:.2f} points: --int8-fine-tune 5 trains the student on in 8 bits, for 5 epochs"
 
     @property
     def shares(self) -> dict[str, float]:
@@ -92,7 +124,8 @@ class Int8Report:
         return (
             f"validation accuracy {100 * self.float_accuracy:.2f} to {100 * self.int8_accuracy:.2f} % "
             f"({self.n_val:,} pictures, {self.worth:.2g} points each; {100 * self.agreement:.1f} % named alike), "
-            f"latency {times}, {self.float_bytes / 1024:.0f} to {self.int8_bytes / 1024:.0f} KiB; 8 bits gain "
+            + (f"{self.fine_tuning}; " if self.fine_tuning else "")
+            + f"latency {times}, {self.float_bytes / 1024:.0f} to {self.int8_bytes / 1024:.0f} KiB; 8 bits gain "
             + (", ".join([*gained, *lost]) if gained else f"nothing: {', '.join(lost)}. Ship the float32 file")
         )
 

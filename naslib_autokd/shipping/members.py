@@ -81,8 +81,22 @@ def train_member(
     kept = kept_final(run)
     if kept is not None and kept.result.name.endswith(f"/{family.digest}"):
         return run
-    settings = read_settings(run)
-    asked: dict[str, Any] = settings.get("evaluation") or {}
+    evaluator = evaluator_of(run, device=device, threads=threads, report=report)
+    evaluator.watch = report
+    folder = run / FAMILIES / family.digest
+    train_family(evaluator, family, n_students=n_students, seed=int(read_settings(run).get("seed") or 0), out=folder)
+    return folder
+
+
+def evaluator_of(
+    run: str | Path, *, device: str = "cpu", threads: int = 1, report: Callable[[str], None] | None = None
+) -> KDEvaluator:
+    """What trained the students of a run, by its own settings.
+
+    Raises:
+        TaskError, TeacherError: If data or teacher are not what they were.
+    """
+    asked: dict[str, Any] = read_settings(run).get("evaluation") or {}
     evaluator = KDEvaluator(
         Task.from_dict(read_task(run)),
         device=device,
@@ -97,7 +111,4 @@ def train_member(
         report=report,
     )
     check_splits(evaluator.data, run, evaluator.given_teacher)
-    evaluator.watch = report
-    folder = run / FAMILIES / family.digest
-    train_family(evaluator, family, n_students=n_students, seed=int(settings.get("seed") or 0), out=folder)
-    return folder
+    return evaluator

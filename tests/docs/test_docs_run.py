@@ -150,6 +150,7 @@ COMMANDS: dict[str, str] = {
     "./student photo.f32": PHOTO_IN_C,
     "naslib-autokd export runs/small --int8": Here("--max-drop 20"),
     "naslib-autokd export runs/small --int8 --max-drop 0.5": INT8,
+    "naslib-autokd export runs/small --int8 --int8-fine-tune 5": Here("--int8-fine-tune 1 --max-drop 20"),
     "naslib-autokd test runs/small": HERE,
     "naslib-autokd search --task cluttered-digits --objectives error,latency --trials 6 --finals 1 "
     "--out runs/front": HERE,
