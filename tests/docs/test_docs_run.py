@@ -133,6 +133,8 @@ COMMANDS: dict[str, str] = {
     "--out resnet20.safetensors": USER,
     "python benchmarks/cifar10.py --data-dir images --teacher resnet20.safetensors --out runs/teacher-90 "
     "--seeds 2": "tests/test_benchmark_cifar10.py::test_methods_are_paired_by_teacher_and_search",
+    "python benchmarks/int8.py": "tests/test_benchmark_int8.py::"
+    "test_fine_tuning_wins_back_what_longer_training_does_not",
     "python benchmarks/device.py --seeds 3 --limits 0.95": "tests/test_benchmark_device.py::"
     "test_arms_are_paired_with_the_family_by_seed",
     "python benchmarks/tables.py run nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
