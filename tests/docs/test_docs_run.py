@@ -222,6 +222,7 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd ablate optimizers --budget-unit training_seconds": Here(
         "--methods random_search,hyperband --seeds 1 --student-epochs 18 --workers 1"
     ),
+    "naslib-autokd ablate optimizers --budget-unit training_seconds --seeds 40": SMALL_STUDY,
     "naslib-autokd ablate kd-settings": Here("--seeds 1 --student-epochs 18 --workers 1"),
     "naslib-autokd ablate model-free --methods random_search,reinforce": Here(
         "--seeds 1 --student-epochs 18 --workers 1"
