@@ -20,7 +20,7 @@ from report_folders import Text, counts, final, write_baselines, write_compariso
 from naslib_autokd.records import TrialStore
 from naslib_autokd.reports import paper
 from naslib_autokd.reports.charts.curves import curves
-from naslib_autokd.reports.charts.look import N_COLOURS, PALETTES, log_ticks, specification
+from naslib_autokd.reports.charts.look import DASHES, N_COLOURS, PALETTES, by_method, log_ticks, specification
 from naslib_autokd.reports.charts.rows import Group, rank_groups, strips
 from naslib_autokd.reports.comparison import anytime_figure
 from naslib_autokd.reports.figures import run_charts, write_figures
@@ -317,6 +317,14 @@ def test_many_methods_with_long_names_are_all_named() -> None:
         assert float(ElementTree.fromstring(svg).get("width", "")) == pytest.approx(234, abs=1.5)
     looks = json.dumps(specification(lines))
     assert looks.count("[6, 3]") >= 1, "from the eighth on, lines are dashed"
+
+
+def test_a_legend_shows_the_dashes_that_tell_methods_of_one_colour_apart() -> None:
+    few, many = (by_method([f"method {i}" for i in range(n)]) for n in (N_COLOURS, N_COLOURS + 1))
+    assert "strokeDash" not in few
+    length = many["strokeDash"].legend.symbolSize ** 0.5
+    assert many["color"].legend.symbolSize == many["strokeDash"].legend.symbolSize
+    assert length >= max(map(sum, DASHES))
 
 
 def test_a_curve_of_one_point_is_seen() -> None:

@@ -30,6 +30,8 @@ PALETTES = {
 }
 N_COLOURS = 7
 DASHES: tuple[list[float], ...] = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2])
+DASHED_SYMBOL = 15.0**2
+"""Of legends with dashes: longer than their periods, so that they are seen; its rows are as high."""
 """Of lines, one for each round through the colours."""
 
 
@@ -205,11 +207,13 @@ def by_method(methods: Sequence[str], dashed: Iterable[str] = (), shown: Sequenc
     """Channels that tell lines of methods apart: colour, from the eighth on dashes, too; ``dashed`` in any case. The
     legend has those ``shown``, so that a method without rows takes no other's colour away from it."""
     shown = list(methods if shown is None else shown)
-    legend = None if len(shown) < 2 else alt.Legend(symbolType="stroke", values=shown)
+    dashed = set(dashed)
+    has_dashes = bool(dashed) or len(methods) > N_COLOURS
+    long = {"symbolSize": DASHED_SYMBOL} if has_dashes else {}
+    legend = None if len(shown) < 2 else alt.Legend(symbolType="stroke", values=shown, **long)
     own = {"field": "method", "type": "nominal"}
     channels: dict[str, Any] = {"color": alt.Color(**own, scale=alt.Scale(domain=list(methods)), legend=legend)}
-    dashed = set(dashed)
-    if dashed or len(methods) > N_COLOURS:
+    if has_dashes:
         places = [1 if name in dashed else place // N_COLOURS % len(DASHES) for place, name in enumerate(methods)]
         scale = alt.Scale(domain=list(methods), range=[DASHES[place] for place in places])
         channels["strokeDash"] = alt.StrokeDash(**own, scale=scale, legend=legend)
