@@ -162,13 +162,18 @@ class _WithPredictor(_Noted):
         self.train_data.append(model)
 
 
-class _WithMutation(_WithPredictor):
-    config: Any
+class _NotFromEqualAnswers:
+    """No predictor learns from equal answers (NASLib's divide by their spread): draws as in the first epochs then."""
+
+    train_data: list[Any]
 
     def new_epoch(self, epoch: int) -> None:
-        # no predictor learns from equal answers (NASLib's divide by their spread): draw as in the first epochs
         equal = len({model.accuracy for model in self.train_data}) < 2
         super().new_epoch(0 if equal else epoch)  # type: ignore[misc]
+
+
+class _WithMutation(_NotFromEqualAnswers, _WithPredictor):
+    config: Any
 
     def _get_train(self) -> tuple[list[Any], Any]:
         return [m.arch for m in self.train_data], np.array([m.accuracy for m in self.train_data])
@@ -621,8 +626,12 @@ class BasePredictor(upstream.BasePredictor):
     train_statistics = four_statistics
 
 
-class Npenas(upstream.Npenas):
-    """NASLib's, repaired (`REPAIRS`)."""
+class Bananas(_NotFromEqualAnswers, upstream.Bananas):
+    """NASLib's, for short runs of its Trainer, too, whose first accuracies may all be equal."""
+
+
+class Npenas(_NotFromEqualAnswers, upstream.Npenas):
+    """The same, repaired (`REPAIRS`)."""
 
     _get_best_candidates = upstream.Bananas._get_best_candidates
 

@@ -362,7 +362,7 @@ def _optimizer(config: dict[str, Any], node: Any) -> Any:
     from naslib_autokd.plugin.optimizers import AskTellOptimizer, AutoKD
 
     if name in DISCRETE:
-        return getattr(ours if name in ("bp", "npenas") else optimizers, DISCRETE[name])(node)
+        return getattr(ours if name in ("bananas", "bp", "npenas") else optimizers, DISCRETE[name])(node)
     if name == "autokd":
         return AutoKD(node, **config["options"])
     return AskTellOptimizer(node, name, **config["options"])
