@@ -40,7 +40,8 @@ class FakeQuantised(nn.Module):
     Args:
         float_file: What `int8.quantised` was given; its weights and biases are where the training begins.
         int8_file: What `int8.quantised` made of it.
-        mean, std: Of the images per channel, if their values are in [0, 1].
+        mean: Of the images per channel, if their values are in [0, 1].
+        std: Likewise.
     """
 
     mean: Tensor
