@@ -64,7 +64,7 @@ def add(commands: Any) -> None:
         help="processes that work at the same time; 0: this one alone",
     )
     output = parser.add_argument_group("output")
-    add_option(output, "--out", default_text="runs/ablations/STUDY-BENCHMARK")
+    add_option(output, "--out", default_text="runs/ablations/STUDY-BENCHMARK[-UNIT]")
     output.add_argument("--print", action="store_true", help="print the study's YAML, to copy and edit")
     output.add_argument("--list", action="store_true", help="list the studies that come with the package")
     add_option(output, "--json")
@@ -121,7 +121,8 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     from naslib_autokd.runners.study_summary import summary
 
     if options.out is None:
-        options.out = Path("runs/ablations") / file_name(f"{study.name}-{Path(str(study.benchmark)).stem}")
+        unit = "" if study.budget_unit == "student_epochs" else f"-{study.budget_unit}"
+        options.out = Path("runs/ablations") / file_name(f"{study.name}-{Path(str(study.benchmark)).stem}{unit}")
     out: Path = options.out
     methods = None if options.methods is None else [name.strip() for name in options.methods.split(",")]
     keep = _config.keeper(options, out)
