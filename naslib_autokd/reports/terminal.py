@@ -147,8 +147,9 @@ class Live:
             text = f"{self._text}{self._to_go}{self._note and f', {self._note}'}"
             self._progress.update(self._task, text=_in_bar(text))
         elif now - self._said >= QUIET_S - 1:  # the next look is in a second
-            before = "" if self._stands else f"{self._text}, "
-            self._tell(f"{before}{self._note or 'still at work'} ({duration(now - self._begun)})")
+            going = f"{self._note or 'still at work'} ({duration(now - self._begun)})"
+            begun = now - self._begun < QUIET_S - 1 and not self._note
+            self._tell(going if self._stands else self._text if begun else f"{self._text}, {going}")
             self._stands = True
 
     def note(self, text: str) -> None:

@@ -327,6 +327,14 @@ def test_a_legend_shows_the_dashes_that_tell_methods_of_one_colour_apart() -> No
     assert len(sizes) == 1
 
 
+def test_a_curve_under_the_thick_one_is_seen() -> None:
+    rows = [{"method": name, "x": x, "y": 0.9} for name in ("ours", "as good") for x in (1.0, 2.0)]
+    look = {"x_title": "epochs", "y_title": "accuracy", "emphasised": "ours"}
+    found = specification(curves(rows, "x", "y", methods=["ours", "as good"], **look))
+    lines = [own for own in found["layer"] if own["mark"]["type"] == "line"]  # from the lowest to the uppermost
+    assert [found["datasets"][own["data"]["name"]][0]["method"] for own in lines] == ["ours", "as good"]
+
+
 def test_a_curve_of_one_point_is_seen() -> None:
     rows = [{"method": "long", "x": x, "y": 0.9} for x in (1.0, 2.0)] + [{"method": "short", "x": 1.0, "y": 0.8}]
     chart = curves(rows, "x", "y", methods=["long", "short"], x_title="epochs", y_title="accuracy")

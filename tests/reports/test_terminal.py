@@ -181,6 +181,9 @@ def test_nothing_is_silent_for_more_than_five_seconds() -> None:
         live.show(0.12, "trial 4 of 24")  # too little for a line of its own
         live.beat(time.monotonic() + QUIET_S)
         live.beat(time.monotonic() + QUIET_S)
+        live.show(0.13, "trial 5 of 24")
+        live._said -= QUIET_S  # the line before was told long ago
+        live.beat(time.monotonic())
     assert file.getvalue().splitlines() == [
         "trial 3 of 24",
         "trial 4: 2 of 9 epochs, training loss 0.5 (4 s)",
@@ -189,6 +192,7 @@ def test_nothing_is_silent_for_more_than_five_seconds() -> None:
         "the default family: epoch 1 of 9 (5 s)",
         "trial 4 of 24, still at work (5 s)",
         "still at work (5 s)",
+        "trial 5 of 24",
     ]
 
 

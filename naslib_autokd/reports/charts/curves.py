@@ -155,7 +155,7 @@ def curves(
     if singles:
         thin = {"style": "faint", **shape}
         layers.append(layer("line", of(singles), thin, **channels, **look, detail=alt.Detail("seed:N")))
-    for style in ({}, {"style": "strong"}):
+    for style in ({"style": "strong"}, {}):  # a thin line is seen on a thick one
         own = [row for row in points if (row["method"] == emphasised) == bool(style)]
         if own:
             layers.append(layer("line", own, {**shape, **style}, **channels, **look, **faded))
