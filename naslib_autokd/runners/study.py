@@ -22,7 +22,7 @@ SPACE_KEYS = ("mode", "search_kd", "kd", "freeze")
 """What a method may change of the benchmark's space, see `ablation.variant`."""
 
 
-BUDGET_UNITS = {"student_epochs": "student-epochs", "training_seconds": "default-epochs of time"}
+UNITS_IN_WORDS = {"student_epochs": "student-epochs", "training_seconds": "default-epochs of time"}
 """Name -> what charts and sentences call it."""
 
 
@@ -109,7 +109,7 @@ class Study:
     """As in `search.search`: each run first trains the space's default family in full. A search of ours does so; off
     here, where optimizers are compared from nothing: one good guess would be the incumbent of all of them for long."""
     budget_unit: str = "student_epochs"
-    """What a budget counts (`BUDGET_UNITS`). ``training_seconds``: modelled CPU time, in epochs of the space's default
+    """What a budget counts (a key of `UNITS_IN_WORDS`). ``training_seconds``: modelled CPU time, in epochs of the space's default
     family: a training that takes half as long as the default's counts half of its epochs."""
     min_budget_epochs: int | None = None
     """Smallest budget that optimizers may use; None: the minimum of the benchmark's task, or its smallest budget."""
@@ -130,8 +130,8 @@ class Study:
             raise StudyError(
                 f"start_with_default must be true or false, got {self.start_with_default!r}", ("start_with_default",)
             )
-        if self.budget_unit not in BUDGET_UNITS:
-            near = did_you_mean(self.budget_unit, BUDGET_UNITS)
+        if self.budget_unit not in UNITS_IN_WORDS:
+            near = did_you_mean(self.budget_unit, UNITS_IN_WORDS)
             raise StudyError(f"unknown budget_unit {self.budget_unit!r}{near}", ("budget_unit",))
         object.__setattr__(self, "methods", tuple(self.methods))
         if not self.methods:

@@ -29,7 +29,7 @@ from naslib_autokd.runners.statistics import (
     speed_up,
     step_curve,
 )
-from naslib_autokd.runners.study import BUDGET_UNITS
+from naslib_autokd.runners.study import UNITS_IN_WORDS
 
 GRID_POINTS = 200
 """Resolution of curves and speed-ups over trials: a factor of 1.03 for 500 trials."""
@@ -89,7 +89,7 @@ class StudySummary:
     noise: str = ""
     """The same in words."""
     unit: str = "student-epochs"
-    """What budgets count, in words (`study.BUDGET_UNITS`)."""
+    """What budgets count, in words (`study.UNITS_IN_WORDS`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: nan and infinity become None."""
@@ -166,7 +166,7 @@ def summary(result: StudyResult) -> StudySummary:
         missing=tuple(missing),
         noise_sd=result.noise_sd,
         noise=result.noise,
-        unit=BUDGET_UNITS[study.budget_unit],
+        unit=UNITS_IN_WORDS[study.budget_unit],
     )
 
 
