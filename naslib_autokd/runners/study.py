@@ -109,8 +109,8 @@ class Study:
     """As in `search.search`: each run first trains the space's default family in full. A search of ours does so; off
     here, where optimizers are compared from nothing: one good guess would be the incumbent of all of them for long."""
     budget_unit: str = "student_epochs"
-    """What a budget counts (a key of `UNITS_IN_WORDS`). ``training_seconds``: modelled CPU time, in epochs of the space's
-    default family: a training that takes half as long as the default's counts half of its epochs."""
+    """What a budget counts (a key of `UNITS_IN_WORDS`). ``training_seconds``: modelled CPU time, in epochs of the
+    space's default family: a training that takes half as long as the default's counts half of its epochs."""
     min_budget_epochs: int | None = None
     """Smallest budget that optimizers may use; None: the minimum of the benchmark's task, or its smallest budget."""
 
