@@ -53,8 +53,12 @@ def what_was_found(answer: Mapping[str, Any]) -> list[str]:
             f"The search expects {percent(1 - answer['expected_cost'])} validation accuracy of a student of this "
             "family; it chose by this expectation, not by the luckiest training."
         )
-    elif answer.get("family") and not answer.get("student"):
-        says.append(f"Incumbent so far: family {answer['family']}, by the observed mean of its full trainings.")
+    elif answer.get("family"):
+        chosen = "The search chose" if answer.get("student") else "Incumbent so far:"
+        says.append(
+            f"{chosen} family {answer['family']}, by the observed mean of its full trainings; the highest of several "
+            "families' is partly luck."
+        )
     says += [f"{remark[0].upper()}{remark[1:]}." for remark in answer.get("remarks", ())]
     if answer.get("width_decided_by"):
         says.append(f"The width of the students was decided by {answer['width_decided_by']}.")

@@ -19,7 +19,7 @@ from naslib_autokd.runners.comparison import Comparison
 from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
 
 UNITS = {
-    "error": ("expected validation error (%)", 100.0),
+    "error": ("validation error (%)", 100.0),
     "params": ("parameters (k)", 1e-3),
     "macs": ("MMACs", 1e-6),
     "train_memory": ("training memory (MiB)", 2.0**-20),
@@ -32,7 +32,7 @@ UNITS = {
 def objective(name: str, value: float) -> str:
     """In its unit: two places of an error, three digits of others, never with an exponent."""
     value *= UNITS[name][1]
-    places = 2 if name == "error" or value <= 0 else max(0, 2 - math.floor(math.log10(value)))
+    places = 2 if name == "error" or value <= 0 else max(0, 2 - math.floor(math.log10(float(f"{value:.3g}"))))
     return f"{value:,.{places}f}"
 
 
@@ -129,8 +129,9 @@ def front_table(front: Sequence[Mapping[str, Any]], latency_of: str = "") -> Sho
     """Families of the table ``front`` that no other beats, by ascending error; ``latency_of``: what was measured."""
     names = objectives_of(front)
     chosen = sorted((row for row in front if row["on_front"]), key=lambda row: float(row["error"]))
+    expected = "expected " * any(row["expected"] for row in chosen)
     return Shown(
-        ["family", *(UNITS[name][0] for name in names)],
+        ["family", *(f"{expected * (name == 'error')}{UNITS[name][0]}" for name in names)],
         [[row["family"], *(objective(name, row[name]) for name in names)] for row in chosen],
         "",
         f"families that no other beats in all objectives{latency_of and f' (latency: {latency_of})'}",

@@ -30,7 +30,7 @@ from naslib_autokd.reports.conclusions import what_was_found
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html._page import ratio
 from naslib_autokd.reports.results import read_run, trial_tables
-from naslib_autokd.reports.tables import objective
+from naslib_autokd.reports.tables import front_table, objective
 from naslib_autokd.runners.statistics import calibration_error, wilson_interval
 from naslib_autokd.runners.trial_importance import analysed
 from naslib_autokd.tasks import get_task
@@ -124,7 +124,7 @@ def test_answer_is_the_student_kept_by_validation_against_the_teacher(finished: 
 def test_numbers_of_the_page_are_those_of_the_records(finished: Path, finished_page: Text) -> None:
     text = finished_page.text
     low, high = wilson_interval(0.905, 200)
-    assert f"90.5% [{100 * low:.1f}, {100 * high:.1f}] 95% over 200 test images" in text
+    assert f"90.5% [{100 * low:.1f}, {100 * high:.1f}], 95% interval over 200 test images" in text
     assert "2x fewer than the teacher's" in text
     assert "1.2x the teacher's" in text  # memory
     assert f"naslib-autokd export {finished} --format onnx" in text
@@ -144,7 +144,32 @@ def test_the_page_says_that_the_default_family_was_kept(tmp_path: Path) -> None:
     said = "The default family, with which the search began, was kept: no other family was trained in full."
     text = page_of(write_search(tmp_path / "run", 1, finals=FINALS)).text
     assert said in text
+    assert " 1 trial. The incumbent family is marked." in text
     assert "interval over weight seeds: every wiring of this family is the same network" in text
+
+
+def test_only_an_optimizer_with_a_model_expects_an_accuracy(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "run", 12, finals=FINALS)
+    assert "it chose by this expectation, not by the luckiest training" in page_of(folder).text
+    result = json.loads((folder / "result.json").read_text())
+    own = [trial.cost for trial in TrialStore(folder / "trials.jsonl") if trial.candidate == result["candidate"]]
+    (folder / "result.json").write_text(json.dumps({**result, "expected_cost": min(own)}))  # as random search leaves it
+    text = page_of(folder).text
+    assert "luckiest" not in text
+    assert "by the observed mean of its full trainings" in text
+
+
+@pytest.mark.parametrize(
+    ("expected", "head"), [((), "validation error (%)"), ((0.1,), "expected validation error (%)")]
+)
+def test_the_front_says_whether_its_errors_are_expected(tmp_path: Path, expected: tuple[float, ...], head: str) -> None:
+    folder = write_search(tmp_path / "run", 8, finals=FINALS, objectives=("error", "macs"))
+    result = json.loads((folder / "result.json").read_text())
+    result["front"] = [{"candidate_digest": "abc", "objectives": {"error": e, "macs": 999_990.0}} for e in expected]
+    (folder / "result.json").write_text(json.dumps(result))
+    shown = front_table(read_run(folder, analyse=False).table("front"))
+    assert list(shown.columns) == ["family", head, "MMACs"]
+    assert {row[2] for row in shown.rows} == {"1.00"}  # not 1.000 of what is a little below
 
 
 def test_a_family_of_many_wirings_is_judged_over_wirings() -> None:

@@ -110,7 +110,7 @@ def baselines_answer(page: ui.Page, run: RunData) -> Iterator[str]:
         (
             "test accuracy",
             percent(best["test_accuracy"]),
-            f"{best['method']} {ends} {f'95% over {n} seeds' * bool(ends)}".strip(),
+            best["method"] + f", {ends}, 95% interval over {n} seeds" * bool(ends),
         ),
         None if teacher is None else ("teacher", percent(teacher)),
         ("parameters", ui.count(best["n_params"])),

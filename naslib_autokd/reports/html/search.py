@@ -53,15 +53,15 @@ def answer(page: ui.Page, run: RunData) -> Iterator[str]:
 def _student_cards(run: RunData, student: Mapping[str, Any]) -> str:
     teacher = (run.teacher or {}).get("test_accuracy")
     ends = interval(student.get("test_accuracy_low"), student.get("test_accuracy_high"))
-    over = f"95% over {student['n_test']:,} test images" if student.get("n_test") else ""
+    over = f"{ends}, 95% interval over {student['n_test']:,} test images" if ends else ""
     against: tuple[str, ...] | None = None if teacher is None else ("teacher", percent(teacher))
     if student.get("difference") is not None:
         between = interval(student.get("difference_low"), student.get("difference_high"), signed=True)
         difference = f"{100 * student['difference']:+.1f} points"
-        against = ("against the teacher", difference, f"{between} teacher {percent(teacher)}".strip())
+        against = ("against the teacher", difference, f"{between and f'{between}, '}teacher {percent(teacher)}")
     agreement = student.get("test_agreement")
     return ui.cards(
-        ("test accuracy", percent(student["test_accuracy"]), f"{ends} {over}".strip()),
+        ("test accuracy", percent(student["test_accuracy"]), over),
         against,
         ("parameters", ui.count(student["n_params"]), ui.ratio(student.get("params_ratio"), "fewer")),
         ("multiply-adds per image", ui.count(student["macs"]), ui.ratio(student.get("macs_ratio"), "fewer")),
@@ -117,7 +117,7 @@ REASON = (ui.Column("reason", "message", more={"type": "text"}),)
 def trials(page: ui.Page, run: RunData) -> Iterator[str]:
     rows, family = of_trials(run, "trials"), run.answer.get("family")
     failed = [row for row in run.table("failures") if "status" in row]
-    said = f"{len(rows):,} trials. " + ("The incumbent family is marked. " if family else "")
+    said = f"{len(rows):,} trial{'s' * (len(rows) != 1)}. " + ("The incumbent family is marked. " if family else "")
     said += "" if failed else run.missing.get("failures", "")
     if any(row["number"] == -1 for row in rows):
         said += " Trial -1 is the space's default family, which a search trains first."
@@ -240,7 +240,7 @@ def importance(page: ui.Page, run: RunData) -> Iterator[str]:
     first = run.table("importance")[0]
     said = (
         f"Permutation importance of a random forest on held-out families, {first['n']} {first['trials']}, R2 "
-        f"{first['r2']:.2f}; bars are one standard deviation over folds. Settings that depend on each other share "
+        f"{first['r2']:.2f}; lines are one standard deviation over folds. Settings that depend on each other share "
         "their importance."
     )
     said += " With so low an R2 the trials do not say what matters." if first["r2"] < 0.2 else ""

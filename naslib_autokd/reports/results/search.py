@@ -110,12 +110,13 @@ def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str,
     if family is None and (best := incumbent(trials)) is not None:
         family, candidate = best.candidate_digest, best.candidate
     if family is not None:
-        own = [t.val_accuracy for t in full_trainings(trials) if t.candidate_digest == family]
-        best_accuracy = max((accuracy for accuracy in own if accuracy is not None), default=None)
+        own = [trial for trial in full_trainings(trials) if trial.candidate_digest == family]
+        best_accuracy = max((trial.val_accuracy for trial in own if trial.val_accuracy is not None), default=None)
         answer |= {"family": family, "candidate": candidate, "val_accuracy": best_accuracy}
         with suppress(ValueError, KeyError, TypeError):  # of another space
             answer["one_wiring"] = Candidate.from_dict(candidate or {}).is_one_wiring
-        answer["expected_cost"] = result.get("expected_cost")
+        expected = result.get("expected_cost")  # of an optimizer without a model the lowest that was observed
+        answer["expected_cost"] = None if expected == min((trial.cost for trial in own), default=None) else expected
         answer["remarks"] = remarks_on_answer(trials, family)
     answer["width_decided_by"] = what_decided_widths(trials)
     answer["latency_of"] = trial_tables.latency_of(trials)

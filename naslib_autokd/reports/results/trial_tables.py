@@ -162,7 +162,7 @@ def _model_tables(searched: SearchedSettings, trials: Sequence[Trial]) -> tuple[
     places, costs, of = analysed(trials)
     both = ("importance", "dependence")
     if (n := len(places)) < LEAST_ANALYSED:
-        few = f"It takes at least {LEAST_ANALYSED} successful trainings to say what matters; there are {n}."
+        few = f"It takes at least {LEAST_ANALYSED} successful trainings to say what matters, and this run has {n}."
         return {}, dict.fromkeys(both, few)
     try:
         shares = importance(searched, places, costs)
