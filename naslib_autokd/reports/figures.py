@@ -168,7 +168,7 @@ def _searches(run: RunData) -> Figures:
     unit = str(run.settings.get("budget_unit", "student_epochs"))
     if not all(unit in row for row in [*means, *points]):  # results of older versions
         unit = "student_epochs"
-    look |= {"x_title": f"{BUDGET_UNITS[unit]} of the search", "y_title": "validation accuracy (%)"}
+    look |= {"x_title": f"{BUDGET_UNITS[unit]} of the search", "y_title": curves.ACCURACY}
     if points:
         over = (means, unit, "accuracy")
         chart = curves.curves(*over, methods=run.methods, singles=points, **look)
@@ -179,7 +179,7 @@ def several_searches(runs: Sequence[RunData]) -> AnyChart:
     """The incumbents of searches over student-epochs, by the names of their folders."""
     points = [{**row, "method": run.name} for run in runs for row in run.table("anytime")]
     methods = list(dict.fromkeys(run.name for run in runs))
-    titles: dict[str, Any] = {"x_title": "student-epochs", "y_title": "validation accuracy (%)"}
+    titles: dict[str, Any] = {"x_title": "student-epochs", "y_title": curves.ACCURACY}
     return curves.curves(points, "student_epochs", "accuracy", methods=methods, **titles)
 
 

@@ -15,12 +15,22 @@ from xml.etree import ElementTree
 import altair as alt
 import numpy as np
 import pytest
+import vl_convert
 from report_folders import Text, counts, final, write_baselines, write_comparison, write_search, write_study
 
 from naslib_autokd.records import TrialStore
 from naslib_autokd.reports import paper
 from naslib_autokd.reports.charts.curves import curves
-from naslib_autokd.reports.charts.look import DASHES, N_COLOURS, PALETTES, by_method, log_ticks, specification
+from naslib_autokd.reports.charts.look import (
+    DASHES,
+    N_COLOURS,
+    PAGE,
+    PALETTES,
+    by_method,
+    coloured,
+    log_ticks,
+    specification,
+)
 from naslib_autokd.reports.charts.rows import Group, rank_groups, strips
 from naslib_autokd.reports.comparison import anytime_figure
 from naslib_autokd.reports.figures import run_charts, write_figures
@@ -149,6 +159,15 @@ def test_every_chart_is_drawn_at_a_columns_width_and_named_with_its_unit(kind: s
         assert set(words) <= shown, (name, set(words) - shown)
         assert {size for _, size in found} <= {8.0, 6.8}, name  # points; 6.8: counts in a matrix
         assert 214 <= float(ElementTree.fromstring(charts[name]).get("width", "")) <= 235.5, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_mark_is_in_the_black_that_vega_takes_without_a_colour(kind: str, runs: dict[str, RunData]) -> None:
+    """It would not be seen on the dark page."""
+    for name, figure in run_charts(runs[kind]).items():
+        spec = coloured({**specification(figure.chart), "config": PAGE}, PALETTES["dark"])
+        svg = str(vl_convert.vegalite_to_svg(spec))
+        assert not re.findall(r'(?:fill|stroke)="(?:black|#000|#000000)"', svg), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -325,6 +344,18 @@ def test_a_legend_shows_the_dashes_that_tell_methods_of_one_colour_apart() -> No
     sizes = {many[name].to_dict()["legend"]["symbolSize"] for name in ("color", "strokeDash")}
     assert min(sizes) ** 0.5 >= max(map(sum, DASHES))
     assert len(sizes) == 1
+
+
+def test_panels_of_settings_have_one_axis_of_the_accuracy(runs: dict[str, RunData]) -> None:
+    """Also where a setting is inactive in the best and the worst trainings."""
+    spec = specification(run_charts(runs["search"])["settings"].chart)
+    domains = {tuple(panel["encoding"]["y"]["scale"]["domain"]) for panel in spec["concat"]}
+    (rows,) = spec["datasets"].values()
+    accuracies = [row["y"] for row in rows]
+    assert domains == {(min(accuracies), max(accuracies))}
+    assert any(
+        {row["y"] for row in rows if row[f"s{i}"] is not None} < set(accuracies) for i in range(len(spec["concat"]))
+    )
 
 
 def test_a_curve_under_the_thick_one_is_seen() -> None:

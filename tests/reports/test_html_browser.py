@@ -297,6 +297,21 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, tmp_path
 
 
 @pytest.mark.slow
+def test_tables_fit_a_wide_window_and_sheets_of_wirings_a_phone(browser: Browser, tmp_path: Path) -> None:
+    failures = {number: ("diverged", "loss is nan") for number in (3, 10)}
+    folder = write_search(tmp_path / "search", 20, finals=[final(0, 0.9)], failures=failures)
+    report = report_of(folder, write_comparison(tmp_path / "comparison", 3))
+    wider = "found => found.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText)"
+    wide = browser.open(report, viewport={"width": 1280, "height": 900})
+    assert wide.page.locator(".scroll").count() > 6
+    assert wide.page.locator(".scroll").evaluate_all(wider) == []
+    phone = browser.open(report, viewport={"width": 390, "height": 844}, is_mobile=True)
+    phone.scroll_through()
+    assert phone.page.locator(".picture").count() == 1
+    assert phone.page.locator(".picture").evaluate_all(wider) == []
+
+
+@pytest.mark.slow
 def test_report_of_a_real_comparison(browser: Browser, tmp_path: Path) -> None:
     from naslib_autokd.runners.comparison import compare
 

@@ -20,6 +20,7 @@ from naslib_autokd.reports.charts.look import (
     logarithmic,
     number,
     percent,
+    plain,
     sized,
     tips,
     x_of,
@@ -35,7 +36,7 @@ MOST_LINES = 600
 MANY_LINES = 6
 """Above so many lines only the emphasised one's band is shaded."""
 
-ACCURACY = number("y", "validation accuracy (%)")
+ACCURACY = "validation accuracy (%)"
 STEPS: dict[str, Any] = {"interpolate": "step-after"}
 
 
@@ -76,7 +77,7 @@ def incumbent_curve(
         full: ``x``, ``val_accuracy``, ``number``, ``family``, ``id``.
     """
     names = ["incumbent", "full trainings"]
-    channels = {"x": x_of(number("x", title, zero=True)), "y": y_of(ACCURACY)}
+    channels = {"x": x_of(number("x", title, zero=True)), "y": y_of(number("y", ACCURACY))}
     about = [("id", "id"), ("trial", "number"), ("family", "family"), ("x", x)]
     trials = [
         {**{to: r[of] for to, of in about}, "y": percent(r["val_accuracy"]), "of": names[1]} for r in thinned(full)
@@ -179,17 +180,19 @@ def _band(row: Row, factor: float, floor: float) -> Row:
 def linked(
     rows: Sequence[Row], axes: Sequence[tuple[Mapping[str, Any], str]], colour: Any, height: float
 ) -> alt.ConcatChart:
-    """Panels of the accuracy (``y``) over several channels; trials inside a range drawn in one stay coloured in all.
+    """Panels of the accuracy (``y``, the same axis in all) over several channels.
 
-    On the page the range holds for all charts of the run's trials (``id``), too.
+    Trials inside a range drawn in one stay coloured in all; on the page in all charts of the run's trials (``id``).
     """
     values = data(rows)  # one object holds the selection for all panels
+    ends = [plain(end(row["y"] for row in rows)) for end in (min, max)]
+    y = y_of(number("y", ACCURACY, domain=ends, nice=True))
     charts = []
     for axis, kind in axes:
         own_tip = [alt.Tooltip(field=axis["field"], type=kind, title=axis["title"])] if axis["field"] != "trial" else []
         said = [*tips(("id:N", "", "trial")), *own_tip, *tips(("y:Q", ".2f", "validation, %"))]
         own = {"x": x_of(axis, type=kind), "color": where_linked(colour, BRUSH), "tooltip": said}
-        charts.append(layer("point", values, y=y_of(ACCURACY), **own))
+        charts.append(layer("point", values, y=y, **own))
     return alt.concat(*(chart.properties(height=height) for chart in charts)).add_params(BRUSH, LINKED)
 
 
@@ -210,7 +213,8 @@ def trials(rows: Sequence[Row]) -> AnyChart:
         }
         for row in thinned(found, MOST_LINKED)
     ]
-    panels = [(number("trial", "trial"), "quantitative")]
+    whole = {**number("trial", "trial"), "axis": alt.Axis(tickMinStep=1)}
+    panels = [(whole, "quantitative")]
     for field, title in (("agreement", "agrees with the teacher (% of images)"), ("params", "parameters (thousand)")):
         if len({point[field] for point in points}) > 2:
             panels.append((number(field, title), "quantitative"))
@@ -311,7 +315,7 @@ def _places(entry: Row, values: Sequence[Any]) -> tuple[dict[Any, float], list[t
     low, high, of = min(values), max(values), math.log if entry["log"] else float
     span, factor = of(high) - of(low), 100 if entry["name"] == "val_accuracy" else 1
     places = {value: (of(value) - of(low)) / span if span else 0.5 for value in values}
-    return places, [(f"{factor * end:.2g}", places[end]) for end in (low, high)]
+    return places, [(f"{factor * end:.3g}", places[end]) for end in (low, high)]
 
 
 def dependence(rows: Sequence[Row], titles: Mapping[str, str]) -> AnyChart:
@@ -331,7 +335,7 @@ def dependence(rows: Sequence[Row], titles: Mapping[str, str]) -> AnyChart:
         channel, kind = setting("x", title, [row["value"] for row in own], bool(own[0]["log"]))
         points = data({"x": row["value"], **{n: percent(row[n]) for n in ("mean", "low", "high")}} for row in own)
         numeric, x = kind == "quantitative", x_of(channel, type=kind)
-        spread = ("area", points, "band") if numeric else ("rule", points, {"opacity": 0.4})
+        spread = ("area", points, "band") if numeric else ("rule", points, {"opacity": 0.4, "color": "@c0"})
         said = [alt.Tooltip(field="x", type=kind, title=title), *tips(("mean:Q", ".2f", "error, %"))]
         layers = [layer(*spread, x=x, y=low, y2=alt.Y2("high"))]
         layers += [layer("line", points, x=x, y=y)] if numeric else []

@@ -210,7 +210,7 @@ def by_method(methods: Sequence[str], dashed: Iterable[str] = (), shown: Sequenc
     dashed = set(dashed)
     has_dashes = bool(dashed) or len(methods) > N_COLOURS
     long = {"symbolSize": DASHED_SYMBOL} if has_dashes else {}
-    legend = None if len(shown) < 2 else alt.Legend(symbolType="stroke", values=shown, **long)
+    legend = None if len(shown) < 2 else alt.Legend(symbolType="stroke", symbolOpacity=1, values=shown, **long)
     own = {"field": "method", "type": "nominal"}
     channels: dict[str, Any] = {"color": alt.Color(**own, scale=alt.Scale(domain=list(methods)), legend=legend)}
     if has_dashes:

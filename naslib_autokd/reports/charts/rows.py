@@ -47,9 +47,10 @@ def finite(value: Any) -> bool:
 
 
 def axis_of(field: str, title: str, **scale: Any) -> dict[str, Any]:
-    """A quantitative channel with its title in lines."""
-    lines = textwrap.wrap(title, LONGEST)
-    return {**number(field, title, **scale), "title": lines if len(lines) > 1 else title}
+    """A quantitative channel with its title in lines of about equal length, and no more ticks than can be read."""
+    lines = textwrap.wrap(title, len(title) // -(-len(title) // LONGEST) + 6)
+    ticks = alt.Axis(tickCount=alt.ExprRef("min(14, ceil(width / 40))"))
+    return {**number(field, title, **scale), "title": lines if len(lines) > 1 else title, "axis": ticks}
 
 
 class _Rows:

@@ -95,7 +95,8 @@ class Page:
         height = max(_height(variant["spec"]) for variant in variants)
         key = self._add("charts", variants)
         text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        kind = "chart picture" if variants[0]["spec"]["usermeta"].get("fixed") else "chart"
+        first = variants[0]["spec"]
+        kind = "chart" if "fixed" not in first["usermeta"] else f"chart picture{' one' * ('concat' not in first)}"
         return f'<figure><div class="{kind}" style="--height:{height:.0f}px" data-chart="{key}"></div>{text}</figure>'
 
     def table(
