@@ -298,7 +298,7 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, tmp_path
 
 @pytest.mark.slow
 def test_tables_fit_a_wide_window_and_sheets_of_wirings_a_phone(browser: Browser, tmp_path: Path) -> None:
-    failures = {number: ("diverged", "loss is nan") for number in (3, 10)}
+    failures = dict.fromkeys((3, 10), ("diverged", "loss is nan"))
     folder = write_search(tmp_path / "search", 20, finals=[final(0, 0.9)], failures=failures)
     report = report_of(folder, write_comparison(tmp_path / "comparison", 3))
     wider = "found => found.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText)"
