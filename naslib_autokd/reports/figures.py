@@ -11,7 +11,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,20 @@ class Figure:
 Rows = Sequence[Row]
 Figures = Iterator[tuple[str, Figure]]
 Maker = Callable[[RunData], Figures]
+
+
+def _of_table(table: str, name: str = "") -> Callable[[Callable[[RunData, Rows], AnyChart | None]], Maker]:
+    """Makes the one chart of a table, where it has rows, by what draws it; its CSV is called as the chart."""
+
+    def maker(draw: Callable[[RunData, Rows], AnyChart | None]) -> Maker:
+        def make(run: RunData) -> Figures:
+            found = run.table(table)
+            if found and (chart := draw(run, found)) is not None:
+                yield name or table, Figure(chart, name or table, found)
+
+        return make
+
+    return maker
 
 
 def run_charts(run: RunData) -> dict[str, Figure]:
@@ -183,10 +196,12 @@ def several_searches(runs: Sequence[RunData]) -> AnyChart:
     return curves.curves(points, "student_epochs", "accuracy", methods=methods, **titles)
 
 
+@_of_table("trials")
 def _trials(run: RunData, found: Rows) -> AnyChart | None:
     return curves.trials(of_trials(run, "trials")) if any(row["val_accuracy"] is not None for row in found) else None
 
 
+@_of_table("finals")
 def _finals(run: RunData, found: Rows) -> AnyChart | None:
     """Test accuracies of the final students; the mean of a comparison is over seeds, of a search over students."""
     several = run.kind != "search"
@@ -203,6 +218,7 @@ def _finals(run: RunData, found: Rows) -> AnyChart | None:
     return rows.strips(groups, "test accuracy (%)", reference=reference) if groups else None
 
 
+@_of_table("families")
 def _families(_: RunData, found: Rows) -> AnyChart | None:
     families = _grouped((row for row in found if row["accuracy"] is not None), lambda row: row["group"])
     groups = []
@@ -233,11 +249,13 @@ def _settings(run: RunData) -> Figures:
             yield name, Figure(draw(meta, found), "settings", run.table("settings"))
 
 
+@_of_table("importance")
 def _importance(_: RunData, found: Rows) -> AnyChart:
     shares = [{**row, "label": pretty(row["hyperparameter"])} for row in found]
     return rows.importance(shares, rows.importance_title(found[0]["r2"], found[0]["n"]))
 
 
+@_of_table("dependence", "partial_dependence")
 def _dependence(_: RunData, found: Rows) -> AnyChart:
     return curves.dependence(found, {row["hyperparameter"]: pretty(row["hyperparameter"]) for row in found})
 
@@ -251,6 +269,7 @@ def front_figures(run: RunData) -> Figures:
         yield f"front_{name}", Figure(chart, "front", found)
 
 
+@_of_table("budget_agreement")
 def _budget_agreement(_: RunData, found: Rows) -> AnyChart | None:
     known = (row for row in found if row["kendall_tau"] is not None)
     groups = []
@@ -278,6 +297,7 @@ def _confusion(run: RunData) -> Figures:
         yield name, Figure(images.confusion(found, run.classes, who), name, found)
 
 
+@_of_table("agreement")
 def _agreement(run: RunData, found: Rows) -> AnyChart:
     methods = by_method(run, found).items()
     return rows.agreement([(name, {row["case"]: row["n"] for row in own}) for name, own in methods])
@@ -286,6 +306,7 @@ def _agreement(run: RunData, found: Rows) -> AnyChart:
 # ---- several methods -----------------------------------------------------------------------------------------------
 
 
+@_of_table("tests")
 def _tests(run: RunData, found: Rows) -> AnyChart:
     """Each method against the reference."""
     reference = run.answer.get("reference", "reference")
@@ -302,33 +323,34 @@ def _tests(run: RunData, found: Rows) -> AnyChart:
     return rows.strips(groups, f"{compared} (% points)", zero=True)
 
 
+@_of_table("ranks", "critical_difference")
 def _ranks(run: RunData, found: Rows) -> AnyChart | None:
     ranks = [(row["method"], row["average_rank"], _place(run, row["method"])) for row in found]
     return rows.critical_difference(ranks, found[0]["critical_difference"]) if len(found) > 1 else None
 
 
-def _over_time(run: RunData, found: Rows, x: str, y: str, x_title: str, y_title: str, **more: Any) -> AnyChart:
-    more |= {"x_title": x_title, "y_title": y_title, "emphasised": str(run.answer.get("reference", ""))}
-    return curves.curves(found, x, y, methods=run.methods, log_x=True, **more)
+OVER_TIME = {
+    "regret_over_student_epochs": ("anytime", "student_epochs", "regret"),
+    "regret_over_trials": ("anytime_trials", "trials", "regret"),
+    "average_rank": ("ranks_over_time", "student_epochs", "average_rank"),
+}
+"""Curves of a study: name of the chart, its table and columns."""
 
 
-def _regret(title: str, column: str, run: RunData, found: Rows) -> AnyChart:
-    return _over_time(run, found, column, "regret", title, "mean regret (% points)", log_y=True)
+def _over_time(run: RunData) -> Figures:
+    unit, reference = (str(run.answer.get(name, "")) for name in ("unit", "reference"))
+    looks: dict[str, dict[str, Any]] = {
+        "regret": {"y_title": "mean regret (% points)", "log_y": True},
+        "average_rank": {"y_title": "average rank", "factor": 1.0, "invert": True},
+    }
+    for name, (table, x, y) in OVER_TIME.items():
+        if found := run.table(table):
+            x_title = "trainings (of any length)" if x == "trials" else unit
+            look = {**looks[y], "x_title": x_title, "emphasised": reference, "log_x": True}
+            yield name, Figure(curves.curves(found, x, y, methods=run.methods, **look), name, found)
 
 
-def _regret_over_epochs(run: RunData, found: Rows) -> AnyChart:
-    return _regret(_unit(run), "student_epochs", run, found)
-
-
-def _unit(run: RunData) -> str:
-    return str(run.answer.get("unit", "student-epochs"))
-
-
-def _ranks_over_time(run: RunData, found: Rows) -> AnyChart:
-    more = {"factor": 1.0, "invert": True}
-    return _over_time(run, found, "student_epochs", "average_rank", _unit(run), "average rank", **more)
-
-
+@_of_table("finals", "final_regret")
 def _final_regrets(run: RunData, found: Rows) -> AnyChart:
     means = {row["method"]: row for row in run.table("methods")}
     groups = []
@@ -340,37 +362,12 @@ def _final_regrets(run: RunData, found: Rows) -> AnyChart:
     return rows.strips(groups, "final regret (% points)", log=True)
 
 
-def _of_table(table: str, draw: Callable[[RunData, Rows], AnyChart | None], name: str = "") -> Maker:
-    """One chart of a table, where it has rows; its CSV is called as it is."""
-
-    def make(run: RunData) -> Figures:
-        found = run.table(table)
-        if found and (chart := draw(run, found)) is not None:
-            yield name or table, Figure(chart, name or table, found)
-
-    return make
-
-
-_TRIALS, _FINALS, _TESTS = _of_table("trials", _trials), _of_table("finals", _finals), _of_table("tests", _tests)
-_RANKS = _of_table("ranks", _ranks, "critical_difference")
-_ANSWERS = (_calibration, _confusion, _of_table("agreement", _agreement))
-_SEARCHED = (
-    _settings,
-    _of_table("importance", _importance),
-    _of_table("dependence", _dependence, "partial_dependence"),
-    _of_table("budget_agreement", _budget_agreement),
-)
+_ANSWERS = (_calibration, _confusion, _agreement)
+_SEARCHED = (_settings, _importance, _dependence, _budget_agreement)
 CHARTS: dict[str, tuple[Maker, ...]] = {
-    "search": (_anytime, _TRIALS, _of_table("families", _families), _FINALS, *_SEARCHED, *_ANSWERS, front_figures),
-    "comparison": (_searches, _TRIALS, _FINALS, *_SEARCHED, *_ANSWERS, _TESTS, _RANKS),
-    "baselines": (_FINALS, *_ANSWERS, _TESTS),
-    "study": (
-        _of_table("anytime", _regret_over_epochs, "regret_over_student_epochs"),
-        _of_table("anytime_trials", partial(_regret, "trainings (of any length)", "trials"), "regret_over_trials"),
-        _of_table("ranks_over_time", _ranks_over_time, "average_rank"),
-        _of_table("finals", _final_regrets, "final_regret"),
-        _TESTS,
-        _RANKS,
-    ),
+    "search": (_anytime, _trials, _families, _finals, *_SEARCHED, *_ANSWERS, front_figures),
+    "comparison": (_searches, _trials, _finals, *_SEARCHED, *_ANSWERS, _tests, _ranks),
+    "baselines": (_finals, *_ANSWERS, _tests),
+    "study": (_over_time, _final_regrets, _tests, _ranks),
 }
 """What makes the charts of each kind of run."""
