@@ -18,7 +18,7 @@ from altair.utils.schemapi import debug_mode
 
 from naslib_autokd.reports.charts import curves, images, rows
 from naslib_autokd.reports.charts.curves import thinned
-from naslib_autokd.reports.charts.look import AnyChart, percent, percents
+from naslib_autokd.reports.charts.look import AnyChart, percent
 from naslib_autokd.reports.charts.rows import Group
 from naslib_autokd.reports.paper import DEFAULT_FORMATS, FORMATS, WIDTHS, FigureFolder
 from naslib_autokd.reports.results import Row, RunData
@@ -212,7 +212,9 @@ def _finals(run: RunData, found: Rows) -> AnyChart | None:
         tips = [f"seed {row['seed']}, student {row['index']}{' (kept)' if row['kept'] else ''}" for row in own]
         label = method if several else f"final students (n = {len(own)})"
         values = [100 * row["test_accuracy"] for row in own]
-        groups.append(Group(label, values, _place(run, method), *percents(mean.mean, mean.low, mean.high), tips=tips))
+        groups.append(
+            Group(label, values, _place(run, method), *map(percent, (mean.mean, mean.low, mean.high)), tips=tips)
+        )
     teacher = percent(_teacher(run))
     reference = None if teacher is None else (f"teacher (test): {teacher:.1f}", teacher)
     return rows.strips(groups, "test accuracy (%)", reference=reference) if groups else None
@@ -252,7 +254,8 @@ def _settings(run: RunData) -> Figures:
 @_of_table("importance")
 def _importance(_: RunData, found: Rows) -> AnyChart:
     shares = [{**row, "label": pretty(row["hyperparameter"])} for row in found]
-    return rows.importance(shares, rows.importance_title(found[0]["r2"], found[0]["n"]))
+    title = f"what shuffling costs (% of variance); held-out R2 = {found[0]['r2']:.2f}, n = {found[0]['n']}"
+    return rows.importance(shares, title)
 
 
 @_of_table("dependence", "partial_dependence")
@@ -312,7 +315,7 @@ def _tests(run: RunData, found: Rows) -> AnyChart:
     reference = run.answer.get("reference", "reference")
     groups = []
     for row in found:
-        ends = percents(row["difference"], row["low"], row["high"])
+        ends = (percent(row[name]) for name in ("difference", "low", "high"))
         label = row["method"] + ("" if row["p_holm"] is None else f" (p = {row['p_holm']:.2g})")
         groups.append(Group(label, (), _place(run, row["method"]), *ends))
     compared = {
@@ -355,7 +358,7 @@ def _final_regrets(run: RunData, found: Rows) -> AnyChart:
     means = {row["method"]: row for row in run.table("methods")}
     groups = []
     for method, own in by_method(run, found).items():
-        ends = percents(*(means[method][name] for name in ("regret", "regret_low", "regret_high")))
+        ends = (percent(means[method][name]) for name in ("regret", "regret_low", "regret_high"))
         tips = [f"seed {row['seed']}" for row in own]
         groups.append(Group(method, [percent(row["regret"]) for row in own], _place(run, method), *ends, tips=tips))
     groups.sort(key=lambda group: math.inf if group.mean is None else group.mean)  # the best on top

@@ -30,9 +30,9 @@ PALETTES = {
 }
 N_COLOURS = 7
 DASHES: tuple[list[float], ...] = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2])
+"""Of lines, one for each round through the colours."""
 DASHED_SYMBOL = 15.0**2
 """Of legends with dashes: longer than their periods, so that they are seen; its rows are as high."""
-"""Of lines, one for each round through the colours."""
 
 
 def coloured(spec: Any, palette: Mapping[str, str]) -> Any:
@@ -119,12 +119,6 @@ def plain(value: Any) -> Any:
 
 def percent(value: float | None) -> float | None:
     return None if value is None else 100 * value
-
-
-def percents(
-    mean: float | None, low: float | None, high: float | None
-) -> tuple[float | None, float | None, float | None]:
-    return percent(mean), percent(low), percent(high)
 
 
 def layer(mark: str, rows: Any, look: str | Mapping[str, Any] = "", **channels: Any) -> alt.Chart:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
@@ -38,7 +38,7 @@ class Group:
     low: float | None = None
     high: float | None = None
     """Of the mean's interval."""
-    tips: Sequence[str] = ()
+    tips: Sequence[str] = field(default=(), kw_only=True)
     """What to say of each single result."""
 
 
@@ -109,12 +109,14 @@ def strips(
         zero: A line at 0: differences, as in a forest plot.
     """
     rng = np.random.default_rng(0)
-    chart = _Rows(len(groups) + (reference is not None), [group.place for group in groups])
+    extra = [] if reference is None else [reference]
+    chart = _Rows(len(groups) + len(extra), [group.place for group in groups])
     every = [np.array([v for v in group.values if finite(v)], dtype=np.float64) for group in groups]
     values = np.concatenate(every or [np.empty(0)])
     log = log and len(values) > 0 and values.min() > 0 and values.max() > 8 * values.min()
     floor = float(np.quantile(values, 0.02)) / 2 if log else -math.inf
-    title = _with_floor(title, floor) if np.any(values < floor) else title
+    if np.any(values < floor):
+        title = f"{title.removesuffix(')')}; {floor:.2g}: or less{')' * title.endswith(')')}"
     dots, boxes, densities, means = [], [], [], []
     for row, (group, own) in enumerate(zip(groups, every, strict=True)):
         middle, about = row + MIDDLE, {"place": group.place, "row": row, "group": group.label}
@@ -130,36 +132,31 @@ def strips(
             first, median, third = np.maximum(np.quantile(own, (0.25, 0.5, 0.75)), floor).tolist()
             boxes.append({"x": first, "x2": third, "median": median, "at": middle - 0.2, "to": middle + 0.2})
         if finite(group.mean):
-            means.append({**about, "x": group.mean, "at": middle, **_ends(group)})
+            ends = {"low": group.low, "high": group.high}
+            mean = {**about, "x": group.mean, "at": middle}
+            means.append(mean | ends if all(map(finite, ends.values())) else mean)
     axis = logarithmic("x", title, [max(v, floor) for v in values]) if log else axis_of("x", title)
     if limits is not None:
         axis["scale"] = alt.Scale(domain=list(limits))
     x, colour = x_of(axis), chart.colour
-    for place in [*([] if reference is None else [reference[1]]), *([0] if zero else [])]:
+    for _, place in [*extra, *[("", 0)] * zero]:
         chart.layers.append(layer("rule", [{"x": place}], "reference", x=x))
-    if reference is not None:
+    for name, place in extra:
         look = {"style": "soft", "shape": "diamond", "opacity": 1}
-        tip = tips(("x:Q", ".2f", reference[0]))
-        chart.add("point", [{"x": reference[1], "at": chart.n - 1 + MIDDLE}], look, x=x, tooltip=tip)
+        tip = tips(("x:Q", ".2f", name))
+        chart.add("point", [{"x": place, "at": chart.n - 1 + MIDDLE}], look, x=x, tooltip=tip)
     area = {"style": "band", "orient": "vertical"}
     chart.add("area", densities, area, to="to", x=x, color=colour, detail=alt.Detail("row:N"))
     chart.add("rect", boxes, "frame", to="to", x=x, x2=alt.X2("x2"))
     chart.add("rule", boxes, {"color": "@soft", "strokeWidth": 1}, to="to", x=x_of(axis, field="median"))
     tip = tips(("tip:N", "", "result"), ("x:Q", ".3~f", title))
     chart.add("point", dots, {"opacity": 0.55}, x=x, color=colour, tooltip=tip)
-    _means(chart, means, axis)
-    chart.label([*(group.label for group in groups), *([] if reference is None else [reference[0]])])
+    banded = [row for row in means if "low" in row]
+    chart.add("rule", banded, "mean", x=x_of(axis, field="low"), x2=alt.X2("high"), color=colour)
+    tip = tips("group:N", ("x:Q", ".3~f", "mean"), *[("low:Q", ".3~f"), ("high:Q", ".3~f")] * bool(banded))
+    chart.add("tick", means, {"orient": "vertical", "opacity": 1}, x=x, color=colour, tooltip=tip)
+    chart.label([*(group.label for group in groups), *(name for name, _ in extra)])
     return chart.chart()
-
-
-def _ends(group: Group) -> Row:
-    """Of a mean's interval, if both are known."""
-    return {"low": group.low, "high": group.high} if finite(group.low) and finite(group.high) else {}
-
-
-def _with_floor(title: str, floor: float) -> str:
-    said = f"; {floor:.2g}: or less"
-    return f"{title[:-1]}{said})" if title.endswith(")") else title + said
 
 
 def _density(own: Any, bounds: tuple[float, float]) -> list[tuple[float, float]]:
@@ -169,15 +166,6 @@ def _density(own: Any, bounds: tuple[float, float]) -> list[tuple[float, float]]
     grid = np.linspace(max(own.min() - margin, bounds[0]), min(own.max() + margin, bounds[1]), 60)
     density = gaussian_kde(own)(grid)
     return list(zip(grid.tolist(), (0.26 * density / density.max()).tolist(), strict=True))
-
-
-def _means(chart: _Rows, means: Sequence[Row], axis: dict[str, Any]) -> None:
-    """A short line for each mean, and its interval."""
-    banded = [row for row in means if "low" in row]
-    chart.add("rule", banded, "mean", x=x_of(axis, field="low"), x2=alt.X2("high"), color=chart.colour)
-    said = tips("group:N", ("x:Q", ".3~f", "mean"))
-    said += tips(("low:Q", ".3~f"), ("high:Q", ".3~f")) if banded else []
-    chart.add("tick", means, {"orient": "vertical", "opacity": 1}, x=x_of(axis), color=chart.colour, tooltip=said)
 
 
 def rank_groups(ranks: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:
@@ -226,15 +214,9 @@ def importance(rows: Sequence[Row], title: str) -> AnyChart:
     Args:
         rows: ``label``, ``importance``, ``sd`` (shares of the variance).
     """
-    bars = []
-    for row in rows:
-        share, sd = row["importance"], row["sd"] or 0.0
-        bars.append({"label": row["label"], "total": share, "low": share - sd, "high": share + sd})
+    ends = ((row["label"], row["importance"], row["sd"] or 0.0) for row in rows)
+    bars = [{"label": label, "total": share, "low": share - sd, "high": share + sd} for label, share, sd in ends]
     return _bars(bars, axis_of("zero", title, zero=True), {"total": "%"}).chart()
-
-
-def importance_title(r2: float, n: int) -> str:
-    return f"what shuffling costs (% of variance); held-out R2 = {r2:.2f}, n = {n}"
 
 
 def decomposition(panels: Sequence[tuple[str, Sequence[Row]]]) -> AnyChart:
@@ -245,11 +227,11 @@ def decomposition(panels: Sequence[tuple[str, Sequence[Row]]]) -> AnyChart:
     """
     charts = []
     for title, rows in panels:
-        shares = [{name: max(0.0, row[name]) for name in ("total", "first", "low", "high")} for row in rows]
         bars = [
-            {"label": row["label"], **share, "first": min(share["total"], share["first"])}
-            for row, share in zip(rows, shares, strict=True)
+            {"label": row["label"]} | {name: max(0.0, row[name]) for name in ("total", "low", "high")} for row in rows
         ]
+        for bar, row in zip(bars, rows, strict=True):
+            bar["first"] = min(bar["total"], max(0.0, row["first"]))
         axis = number("zero", "% of the variance", zero=True)
         chart = _bars(bars, axis, {"total": "with interactions, %", "first": "alone, %"})
         charts.append(alt.layer(*chart.layers).properties(title=title, height=ROW * chart.n))

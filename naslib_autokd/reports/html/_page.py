@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from naslib_autokd.reports.charts.look import PAGE, PALETTES, AnyChart, specification
 from naslib_autokd.reports.figures import Figure
 from naslib_autokd.reports.results import Row, RunData
-from naslib_autokd.reports.tables import Shown, interval
+from naslib_autokd.reports.tables import Shown
 
 Spec = dict[str, Any]
 
@@ -92,12 +92,11 @@ class Page:
             data = self._payload["data"]
             data |= {key: _columnar(rows) for key, rows in found.items() if key not in data}
             variants.append({"name": label, "spec": spec, "data": list(found)})
-        height = max(_height(variant["spec"]) for variant in variants)
         key = self._add("charts", variants)
         text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         first = variants[0]["spec"]
         kind = "chart" if "fixed" not in first["usermeta"] else f"chart picture{' one' * ('concat' not in first)}"
-        return f'<figure><div class="{kind}" style="--height:{height:.0f}px" data-chart="{key}"></div>{text}</figure>'
+        return f'<figure><div class="{kind}" data-chart="{key}"></div>{text}</figure>'
 
     def table(
         self,
@@ -125,30 +124,7 @@ def _columnar(rows: Sequence[Row]) -> Spec:
     return {"columns": columns, "rows": [[row.get(column) for column in columns] for row in rows]}
 
 
-ROOM = 72
-"""Pixels of axes and legend below and above a chart."""
-PANEL_SCALE = 2.1
-"""Least width of a panel on the page, in pixels, for a point of that on paper; as in report.js."""
-
-
-def _height(spec: Spec) -> float:
-    """About what a chart takes in a wide window, so that texts do not jump when it is drawn."""
-    parts = spec.get("concat")
-    if parts is None:
-        return float(spec["height"]) + ROOM
-    columns = max(1, min(len(parts), int(1110 / (PANEL_SCALE * spec["usermeta"]["panel"]))))
-    return sum(max(part["height"] for part in parts[k : k + columns]) + ROOM for k in range(0, len(parts), columns))
-
-
 # ---- numbers as text -----------------------------------------------------------------------------------------------
-
-
-def ranged(row: Mapping[str, Any], name: str, digits: int = 1, signed: bool = False, without: str = "") -> str:
-    """A share in percent with its interval, from the columns ``NAME_low`` and ``NAME_high``."""
-    if row.get(name) is None:
-        return without
-    ends = interval(row.get(f"{name}_low"), row.get(f"{name}_high"), digits, signed)
-    return f"{100 * row[name]:{'+' if signed else ''}.{digits}f} {ends}".strip()
 
 
 def shown(name: str, factor: float = 1, form: str = ".1f") -> Callable[[Row], str]:

@@ -13,13 +13,10 @@ _P = {"p (paired t)": ui.shown("p_value", form=".2g")}
 _P_HOLM = {"p (Holm)": ui.shown("p_holm", form=".2g")}
 
 
-def _with_ends(row: Row) -> Row:
-    """The difference of a test with the names of its ends that `ranged` knows."""
-    return {**row, "difference_low": row["low"], "difference_high": row["high"]}
-
-
-def _points(row: Row, digits: int = 2) -> str:
-    return ui.ranged(_with_ends(row), "difference", digits, signed=True, without="not known")
+def _points(row: Row) -> str:
+    """The difference of a test with its interval."""
+    ends = interval(row["low"], row["high"], 2, signed=True)
+    return "not known" if row["difference"] is None else f"{100 * row['difference']:+.2f} {ends}".strip()
 
 
 # ---- several methods -----------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@
 
   // ---- charts -----------------------------------------------------------------------------------------------------
   const TEXT = payload.config.legend.labelFontSize;
-  const PANEL_SCALE = 2.1, AXES = 72; // pixels for a point on paper; beside a panel
+  const PANEL_SCALE = 2.1, AXES = 72; // pixels for a point on paper; of axes and legends beside and below a panel
   const MANY = 600; // rows from which a chart is a canvas
   const rowsOf = new Map();
   function rows(name) {
@@ -60,14 +60,23 @@
     }
     return rowsOf.get(name);
   }
+  /** How many panels stand side by side. */
+  function columnsOf({ concat, columns, usermeta }, width) {
+    return Math.min(columns || concat.length, Math.max(1, Math.floor(width / (PANEL_SCALE * usermeta.panel))));
+  }
+  /** About what a chart takes with its axes and legends, so that texts do not jump when it is drawn. */
+  function heightOf({ spec }, width) {
+    if (!spec.concat) return spec.height + AXES;
+    const columns = columnsOf(spec, width), heights = spec.concat.map((part) => part.height + AXES);
+    return heights.reduce((sum, _, k) => sum + (k % columns ? 0 : Math.max(...heights.slice(k, k + columns))), 0);
+  }
   /** A chart of this width: legends in columns, panels side by side as they have room. */
   function fitted({ spec, data }, width) {
     const about = spec.usermeta;
     const config = coloured(payload.config);
     config.legend.columns = Math.max(1, Math.floor(width / (0.5 * TEXT * about.longest + 2.6 * TEXT)));
     const fit = { ...coloured(spec), config, datasets: Object.fromEntries(data.map((name) => [name, rows(name)])) };
-    const room = Math.max(1, Math.floor(width / (PANEL_SCALE * about.panel)));
-    if (fit.concat) fit.columns = Math.min(fit.columns || fit.concat.length, room);
+    if (fit.concat) fit.columns = columnsOf(fit, width);
     if (about.fixed) return fit;
     if (!fit.concat) return { ...fit, width, autosize: { type: "fit-x", contains: "padding" } };
     for (const part of fit.concat) part.width = Math.max(80, Math.floor(width / fit.columns) - AXES);
@@ -131,6 +140,7 @@
       drawn = result;
       unlink = (chart.spec.params || []).some(({ name }) => name === "linked") ? link(element, chart, result.view) : null;
       plot.replaceChildren(holder);
+      element.style.minHeight = "";
       element.setAttribute("data-drawn", "true");
       performance.mark("report-drawn");
     }
@@ -258,6 +268,10 @@
     if (ids) group.shows.add(again);
   }
   for (const element of document.querySelectorAll("[data-table]")) startTable(element);
+  for (const element of document.querySelectorAll("[data-chart]")) {
+    const heights = payload.charts[element.dataset.chart].map((chart) => heightOf(chart, element.clientWidth));
+    element.style.minHeight = `${Math.max(...heights)}px`;
+  }
 
   // ---- commands ---------------------------------------------------------------------------------------------------
   for (const element of document.querySelectorAll(".command")) {
