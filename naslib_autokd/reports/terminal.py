@@ -82,10 +82,6 @@ def _plain(cell: Any) -> str:
     return cell.plain if isinstance(cell, Text) else str(cell)
 
 
-def _in_bar(text: str) -> str:
-    return Text(text).plain.replace("[", "\\[")
-
-
 class Live:
     """How far a long command is: a bar or percentage in a terminal, elsewhere (a file, a notebook) a line now and then.
 
@@ -120,9 +116,9 @@ class Live:
         lines that follow need not repeat it."""
         self._end = threading.Event()
         text, in_a_line = "{task.fields[text]}", Column(no_wrap=True)
-        whole = (TextColumn(what), BarColumn(bar_width=20), TextColumn(text), TimeElapsedColumn())
+        whole = (TextColumn(what), BarColumn(bar_width=20), TextColumn(text, markup=False), TimeElapsedColumn())
         # where there is little room, what is cut off is the end of the text
-        narrow = (TextColumn("{task.percentage:>3.0f}% " + text, table_column=in_a_line),)
+        narrow = (TextColumn("{task.percentage:>3.0f}% " + text, markup=False, table_column=in_a_line),)
         columns = whole if self.console.width >= WIDTH_OF_BAR else narrow
         self._progress = Progress(*columns, console=self.console, disable=not self.has_bar)
         self._task = self._progress.add_task(what, total=1.0, text="starting")
@@ -145,7 +141,7 @@ class Live:
         """Tell what goes on if that was not done for a while (``now``: of `time.monotonic`); in a bar at once."""
         if self.has_bar:
             text = f"{self._text}{self._to_go}{self._note and f', {self._note}'}"
-            self._progress.update(self._task, text=_in_bar(text))
+            self._progress.update(self._task, text=text)
         elif now - self._said >= QUIET_S - 1:  # the next look is in a second
             going = f"{self._note or 'still at work'} ({duration(now - self._begun)})"
             begun = now - self._begun < QUIET_S - 1 and not self._note
@@ -176,7 +172,7 @@ class Live:
         if left_s is not None and fraction < 1:  # of this moment: lines that come later leave it out
             self._to_go = f", about {duration(left_s)} to go"
         text += self._to_go
-        self._progress.update(self._task, completed=fraction, text=_in_bar(text))
+        self._progress.update(self._task, completed=fraction, text=text)
         if not self.has_bar and (fraction >= self._next_line or fraction >= 1 > self._last):
             self._tell(text)
             self._stands = True

@@ -262,28 +262,6 @@ def _box(left: float, top: float, width: float, height: float) -> Row:
     return {"x": left, "x2": left + width, "y": top, "y2": top + height}
 
 
-def _edge_rows(wiring: Wiring, layout: _Layout, weights: Mapping[Edge, float]) -> list[Row]:
-    found = []
-    for place, graph, merges in graphs_of(wiring):
-        for source, target in graph.edges:
-            edge, merge = Edge(place, source, target), merges[target]
-            makes_mask = merge == "attention" and source == graph.predecessors[target][0]
-            kind = _CONCAT if merge == "concat" else _MASK if makes_mask else _PLAIN
-            about = {"key": edge.label, "merge": merge, "kind": kind, "weight": weights.get(edge)}
-            found.append({**about, **_line(layout.edges[edge])})
-    return found
-
-
-def _mark_rows(wiring: Wiring, layout: _Layout) -> list[Row]:
-    found = []
-    for place, name in operations_of(wiring):
-        left, top, _, _ = layout.boxes[place]
-        kernel = f"{OPERATIONS[name].height}×{OPERATIONS[name].width}"  # noqa: RUF001 (a times sign)
-        about = {"key": place_name(place), "operation": name, "kernel": kernel, "ink": _ink_on(COLOURS[name])}
-        found.append({**about, "x": left + _RADIUS, "y": top + _RADIUS})
-    return found
-
-
 def _of_weight(weights: Mapping[Edge, float], scale: float, legend: Mapping[str, Any]) -> dict[str, Any]:
     """Channels of a line for the weight of its edge."""
     low, high = min(weights.values()), max(weights.values())
@@ -299,89 +277,103 @@ def _of_weight(weights: Mapping[Edge, float], scale: float, legend: Mapping[str,
     }
 
 
-@dataclass(frozen=True)
-class _Network:
-    """The chart of one wiring: every cell, frame, operation and edge is a row of its data."""
+def _outline(scale: float, **look: Any) -> dict[str, Any]:
+    return {"stroke": "@text", "strokeWidth": 1.1 * scale, **look}
 
-    wiring: Wiring
-    layout: _Layout
-    scale: float
-    among: Sequence[Wiring]
-    """All wirings of the picture, which share its legend."""
-    weights: Mapping[Edge, float] = field(default_factory=dict)
-    stages: Sequence[str] = ()
-    """Their names; none for a tile of a sheet."""
 
-    def chart(self) -> alt.LayerChart:
-        height = self.layout.height + (20 / self.scale if self.stages else 0)
-        at: dict[str, Any] = {
-            "x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, self.layout.width], nice=False)),
-            "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False)),
-        }
-        outline = {"stroke": "@text", "strokeWidth": 1.1 * self.scale}
-        layers = [*self._boxes(at, outline, height), *self._lines(at, outline), *self._marks(at, outline)]
-        if self.stages:
-            middles = ((left + right) / 2 for _, left, right in self.layout.bands)
-            names = [(x, height - 10 / self.scale, name) for x, name in zip(middles, self.stages, strict=True)]
-            names += [(*place, name) for place, name in zip(self.layout.ends, ("stem", "head"), strict=True)]
-            rows = [{"x": x, "y": y, "name": name} for x, y, name in names]
-            layers.append(layer("text", rows, **at, text=alt.Text("name:N")))
-        width, high = (round(side * self.scale) for side in (self.layout.width, height))
-        return alt.layer(*layers).properties(width=width, height=high)
+def _network(
+    wiring: Wiring,
+    layout: _Layout,
+    scale: float,
+    among: Sequence[Wiring],
+    weights: Mapping[Edge, float] | None = None,
+    stages: Sequence[str] = (),
+) -> alt.LayerChart:
+    """The chart of one wiring: every cell, frame, operation and edge is a row of its data.
 
-    def _boxes(self, at: Mapping[str, Any], outline: Mapping[str, Any], height: float) -> Iterator[alt.Chart]:
-        span = {**at, "x2": alt.X2("x2"), "y2": alt.Y2("y2")}
-        for stage, left, right in self.layout.bands:
-            look: dict[str, Any] = {"fill": STAGE_COLOURS[stage], "opacity": 0.12}
-            yield layer("rect", [_box(left, 0, right - left, height)], look, **span)
-        frame = {"strokeOpacity": 0.3, "fill": "@text", "fillOpacity": 0.05}
-        for size, own in ((1, {"filled": False, "strokeOpacity": 0.65}), (2, frame)):
-            boxes = [{"key": place_name(p), **_box(*box)} for p, box in self.layout.boxes.items() if len(p) == size]
-            look = {**outline, "cornerRadius": (8 - 2 * size) * self.scale, **own}
-            yield layer("rect", boxes, look, **span)
+    Args:
+        among: All wirings of the picture, which share its legend.
+        stages: Their names; none for a tile of a sheet.
+    """
+    height, span = layout.height + (20 / scale if stages else 0), {"x2": alt.X2("x2"), "y2": alt.Y2("y2")}
+    layers = []
+    for stage, left, right in layout.bands:
+        tint = {"fill": STAGE_COLOURS[stage], "opacity": 0.12}
+        layers.append(layer("rect", [_box(left, 0, right - left, height)], tint, **span))
+    frame = {"strokeOpacity": 0.3, "fill": "@text", "fillOpacity": 0.05}
+    for size, look in ((1, {"filled": False, "strokeOpacity": 0.65}), (2, frame)):
+        boxes = [{"key": place_name(p), **_box(*box)} for p, box in layout.boxes.items() if len(p) == size]
+        layers.append(layer("rect", boxes, _outline(scale, cornerRadius=(8 - 2 * size) * scale, **look), **span))
+    layers += [
+        *_lines(wiring, layout, scale, among, weights or {}),
+        *_marks(wiring, layout, scale, among, bool(stages)),
+    ]
+    if stages:
+        middles = ((left + right) / 2 for _, left, right in layout.bands)
+        names = [(x, height - 10 / scale, name) for x, name in zip(middles, stages, strict=True)]
+        names += [(*place, name) for place, name in zip(layout.ends, ("stem", "head"), strict=True)]
+        layers.append(layer("text", [{"x": x, "y": y, "name": name} for x, y, name in names], text=alt.Text("name:N")))
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, layout.width], nice=False))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False))
+    width, high = (round(side * scale) for side in (layout.width, height))
+    return alt.layer(*layers).encode(x=x, y=y).properties(width=width, height=high)
 
-    def _lines(self, at: Mapping[str, Any], outline: Mapping[str, Any]) -> Iterator[alt.Chart]:
-        stubs = [{"key": index, **_line(points)} for index, points in enumerate(self.layout.stubs)]
-        edges, legend = _edge_rows(self.wiring, self.layout, self.weights), {"orient": "bottom", "symbolSize": 400}
-        legend["symbolType"] = "stroke"
-        used = {merge for wiring in self.among for _, _, merges in graphs_of(wiring) for merge in merges}
-        dashed = [kind for kind, merge in ((_CONCAT, "concat"), (_MASK, "attention")) if merge in used]
-        dashes = alt.Scale(domain=list(_DASHES), range=list(_DASHES.values()))
-        key = alt.Legend(**legend, values=dashed) if dashed else None
-        tip = tips(("key:N", "", "edge"), "merge:N")
-        own: dict[str, Any] = {"strokeDash": alt.StrokeDash("kind:N", scale=dashes, legend=key), "tooltip": tip}
-        layers: list[tuple[list[Row], dict[str, Any], dict[str, Any]]]
-        layers = [(stubs, {**outline, "strokeOpacity": 0.35}, {})]
-        layers.append(([row for row in edges if row["weight"] is None], {**outline, "strokeOpacity": 0.6}, own))
-        if self.weights:
-            own = {**own, "tooltip": [*tip, *tips(("weight:Q", ".3f"))]}
-            own |= _of_weight(self.weights, self.scale, legend)
-            layers.append(([row for row in edges if row["weight"] is not None], {}, own))
-        for rows, look, channels in layers:
-            if rows:
-                channels = {**at, "detail": alt.Detail("key:N"), **channels}
-                yield layer(
-                    "line", rows, {"interpolate": "basis", "order": False, **look}, **channels
-                ).transform_flatten(["x", "y"])
 
-    def _marks(self, at: Mapping[str, Any], outline: Mapping[str, Any]) -> Iterator[alt.Chart]:
-        counts = Counter(name for wiring in self.among for _, name in operations_of(wiring))
-        names, rows = [name for name in OPERATIONS if counts[name]], _mark_rows(self.wiring, self.layout)
-        said = {name: f"{name} ({counts[name]})" if len(self.among) == 1 else name for name in names}
-        words = f"{json.dumps(said)}[datum.value]"
-        key = alt.Legend(orient="bottom", labelExpr=words, symbolStrokeWidth=0.6)
-        fills = alt.Scale(domain=names, range=[COLOURS[name] for name in names])
-        shapes = alt.Scale(domain=names, range=[_OUTLINES[OPERATIONS[name].kind] for name in names])
-        look = {**outline, "size": (2 * _RADIUS * self.scale) ** 2, "opacity": 1, "strokeWidth": 0.6 * self.scale}
-        yield layer(
-            "point", rows, look, **at,
-            fill=alt.Fill("operation:N", scale=fills, legend=key),
-            shape=alt.Shape("operation:N", scale=shapes, legend=key),
-            tooltip=tips(("key:N", "", "place"), "operation:N"),
-        )  # fmt: skip
-        if self.stages and len(rows) < DETAILED:
-            small = {"fontSize": 7.5 * self.scale, "tooltip": False}
-            yield layer("text", rows, small, **at, text=alt.Text("kernel:N"), color=alt.Color("ink:N", scale=None))
+def _lines(
+    wiring: Wiring, layout: _Layout, scale: float, among: Sequence[Wiring], weights: Mapping[Edge, float]
+) -> Iterator[alt.Chart]:
+    plain, weighted = list[Row](), list[Row]()
+    for place, graph, merges in graphs_of(wiring):
+        for source, target in graph.edges:
+            edge, merge = Edge(place, source, target), merges[target]
+            makes_mask = merge == "attention" and source == graph.predecessors[target][0]
+            kind = _CONCAT if merge == "concat" else _MASK if makes_mask else _PLAIN
+            about = {"key": edge.label, "merge": merge, "kind": kind, "weight": weights.get(edge)}
+            (weighted if edge in weights else plain).append({**about, **_line(layout.edges[edge])})
+    used = {merge for wiring in among for _, _, merges in graphs_of(wiring) for merge in merges}
+    dashed = [kind for kind, merge in ((_CONCAT, "concat"), (_MASK, "attention")) if merge in used]
+    dashes = alt.Scale(domain=list(_DASHES), range=list(_DASHES.values()))
+    legend = {"orient": "bottom", "symbolSize": 400, "symbolType": "stroke"}
+    key = alt.Legend(**legend, values=dashed) if dashed else None
+    tip = tips(("key:N", "", "edge"), "merge:N")
+    own: dict[str, Any] = {"strokeDash": alt.StrokeDash("kind:N", scale=dashes, legend=key), "tooltip": tip}
+    stubs = [{"key": index, **_line(points)} for index, points in enumerate(layout.stubs)]
+    layers = [(stubs, _outline(scale, strokeOpacity=0.35), {}), (plain, _outline(scale, strokeOpacity=0.6), own)]
+    if weighted:
+        told = {"tooltip": [*tip, *tips(("weight:Q", ".3f"))], **_of_weight(weights, scale, legend)}
+        layers.append((weighted, {}, own | told))
+    for rows, look, channels in layers:
+        if rows:
+            look = {"interpolate": "basis", "order": False, **look}
+            yield layer("line", rows, look, detail=alt.Detail("key:N"), **channels).transform_flatten(["x", "y"])
+
+
+def _marks(
+    wiring: Wiring, layout: _Layout, scale: float, among: Sequence[Wiring], detailed: bool
+) -> Iterator[alt.Chart]:
+    rows = []
+    for place, name in operations_of(wiring):
+        left, top, _, _ = layout.boxes[place]
+        kernel = f"{OPERATIONS[name].height}×{OPERATIONS[name].width}"  # noqa: RUF001 (a times sign)
+        about = {"key": place_name(place), "operation": name, "kernel": kernel, "ink": _ink_on(COLOURS[name])}
+        rows.append({**about, "x": left + _RADIUS, "y": top + _RADIUS})
+    counts = Counter(name for wiring in among for _, name in operations_of(wiring))
+    names = [name for name in OPERATIONS if counts[name]]
+    said = {name: f"{name} ({counts[name]})" if len(among) == 1 else name for name in names}
+    key = alt.Legend(orient="bottom", labelExpr=f"{json.dumps(said)}[datum.value]", symbolStrokeWidth=0.6)
+    fills = alt.Scale(domain=names, range=[COLOURS[name] for name in names])
+    shapes = alt.Scale(domain=names, range=[_OUTLINES[OPERATIONS[name].kind] for name in names])
+    yield layer(
+        "point",
+        rows,
+        _outline(scale, size=(2 * _RADIUS * scale) ** 2, opacity=1, strokeWidth=0.6 * scale),
+        fill=alt.Fill("operation:N", scale=fills, legend=key),
+        shape=alt.Shape("operation:N", scale=shapes, legend=key),
+        tooltip=tips(("key:N", "", "place"), "operation:N"),
+    )
+    if detailed and len(rows) < DETAILED:
+        small = {"fontSize": 7.5 * scale, "tooltip": False}
+        yield layer("text", rows, small, text=alt.Text("kernel:N"), color=alt.Color("ink:N", scale=None))
 
 
 def _ink_on(colour: str) -> str:
@@ -433,7 +425,7 @@ def _one(part: Part, weights: Mapping[Edge, float], title: str) -> AnyChart:
         note += " Merge weights are sigmoid(w) after training, 0.73 before; only inputs have none."
     layout = _layout(wiring)
     scale = min(1.0, WIDEST / layout.width)
-    network = _Network(wiring, layout, scale, [wiring], weights, _stage_names(spec, layout, scale)).chart()
+    network = _network(wiring, layout, scale, [wiring], weights, _stage_names(spec, layout, scale))
     lines, title = [_facts(part, channels=True), note], title or f"Wiring {wiring.digest}"
     head = _title(title, lines, max(600, layout.width * scale), anchor="start")
     chart: AnyChart = network.properties(title=head, usermeta=_FIXED, description=f"{title}: {lines[0]}")
@@ -454,7 +446,7 @@ def _sheet(parts: Sequence[Part], title: str, captions: Sequence[str]) -> AnyCha
     ):
         scale = min(scale, 2.5 * min(own)) if max(own) > 2.5 * min(own) else min(own)
         head = _title(caption, [_facts(part)], _TILE, anchor="middle", orient="bottom", fontSize=12)
-        tiles.append(_Network(part[0], layout, scale, wirings).chart().properties(title=head))
+        tiles.append(_network(part[0], layout, scale, wirings).properties(title=head))
     chart: AnyChart = alt.concat(*tiles, columns=_COLUMNS, center=True, spacing=22)
     head = {"title": _title(title, [], _COLUMNS * _TILE, anchor="start")} if title else {}
     return chart.properties(usermeta={**_FIXED, "panel": 170}, description=f"{title}: {', '.join(captions)}", **head)
