@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from naslib_autokd.reports.html import _page as ui
-from naslib_autokd.reports.html.search import SMALL, answer, finals_table, pictures
+from naslib_autokd.reports.html.search import SMALL, answer, finals_table, pictures, student_cards
 from naslib_autokd.reports.results import Row, RunData
-from naslib_autokd.reports.tables import interval, percent
+from naslib_autokd.reports.tables import interval
 
 _P = {"p (paired t)": ui.shown("p_value", form=".2g")}
 _P_HOLM = {"p (Holm)": ui.shown("p_holm", form=".2g")}
@@ -97,22 +97,9 @@ def _ranks(ranks: Sequence[Row]) -> str:
 def baselines_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     rows = run.table("methods")
     best = next(row for row in rows if row["method"] == run.answer["best"])
-    n = best["n"]
-    ends = interval(best["test_accuracy_low"], best["test_accuracy_high"])
-    teacher = (run.teacher or {}).get("test_accuracy")
-    yield ui.lead(
-        "Students with the losses of the literature, under one protocol. The best of them by validation accuracy:"
-    )
-    yield ui.cards(
-        (
-            "test accuracy",
-            percent(best["test_accuracy"]),
-            best["method"] + f", {ends}, 95% interval over {n} seeds" * bool(ends),
-        ),
-        None if teacher is None else ("teacher", percent(teacher)),
-        ("parameters", ui.count(best["n_params"])),
-        ("multiply-adds per image", ui.count(best["macs"])),
-    )
+    said = "Students with the losses of the literature, under one protocol. The best of them by validation accuracy: "
+    yield ui.lead(f"{said}{best['method']}, means over its seeds.")
+    yield student_cards(run, best, f"{best['n']} seeds")
     yield ui.listed(run.conclusions)
     for shown in run.answer["tables"]:
         yield ui.heading("Students and losses") + ui.lead(shown.title) + ui.texts(shown)

@@ -30,7 +30,7 @@ def answer(page: ui.Page, run: RunData) -> Iterator[str]:
         if run.kind == "comparison":
             of = "of all methods' final students the best by validation, judged once"
         yield ui.lead(f"The student that is kept: {of}.")
-        yield _student_cards(run, student)
+        yield student_cards(run, student, f"{student['n_test'] or 0:,} test images")
     elif found.get("val_accuracy") is not None:
         yield ui.lead(
             "No student has been judged on the test images yet: this is the best family so far, by validation."
@@ -50,10 +50,10 @@ def answer(page: ui.Page, run: RunData) -> Iterator[str]:
         yield ui.heading("Take it with you") + ui.command(run.export_command)
 
 
-def _student_cards(run: RunData, student: Mapping[str, Any]) -> str:
+def student_cards(run: RunData, student: Mapping[str, Any], over: str) -> str:
+    """A student against the teacher; ``over``: what its interval is over."""
     teacher = (run.teacher or {}).get("test_accuracy")
-    ends = interval(student.get("test_accuracy_low"), student.get("test_accuracy_high"))
-    over = f"{ends}, 95% interval over {student['n_test']:,} test images" if ends else ""
+    ends = interval(student["test_accuracy_low"], student["test_accuracy_high"])
     against: tuple[str, ...] | None = None if teacher is None else ("teacher", percent(teacher))
     if student.get("difference") is not None:
         between = interval(student.get("difference_low"), student.get("difference_high"), signed=True)
@@ -61,7 +61,7 @@ def _student_cards(run: RunData, student: Mapping[str, Any]) -> str:
         against = ("against the teacher", difference, f"{between and f'{between}, '}teacher {percent(teacher)}")
     agreement = student.get("test_agreement")
     return ui.cards(
-        ("test accuracy", percent(student["test_accuracy"]), over),
+        ("test accuracy", percent(student["test_accuracy"]), f"{ends}, 95% interval over {over}" if ends else ""),
         against,
         ("parameters", ui.count(student["n_params"]), ui.ratio(student.get("params_ratio"), "fewer")),
         ("multiply-adds per image", ui.count(student["macs"]), ui.ratio(student.get("macs_ratio"), "fewer")),

@@ -105,20 +105,15 @@ def front_rows(
     """
     values, places = objective_table(trials, objectives)
     observed, kept = set(pareto_front(values).tolist()), set(places if shown is None else shown)
-    lines = [
-        (
-            trials[place].number,
-            trials[place].candidate_digest,
-            index in observed and not expected,
-            False,
-            *values[index],
+    lines: list[tuple[Any, ...]] = []
+    for index, place in enumerate(places):
+        if index in observed or place in kept:
+            on_front = index in observed and not expected
+            lines.append((trials[place].number, trials[place].candidate_digest, on_front, False, *values[index]))
+    for family in expected:
+        lines.append(
+            (None, family["candidate_digest"], True, True, *(family["objectives"][name] for name in objectives))
         )
-        for index, place in enumerate(places)
-        if index in observed or place in kept
-    ]
-    lines += [
-        (None, f["candidate_digest"], True, True, *(f["objectives"][name] for name in objectives)) for f in expected
-    ]
     return table(f"number family on_front expected {' '.join(objectives)}", lines)
 
 
