@@ -20,6 +20,7 @@ from report_folders import Text, counts, final, write_baselines, write_compariso
 
 from naslib_autokd.records import TrialStore
 from naslib_autokd.reports import paper
+from naslib_autokd.reports.charts import images
 from naslib_autokd.reports.charts.curves import curves
 from naslib_autokd.reports.charts.look import (
     DASHES,
@@ -424,6 +425,23 @@ def test_the_palette_is_okabe_and_itos() -> None:
     own = {PALETTES["paper"][f"c{i}"] for i in range(N_COLOURS)}
     assert own == {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"}
     assert set(PALETTES["light"]) == set(PALETTES["dark"]) == set(PALETTES["paper"])
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_few_and_many_confusions_have_one_hue(theme: str) -> None:
+    rows = [{"true": "a", "predicted": name, "n": n} for name, n in (("a", 85), ("b", 4), ("c", 11))]
+    spec = {**specification(images.confusion(rows, ["a", "b", "c"], "student")), "config": PAGE}
+    svg = str(vl_convert.vegalite_to_svg(coloured(spec, PALETTES[theme])))
+    found = np.array(re.findall(r'fill="rgb\((\d+), (\d+), (\d+)\)"', svg), dtype=float)
+    ground, heat = (np.array([*bytes.fromhex(PALETTES[theme][name][1:])], dtype=float) for name in ("bg", "heat"))
+    np.testing.assert_allclose(found, [ground + share * (heat - ground) for share in (4 / 11, 1.0)], atol=1)
+
+
+def test_lines_of_the_worst_trainings_do_not_look_as_outside_a_range(runs: dict[str, RunData]) -> None:
+    spec = specification(run_charts(runs["search"])["parallel_coordinates"].chart)
+    colour = spec["layer"][0]["encoding"]["color"]
+    assert colour["value"] == "@grid"  # outside
+    assert "@grid" not in colour["condition"]["scale"]["range"]
 
 
 def test_counts_of_many_classes_are_a_matrix_without_numbers(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def parallel(meta: Sequence[Row], rows: Sequence[Row]) -> AnyChart:
     titles = json.dumps([entry["title"] for entry in (*meta, accuracy)])
     axis = alt.Axis(labelExpr=f"{titles}[datum.value]", labelAngle=-35, grid=True, labelOverlap=False, domain=False)
     x, y = alt.X("axis:O", title=None, axis=axis, scale=alt.Scale(type="point")), alt.Y("share:Q", axis=None)
-    scale = alt.Scale(range=["@grid", "@c0", "@text"], zero=False)
+    scale = alt.Scale(range=["@line", "@c0", "@text"], zero=False)
     colour = where_linked(alt.Color("y:Q", scale=scale, legend=None))
     thin = {"style": "faint", "opacity": max(0.15, min(0.8, 60 / len(found)))}
     said = tips(("id:N", "", "trial"), ("y:Q", ".2f", "validation, %"))

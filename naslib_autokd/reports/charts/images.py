@@ -72,7 +72,8 @@ def confusion(rows: Sequence[Row], classes: Sequence[str], who: str) -> AnyChart
     y = alt.Y("true:N", title="true class", scale=order, axis=alt.Axis(**bare))
     most = max((cell["wrong"] for cell in cells if cell["wrong"]), default=1.0)
     legend = None if few else alt.Legend(title="% of the true class")
-    colour = alt.Color("wrong:Q", scale=alt.Scale(domain=[0, most], range=["@bg", "@heat"]), legend=legend)
+    heat = alt.Scale(domain=[0, most], range=["@bg", "@heat"], interpolate="rgb")  # hcl goes by way of other hues
+    colour = alt.Color("wrong:Q", scale=heat, legend=legend)
     said = tips("true:N", "said:N", ("n:Q", "", "images"), ("wrong:Q", ".1f", "%"))
     layers = [layer("rect", [cell for cell in cells if cell["wrong"]], x=x, y=y, color=colour, tooltip=said)]
     if few:
