@@ -1,20 +1,25 @@
 """A search for the device: students at equal latency in ONNX Runtime, searched, hand-designed and pruned.
 
-    OMP_NUM_THREADS=1 python benchmarks/device.py --seeds 3     # an hour on one core; continues, takes more seeds
+    OMP_NUM_THREADS=1 python benchmarks/device.py --seeds 10    # an hour on one core; continues, takes more seeds
+    OMP_NUM_THREADS=1 python benchmarks/device.py --seeds 3 --presets hnag-small --long
+    OMP_NUM_THREADS=1 python benchmarks/device.py --seeds 10 --limits 0.34 --teacher resnet20.safetensors \\
+        --task benchmarks/results/cifar10/task.yaml --data-dir IMAGES
     python benchmarks/device.py --table                         # what is there
 
-cluttered-digits without a limit of parameters that matters: students may take ``--limits`` of their teacher's latency
+A task without a limit of parameters that matters: students may take ``--limits`` of their teacher's latency
 at batch 1. Both are timed in turns, and the least of many calls counts, so that other work changes little.
 For each limit and seed:
 
-    family        AutoKD searches hnag-small (12 trials), and a student of what it found is trained
-    default       a student of the space's default family
-    rivals        `runners.rivals`: resnet8, resnet14, MobileNetV2, ShuffleNetV2, the pruned teacher (needs
-                  torch-pruning), each in the width that keeps the limit
+    hnag-device, hnag-small  AutoKD searches this space (12 trials), and a student of what it found is trained
+    ..., default    a student of the space's default family
+    rivals          `runners.rivals`: resnet8, resnet14, MobileNetV2, ShuffleNetV2, the pruned teacher (needs
+                    torch-pruning), each in the width that keeps the limit
     narrow teacher  the pruned teacher's network with new weights: what its shape alone is worth
 
-All learn from the same teacher, in the task's 9 epochs; rivals at T = 4 and weight 0.9. "long": in as many epochs as
-fit into the modelled CPU seconds of the family's search and training. Channels are multiples of ``--multiple``.
+All learn from the same teacher, in the task's full budget; rivals at T = 4 and weight 0.9. ``--long``: the families of
+the first space and the rivals also in as many epochs as fit into the modelled CPU seconds of the search and training of
+this family. Channels are multiples of ``--multiple``. The folder of pictures and the teacher are those of
+``benchmarks/cifar10.py``.
 
 ``results/device.jsonl`` has a line for each training, ``results/device.json`` the table.
 """
@@ -24,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +56,10 @@ NAMES = ("resnet8", "resnet14", "mobilenet_v2", "shufflenet_v2", rivals.PRUNED)
 MAX_PARAMS = 200_000
 N_TRIALS = 12
 BATCHES = (1, 64)
-LONG = ", long"
+SPACES = ("hnag-device", "hnag-small")
+LONG, DEFAULT = ", long", ", default"
+Key = tuple[str, float]
+"""Task and limit."""
 
 
 class OfTeachers(BaselineEvaluator):
@@ -103,16 +112,17 @@ def narrow(evaluator: OfTeachers, name: str) -> nn.Module:
     return network
 
 
-def trainings(limit: float, seed: int, multiple: int, fits: dict[str, Any], done: set[str]) -> Iterator[dict[str, Any]]:
-    task = get_task("cluttered-digits", max_params=MAX_PARAMS, width_multiple=multiple)
-    evaluator = OfTeachers(task, limits=StudentLimits(max_latency_s=limit))
-    space = get_search_space(task.preset)
-    if str(limit) not in fits:
+def trainings(
+    evaluator: OfTeachers, options: argparse.Namespace, seed: int, fits: dict[str, Any], done: set[str]
+) -> Iterator[dict[str, Any]]:
+    task, limit = evaluator.task, evaluator.limits.max_latency_s
+    assert limit is not None
+    key, fit = (task.name, limit), f"{task.name}, {limit}"
+    if fit not in fits:
         print(f"rivals at {limit} of the teacher's latency", flush=True)
         fitted, left_out = rivals.fitted(evaluator, NAMES, lambda _: task.max_budget_epochs, print)
-        fits[str(limit)] = {"rivals": [one.name for one in fitted.values()], "left_out": left_out}
-        print(fits[str(limit)], flush=True)
-    names = fits[str(limit)]["rivals"]
+        fits[fit] = {"rivals": [one.name for one in fitted.values()], "left_out": left_out}
+        print(fits[fit], flush=True)
     weights = derive_seed(seed, "baselines")  # as in compare-kd: all networks of a seed see the same batches
 
     def line(arm: str, make: Callable[[], nn.Module], kd: Any, epochs: int, **more: Any) -> dict[str, Any]:
@@ -120,6 +130,7 @@ def trainings(limit: float, seed: int, multiple: int, fits: dict[str, Any], done
         result = evaluator.judge(model, result)
         shares = [evaluator.share(model, batch) for batch in BATCHES]
         row = {
+            "task": task.name,
             "limit": limit,
             "seed": seed,
             "arm": arm,
@@ -138,36 +149,40 @@ def trainings(limit: float, seed: int, multiple: int, fits: dict[str, Any], done
         spec = evaluator.student_spec(candidate, weights)
         return lambda: evaluator.build_student(spec, weights)
 
-    if "family" not in done:
-        result = search(task, "autokd", evaluator=evaluator, space=space, n_trials=N_TRIALS, seed=seed)
-        refused = sum(trial.refused for trial in result.trials)
-        about = {"search_s": round(result.training_seconds, 1), "refused": refused, "trials": len(result.trials)}
-        found: Any = result.candidate
-        about |= {"candidate": found.to_dict()}
-        yield line("family", of(found), found.kd, task.max_budget_epochs, **about)
-    if "family, long" not in done:
-        found = Candidate.from_dict(row_of(limit, seed)["candidate"])
-        epochs = rivals.epochs_in(evaluator, time_of(limit, seed))(of(found)())
-        yield line("family, long", of(found), found.kd, epochs)
-    if "default" not in done:
-        try:
-            default = space.default_candidate()
-            yield line("default", of(default), default.kd, task.max_budget_epochs)
-        except LimitError as error:
-            fits[str(limit)]["left_out"]["default"] = str(error)
-    kd = LossSettings("kd")
-    for name in names:
-        for arm in (name, f"{name}{LONG}"):
-            if arm not in done:
-                seconds = time_of(limit, seed) if arm != name else 0.0
-                made = rivals.network(evaluator, name)
-                epochs = rivals.epochs_in(evaluator, seconds)(made) if seconds else task.max_budget_epochs
-                yield line(arm, lambda: rivals.network(evaluator, name), kd, epochs)  # noqa: B023
-        if name.startswith(rivals.PRUNED) and "narrow teacher" not in done:
-            yield line("narrow teacher", lambda: narrow(evaluator, name), kd, task.max_budget_epochs)  # noqa: B023
-            seconds = time_of(limit, seed)
-            epochs = rivals.epochs_in(evaluator, seconds)(rivals.network(evaluator, name))
-            yield line("narrow teacher, long", lambda: narrow(evaluator, name), kd, epochs)  # noqa: B023
+    for name in options.presets:
+        space = get_search_space(name)
+        if name not in done:
+            result = search(task, "autokd", evaluator=evaluator, space=space, n_trials=N_TRIALS, seed=seed)
+            refused = sum(trial.refused for trial in result.trials)
+            about = {"search_s": round(result.training_seconds, 1), "refused": refused, "trials": len(result.trials)}
+            found: Any = result.candidate
+            about |= {"candidate": found.to_dict()}
+            yield line(name, of(found), found.kd, task.max_budget_epochs, **about)
+        if name + DEFAULT not in done:
+            try:
+                default = space.default_candidate()
+                yield line(name + DEFAULT, of(default), default.kd, task.max_budget_epochs)
+            except LimitError as error:
+                fits[fit]["left_out"][name + DEFAULT] = str(error)
+
+    first = options.presets[0]
+
+    def long_epochs(made: nn.Module) -> int:
+        return rivals.epochs_in(evaluator, time_of(key, seed, first))(made)
+
+    if options.long and first + LONG not in done:
+        found = Candidate.from_dict(row_of(key, seed, first)["candidate"])
+        yield line(first + LONG, of(found), found.kd, long_epochs(of(found)()))
+    made_by: dict[str, Callable[[], nn.Module]] = {}
+    for name in fits[fit]["rivals"]:
+        made_by[name] = partial(rivals.network, evaluator, name)
+        if name.startswith(rivals.PRUNED):
+            made_by["narrow teacher"] = partial(narrow, evaluator, name)
+    for arm, make in made_by.items():
+        if arm not in done:
+            yield line(arm, make, LossSettings("kd"), task.max_budget_epochs)
+        if options.long and arm + LONG not in done:
+            yield line(arm + LONG, make, LossSettings("kd"), long_epochs(make()))
 
 
 def rows() -> list[dict[str, Any]]:
@@ -175,45 +190,54 @@ def rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def row_of(limit: float, seed: int) -> dict[str, Any]:
-    """The family's."""
-    return next(row for row in rows() if (row["limit"], row["seed"], row["arm"]) == (limit, seed, "family"))
+def row_of(key: Key, seed: int, space: str) -> dict[str, Any]:
+    """Of the family that a search of this space found."""
+    return next(row for row in rows() if (*key_of(row), row["seed"], row["arm"]) == (*key, seed, space))
 
 
-def time_of(limit: float, seed: int) -> float:
-    """Modelled CPU seconds of the family's search and its final training."""
-    row = row_of(limit, seed)
+def key_of(row: dict[str, Any]) -> Key:
+    return row["task"], row["limit"]
+
+
+def time_of(key: Key, seed: int, space: str) -> float:
+    """Modelled CPU seconds of the search in this space and of the final training of what it found."""
+    row = row_of(key, seed, space)
     return float(row["search_s"] + row["model_s"])
 
 
 def table() -> list[dict[str, Any]]:
-    """One entry for each limit and arm: means over the seeds, and the paired difference to the family's.
+    """One entry for each task, limit and arm: means over the seeds, and the paired difference to the families' of the
+    first of `SPACES` that is there.
 
     Of what was trained long to the family's student that was, where there is one.
     """
-    groups: dict[tuple[float, str], dict[int, dict[str, Any]]] = {}
+    groups: dict[tuple[Key, str], dict[int, dict[str, Any]]] = {}
     for row in rows():
-        groups.setdefault((row["limit"], row["arm"]), {})[row["seed"]] = row
+        groups.setdefault((key_of(row), row["arm"]), {})[row["seed"]] = row
     found = []
-    for (limit, arm), own in groups.items():
-        as_long = arm.endswith(LONG) and arm != f"family{LONG}" and (limit, f"family{LONG}") in groups
-        family = groups[limit, f"family{LONG}" if as_long else "family"]
+    for (key, arm), own in groups.items():
+        length = LONG if arm.endswith(LONG) else ""
+        reference = next(name for name in SPACES if (key, name + length) in groups) + length
+        family = groups[key, reference]
         seeds = sorted(set(own) & set(family))
-        paired = paired_difference(*([side[s]["test_accuracy"] for s in seeds] for side in (own, family)))
+        own_tests, family_tests = ([side[seed]["test_accuracy"] for seed in seeds] for side in (own, family))
+        paired = paired_difference(own_tests, family_tests)
         mean = {
-            key: float(np.mean([row[key] for row in own.values()]))
-            for key in ("n_params", "macs", "epochs", "model_s", "seconds")
+            name: float(np.mean([row[name] for row in own.values()]))
+            for name in ("n_params", "macs", "epochs", "model_s", "seconds")
         }
         shares = np.mean([row["share_of_teacher"] for row in own.values()], axis=0)
         found.append(
             {
-                "limit": limit,
+                "task": key[0],
+                "limit": key[1],
                 "arm": arm,
                 "n": len(own),
                 "test": _percent(mean_interval([row["test_accuracy"] for row in own.values()])),
-                "minus_family": _percent(paired.difference) if arm != "family" else None,
-                "p": paired.p_value if arm != "family" else None,
-                **{key: round(value, 2) for key, value in mean.items()},
+                "minus_family": _percent(paired.difference) if arm != reference else None,
+                "pairs": len(seeds),
+                "p": paired.p_value if arm != reference else None,
+                **{name: round(value, 2) for name, value in mean.items()},
                 "share_of_teacher": [round(float(share), 3) for share in shares],
             }
         )
@@ -231,38 +255,51 @@ def show(entries: list[dict[str, Any]]) -> None:
         mean, low, high = values
         return f"{mean:{sign}.1f}" + ("" if low is None else f" [{low:{sign}.1f}, {high:{sign}.1f}]")
 
-    for limit in dict.fromkeys(entry["limit"] for entry in entries):
-        print(f"\nat most {limit} of the teacher's latency at batch 1\n")
-        print("| | test, % | minus the family as long | parameters | MMACs | of the teacher's time | epochs | s |")
-        print("|---|---|---|---|---|---|---|---|")
+    for task, limit in dict.fromkeys(map(key_of, entries)):
+        print(f"\n{task}, at most {limit} of the teacher's latency at batch 1\n")
+        print("| | test, % | minus the family's | seeds | parameters | MMACs | of the teacher's time | epochs | s |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for entry in sorted(entries, key=lambda entry: -entry["test"][0]):
-            if entry["limit"] == limit:
+            if key_of(entry) == (task, limit):
                 shares = ", ".join(f"{share:.2f}" for share in entry["share_of_teacher"])
                 print(
                     f"| {entry['arm']} | {ranged(entry['test'])} | {ranged(entry['minus_family'], '+')} | "
-                    f"{entry['n_params']:,.0f} | {entry['macs'] / 1e6:.2f} | {shares} | {entry['epochs']:.0f} | "
-                    f"{entry['model_s']:.1f} |"
+                    f"{entry['n']} | {entry['n_params']:,.0f} | {entry['macs'] / 1e6:.2f} | {shares} | "
+                    f"{entry['epochs']:.0f} | {entry['model_s']:.1f} |"
                 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="cluttered-digits", help="name or file (default: %(default)s)")
+    parser.add_argument("--data-dir", help="folder of the pictures, if the task has one")
+    parser.add_argument("--teacher", help="file of the teacher (default: the task's own)")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--limits", default="0.95,2")
+    parser.add_argument("--limits", default="0.95")
     parser.add_argument("--multiple", type=int, default=16)
+    parser.add_argument("--presets", nargs="+", choices=SPACES, default=SPACES, help="spaces that are searched")
+    parser.add_argument("--long", action="store_true", help="also at the time of the first space's search")
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     path, summary = RESULTS / "device.jsonl", RESULTS / "device.json"
     kept = json.loads(summary.read_text()) if summary.exists() else {"fits": {}}
-    limits = [float(text) for text in options.limits.split(",")]
-    for seed in range(0 if options.table else options.seeds):
-        for limit in limits:
-            done = {row["arm"] for row in rows() if (row["limit"], row["seed"]) == (limit, seed)}
-            for row in trainings(limit, seed, options.multiple, kept["fits"], done):
+    limits = [] if options.table else [float(text) for text in options.limits.split(",")]
+    task = get_task(
+        options.task,
+        max_params=MAX_PARAMS,
+        width_multiple=options.multiple,
+        **({"data_dir": options.data_dir} if options.data_dir else {}),
+    )
+    evaluators = [OfTeachers(task, teacher=options.teacher, limits=StudentLimits(max_latency_s=one)) for one in limits]
+    for seed in range(options.seeds):
+        for evaluator, limit in zip(evaluators, limits, strict=True):
+            key = (evaluator.task.name, limit)
+            done = {row["arm"] for row in rows() if (*key_of(row), row["seed"]) == (*key, seed)}
+            for row in trainings(evaluator, options, seed, kept["fits"], done):
                 with path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                print(limit, seed, row["arm"], f"{100 * row['test_accuracy']:.1f}", row["share_of_teacher"], flush=True)
+                print(*key, seed, row["arm"], f"{100 * row['test_accuracy']:.1f}", row["share_of_teacher"], flush=True)
             kept |= {"table": table(), "environment": environment()}
             summary.write_text(json.dumps(kept, indent=1) + "\n")
     show(table())

@@ -41,7 +41,7 @@ from typing import Any
 from naslib_autokd.plugin.loader import load_naslib
 from naslib_autokd.tasks import TASKS, Task, TaskError, did_you_mean, get_task
 
-PRESETS = {"hnag": None, "hnag-small": "hnag-small", "hnag-wide": "hnag-wide"}
+PRESETS = {"hnag": None} | {name: name for name in ("hnag-wide", "hnag-small", "hnag-device")}
 SPACES: dict[str, tuple[str | None, str]] = {
     name + suffix: (preset, mode)
     for name, preset in PRESETS.items()

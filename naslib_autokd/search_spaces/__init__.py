@@ -23,7 +23,7 @@ def _hnag(preset: str, **options: Any) -> Any:
 
 
 SEARCH_SPACES: dict[str, Callable[..., Any]] = {
-    preset: partial(_hnag, preset) for preset in ("hnag", "hnag-wide", "hnag-small")
+    preset: partial(_hnag, preset) for preset in ("hnag", "hnag-wide", "hnag-small", "hnag-device")
 }
 """Name -> ``factory(**options)``; entry points extend it. Importing this imports no space."""
 

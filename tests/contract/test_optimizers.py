@@ -381,7 +381,7 @@ def test_a_trial_of_another_space_is_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", [name for name in QUICK if not name.startswith("smac") and ":" not in name])
-@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small"])
+@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small", "hnag-device"])
 def test_the_real_space_is_searched(case: str, preset: str) -> None:
     space = HNAGSpace(preset)
     optimizer = build(case, space=space)

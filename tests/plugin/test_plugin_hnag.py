@@ -85,7 +85,7 @@ def test_an_architecture_is_a_family_or_a_wiring_of_the_space() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small"])
+@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small", "hnag-device"])
 def test_every_preset_searches(preset: str, mode: str) -> None:
     graph = sampled(mode, preset=preset)
     length = len(graph.encode())

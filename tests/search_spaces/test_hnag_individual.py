@@ -182,7 +182,7 @@ def test_equal_means_trained_alike() -> None:
     assert other.digest != a.digest
 
 
-@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small"])
+@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small", "hnag-device"])
 def test_mutations_stay_in_the_space(preset: str) -> None:
     space = HNAGSpace(preset)
     rng = np.random.default_rng(3)

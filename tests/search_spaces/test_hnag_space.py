@@ -64,6 +64,8 @@ def test_presets_have_the_dimensions_that_they_promise() -> None:
     assert set(HNAGSpace("hnag").configuration_space()) == published | kd
     assert set(HNAGSpace("hnag-wide").configuration_space()) == published | kd | searched | stages
     assert set(HNAGSpace("hnag-small").configuration_space()) == graph | kd | searched
+    device = {"top_nodes", "top_k", "top_p", "bottom_nodes", "first_stage_ratio", "last_stage_ratio"}
+    assert set(HNAGSpace("hnag-device").configuration_space()) == device | kd | searched
     assert set(HNAGSpace("hnag", search_kd=False).configuration_space()) == published
     assert "wiring_seed" in HNAGSpace("hnag", mode="individual").configuration_space()
     generator = HNAGSpace("hnag").sample(np.random.default_rng(0)).generator
@@ -80,6 +82,17 @@ def test_the_small_preset_stays_small_and_reaches_single_operations() -> None:
     assert max(sizes) <= 20
     assert {g.bottom.n_nodes for g in generators} == {1, 2, 3, 4, 5}
     assert {g.top.n_nodes for g in generators} == set(range(3, 10))
+
+
+def test_families_for_a_device_have_few_operations_and_may_be_chains() -> None:
+    space, rng = HNAGSpace("hnag-device"), np.random.default_rng(0)
+    wirings = [space.sample(rng).sample_wiring(0) for _ in range(200)]
+    assert {wiring.n_operations for wiring in wirings} == {2, 3, 4, 5, 6, 8}
+    assert any(wiring.merges == ("single", "single") for wiring in wirings)
+    assert {wiring.stages[-1] for wiring in wirings} == {0, 1, 2}
+    small = [HNAGSpace("hnag-small").sample(rng).sample_wiring(0) for _ in range(200)]
+    assert np.mean([w.n_operations for w in wirings]) < 0.5 * np.mean([w.n_operations for w in small])
+    assert space.default_candidate().sample_wiring(0).stages == (0, 1, 2)
 
 
 def test_k_not_below_nodes_does_not_exist_in_the_space() -> None:
@@ -365,6 +378,7 @@ def test_every_range_of_one_value_is_a_constant(field: str) -> None:
         ({"merges": ()}, "merges of a preset is a tuple of names"),
         ({"operations": ("conv3x4",)}, "unknown operations 'conv3x4'; did you mean 'conv3x3'"),
         ({"max_operations": 4}, "max_operations=4 leaves no family: the smallest has 9"),
+        ({"max_operations": 12}, "the default family has 5 top nodes of 3 operations, more than max_operations=12"),
     ],
 )
 def test_impossible_ranges_are_refused_when_they_are_made(ranges: dict[str, Any], message: str) -> None:

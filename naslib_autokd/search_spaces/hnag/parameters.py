@@ -143,6 +143,11 @@ class Candidate:
         return candidate
 
 
+# Defaults of the searched hyperparameters, clipped into their ranges.
+_DEFAULTS = {"top_nodes": 5, "mid_nodes": 3, "bottom_nodes": 3, "channel_growth": 1.0}
+_DEFAULT_P = 0.5
+
+
 @dataclass(frozen=True)
 class Preset:
     """Ranges of one version of the space. A range of one value is fixed and no hyperparameter.
@@ -197,6 +202,17 @@ class Preset:
         smallest = self.top_nodes[0] * self.bottom_nodes[0]
         if self.max_operations is not None and check_integer(self.max_operations, "max_operations", 1) < smallest:
             raise ValueError(f"max_operations={self.max_operations} leaves no family: the smallest has {smallest}")
+        top, bottom = (self.default_of(name, getattr(self, name)) for name in ("top_nodes", "bottom_nodes"))
+        if self.max_operations is not None and top * bottom > self.max_operations:
+            raise ValueError(
+                f"the default family has {top} top nodes of {bottom} operations, more than max_operations="
+                f"{self.max_operations}: give others in default"
+            )
+
+    def default_of(self, name: str, bounds: tuple[float, float], otherwise: float = 0.0) -> float:
+        """Of a hyperparameter that has this range, and ``otherwise`` as its default where nothing says another."""
+        value: float = self.default.get(name, _DEFAULTS.get(name, otherwise))
+        return min(max(value, bounds[0]), bounds[1])
 
     def fixed_kd(self) -> dict[str, float]:
         """The KD settings that are ranges of one value."""
@@ -231,14 +247,21 @@ PRESETS = {
             "downsampling": "max",
         },
     ),
+    "hnag-device": Preset(
+        top_nodes=(2, 6),
+        mid_nodes=(1, 1),
+        bottom_nodes=(1, 2),
+        channel_growth=(1.0, 4.0),
+        downsampling=("average", "max"),
+        stage_ratio=(0.25, 4.0),
+        max_operations=8,
+        default={"top_nodes": 3, "bottom_nodes": 1, "channel_growth": 2.0, "downsampling": "max"},
+    ),
 }
 """``hnag``: the published ranges, stage and channel ratios fixed to 1/3 each and 2, average pooling. ``hnag-wide``: the
 same graphs with stage ratios, growth, downsampling, operations and merges searched. ``hnag-small``: for small images
-and few parameters, at most 20 operations; bottom graphs of one node included, which are among the best there."""
-
-# Defaults of the searched hyperparameters, clipped into their ranges.
-_DEFAULTS = {"top_nodes": 5, "mid_nodes": 3, "bottom_nodes": 3, "channel_growth": 1.0}
-_DEFAULT_P = 0.5
+and few parameters, at most 20 operations; bottom graphs of one node included, which are among the best there.
+``hnag-device``: 2 to 8 wide operations, for a limit of latency: where a node costs time whatever it computes."""
 
 
 class HNAGSpace:
@@ -312,7 +335,6 @@ class HNAGSpace:
         )
 
         preset = self.preset
-        defaults = {**_DEFAULTS, **preset.default}
         space = ConfigurationSpace(name=self.name, seed=0)
 
         def add(hyperparameter: Any) -> Any:
@@ -322,19 +344,18 @@ class HNAGSpace:
         def add_float(name: str, bounds: tuple[float, float], default: float, log: bool = False) -> Any:
             if bounds[0] == bounds[1]:
                 return None
-            default = min(max(defaults.get(name, default), bounds[0]), bounds[1])
-            return add(Float(name, bounds, default=default, log=log))
+            return add(Float(name, bounds, default=preset.default_of(name, bounds, default), log=log))
 
         def add_choice(name: str, items: tuple[Any, ...], ordered: bool = False) -> Any:
             if len(items) == 1:
                 return None
-            return add(Categorical(name, list(items), default=defaults.get(name, items[0]), ordered=ordered))
+            return add(Categorical(name, list(items), default=preset.default.get(name, items[0]), ordered=ordered))
 
         for level, smallest_with_p in (("top", 4), ("mid", 2), ("bottom", 4)):
             low, high = getattr(preset, f"{level}_nodes")
             nodes = None
             if low < high:
-                default = min(max(int(defaults[f"{level}_nodes"]), low), high)
+                default = int(preset.default_of(f"{level}_nodes", (low, high)))
                 nodes = add(Integer(f"{level}_nodes", (low, high), default=default))
             if level != "mid" and high >= 5:
                 k = add_choice(f"{level}_k", (2, 4), ordered=True)
