@@ -23,6 +23,7 @@ from naslib_autokd.commands import MODULES
 from naslib_autokd.commands._options import INTERRUPTED, parse_size, task_from_options
 from naslib_autokd.commands._parser import Parser, epilog, leaves, shortened, walk
 from naslib_autokd.commands._types import settings_of
+from naslib_autokd.imports import place_in_own_code
 
 __all__ = ["INTERRUPTED", "build_parser", "exit_status", "main", "parse_size", "task_from_options"]
 
@@ -130,8 +131,10 @@ def error_text(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return f"not enough memory: {shortened(str(error)) or 'an array does not fit'}; give it less to hold"
+    place = place_in_own_code(error)
     if not isinstance(error, ValueError | OSError | RuntimeError):
-        return f"{OWN_FAULT}: {type(error).__name__}: {shortened(str(error))}; --debug shows where, please report it"
+        what = f"{type(error).__name__}: {shortened(str(error))}"
+        return f"{what}{place}" if place else f"{OWN_FAULT}: {what}; --debug shows where, please report it"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         hints = {
             FileNotFoundError: "does not exist",
@@ -141,7 +144,7 @@ def error_text(error: Exception) -> str:
             FileExistsError: "is there already, and no folder; give another",
         }
         return f"{os.fsdecode(error.filename)} {hints.get(type(error), f'cannot be used: {error.strerror}')}"
-    return shortened(str(error))
+    return shortened(str(error)) + place
 
 
 def build_parser() -> argparse.ArgumentParser:

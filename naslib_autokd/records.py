@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import reduce
 from itertools import takewhile
+from numbers import Integral
 from operator import add
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar, Union, runtime_checkable
@@ -96,6 +97,11 @@ class Proposal:
     """Position in the run, from 0."""
 
     def __post_init__(self) -> None:
+        for name in ("budget_epochs", "seed", "number"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise ValueError(f"{name} of a proposal must be an integer, got {value!r}")
+            object.__setattr__(self, name, int(value))  # records hold no numpy integers
         if self.budget_epochs < 1:
             raise ValueError(f"budget_epochs must be at least 1, got {self.budget_epochs}")
 

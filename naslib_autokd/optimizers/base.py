@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -427,6 +427,39 @@ def budget_agreement(trials: Iterable[Trial]) -> list[BudgetAgreement]:
 
 class SpaceExhausted(RuntimeError):
     """Every point of a finite space has been proposed: the search ends with what it has."""
+
+
+class OptimizerError(RuntimeError):
+    """An optimizer does not keep what `Optimizer` promises: says what it did, and what was expected."""
+
+
+def asked(optimizer: Optimizer, known: Container[int], max_budget_epochs: int) -> Proposal:
+    """The optimizer's next proposal, if it can be recorded and run.
+
+    Args:
+        known: Numbers of the proposals before.
+        max_budget_epochs: Of the task, which no proposal may exceed.
+
+    Raises:
+        OptimizerError: If it is none.
+        SpaceExhausted: From the optimizer.
+    """
+    proposal: Any = optimizer.ask()
+    name = f"{type(optimizer).__name__}.ask()"
+    if not isinstance(proposal, Proposal) or not isinstance(proposal.candidate, CandidateLike):
+        raise OptimizerError(
+            f"{name} returned {proposal!r:.200}, not a Proposal of a candidate of the search space; where nothing is "
+            "left to propose it raises SpaceExhausted"
+        )
+    if proposal.budget_epochs > max_budget_epochs:
+        raise OptimizerError(
+            f"{name} asked for a training of {proposal.budget_epochs} epochs; the most is max_budget_epochs="
+            f"{max_budget_epochs}, which it is made with"
+        )
+    if proposal.number < 0 or proposal.number in known:
+        why = "negative" if proposal.number < 0 else "taken"
+        raise OptimizerError(f"{name} gave a proposal the number {proposal.number}, which is {why}: count from 0")
+    return proposal
 
 
 class ReplayMismatch(ValueError):

@@ -34,6 +34,7 @@ from naslib_autokd.optimizers.base import (
     ScoresStudents,
     SearchSpaceLike,
     SpaceExhausted,
+    asked,
     get_optimizer,
     known_to,
 )
@@ -239,9 +240,11 @@ def simulate(
     scoring = optimizer if isinstance(optimizer, ScoresStudents) else None
     cost_of = _cost_in_time(benchmark, full) if budget_unit == "training_seconds" else None
     trained, n_trials, failed_in_a_row = 0.0, 0, 0
+    numbers: set[int] = set()
     while True:
         try:
-            proposal, first = first or optimizer.ask(), None
+            proposal, first = first or asked(optimizer, numbers, full), None
+            numbers.add(proposal.number)
         except SpaceExhausted:  # what it has found by now is all that it will find
             record.until(math.inf, n_trials)
             break

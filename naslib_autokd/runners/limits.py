@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from naslib_autokd import files
+from naslib_autokd.imports import place_in_own_code
 from naslib_autokd.records import is_out_of_memory
 
 POLL_S = 0.1
@@ -392,7 +393,8 @@ def attempt(handler: Handler, job: Any, report: Report) -> Outcome:
         return Outcome(handler(job, report), seconds=time.perf_counter() - started)
     except Exception as error:
         status = "out_of_memory" if is_out_of_memory(error) else "error"
-        message, details = f"{type(error).__name__}: {error}", traceback.format_exc(limit=-5)
+        message = f"{type(error).__name__}: {error}{place_in_own_code(error)}"
+        details = traceback.format_exc(limit=-5)
         return Outcome(None, status, message, details, time.perf_counter() - started)
 
 

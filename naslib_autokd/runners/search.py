@@ -22,6 +22,7 @@ from naslib_autokd.optimizers.base import (
     ScoresStudents,
     SearchSpaceLike,
     SpaceExhausted,
+    asked,
 )
 from naslib_autokd.records import Proposal, Trial
 from naslib_autokd.runners.engine import Engine, InProcessEngine
@@ -200,6 +201,8 @@ class _Loop:
         self.in_flight: dict[int, tuple[Proposal, float]] = {}
         self.waiting: deque[Proposal] = deque()
         """Asked for, not handed out: trials that ran at the kill, or one that cannot be paid yet."""
+        self.numbers: set[int] = set()
+        """Of all proposals so far."""
         self.predictor: PredictsTrainingSeconds | None = None
         """Tells what trials cost in seconds, if that is a budget."""
         self.seconds_per_epoch = 0.0
@@ -210,6 +213,7 @@ class _Loop:
     def resume(self, first: Proposal | None) -> None:
         """Bring the optimizer to where the run was; ``first``, if it has no trial yet, and what ran then come first."""
         in_flight = self.records.replay(self.optimizer)
+        self.numbers.update(ask.number for ask in self.records.asks)
         if first is not None and all(trial.number != first.number for trial in self.records.trials):
             self.waiting.append(first)
         self.waiting.extend(in_flight)
@@ -250,7 +254,8 @@ class _Loop:
     def _hand_out(self) -> bool:
         """Start the next trial; False if it has to wait until running ones have shown what they cost."""
         if not self.waiting:
-            proposal = self.optimizer.ask()
+            proposal = asked(self.optimizer, self.numbers, self.tally.full_epochs)
+            self.numbers.add(proposal.number)
             self.records.ask(proposal)  # on disk before it is handed out
             self.waiting.append(proposal)
         if self._unaffordable():
