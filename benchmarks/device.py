@@ -274,7 +274,8 @@ def main() -> None:
     parser.add_argument("--task", default="cluttered-digits", help="name or file (default: %(default)s)")
     parser.add_argument("--data-dir", help="folder of the pictures, if the task has one")
     parser.add_argument("--teacher", help="file of the teacher (default: the task's own)")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument("--limits", default="0.95")
     parser.add_argument("--multiple", type=int, default=16)
     parser.add_argument("--presets", nargs="+", choices=SPACES, default=SPACES, help="spaces that are searched")
@@ -292,7 +293,7 @@ def main() -> None:
         **({"data_dir": options.data_dir} if options.data_dir else {}),
     )
     evaluators = [OfTeachers(task, teacher=options.teacher, limits=StudentLimits(max_latency_s=one)) for one in limits]
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         for evaluator, limit in zip(evaluators, limits, strict=True):
             key = (evaluator.task.name, limit)
             done = {row["arm"] for row in rows() if (*key_of(row), row["seed"]) == (*key, seed)}
