@@ -64,7 +64,7 @@ def test_presets_have_the_dimensions_that_they_promise() -> None:
     assert set(HNAGSpace("hnag").configuration_space()) == published | kd
     assert set(HNAGSpace("hnag-wide").configuration_space()) == published | kd | searched | stages
     assert set(HNAGSpace("hnag-small").configuration_space()) == graph | kd | searched
-    device = {"top_nodes", "top_k", "top_p", "bottom_nodes", "first_stage_ratio", "last_stage_ratio"}
+    device = {"top_nodes", "top_k", "bottom_nodes", "first_stage_ratio", "last_stage_ratio"}
     assert set(HNAGSpace("hnag-device").configuration_space()) == device | kd | searched
     assert set(HNAGSpace("hnag", search_kd=False).configuration_space()) == published
     assert "wiring_seed" in HNAGSpace("hnag", mode="individual").configuration_space()
@@ -86,7 +86,9 @@ def test_the_small_preset_stays_small_and_reaches_single_operations() -> None:
 
 def test_families_for_a_device_have_few_operations_and_may_be_chains() -> None:
     space, rng = HNAGSpace("hnag-device"), np.random.default_rng(0)
-    wirings = [space.sample(rng).sample_wiring(0) for _ in range(200)]
+    families = [space.sample(rng) for _ in range(200)]
+    assert all(family.is_one_wiring for family in families)
+    wirings = [family.sample_wiring(0) for family in families]
     assert {wiring.n_operations for wiring in wirings} == {2, 3, 4, 5, 6, 8}
     assert any(wiring.merges == ("single", "single") for wiring in wirings)
     assert {wiring.stages[-1] for wiring in wirings} == {0, 1, 2}
