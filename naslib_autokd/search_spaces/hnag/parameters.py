@@ -262,8 +262,8 @@ PRESETS = {
 """``hnag``: the published ranges, stage and channel ratios fixed to 1/3 each and 2, average pooling. ``hnag-wide``: the
 same graphs with stage ratios, growth, downsampling, operations and merges searched. ``hnag-small``: for small images
 and few parameters, at most 20 operations; bottom graphs of one node included, which are among the best there.
-``hnag-device``: 2 to 8 wide operations, for a limit of latency: where a node costs time whatever it computes. Its families
-are one wiring each."""
+``hnag-device``: 2 to 8 wide operations, for a limit of latency: where a node costs time whatever it computes. Each of
+its families is one wiring."""
 
 
 class HNAGSpace:
