@@ -32,7 +32,6 @@ from naslib_autokd.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from naslib_autokd.evaluators.results import FinalResult
     from naslib_autokd.reports.tables import Shown
@@ -254,13 +253,12 @@ def report(comparison: BaselineComparison) -> str:
 
 def print_report(comparison: BaselineComparison, console: Console) -> None:
     from naslib_autokd.reports.tables import print_shown
-    from naslib_autokd.reports.terminal import print_table
 
     lines = []
     rivals = comparison.rival_rows
     by_hand = [row for row in comparison.rows if row not in rivals]
     if comparison.rivals or comparison.left_out:
-        print_table(console, rivals_table(comparison))
+        print_shown(rivals_table(comparison), console)
         lines += rival_explanations(comparison)
     if by_hand != [comparison.family] or not lines:
         for shown in (results_table(comparison), published_table([row.student for row in by_hand])):
@@ -271,33 +269,24 @@ def print_report(comparison: BaselineComparison, console: Console) -> None:
         console.print(line, markup=False)
 
 
-def rivals_table(comparison: BaselineComparison) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def rivals_table(comparison: BaselineComparison) -> Shown:
     from naslib_autokd.distillation.runtime import BATCHES
+    from naslib_autokd.reports.tables import Shown
     from naslib_autokd.reports.terminal import n_parameters
 
     n = len(comparison.seeds)
-    table = Table(
-        box=SIMPLE_HEAD,
-        title=f"{comparison.task}: which student? Test accuracy in %, mean [95% interval] over {n} "
-        f"seed{'s' * (n > 1)}, plain KD",
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("student", no_wrap=True)
+    said = "which student? Test accuracy in %, mean [95% interval] over"
+    title = f"{comparison.task}: {said} {n} seed{'s' * (n > 1)}, plain KD"
     batches = [f"ms at {batch}" for batch in BATCHES]
-    for name in ("test", "family minus it", "params", "MMACs", *batches, "epochs", "training s"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ["student", "test", "family minus it", "params", "MMACs", *batches, "epochs", "training s"]
     epochs = {rival.name: rival.epochs for rival in comparison.rivals}
 
     def milliseconds(name: str) -> list[str]:
         return [f"{value:.3g}" for value in comparison.latencies_ms.get(name, ())] or [""] * len(BATCHES)
 
     family = comparison.family
-    for row in ([] if family is None else [family]) + comparison.rival_rows:
-        table.add_row(
+    rows = [
+        [
             comparison.name_of(row),
             row.test_accuracy.percent(),
             _signed(row.behind_family),
@@ -306,11 +295,13 @@ def rivals_table(comparison: BaselineComparison) -> Table:
             *milliseconds(row.student),
             str(epochs.get(row.student, comparison.epochs)),
             f"{row.seconds:.1f}",
-        )
+        ]
+        for row in ([] if family is None else [family]) + comparison.rival_rows
+    ]
     if (teacher := comparison.teacher) is not None:
         costs = [n_parameters(teacher.n_params), f"{teacher.macs / 1e6:.2f}", *milliseconds("teacher")]
-        table.add_row("teacher", f"{100 * (teacher.test_accuracy or 0):.1f}", "", *costs, "", "")
-    return table
+        rows.append(["teacher", f"{100 * (teacher.test_accuracy or 0):.1f}", "", *costs, "", ""])
+    return Shown(columns, rows, "", title)
 
 
 def rival_explanations(comparison: BaselineComparison) -> list[str]:

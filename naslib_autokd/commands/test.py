@@ -56,9 +56,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def show(verdict: Any) -> None:
-    from rich.table import Table
-
-    from naslib_autokd.reports.terminal import console_for, print_table, say
+    from naslib_autokd.reports.tables import Shown, print_shown
+    from naslib_autokd.reports.terminal import console_for, say
 
     console = console_for()
     say(console, f"{verdict.file} on {verdict.pictures}")
@@ -77,14 +76,12 @@ def show(verdict: Any) -> None:
         say(console, f"its file states {100 * verdict.stated_accuracy:.1f} %{': the same' if same else ''}")
     say(console, f"expected calibration error {100 * verdict.calibration_error:.1f} %")
     say(console, f"latency {verdict.latency_ms:.3f} ms ({verdict.latency_of})")
-    table = Table("class", box=None)
-    for name in ("pictures", "right, %", "of those called so, %"):
-        table.add_column(name, justify="right")
+    rows = []
     for found in verdict.per_class:
         right = "" if found["accuracy"] is None else _percent(found["accuracy"], found["interval"])
         precision = "" if found["precision"] is None else f"{100 * found['precision']:.1f}"
-        table.add_row(found["name"], str(found["n"]), right, precision)
-    print_table(console, table)
+        rows.append([found["name"], str(found["n"]), right, precision])
+    print_shown(Shown(["class", "pictures", "right, %", "of those called so, %"], rows, "", ""), console)
     if confused := most_confused(verdict.confusion, [found["name"] for found in verdict.per_class]):
         say(console, f"most often taken for another: {'; '.join(confused)}")
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from naslib_autokd.escaping import csv_cell
-from naslib_autokd.reports.terminal import n_parameters, print_table
+from naslib_autokd.reports.terminal import n_parameters, say
 from naslib_autokd.runners.comparison import Comparison
 from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
 
@@ -116,13 +116,34 @@ class Shown(NamedTuple):
 
 
 def print_shown(shown: Shown, console: Console) -> None:
-    """In a terminal, without its caption."""
+    """In a terminal, without its caption; where it has no room, its rows one below the other, each value with its name.
+
+    Numbers with their intervals are never broken: before rows are taken apart, only headers and the first column are.
+    """
     table = Table(box=SIMPLE_HEAD, title=Text(shown.title), title_justify="left", title_style="bold")
     for index, column in enumerate(shown.columns):
         table.add_column(Text(column), justify="right" if index >= shown.words else "left")
     for row in shown.rows:
         table.add_row(*map(Text, row))
-    print_table(console, table)
+    room = console.options.update(width=10_000)
+    fits = console.measure(table, options=room).maximum <= console.width
+    if not fits:
+        table.padding, table.pad_edge = (0, 1, 0, 0), False
+        for index, own in enumerate(table.columns[1:], 1):
+            own.no_wrap, own.min_width = True, max((len(row[index]) for row in shown.rows), default=0)
+            own.header = Text("\n".join(shown.columns[index].split()), justify="right")
+        fits = console.measure(table, options=room).minimum <= console.width
+    if fits:
+        console.print(table)
+        return
+    console.print(Text(shown.title), style="bold")
+    width = max(map(len, shown.columns[1:]), default=0)
+    for first, *cells in shown.rows:
+        console.print()
+        console.print(Text(first), style="bold")
+        for name, cell in zip(shown.columns[1:], cells, strict=True):
+            if cell:
+                say(console, f"  {name:{width}}  {cell}")
 
 
 def front_table(front: Sequence[Mapping[str, Any]], latency_of: str = "") -> Shown:

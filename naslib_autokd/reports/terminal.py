@@ -1,7 +1,6 @@
-"""How long commands show that they work, and how tables are printed: in a terminal, a log file and a notebook.
+"""How long commands show that they work: in a terminal, a log file and a notebook.
 
-Results go to stdout, progress and remarks to stderr. A file gets no escape codes (rich looks), ``NO_COLOR`` no colours,
-and nobody a table that is cut off.
+Results go to stdout, progress and remarks to stderr. A file gets no escape codes (rich looks), ``NO_COLOR`` no colours.
 """
 
 from __future__ import annotations
@@ -10,13 +9,10 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Column
 
 from naslib_autokd.runners.session import duration
 
@@ -44,42 +40,6 @@ def n_parameters(n: float) -> str:
 def say(console: Console, text: str) -> None:
     """One line as it is: no markup, and no line breaks that would cut a path or a command."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def print_table(console: Console, table: Table) -> None:
-    """The table; where it has no room, its rows one below the other, each value with the name of its column.
-
-    Numbers with their intervals are never broken: before rows are taken apart, only headers and the first column are.
-    """
-    if _needed(console, table).maximum <= console.width:
-        console.print(table)
-        return
-    table.padding, table.pad_edge = (0, 1, 0, 0), False
-    for column in table.columns[1:]:
-        column.no_wrap, column.min_width = True, max((len(_plain(cell)) for cell in column.cells), default=0)
-        column.header = Text("\n".join(_plain(column.header).split()), justify="right")
-    if _needed(console, table).minimum <= console.width:
-        console.print(table)
-        return
-    if table.title:
-        console.print(table.title if isinstance(table.title, Text) else Text(str(table.title)), style="bold")
-    columns = [list(column.cells) for column in table.columns]
-    names = [" ".join(_plain(column.header).split()) for column in table.columns]
-    width = max(map(len, names[1:]), default=0)
-    for cells in zip(*columns, strict=True):
-        console.print()
-        console.print(Text(_plain(cells[0])), style="bold")
-        for name, cell in zip(names[1:], cells[1:], strict=True):
-            if _plain(cell):
-                say(console, f"  {name:{width}}  {_plain(cell)}")
-
-
-def _needed(console: Console, table: Table) -> Measurement:
-    return console.measure(table, options=console.options.update(width=10_000))
-
-
-def _plain(cell: Any) -> str:
-    return cell.plain if isinstance(cell, Text) else str(cell)
 
 
 class Live:

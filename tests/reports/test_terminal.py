@@ -9,32 +9,22 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from naslib_autokd.reports.search import LiveSearch
-from naslib_autokd.reports.terminal import QUIET_S, WIDE, Live, console_for, print_table
+from naslib_autokd.reports.tables import Shown, print_shown
+from naslib_autokd.reports.terminal import QUIET_S, WIDE, Live, console_for
 
 CELLS = [
     ["AutoKD of families", "91.3 [90.1, 92.5]", "", "23.6k"],
     ["DARTS with KD", "90.3 [89.1, 91.5]", "+1.0 [0.2, 1.8]", "21.6k"],
 ]
-
-
-def table() -> Table:
-    made = Table(box=SIMPLE_HEAD, title="Test accuracy", title_justify="left")
-    made.add_column("method")
-    for name in ("kept student", "AutoKD minus it", "params"):
-        made.add_column(name, justify="right", no_wrap=True)
-    for row in CELLS:
-        made.add_row(*row)
-    return made
+TABLE = Shown(["method", "kept student", "AutoKD minus it", "params"], CELLS, "", "Test accuracy")
 
 
 def printed(width: int, **settings: bool) -> str:
     file = io.StringIO()
-    print_table(Console(width=width, file=file, **settings), table())
+    print_shown(TABLE, Console(width=width, file=file, **settings))
     return file.getvalue()
 
 
