@@ -40,6 +40,7 @@ typedef struct {
 } Op;
 enum {
     LINEAR,    /* all of it */
+    WINOGRAD,  /* the same, where each source has the taps of a 3x3 kernel */
     DEPTHWISE, /* each channel has its own source */
     MAXIMUM,   /* of a window of another grid, as AVERAGE: WINDOWS has grid, slab, kernel, stride, padding */
     AVERAGE,
@@ -56,23 +57,25 @@ typedef struct {
 #ifndef STUDENT_GROUP
 #define STUDENT_GROUP @GROUP@ /* images that are computed together */
 #endif
-enum { IMAGES = @IMAGES@, PLACES = @PLACES@, MOST_PLACES = @MOST_PLACES@ };
+enum { IMAGES = @IMAGES@, PLACES = @PLACES@, MOST_PLACES = @MOST_PLACES@, HALO = @HALO@, SCRATCH = @SCRATCH@ };
 enum { MOST_TAPS = @MOST_TAPS@, MOST_SOURCES = @MOST_SOURCES@, MOST_ADDENDS = @MOST_ADDENDS@ };
 enum {
     GRIDS_N = sizeof(GRIDS) / sizeof(Grid),
     OPS_N = sizeof(OPS) / sizeof(Op),
     SLACK = 64, /* floats after a grid that kernels may read, and throw away */
+    PIECE = @PIECE@, /* floats of each of four rows that WINOGRAD takes at a time */
+    LEAST_ROW = @LEAST_ROW@, /* floats of a row from which on it is worth it */
     BLOCK = 6   /* output channels held in registers; the weights are stored in such blocks */
 };
 
 typedef struct {
     int n;
-    float *grid[GRIDS_N];
+    float *grid[GRIDS_N], *scratch;
 } Run;
 
 /* An operation with the addresses of its operands. */
 typedef struct {
-    ptrdiff_t stride; /* between slabs */
+    ptrdiff_t stride, step; /* between slabs, and between those of sources */
     int channels, depthwise, n_sources, n_addends;
     float *out, *positive;
     const float *addends[MOST_ADDENDS];
@@ -105,6 +108,7 @@ static void clear_right(const Run *run, int grid, int slab, int channels) {
 
 static void place(Run *run, float *arena, int n) {
     run->n = n;
+    run->scratch = arena + (ptrdiff_t)PLACES * n + GRIDS_N * SLACK;
     for (int i = 0; i < GRIDS_N; ++i) {
         const Grid *g = GRIDS + i;
         run->grid[i] = arena + (ptrdiff_t)g->start * n + i * SLACK;
@@ -212,7 +216,7 @@ INLINE void AT(tile)(const int ob, const int nb, const Work *w, const float *k, 
         const float *x = w->sources[s].x + (w->depthwise ? own : at);
         const ptrdiff_t *taps = w->sources[s].taps;
         int n_taps = w->sources[s].n_taps;
-        for (int c = 0; c < w->sources[s].channels; ++c, x += w->stride)
+        for (int c = 0; c < w->sources[s].channels; ++c, x += w->step)
             for (int t = 0; t < n_taps; ++t, k += ob) {
                 const float *p = x + taps[t];
                 vec v[WIDE];
@@ -279,7 +283,7 @@ static void AT(linear)(const Run *run, const Op *op) {
     const Grid *g = GRIDS + op->grid;
     ptrdiff_t n = run->n, per_channel = 1 + op->n_addends, inputs = 0;
     Work w;
-    w.stride = g->slab * n;
+    w.stride = w.step = g->slab * n;
     w.channels = op->channels;
     w.depthwise = op->kind == DEPTHWISE;
     w.n_sources = op->n_sources;
@@ -310,6 +314,149 @@ static void AT(linear)(const Run *run, const Op *op) {
         if (op->out >= 0) clear_right(run, op->grid, op->out, op->channels);
         if (op->positive >= 0) clear_right(run, op->grid, op->positive, op->channels);
     }
+}
+
+/* Winograd's F(4, 3) along the columns (Lavin and Gray, arXiv 1509.09308): six sums of six rows each are convolved with
+ * six 1x3 filters, and four rows made of the results, by half the multiplications. All of it is done to runs of memory,
+ * so that vectors are full whatever n and the size of the map are. */
+
+/* The six filters, `size` floats apart; for each block the bias, then [source][channel][column]. They are made anew
+ * each time, which is cheap: in the file they would be twice the weights, which single images need, too. */
+static void AT(filters)(const Op *op, ptrdiff_t inputs, float *to, ptrdiff_t size) {
+    const float *k = WEIGHTS + op->weight;
+    for (int b = 0, blocks = blocks_of(op->channels); b < blocks; ++b) {
+        ptrdiff_t ob = op->channels * (b + 1) / blocks - op->channels * b / blocks;
+        for (ptrdiff_t o = 0; o < ob; ++o, ++to, ++k)
+            for (int i = 0; i < 6; ++i) to[i * size] = i == 1 ? *k : 0; /* which is added to all four rows */
+        for (ptrdiff_t c = 0; c < inputs; ++c, to += 3 * ob, k += 9 * ob)
+            for (ptrdiff_t j = 0; j < 3 * ob; j += LANES) {
+                vec k0 = load(k + j), k1 = load(k + j + 3 * ob), k2 = load(k + j + 6 * ob);
+                vec a = (k0 + k2) * (-1 / 6.0f), b1 = k1 * (1 / 6.0f), c1 = k0 * (1 / 24.0f) + k2 * (1 / 6.0f);
+                vec six[6] = {k0 * 0.25f, a - b1, a + b1, c1 + k1 * (1 / 12.0f), c1 - k1 * (1 / 12.0f), k2};
+                UNROLL for (int i = 0; i < 6; ++i) *(AT(loose) *)(to + i * size + j) = six[i];
+            }
+        k += ob * op->n_addends;
+    }
+}
+
+/* The sums of the six rows around the four from `row` on, `size` floats apart; rows below the map are zeros. */
+static void AT(six_rows)(const Grid *g, const float *x, int row, ptrdiff_t pitch, ptrdiff_t count, float *to,
+                         ptrdiff_t size) {
+    const float *p[6];
+    for (int i = 0; i < 6; ++i) p[i] = x + (row + i - 1 < g->height ? row + i - 1 : g->height) * pitch;
+    for (ptrdiff_t j = 0; j < count; j += LANES, to += LANES) {
+        vec r1 = load(p[1] + j), r2 = load(p[2] + j), r3 = load(p[3] + j), r4 = load(p[4] + j);
+        vec a = r4 - r2 * 4.0f, b = r3 - r1 * 4.0f, c = r4 - r2, d = (r3 - r1) * 2.0f;
+        *(AT(loose) *)to = load(p[0] + j) * 4.0f - r2 * 5.0f + r4;
+        *(AT(loose) *)(to + size) = a + b;
+        *(AT(loose) *)(to + 2 * size) = a - b;
+        *(AT(loose) *)(to + 3 * size) = c + d;
+        *(AT(loose) *)(to + 4 * size) = c - d;
+        *(AT(loose) *)(to + 5 * size) = r1 * 4.0f - r3 * 5.0f + load(p[5] + j);
+    }
+}
+
+/* Four rows in the place of six. */
+static void AT(four_rows)(vec (*m)[BLOCK * WIDE], int count) {
+    for (int j = 0; j < count; ++j) {
+        vec a = m[1][j] + m[2][j], b = m[1][j] - m[2][j], c = m[3][j] + m[4][j], d = m[3][j] - m[4][j];
+        m[0][j] += a + c;
+        m[1][j] = b + d * 2.0f;
+        m[2][j] = a + c * 4.0f;
+        m[3][j] = b + d * 8.0f + m[5][j];
+    }
+}
+
+/* `ob` channels of some rows, `stride` floats apart, to `count` floats from `at` on. */
+INLINE void AT(put)(const Work *w, const float *made, int ob, int rows, ptrdiff_t stride, const float *factors,
+                    ptrdiff_t at, ptrdiff_t pitch, ptrdiff_t count) {
+    float *to[2] = {w->out, w->positive};
+    for (int o = 0; o < ob; ++o, at += w->stride)
+        for (int row = 0; row < rows; ++row) {
+            const float *m = made + row * BLOCK * WIDE * LANES + o * stride;
+            ptrdiff_t own = at + row * pitch;
+            vec y[WIDE];
+            for (int n = 0; n * LANES < count; ++n) y[n] = load(m + n * LANES);
+            for (int a = 0; a < w->n_addends; ++a)
+                for (int n = 0; n * LANES < count; ++n)
+                    y[n] += factors[a * ob + o] * load(w->addends[a] + own + n * LANES);
+            for (int i = 0; i < 2; ++i) {
+                if (i)
+                    for (int n = 0; n * LANES < count; ++n) y[n] = AT(larger)(y[n], SPREAD(0));
+                if (to[i] == NULL) continue;
+                for (int n = 0; n * LANES < count; ++n) AT(store)(to[i] + own + n * LANES, y[n], count - n * LANES);
+            }
+        }
+}
+
+static void AT(winograd)(const Run *run, const Op *op) {
+    const Grid *g = GRIDS + op->grid;
+    ptrdiff_t n = run->n, pitch = g->pitch * n, row = g->width * n, inputs = 0;
+    Work w = {0}, sums = {0};
+    w.stride = g->slab * n;
+    w.n_addends = op->n_addends;
+    w.out = op->out < 0 ? NULL : slab_of(run, op->grid, op->out);
+    w.positive = op->positive < 0 ? NULL : slab_of(run, op->grid, op->positive);
+    for (int a = 0; a < op->n_addends; ++a) w.addends[a] = slab_of(run, op->grid, ADDENDS[op->addend + a]);
+    for (int s = 0; s < op->n_sources; ++s) inputs += SOURCES[op->source + s].channels;
+    ptrdiff_t n_filters = op->channels * (1 + 3 * inputs) / 16 * 16 + 32;
+    float *filters = run->scratch, *x = filters + 6 * n_filters;
+    AT(filters)(op, inputs, filters, n_filters);
+    sums.step = PIECE + 2 * n + SLACK;
+    sums.n_sources = 1;
+    sums.sources[0].channels = (int)inputs;
+    sums.sources[0].n_taps = 3;
+    for (int t = 0; t < 3; ++t) sums.sources[0].taps[t] = (t - 1) * n;
+    vec made[7][BLOCK * WIDE]; /* six, and what is read after them and thrown away */
+
+    /* a part of four rows at a time, or as many fours as fit, with the zeros between them, where it is less work */
+    ptrdiff_t fours = (g->height + 3) / 4, together = PIECE / pitch < fours ? PIECE / pitch : fours;
+    if (together < 1 || ((together - 1) * pitch + row + LANES - 1) / LANES >= (row + LANES - 1) / LANES * together)
+        together = 1;
+    ptrdiff_t parts = (row + PIECE - 1) / PIECE, most = ((row + parts - 1) / parts + LANES - 1) / LANES * LANES;
+    for (ptrdiff_t four = 0; four < fours; four += together)
+        for (ptrdiff_t at = 0; at < row; at += most) {
+            ptrdiff_t length = row - at < most ? row - at : most;
+            ptrdiff_t here = fours - four < together ? fours - four : together;
+            ptrdiff_t end = (here - 1) * pitch + length, c = 0;
+            for (int s = 0; s < op->n_sources; ++s) {
+                const Source *source = SOURCES + op->source + s;
+                for (int i = 0; i < source->channels; ++i, ++c)
+                    for (ptrdiff_t r = 0; r < here; ++r) /* with a column on each side, and until vectors are full */
+                        AT(six_rows)(g, slab_of(run, op->grid, source->slab + i) + at - n, (int)(4 * (four + r)), pitch,
+                                     length + 2 * n + LANES - 1, x + c * sums.step + r * pitch, inputs * sums.step);
+            }
+            const float *f = filters, *factors = WEIGHTS + op->weight;
+            for (int b = 0, blocks = blocks_of(op->channels); b < blocks; ++b) {
+                int first = op->channels * b / blocks, ob = op->channels * (b + 1) / blocks - first;
+                factors += ob * (1 + 9 * inputs);
+                for (ptrdiff_t j = 0; j < end;) {
+                    ptrdiff_t left = (end - j + LANES - 1) / LANES, tiles = (left + WIDE - 1) / WIDE;
+                    ptrdiff_t nb = (left + tiles - 1) / tiles;
+                    sums.stride = nb * LANES;
+                    for (int i = 0; i < 6; ++i) {
+                        sums.sources[0].x = x + i * inputs * sums.step + n + j;
+                        sums.out = (float *)made[i];
+                        AT(tiles)[ob - 1][nb - 1](&sums, f + i * n_filters, 0, 0, nb * LANES);
+                    }
+                    AT(four_rows)(made, ob * (int)nb);
+                    for (ptrdiff_t r = 0; r < here; ++r) {
+                        ptrdiff_t low = r * pitch > j ? r * pitch : j;
+                        ptrdiff_t high = r * pitch + length < j + nb * LANES ? r * pitch + length : j + nb * LANES;
+                        int top = (int)(4 * (four + r)), rows = g->height - top < 4 ? g->height - top : 4;
+                        ptrdiff_t to = first * w.stride + (top - r) * pitch + at + low;
+                        const float *m = (const float *)made + low - j;
+                        if (high - low == WIDE * LANES) /* known to the compiler, that is */
+                            AT(put)(&w, m, ob, rows, nb * LANES, factors, to, pitch, WIDE * LANES);
+                        else if (high > low)
+                            AT(put)(&w, m, ob, rows, nb * LANES, factors, to, pitch, high - low);
+                    }
+                    j += nb * LANES;
+                }
+                f += ob * (1 + 3 * inputs);
+                factors += ob * op->n_addends;
+            }
+        }
 }
 
 /* Windows of another grid, with its zeros; maxima of values below zero must not see them (padding 0). */
@@ -360,7 +507,9 @@ static void AT(run_ops)(const Run *run) {
         const Grid *g = GRIDS + op->grid;
         ptrdiff_t n = run->n;
         float *y = slab_of(run, op->grid, op->out < 0 ? 0 : op->out);
-        if (op->kind == LINEAR || op->kind == DEPTHWISE) {
+        if (op->kind == WINOGRAD && n * g->width >= LEAST_ROW) {
+            AT(winograd)(run, op);
+        } else if (op->kind == LINEAR || op->kind == WINOGRAD || op->kind == DEPTHWISE) {
             AT(linear)(run, op);
         } else if (op->kind == MAXIMUM || op->kind == AVERAGE) {
             AT(window)(run, op);
@@ -418,7 +567,7 @@ int student_predict(const float *images, int n, float *logits) {
     if (n < 0) return -1;
     int group = STUDENT_GROUP < n ? STUDENT_GROUP : n;
     while (group > 1 && PLACES > MOST_PLACES / group) group /= 2;
-    float *arena = malloc(((size_t)PLACES * group + (GRIDS_N + 1) * SLACK) * sizeof(float));
+    float *arena = malloc(((size_t)(PLACES + HALO) * group + (GRIDS_N + 1) * SLACK + SCRATCH) * sizeof(float));
     if (arena == NULL) return -1;
     Run run = {0};
     const ptrdiff_t pixels = (ptrdiff_t)@HEIGHT@ * @WIDTH@, size = @CHANNELS@ * pixels;

@@ -34,9 +34,15 @@ BLOCK = 6
 READABLE_WEIGHTS = 200_000
 """Up to so many numbers are written as floats. gcc 12 takes 4 s and 260 MB for a million of them, and 0.5 s and 65 MB
 for a string of their bytes."""
-GROUP, MOST_BYTES = 16, 2**25
-"""Images that are computed together, fewer if they needed more memory than this: a vector of AVX-512. More of them were
-slower, since values leave the second-level cache."""
+GROUP, MOST_BYTES = 16, 10 * 2**20
+"""Images that are computed together: a vector of AVX-512; fewer if they needed more memory than this. More of them were
+slower, since values leave the second-level cache; so were fewer, where each needs less."""
+PIECE, SLACK = 128, 64
+"""Floats, as in c_file.c."""
+WINOGRAD_CHANNELS, LEAST_ROW = 12, 64
+"""Channels of 3x3 convolutions, and floats of a row of the images computed together, from which on Winograd's way is
+taken: a student of 200 operations with 7, 13 and 27 channels took 0.95, 0.91 and 0.94 of its time with 7, 13 and 27 as
+the fewest; with rows of 32 floats (one image) there was no gain."""
 
 Row = tuple[Any, ...]
 FLAGS = ("-O3",)
@@ -102,6 +108,11 @@ class Instruction:
         read = [part.value for part in self.parts] + [value for value, _ in self.addends]
         return read if self.source is None else [*read, self.source]
 
+    @property
+    def inputs(self) -> int:
+        """Channels that its convolutions read."""
+        return sum(high - low for low, high in (part.channels for part in self.parts))
+
 
 @dataclass(eq=False)
 class Split:
@@ -156,6 +167,13 @@ class _Writer:
         self.grids: dict[tuple[int, int], Grid] = {}
         self._pad()
         self.places = self._place()
+        self.halo = self.scratch = 0  # memory of WINOGRAD for each image, and besides
+        for made in self.instructions:
+            if _winograd(made):
+                made.kind = "WINOGRAD"
+                filters = 6 * (made.shape[0] * (1 + 3 * made.inputs) // 16 * 16 + 32)
+                self.halo = max(self.halo, 12 * made.inputs)
+                self.scratch = max(self.scratch, filters + 6 * made.inputs * (PIECE + SLACK))
 
     # --- what is computed ---
 
@@ -346,9 +364,9 @@ class _Writer:
                 channels = 1 if made.kind == "DEPTHWISE" else high - low
                 sources.append((self.slabs[part.value] + low, channels, first_tap[shifts], len(shifts)))
             addends += [self.slabs[value] for value, _ in made.addends]
-            if made.kind in ("LINEAR", "DEPTHWISE"):
+            if made.kind in ("LINEAR", "WINOGRAD", "DEPTHWISE"):
                 numbers.append(_packed(made))
-        slack = 4 * 64 * (len(grids) + 1)
+        slack = 4 * (SLACK * (len(grids) + 1) + self.scratch)
         group = next(n for n in (GROUP, 8, 4, 2, 1) if 4 * n * self.places <= MOST_BYTES or n == 1)
         tables = [
             _table(
@@ -360,7 +378,7 @@ class _Writer:
             _table("signed char TAPS", taps, "[2]"),
             f"static const int ADDENDS[] = {{{', '.join(map(str, addends or [0]))}}};",
             f"static const float MEANS[] = {{{', '.join(_literal(np.float32(mean)) for mean in self.mean)}}};",
-            _weights(np.concatenate(numbers).astype("<f4")),
+            _weights(np.concatenate([*numbers, np.zeros(16)]).astype("<f4")),  # a vector may reach past the last
         ]
         n_classes = self.ops[-1].channels
         values: dict[str, Any] = {
@@ -370,14 +388,18 @@ class _Writer:
             "HEIGHT": self.image_shape[1],
             "WIDTH": self.image_shape[2],
             "NAMES": ", ".join(map(_string, classes or map(str, range(n_classes)))),
-            "ONE_KIB": math.ceil((4 * self.places + slack) / 2**10),
-            "MANY_KIB": math.ceil((4 * self.places * group + slack) / 2**10),
+            "ONE_KIB": math.ceil((4 * (self.places + self.halo) + slack) / 2**10),
+            "MANY_KIB": math.ceil((4 * (self.places + self.halo) * group + slack) / 2**10),
             "TABLES": "\n".join(tables),
             "GROUP": GROUP,
             "IMAGES": self.slabs[self.ops[0]],
             "PLACES": self.places,
+            "HALO": self.halo,
+            "SCRATCH": self.scratch,
+            "PIECE": PIECE,
+            "LEAST_ROW": LEAST_ROW,
             "MOST_PLACES": MOST_BYTES // 4,
-            "MOST_TAPS": max(len(part.taps) for made in self.instructions for part in made.parts),
+            "MOST_TAPS": max(3, *(len(part.taps) for made in self.instructions for part in made.parts)),
             "MOST_SOURCES": max(len(made.parts) for made in self.instructions),
             "MOST_ADDENDS": max(1, *(len(made.addends) for made in self.instructions)),
         }
@@ -444,6 +466,14 @@ def _scales(op: Op) -> bool:
     if op.kind != "conv" or op.weight is None:
         return False
     return op.weight.shape[1:] == (1, 1, 1) and op.detail[2] == op.channels and op.detail[0] == 1
+
+
+def _winograd(made: Instruction) -> bool:
+    """Whether an instruction has 3x3 kernels alone, enough channels, and few more rows if they are taken in fours."""
+    full, height = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)], made.shape[1]
+    if made.kind != "LINEAR" or not made.parts or any(part.taps != full for part in made.parts):
+        return False
+    return min(made.inputs, made.shape[0]) >= WINOGRAD_CHANNELS and 4 * -(-height // 4) <= 1.4 * height
 
 
 def _packed(made: Instruction) -> npt.NDArray[np.float64]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,13 +17,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "search_spaces"))
 from test_hnag_folding import MEAN, SPECS, STD
-from test_hnag_student import randomised
+from test_hnag_student import randomised, spec_of
 
 from naslib_autokd import cli, load_student
 from naslib_autokd.data.prepare_picture import network_input
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.search_spaces.hnag.execution import c_compiler
 from naslib_autokd.search_spaces.hnag.folding import Op, fold
+from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
 from naslib_autokd.search_spaces.hnag.wiring import StudentSpec, fit_width
 from naslib_autokd.shipping import c_file as module
 from naslib_autokd.shipping.c_file import CSession, c_file
@@ -35,16 +39,20 @@ except FileNotFoundError as reason:
 STRICT = ("-Wall", "-Wextra", "-Werror")
 QUICK = ("-O1", "-march=native", "-DSTUDENT_PLAIN", *STRICT)
 """One kind of vector, the widest that is here: a quarter of the time."""
-BATCHES = (1, 3, 17, 64)
+BATCHES = (1, 3, 16, 17, 33, 64)
 
 
-def written(spec: StudentSpec, path: Path, n: int = max(BATCHES)) -> tuple[np.ndarray, np.ndarray]:
-    """Write a student with random weights; ``n`` images and the module's logits in float64."""
+def written(
+    spec: StudentSpec, path: Path, n: int = max(BATCHES), winograd: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write a student with random weights, with ``winograd`` for all 3x3 convolutions whether or not it is worth it;
+    ``n`` images and the module's logits in float64."""
     student = randomised(spec, seed=4).float().eval()
     mean, std = MEAN[: spec.in_channels], STD[: spec.in_channels]
     shape = (spec.in_channels, spec.image_size, spec.image_size)
     images = np.random.default_rng(0).random((n, *shape), dtype=np.float32)
-    path.write_bytes(c_file(student, shape, mean, std))
+    with patch.multiple(module, WINOGRAD_CHANNELS=1, LEAST_ROW=0) if winograd else nullcontext():
+        path.write_bytes(c_file(student, shape, mean, std))
     with torch.no_grad():
         normalised = (torch.from_numpy(images) - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
         return images, student.double()(normalised.double()).numpy()
@@ -65,12 +73,38 @@ SOME = ("max pooling, odd size", "one node", "everything 23", "everything 26")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow, id=name) for name in SPECS]
 )
-def test_the_file_computes_what_the_student_computes(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("winograd", [False, True])
+def test_the_file_computes_what_the_student_computes(name: str, winograd: bool, tmp_path: Path) -> None:
     """Both stems, merges of all kinds, all operations, poolings, empty stages, 1 to 13 channels, odd sizes."""
-    images, expected = written(SPECS[name], tmp_path / "student.c")
+    images, expected = written(SPECS[name], tmp_path / "student.c", winograd=winograd)
     session = CSession(tmp_path / "student.c", QUICK)
     for batch in BATCHES:
         assert difference(session(images[:batch]), expected[:batch]) < 1e-5
+
+
+def ops_of(path: Path) -> list[list[str]]:
+    """Kind, grid, output, its ReLU, channels, ... of what a file computes."""
+    rows = re.search(r"Op OPS\[\] = {\n(.*?)};", path.read_text(), re.DOTALL)[1]
+    return [row.strip("{ ,}").split(", ") for row in rows.splitlines()]
+
+
+@pytest.mark.parametrize("image_size", [12, 13])
+def test_winograd_is_taken_where_it_pays(image_size: int, tmp_path: Path) -> None:
+    """From 12 channels on, with sums of convolutions, and not for a few small images, whose vectors it leaves empty."""
+    generator = Generator(WattsStrogatz(4, 2, 0.5), ErdosRenyi(2, 0.7), WattsStrogatz(3, 2))
+    spec = spec_of(generator, image_size=image_size, channels=(11, 12, 14))
+    images, expected = written(spec, tmp_path / "student.c", 33)
+    kinds = {(kind, int(channels)) for kind, _, _, _, channels, *_ in ops_of(tmp_path / "student.c")}
+    assert {("LINEAR", 11), ("WINOGRAD", 12), ("WINOGRAD", 14)} <= kinds
+    assert ("WINOGRAD", 11) not in kinds
+    session = CSession(tmp_path / "student.c", QUICK)
+    for batch in (1, 3, 16, 17, 33):
+        assert difference(session(images[:batch]), expected[:batch]) < 1e-5
+    text = (tmp_path / "student.c").read_text()
+    (tmp_path / "other.c").write_text(text.replace("six[6] = {k0 * 0.25f", "six[6] = {k0 * 0.5f"))
+    other = CSession(tmp_path / "other.c", QUICK)
+    np.testing.assert_array_equal(other(images[:1]), session(images[:1]))
+    assert difference(other(images[:16]), expected[:16]) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -88,7 +122,7 @@ def test_the_file_computes_what_the_student_computes(name: str, tmp_path: Path) 
 def test_every_way_to_compile_it_gives_the_same(flags: tuple[str, ...], tmp_path: Path) -> None:
     if "-mavx2" in flags and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("the processor has no AVX2")
-    images, expected = written(SPECS["everything 24"], tmp_path / "student.c")
+    images, expected = written(SPECS["everything 24"], tmp_path / "student.c", winograd=True)
     session = CSession(tmp_path / "student.c", (*flags, *STRICT))
     for batch in BATCHES:
         assert difference(session(images[:batch]), expected[:batch]) < 1e-5
@@ -110,7 +144,7 @@ def test_other_compilers_and_processors_give_the_same(
     if missing := [name for name in (compiler, *emulator) if shutil.which(name) is None]:
         pytest.skip(f"{missing[0]} is not installed")
     for name in ("everything 24", "max pooling, odd size", "one node"):
-        images, expected = written(SPECS[name], tmp_path / "student.c", 17)
+        images, expected = written(SPECS[name], tmp_path / "student.c", 17, winograd=True)
         images.tofile(tmp_path / "images.f32")
         command = [compiler, *flags, *STRICT, "-DSTUDENT_MAIN", "student.c", "-lm", "-o", "student"]
         subprocess.run(command, cwd=tmp_path, check=True)
@@ -122,8 +156,9 @@ def test_other_compilers_and_processors_give_the_same(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["everything", "everything 21", "max pooling, odd size"])
 @pytest.mark.parametrize("vectors", ["-march=native", "-O1", "-DSTUDENT_SCALAR"])
-def test_it_touches_no_memory_but_its_own(name: str, vectors: str, tmp_path: Path) -> None:
-    images, expected = written(SPECS[name], tmp_path / "student.c", 17)
+@pytest.mark.parametrize("winograd", [False, True])
+def test_it_touches_no_memory_but_its_own(name: str, vectors: str, winograd: bool, tmp_path: Path) -> None:
+    images, expected = written(SPECS[name], tmp_path / "student.c", 17, winograd)
     (tmp_path / "driver.c").write_text(f"""
         #include <stdio.h>
         #include <stdlib.h>
