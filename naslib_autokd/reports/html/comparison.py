@@ -87,7 +87,7 @@ def statistics(page: ui.Page, run: RunData) -> Iterator[str]:
 def _ranks(ranks: Sequence[Row]) -> str:
     p, n, difference = ranks[0]["p_value"], ranks[0]["n"], ranks[0]["critical_difference"]
     said = f"Over {n} seeds. " + ("" if p is None else f"Friedman's test: p = {p:.2g}. ")
-    return f"{said}Methods under one grey bar are not told apart (Nemenyi's critical difference {difference:.2f})."
+    return f"{said}Methods whose ranks differ by less than {difference:.2f} are not told apart (Nemenyi)."
 
 
 # ---- compare-kd ----------------------------------------------------------------------------------------------------
