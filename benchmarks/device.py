@@ -1,9 +1,9 @@
 """A search for the device: students at equal latency in ONNX Runtime, searched, hand-designed and pruned.
 
     OMP_NUM_THREADS=1 python benchmarks/device.py --seeds 10    # an hour on one core; continues, takes more seeds
-    OMP_NUM_THREADS=1 python benchmarks/device.py --seeds 3 --presets hnag-small --long
-    OMP_NUM_THREADS=1 python benchmarks/device.py --seeds 10 --limits 0.34 --teacher resnet20.safetensors \\
-        --task benchmarks/results/cifar10/task.yaml --data-dir IMAGES
+    OMP_NUM_THREADS=1 python benchmarks/device.py --seeds 3 --presets hnag-device --long
+    OMP_NUM_THREADS=1 python benchmarks/device.py --seeds 10 --presets hnag-device --limits 0.34 \\
+        --teacher resnet20.safetensors --task benchmarks/results/cifar10/task.yaml --data-dir IMAGES
     python benchmarks/device.py --table                         # what is there
 
 A task without a limit of parameters that matters: students may take ``--limits`` of their teacher's latency

@@ -135,8 +135,13 @@ COMMANDS: dict[str, str] = {
     "--seeds 2": "tests/test_benchmark_cifar10.py::test_methods_are_paired_by_teacher_and_search",
     "python benchmarks/int8.py": "tests/test_benchmark_int8.py::"
     "test_fine_tuning_wins_back_what_longer_training_does_not",
-    "python benchmarks/device.py --seeds 3 --limits 0.95": "tests/test_benchmark_device.py::"
-    "test_arms_are_paired_with_the_family_by_seed",
+    "python benchmarks/device.py --seeds 10": "tests/test_benchmark_device.py::"
+    "test_arms_are_paired_with_the_family_of_their_task_by_seed",
+    "python benchmarks/device.py --seeds 3 --presets hnag-device --long": "tests/test_benchmark_device.py::"
+    "test_arms_are_paired_with_the_family_of_their_task_by_seed",
+    "python benchmarks/device.py --seeds 10 --presets hnag-device --limits 0.34 --teacher resnet20.safetensors "
+    "--task benchmarks/results/cifar10/task.yaml --data-dir images": "tests/test_benchmark_device.py::"
+    "test_arms_are_paired_with_the_family_of_their_task_by_seed",
     "python benchmarks/tables.py run nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
     "python benchmarks/tables.py report nasbench201-cifar100.yaml nasbench201-cifar10.yaml --out runs/tables": TABLES,
     # searches
