@@ -14,6 +14,7 @@ import pytest
 from naslib_autokd.cli import build_parser, main
 from naslib_autokd.commands._parser import leaves, subcommands, walk
 from naslib_autokd.commands._types import name_of
+from naslib_autokd.search_spaces import SEARCH_SPACES
 
 ROOT = Path(__file__).parents[1]
 PARSER = build_parser()
@@ -31,6 +32,11 @@ OTHER_MEANING = {
     "--task": "of `ablate` the task of the benchmark",
 }
 """Options whose help differs between commands, and why."""
+
+
+def test_the_help_names_the_presets() -> None:
+    preset = next(action for action in COMMANDS["search"]._actions if "--preset" in action.option_strings)
+    assert f": {', '.join(SEARCH_SPACES)} (" in str(preset.help)
 
 
 def test_the_commands_are_those_that_we_know() -> None:

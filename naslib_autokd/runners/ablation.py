@@ -463,12 +463,12 @@ def run_study(
                     done[key] = outcome.value
                     runs.append(outcome.value)
                 else:
-                    failures[key] = JobFailure(method.label, seed, outcome.message)
+                    failures[key] = JobFailure(method.label, seed, outcome.message + outcome.place)
                     runs.append(failures[key])
                 schedule.ended(method.label, outcome.seconds)
                 if progress is not None:
                     n_done = len(done) + len(failures)
-                    error = "" if outcome.status == "success" else outcome.message
+                    error = failures[key].error if key in failures else ""
                     progress(StudyProgress(method.label, seed, n_done, len(jobs), schedule.left_s(), error))
         if stop is not None and stop() and len(done) + len(failures) < len(jobs):
             raise SearchInterrupted(f"stopped after {len(done)} of {len(jobs)} runs; the same command continues")

@@ -81,6 +81,8 @@ class Outcome:
     details: str = ""
     """Traceback, or the last output of a process that died."""
     seconds: float = 0.0
+    place: str = ""
+    """Where in the user's own code the error was (`imports.place_in_own_code`)."""
 
 
 class WorkerProcess:
@@ -393,9 +395,8 @@ def attempt(handler: Handler, job: Any, report: Report) -> Outcome:
         return Outcome(handler(job, report), seconds=time.perf_counter() - started)
     except Exception as error:
         status = "out_of_memory" if is_out_of_memory(error) else "error"
-        message = f"{type(error).__name__}: {error}{place_in_own_code(error)}"
-        details = traceback.format_exc(limit=-5)
-        return Outcome(None, status, message, details, time.perf_counter() - started)
+        message, details = f"{type(error).__name__}: {error}", traceback.format_exc(limit=-5)
+        return Outcome(None, status, message, details, time.perf_counter() - started, place_in_own_code(error))
 
 
 def end_with_parent(parent: int) -> None:
