@@ -4,14 +4,15 @@
     python benchmarks/latency.py --rounds 3 --cases demo
     python benchmarks/latency.py --only model                       # ten minutes
 
-Two cases. ``demo``: the default student of cluttered-digits (24,000 parameters, 12x12), its teacher, and a resnet8 of
+Three cases. ``demo``: the default student of cluttered-digits (24,000 parameters, 12x12), its teacher, and a resnet8 of
 as many multiply-adds. ``large``: a student of 200 operations (setting L of students.py, 0.5M parameters, 32x32; and of
-2M with channels in multiples of 16) and a resnet8 of as many multiply-adds.
+2M with channels in multiples of 16) and a resnet8 of as many multiply-adds. ``wide``: students of few operations with
+channels in multiples of 16, 32x32: the default families of two spaces with so many parameters.
 
 "torch" is the file that torch's exporter writes of the same module, "folded" is what `export` writes, "int8" the
 same in 8 bits, "C" what `export --format c` writes, compiled by cc -O3 ("native": and -march=native). Weights are
-random; they do not change the time. Every round measures all files in turn, on one thread;
-told is the median of CPU seconds, which other work on the machine changes little.
+random; they do not change the time. Every round measures all files, in an order of its
+own, on one thread; told is the median of CPU seconds, which other work on the machine changes little.
 
 ``--only model``: how well `latency_model` predicts students that it was not fitted to, 15 of each space, of random
 families and sizes, 3x32x32. Both are timed in the same rounds.
@@ -69,6 +70,13 @@ def networks(case: str) -> tuple[tuple[int, int, int], dict[str, nn.Module]]:
         teacher, _ = build_network(parse_architecture("resnet-small"), shape[0], 10)
         return shape, {"student": student, "teacher": teacher.eval(), "resnet8": resnet8_of(student.spec.macs, shape)}
     shape, wiring = (3, 32, 32), generator_of("L").sample_wiring(0)
+    if case == "wide":
+        return shape, {
+            f"{preset} of {max_params:,}": student_of(
+                HNAGSpace(preset).default_candidate().sample_wiring(0), max_params, shape, 16
+            )
+            for preset, max_params in (("hnag-device", 52_900), ("hnag-device", 110_000), ("hnag-small", 78_000))
+        }
     student = student_of(wiring, 500_000, shape)
     wide = student_of(wiring, 2_000_000, shape, 16)
     return shape, {
@@ -113,12 +121,15 @@ def nodes(content: bytes) -> Counter[str]:
 def measure(
     sessions: Mapping[str, runtime.Session], shape: tuple[int, int, int], batch: int, rounds: int
 ) -> dict[str, float]:
-    """Median milliseconds of a call, over rounds in which each has its turn."""
-    images = np.random.default_rng(0).random((batch, *shape), dtype=np.float32)
-    repeats = max(1, 32 // batch)
+    """Median milliseconds of a call, over rounds in which each has its turn, in any order: who comes first after a file
+    that needs much memory finds the caches full of that."""
+    rng = np.random.default_rng(0)
+    images = rng.random((batch, *shape), dtype=np.float32)
+    repeats = max(4, 64 // batch)
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for each in range(rounds + 1):
-        for name, session in sessions.items():
+        for name in rng.permutation(list(sessions)):
+            session = sessions[name]
             start = time.process_time()
             for _ in range(repeats):
                 session(images)
@@ -168,7 +179,7 @@ def tell_of_the_model(n: int, rounds: int, batches: Sequence[int]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="demo,large")
+    parser.add_argument("--cases", default="demo,large,wide")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--only", choices=("model",))
     parser.add_argument("--students", type=int, default=15, help="unseen ones of each space")

@@ -4,7 +4,8 @@
  *
  * images: n x @CHANNELS@ x @HEIGHT@ x @WIDTH@ (image, channel, row, column), values in [0, 1]; the normalisation is
  * inside. logits: n x @CLASSES@. Returns 0, or -1 if n is negative or there is no memory (@ONE_KIB@ KiB for one image, at most
- * @MANY_KIB@ KiB for many). Any number of threads may call it. Nothing but the C library is needed, C99 is enough:
+ * @MANY_KIB@ KiB for many; another @KEPT_KIB@ KiB are static, and filled by the first call). Any number of threads may call it.
+ * Nothing but the C library is needed, C99 is enough:
  *
  *     cc -O3 -c student.c
  *     cc -O3 -DSTUDENT_MAIN student.c -o student && ./student images.f32
@@ -13,7 +14,7 @@
  *
  * With gcc and clang the kernels are compiled for AVX-512, for AVX2 and for the processor that the compiler is told; the
  * first that the processor has is used. -DSTUDENT_PLAIN: for the latter alone; -DSTUDENT_SCALAR: without vectors;
- * -DSTUDENT_GROUP=1: one image at a time, which saves memory. With -std=c99 gcc wants -ffp-contract=fast to be fast. */
+ * -DSTUDENT_GROUP=1: one image at a time and nothing kept, which saves memory. With -std=c99 gcc wants -ffp-contract=fast to be fast. */
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -36,11 +37,11 @@ typedef struct {
 /* out = bias + convolutions of sources + factors x addends; positive = max(out, 0); or what a kind needs of this. */
 typedef struct {
     int kind, grid, out, positive, channels; /* first slabs; -1: not wanted */
-    int source, n_sources, addend, n_addends, weight;
+    int source, n_sources, addend, n_addends, weight, kernels;
 } Op;
 enum {
     LINEAR,    /* all of it */
-    WINOGRAD,  /* the same, where each source has the taps of a 3x3 kernel */
+    WINOGRAD,  /* the same, where each source has the taps of a 3x3 kernel; their sums are kept from `kernels` on */
     DEPTHWISE, /* each channel has its own source */
     MAXIMUM,   /* of a window of another grid, as AVERAGE: WINDOWS has grid, slab, kernel, stride, padding */
     AVERAGE,
@@ -57,14 +58,20 @@ typedef struct {
 #ifndef STUDENT_GROUP
 #define STUDENT_GROUP @GROUP@ /* images that are computed together */
 #endif
-enum { IMAGES = @IMAGES@, PLACES = @PLACES@, MOST_PLACES = @MOST_PLACES@, HALO = @HALO@, SCRATCH = @SCRATCH@ };
+#if defined(__GNUC__) && STUDENT_GROUP > 1
+#define KEPT @KEPT@ /* floats that the first call makes and keeps for WINOGRAD */
+#else
+#define KEPT 0
+#endif
+static float kept[KEPT + 1];
+enum { IMAGES = @IMAGES@, PLACES = @PLACES@, MOST_PLACES = @MOST_PLACES@, HALO = KEPT ? @HALO@ : 0, SCRATCH = KEPT ? @SCRATCH@ : 0 };
 enum { MOST_TAPS = @MOST_TAPS@, MOST_SOURCES = @MOST_SOURCES@, MOST_ADDENDS = @MOST_ADDENDS@ };
 enum {
     GRIDS_N = sizeof(GRIDS) / sizeof(Grid),
     OPS_N = sizeof(OPS) / sizeof(Op),
     SLACK = 64, /* floats after a grid that kernels may read, and throw away */
-    PIECE = @PIECE@, /* floats of each of four rows that WINOGRAD takes at a time */
-    LEAST_ROW = @LEAST_ROW@, /* floats of a row from which on it is worth it */
+    PIECE = @PIECE@, /* floats of tiles that WINOGRAD takes at a time */
+    SUMS = @SUMS@, /* half cycles that the sums of a vector of tiles take it for each channel */
     BLOCK = 6   /* output channels held in registers; the weights are stored in such blocks */
 };
 
@@ -92,6 +99,17 @@ static float *slab_of(const Run *run, int grid, int slab) {
 }
 
 static int blocks_of(int channels) { return (channels + BLOCK - 1) / BLOCK; }
+
+/* An odd number of cache lines of 16 floats: multiples of it lie in different sets of a cache. */
+static ptrdiff_t odd_lines(ptrdiff_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+
+static ptrdiff_t kernels_size(ptrdiff_t channels, ptrdiff_t inputs) { return odd_lines(channels * (1 + inputs) + 16); }
+
+static ptrdiff_t inputs_of(const Op *op) {
+    ptrdiff_t inputs = 0;
+    for (int s = 0; s < op->n_sources; ++s) inputs += SOURCES[op->source + s].channels;
+    return inputs;
+}
 
 /* The zeros to the right of the rows of some slabs, which runs over many rows overwrite. */
 static void clear_right(const Run *run, int grid, int slab, int channels) {
@@ -126,6 +144,7 @@ static void place(Run *run, float *arena, int n) {
 #define VECTOR __attribute__((vector_size(4 * LANES)))
 #define LOOSE __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
 #define SPREAD(x) ((float)(x) - (vec){0})
+#define PREFETCH(p, write) __builtin_prefetch(p, write)
 #if defined(__AVX512F__)
 #define PLAIN_LANES 16
 #elif defined(__AVX__)
@@ -135,8 +154,10 @@ static void place(Run *run, float *arena, int n) {
 #endif
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
+#define SHUFFLED(a, b, m) AT(shuffled)(a, b, m)
 #else
-#define UNROLL _Pragma("GCC unroll 8")
+#define SHUFFLED(a, b, m) __builtin_shuffle(a, b, m)
+#define UNROLL _Pragma("GCC unroll 16")
 #endif
 #if defined(__x86_64__) && !defined(__AVX512F__) && !defined(STUDENT_PLAIN)
 #define LEVELS
@@ -146,6 +167,7 @@ static void place(Run *run, float *arena, int n) {
 #define VECTOR
 #define LOOSE
 #define SPREAD(x) ((float)(x))
+#define PREFETCH(p, write)
 #define PLAIN_LANES 1
 #define UNROLL
 #endif
@@ -159,6 +181,9 @@ static void place(Run *run, float *arena, int n) {
 typedef float AT(vec) VECTOR;
 typedef float AT(loose) LOOSE;
 #define vec AT(vec)
+#if LANES > 1
+typedef int AT(mask) VECTOR;
+#endif
 
 INLINE vec AT(load)(const float *p) { return *(const AT(loose) *)p; }
 #define load AT(load)
@@ -169,6 +194,14 @@ INLINE void AT(store)(float *to, vec value, ptrdiff_t count) {
     else if (count > 0)
         memcpy(to, &value, (size_t)count * sizeof(float));
 }
+
+#if defined(__clang__) && LANES > 1 /* which sees one instruction in it where the mask is known */
+INLINE vec AT(shuffled)(vec a, vec b, AT(mask) m) {
+    vec y;
+    UNROLL for (int k = 0; k < LANES; ++k) y[k] = m[k] < LANES ? a[m[k] % LANES] : b[m[k] % LANES];
+    return y;
+}
+#endif
 
 INLINE vec AT(larger)(vec a, vec b) {
 #if LANES == 1
@@ -216,6 +249,15 @@ INLINE void AT(tile)(const int ob, const int nb, const Work *w, const float *k, 
         const float *x = w->sources[s].x + (w->depthwise ? own : at);
         const ptrdiff_t *taps = w->sources[s].taps;
         int n_taps = w->sources[s].n_taps;
+        if (n_taps == 1) {
+            x += taps[0];
+            for (int c = w->sources[s].channels; c > 0; --c, x += w->step, k += ob) {
+                vec v[WIDE];
+                UNROLL for (int n = 0; n < nb; ++n) v[n] = load(x + n * LANES);
+                UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int n = 0; n < nb; ++n) acc[o][n] += k[o] * v[n];
+            }
+            continue;
+        }
         for (int c = 0; c < w->sources[s].channels; ++c, x += w->step)
             for (int t = 0; t < n_taps; ++t, k += ob) {
                 const float *p = x + taps[t];
@@ -316,167 +358,271 @@ static void AT(linear)(const Run *run, const Op *op) {
     }
 }
 
-/* Winograd's F(4, 3) along the columns (Lavin and Gray, arXiv 1509.09308): six sums of six rows each are convolved with
- * six 1x3 filters, and four rows made of the results, by half the multiplications. All of it is done to runs of memory,
- * so that vectors are full whatever n and the size of the map are. */
+/* Winograd's F(4x4, 3x3) (Lavin and Gray, arXiv 1509.09308): of tiles of 4x4 places and what is around them, 36 sums are
+ * multiplied by 36 sums of a 3x3 kernel, and the places made of the products: a quarter of the multiplications. The
+ * polynomials are evaluated at 0, +-3/4, +-3/2 and infinity, which errs less than the usual 0, +-1, +-2. */
 
-/* The six filters, `size` floats apart; for each block the bias, then [source][channel][column]. They are made anew
- * each time, which is cheap: in the file they would be twice the weights, which single images need, too. */
-static void AT(filters)(const Op *op, ptrdiff_t inputs, float *to, ptrdiff_t size) {
+INLINE void AT(sums_of_input)(vec *v) {
+    vec a = v[4] - v[2] * 2.25f, b = v[3] * 0.75f - v[1] * 1.6875f, c = v[4] - v[2] * 0.5625f;
+    vec d = v[3] * 1.5f - v[1] * 0.84375f, last = v[5] - v[3] * 2.8125f + v[1] * 1.265625f;
+    v[0] = v[0] * 1.265625f - v[2] * 2.8125f + v[4];
+    v[1] = a + b, v[2] = a - b, v[3] = c + d, v[4] = c - d, v[5] = last;
+}
+
+INLINE void AT(sums_of_kernel)(vec k0, vec k1, vec k2, vec *to) {
+    vec a = k0 * (-1 / 1.8984375f) + k2 * (-0.5625f / 1.8984375f), b = k1 * (-0.75f / 1.8984375f);
+    vec c = k0 * (1 / 7.59375f) + k2 * (2.25f / 7.59375f), d = k1 * (1.5f / 7.59375f);
+    to[0] = k0 * (1 / 1.265625f);
+    to[1] = a + b, to[2] = a - b, to[3] = c + d, to[4] = c - d, to[5] = k2;
+}
+
+INLINE void AT(four_of_six)(const vec *m, vec *to) {
+    vec a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], d = m[3] - m[4];
+    to[0] = m[0] + a + c;
+    to[1] = b * 0.75f + d * 1.5f;
+    to[2] = a * 0.5625f + c * 2.25f;
+    to[3] = b * 0.421875f + d * 3.375f + m[5];
+}
+
+/* Columns of tiles that are beside each other have to be runs of memory. They are for as many images as a vector has
+ * floats; for fewer they are made from the even and odd units of vectors, a unit being the images of one place, */
+INLINE vec AT(unzipped)(vec a, vec b, const int unit, const int odd) {
+#if LANES == 1
+    return unit && odd ? b : a;
+#else
+    AT(mask) m = {0};
+    UNROLL for (int k = 0; k < LANES; ++k) m[k] = (k / unit * 2 + odd) * unit + k % unit;
+    return SHUFFLED(a, b, m);
+#endif
+}
+
+/* and back, the low or high half of the units of both in turn. */
+INLINE vec AT(zipped)(vec a, vec b, const int unit, const int high) {
+#if LANES == 1
+    return unit && high ? b : a;
+#else
+    AT(mask) m = {0};
+    UNROLL for (int k = 0; k < LANES; ++k) {
+        int u = k / unit + high * (LANES / unit);
+        m[k] = u % 2 * LANES + u / 2 * unit + k % unit;
+    }
+    return SHUFFLED(a, b, m);
+#endif
+}
+
+/* Where the first column of the tile at `at` is. */
+INLINE ptrdiff_t AT(first_column)(ptrdiff_t at, ptrdiff_t n) { return n <= LANES ? 4 * at : 4 * at - 3 * (at % n); }
+
+/* The 36 sums of kernels; for each block zeros, then [source][channel]. */
+static void AT(sums_of_kernels)(const Op *op) {
+    ptrdiff_t inputs = inputs_of(op), size = kernels_size(op->channels, inputs);
+    float *to = kept + op->kernels;
     const float *k = WEIGHTS + op->weight;
     for (int b = 0, blocks = blocks_of(op->channels); b < blocks; ++b) {
         ptrdiff_t ob = op->channels * (b + 1) / blocks - op->channels * b / blocks;
-        for (ptrdiff_t o = 0; o < ob; ++o, ++to, ++k)
-            for (int i = 0; i < 6; ++i) to[i * size] = i == 1 ? *k : 0; /* which is added to all four rows */
-        for (ptrdiff_t c = 0; c < inputs; ++c, to += 3 * ob, k += 9 * ob)
-            for (ptrdiff_t j = 0; j < 3 * ob; j += LANES) {
-                vec k0 = load(k + j), k1 = load(k + j + 3 * ob), k2 = load(k + j + 6 * ob);
-                vec a = (k0 + k2) * (-1 / 6.0f), b1 = k1 * (1 / 6.0f), c1 = k0 * (1 / 24.0f) + k2 * (1 / 6.0f);
-                vec six[6] = {k0 * 0.25f, a - b1, a + b1, c1 + k1 * (1 / 12.0f), c1 - k1 * (1 / 12.0f), k2};
-                UNROLL for (int i = 0; i < 6; ++i) *(AT(loose) *)(to + i * size + j) = six[i];
+        for (int i = 0; i < 36; ++i) memset(to + i * size, 0, (size_t)ob * sizeof(float));
+        to += ob, k += ob;
+        for (ptrdiff_t c = 0; c < inputs; ++c, to += ob, k += 9 * ob)
+            for (int part = 0; part < ob; part += LANES) {
+                vec rows[3][6], all[6];
+                UNROLL for (int j = 0; j < 3; ++j)
+                    AT(sums_of_kernel)(load(k + j * ob + part), load(k + (3 + j) * ob + part),
+                                       load(k + (6 + j) * ob + part), rows[j]);
+                UNROLL for (int i = 0; i < 6; ++i) {
+                    AT(sums_of_kernel)(rows[0][i], rows[1][i], rows[2][i], all);
+                    UNROLL for (int j = 0; j < 6; ++j) AT(store)(to + (6 * i + j) * size + part, all[j], LANES);
+                }
             }
         k += ob * op->n_addends;
     }
 }
 
-/* The sums of the six rows around the four from `row` on, `size` floats apart; rows below the map are zeros. */
-static void AT(six_rows)(const Grid *g, const float *x, int row, ptrdiff_t pitch, ptrdiff_t count, float *to,
-                         ptrdiff_t size) {
+/* A channel's 36 sums of input, `size` floats apart, of `count` floats of tiles from `at` on, in the rows from `row` on. */
+INLINE void AT(take)(const Grid *g, ptrdiff_t n, const float *x, int row, ptrdiff_t at, ptrdiff_t count, float *columns,
+                     float *to, ptrdiff_t size, const int unit) {
+    ptrdiff_t step = n < LANES ? LANES : n, length = PIECE + SLACK + n;
     const float *p[6];
-    for (int i = 0; i < 6; ++i) p[i] = x + (row + i - 1 < g->height ? row + i - 1 : g->height) * pitch;
-    for (ptrdiff_t j = 0; j < count; j += LANES, to += LANES) {
-        vec r1 = load(p[1] + j), r2 = load(p[2] + j), r3 = load(p[3] + j), r4 = load(p[4] + j);
-        vec a = r4 - r2 * 4.0f, b = r3 - r1 * 4.0f, c = r4 - r2, d = (r3 - r1) * 2.0f;
-        *(AT(loose) *)to = load(p[0] + j) * 4.0f - r2 * 5.0f + r4;
-        *(AT(loose) *)(to + size) = a + b;
-        *(AT(loose) *)(to + 2 * size) = a - b;
-        *(AT(loose) *)(to + 3 * size) = c + d;
-        *(AT(loose) *)(to + 4 * size) = c - d;
-        *(AT(loose) *)(to + 5 * size) = r1 * 4.0f - r3 * 5.0f + load(p[5] + j);
-    }
-}
-
-/* Four rows in the place of six. */
-static void AT(four_rows)(vec (*m)[BLOCK * WIDE], int count) {
-    for (int j = 0; j < count; ++j) {
-        vec a = m[1][j] + m[2][j], b = m[1][j] - m[2][j], c = m[3][j] + m[4][j], d = m[3][j] - m[4][j];
-        m[0][j] += a + c;
-        m[1][j] = b + d * 2.0f;
-        m[2][j] = a + c * 4.0f;
-        m[3][j] = b + d * 8.0f + m[5][j];
-    }
-}
-
-/* `ob` channels of some rows, `stride` floats apart, to `count` floats from `at` on. */
-INLINE void AT(put)(const Work *w, const float *made, int ob, int rows, ptrdiff_t stride, const float *factors,
-                    ptrdiff_t at, ptrdiff_t pitch, ptrdiff_t count) {
-    float *to[2] = {w->out, w->positive};
-    for (int o = 0; o < ob; ++o, at += w->stride)
-        for (int row = 0; row < rows; ++row) {
-            const float *m = made + row * BLOCK * WIDE * LANES + o * stride;
-            ptrdiff_t own = at + row * pitch;
-            vec y[WIDE];
-            for (int n = 0; n * LANES < count; ++n) y[n] = load(m + n * LANES);
-            for (int a = 0; a < w->n_addends; ++a)
-                for (int n = 0; n * LANES < count; ++n)
-                    y[n] += factors[a * ob + o] * load(w->addends[a] + own + n * LANES);
-            for (int i = 0; i < 2; ++i) {
-                if (i)
-                    for (int n = 0; n * LANES < count; ++n) y[n] = AT(larger)(y[n], SPREAD(0));
-                if (to[i] == NULL) continue;
-                for (int n = 0; n * LANES < count; ++n) AT(store)(to[i] + own + n * LANES, y[n], count - n * LANES);
+    for (int i = 0; i < 6; ++i) p[i] = x + ((row + i - 1 < g->height ? row + i - 1 : g->height) * g->pitch - 1) * n;
+    for (ptrdiff_t j = 0; j < count + n; j += LANES) { /* with the next tile, whose first columns are needed, too */
+        ptrdiff_t from = AT(first_column)(at + j, n);
+        vec sums[4][6];
+        UNROLL for (int q = 0; q < 4; ++q) {
+            UNROLL for (int i = 0; i < 6; ++i) {
+                sums[q][i] = load(p[i] + from + q * step);
+                PREFETCH(p[i] + from + q * step + g->slab * n, 0);
             }
+            AT(sums_of_input)(sums[q]);
+            if (unit == LANES)
+                UNROLL for (int i = 0; i < 6; ++i) AT(store)(columns + (4 * i + q) * length + j, sums[q][i], LANES);
+        }
+        if (unit < LANES) UNROLL for (int i = 0; i < 6; ++i) {
+            vec a = sums[0][i], b = sums[1][i], c = sums[2][i], d = sums[3][i];
+            vec even = AT(unzipped)(a, b, unit, 0), even2 = AT(unzipped)(c, d, unit, 0);
+            vec odd = AT(unzipped)(a, b, unit, 1), odd2 = AT(unzipped)(c, d, unit, 1);
+            float *y = columns + 4 * i * length + j;
+            AT(store)(y, AT(unzipped)(even, even2, unit, 0), LANES);
+            AT(store)(y + length, AT(unzipped)(odd, odd2, unit, 0), LANES);
+            AT(store)(y + 2 * length, AT(unzipped)(even, even2, unit, 1), LANES);
+            AT(store)(y + 3 * length, AT(unzipped)(odd, odd2, unit, 1), LANES);
+        }
+    }
+    for (int column = g->width + 2; column <= (g->width + 3) / 4 * 4 + 1; ++column) { /* beyond the zeros on the right */
+        ptrdiff_t j = column / 4 * n - at;
+        for (int i = 0; j >= 0 && j < count + n && i < 6; ++i)
+            memset(columns + (4 * i + column % 4) * length + j, 0, (size_t)n * sizeof(float));
+    }
+    for (int i = 0; i < 6; ++i, columns += 4 * length, to += 6 * size)
+        for (ptrdiff_t j = 0; j < count; j += LANES) {
+            const float *c = columns + j;
+            vec v[6] = {load(c),          load(c + length), load(c + 2 * length), load(c + 3 * length),
+                        load(c + n), load(c + length + n)};
+            AT(sums_of_input)(v);
+            UNROLL for (int q = 0; q < 6; ++q) AT(store)(to + q * size + j, v[q], LANES);
         }
 }
 
-static void AT(winograd)(const Run *run, const Op *op) {
+/* A channel's places of the products, `size` floats apart: `rows` rows of `width` floats from `own` on, of which tiles
+ * take `count` floats from `at` on. `k`: the bias, and `factors` floats after it the factors, `ob` floats apart. */
+INLINE void AT(put)(const Work *w, const float *m, ptrdiff_t size, ptrdiff_t own, int rows, ptrdiff_t pitch,
+                    ptrdiff_t width, ptrdiff_t n, ptrdiff_t at, ptrdiff_t count, const float *k, ptrdiff_t factors,
+                    ptrdiff_t ob, const int unit) {
+    ptrdiff_t step = n < LANES ? LANES : n;
+    for (ptrdiff_t j = 0; j < count; j += LANES, m += LANES) {
+        ptrdiff_t first = AT(first_column)(at + j, n);
+        vec half[4][6], y[4][4];
+        UNROLL for (int i = 0; i < 6; ++i) {
+            vec six[6], four[4];
+            UNROLL for (int q = 0; q < 6; ++q) six[q] = load(m + (6 * i + q) * size);
+            AT(four_of_six)(six, four);
+            UNROLL for (int q = 0; q < 4; ++q) half[q][i] = four[q];
+        }
+        UNROLL for (int q = 0; q < 4; ++q) AT(four_of_six)(half[q], y[q]);
+        vec all[4][4];
+        UNROLL for (int r = 0; r < 4; ++r) {
+            vec a = y[0][r], b = y[1][r], c = y[2][r], d = y[3][r];
+            vec even = AT(zipped)(a, c, unit, 0), even2 = AT(zipped)(a, c, unit, 1);
+            vec odd = AT(zipped)(b, d, unit, 0), odd2 = AT(zipped)(b, d, unit, 1);
+            all[r][0] = AT(zipped)(even, odd, unit, 0) + *k, all[r][1] = AT(zipped)(even, odd, unit, 1) + *k;
+            all[r][2] = AT(zipped)(even2, odd2, unit, 0) + *k, all[r][3] = AT(zipped)(even2, odd2, unit, 1) + *k;
+        }
+        for (int a = 0; a < w->n_addends; ++a)
+            UNROLL for (int r = 0; r < 4; ++r) UNROLL for (int q = 0; q < 4; ++q)
+                all[r][q] += k[factors + a * ob] *
+                             load(w->addends[a] + own + (r < rows ? r : 0) * pitch + first + q * step);
+        float *outs[2] = {w->out, w->positive};
+        for (int i = 0; i < 2; ++i) {
+            if (i) UNROLL for (int r = 0; r < 4; ++r) UNROLL for (int q = 0; q < 4; ++q)
+                all[r][q] = AT(larger)(all[r][q], SPREAD(0));
+            if (outs[i] == NULL) continue;
+            float *to = outs[i] + own + first;
+            if (rows == 4 && first + 3 * step + LANES <= width)
+                UNROLL for (int r = 0; r < 4; ++r) UNROLL for (int q = 0; q < 4; ++q) {
+                    AT(store)(to + r * pitch + q * step, all[r][q], LANES);
+                    PREFETCH(to + r * pitch + q * step + w->stride, 1);
+                }
+            else
+                UNROLL for (int r = 0; r < 4; ++r) UNROLL for (int q = 0; q < 4; ++q)
+                    if (r < rows) AT(store)(to + r * pitch + q * step, all[r][q], width - first - q * step);
+        }
+    }
+}
+
+INLINE void AT(winograd)(const Run *run, const Op *op, const int unit) {
     const Grid *g = GRIDS + op->grid;
-    ptrdiff_t n = run->n, pitch = g->pitch * n, row = g->width * n, inputs = 0;
-    Work w = {0}, sums = {0};
+    ptrdiff_t n = run->n, row = (g->width + 3) / 4 * n, inputs = inputs_of(op), step = PIECE + 16;
+    Work w = {0}, products = {0};
     w.stride = g->slab * n;
     w.n_addends = op->n_addends;
     w.out = op->out < 0 ? NULL : slab_of(run, op->grid, op->out);
     w.positive = op->positive < 0 ? NULL : slab_of(run, op->grid, op->positive);
     for (int a = 0; a < op->n_addends; ++a) w.addends[a] = slab_of(run, op->grid, ADDENDS[op->addend + a]);
-    for (int s = 0; s < op->n_sources; ++s) inputs += SOURCES[op->source + s].channels;
-    ptrdiff_t n_filters = op->channels * (1 + 3 * inputs) / 16 * 16 + 32;
-    float *filters = run->scratch, *x = filters + 6 * n_filters;
-    AT(filters)(op, inputs, filters, n_filters);
-    sums.step = PIECE + 2 * n + SLACK;
-    sums.n_sources = 1;
-    sums.sources[0].channels = (int)inputs;
-    sums.sources[0].n_taps = 3;
-    for (int t = 0; t < 3; ++t) sums.sources[0].taps[t] = (t - 1) * n;
-    vec made[7][BLOCK * WIDE]; /* six, and what is read after them and thrown away */
+    ptrdiff_t n_kernels = kernels_size(op->channels, inputs);
+    ptrdiff_t n_sums = odd_lines(inputs * step), n_made = odd_lines(op->channels * step);
+    float *x = run->scratch, *made = x + 36 * n_sums, *columns = made + 36 * n_made;
+    products.stride = products.step = step;
+    products.channels = op->channels;
+    products.n_sources = 1;
+    products.sources[0].channels = (int)inputs;
+    products.sources[0].n_taps = 1;
 
-    /* a part of four rows at a time, or as many fours as fit, with the zeros between them, where it is less work */
-    ptrdiff_t fours = (g->height + 3) / 4, together = PIECE / pitch < fours ? PIECE / pitch : fours;
-    if (together < 1 || ((together - 1) * pitch + row + LANES - 1) / LANES >= (row + LANES - 1) / LANES * together)
-        together = 1;
+    /* a part of a row of tiles at a time, or as many rows as fit */
+    ptrdiff_t fours = (g->height + 3) / 4, together = PIECE / row < fours ? PIECE / row : fours;
+    if (together < 1) together = 1;
     ptrdiff_t parts = (row + PIECE - 1) / PIECE, most = ((row + parts - 1) / parts + LANES - 1) / LANES * LANES;
     for (ptrdiff_t four = 0; four < fours; four += together)
         for (ptrdiff_t at = 0; at < row; at += most) {
-            ptrdiff_t length = row - at < most ? row - at : most;
+            ptrdiff_t count = row - at < most ? row - at : most;
             ptrdiff_t here = fours - four < together ? fours - four : together;
-            ptrdiff_t end = (here - 1) * pitch + length, c = 0;
+            float *to = x;
             for (int s = 0; s < op->n_sources; ++s) {
                 const Source *source = SOURCES + op->source + s;
-                for (int i = 0; i < source->channels; ++i, ++c)
-                    for (ptrdiff_t r = 0; r < here; ++r) /* with a column on each side, and until vectors are full */
-                        AT(six_rows)(g, slab_of(run, op->grid, source->slab + i) + at - n, (int)(4 * (four + r)), pitch,
-                                     length + 2 * n + LANES - 1, x + c * sums.step + r * pitch, inputs * sums.step);
+                for (int c = 0; c < source->channels; ++c, to += step)
+                    for (ptrdiff_t r = 0; r < here; ++r)
+                        AT(take)(g, n, slab_of(run, op->grid, source->slab + c), (int)(4 * (four + r)), at, count,
+                                 columns, to + r * row, n_sums, unit);
             }
-            const float *f = filters, *factors = WEIGHTS + op->weight;
-            for (int b = 0, blocks = blocks_of(op->channels); b < blocks; ++b) {
-                int first = op->channels * b / blocks, ob = op->channels * (b + 1) / blocks - first;
-                factors += ob * (1 + 9 * inputs);
-                for (ptrdiff_t j = 0; j < end;) {
-                    ptrdiff_t left = (end - j + LANES - 1) / LANES, tiles = (left + WIDE - 1) / WIDE;
-                    ptrdiff_t nb = (left + tiles - 1) / tiles;
-                    sums.stride = nb * LANES;
-                    for (int i = 0; i < 6; ++i) {
-                        sums.sources[0].x = x + i * inputs * sums.step + n + j;
-                        sums.out = (float *)made[i];
-                        AT(tiles)[ob - 1][nb - 1](&sums, f + i * n_filters, 0, 0, nb * LANES);
-                    }
-                    AT(four_rows)(made, ob * (int)nb);
+            ptrdiff_t length = ((here - 1) * row + count + LANES - 1) / LANES * LANES;
+            for (int i = 0; i < 36; ++i) {
+                products.sources[0].x = x + i * n_sums;
+                products.out = made + i * n_made;
+                AT(range)(&products, kept + op->kernels + i * n_kernels, 1 + inputs, 0, length);
+            }
+            const float *k = WEIGHTS + op->weight;
+            for (int b = 0, o = 0, blocks = blocks_of(op->channels); b < blocks; ++b) {
+                ptrdiff_t ob = op->channels * (b + 1) / blocks - op->channels * b / blocks;
+                for (ptrdiff_t i = 0; i < ob; ++i, ++o)
                     for (ptrdiff_t r = 0; r < here; ++r) {
-                        ptrdiff_t low = r * pitch > j ? r * pitch : j;
-                        ptrdiff_t high = r * pitch + length < j + nb * LANES ? r * pitch + length : j + nb * LANES;
                         int top = (int)(4 * (four + r)), rows = g->height - top < 4 ? g->height - top : 4;
-                        ptrdiff_t to = first * w.stride + (top - r) * pitch + at + low;
-                        const float *m = (const float *)made + low - j;
-                        if (high - low == WIDE * LANES) /* known to the compiler, that is */
-                            AT(put)(&w, m, ob, rows, nb * LANES, factors, to, pitch, WIDE * LANES);
-                        else if (high > low)
-                            AT(put)(&w, m, ob, rows, nb * LANES, factors, to, pitch, high - low);
+                        AT(put)(&w, made + o * step + r * row, n_made, o * w.stride + top * g->pitch * n,
+                                rows, g->pitch * n, g->width * n, n, at, count, k + i, ob * (1 + 9 * inputs), ob, unit);
                     }
-                    j += nb * LANES;
-                }
-                f += ob * (1 + 3 * inputs);
-                factors += ob * op->n_addends;
+                k += ob * (1 + 9 * inputs + op->n_addends);
             }
         }
 }
 
-/* Windows of another grid, with its zeros; maxima of values below zero must not see them (padding 0). */
-INLINE void AT(windows)(const Run *run, const Op *op, const int kernel, const int maximum) {
+/* By fewer multiplications, where these outweigh the sums and reading more kernels, in cycles; returns whether it did. */
+static int AT(by_winograd)(const Run *run, const Op *op) {
+    const Grid *g = GRIDS + op->grid;
+    const int half = LANES > 1 ? LANES / 2 : 1;
+    ptrdiff_t n = run->n, rows = (g->height + 3) / 4, columns = (g->width + 3) / 4, inputs = inputs_of(op);
+    ptrdiff_t saved = 9 * (g->height * g->width * n / LANES) - 36 * ((rows * columns * n + LANES - 1) / LANES) - 18;
+    ptrdiff_t sums = SUMS * rows * ((columns * n + LANES - 1) / LANES);
+    if (!KEPT || op->kind != WINOGRAD || op->channels * inputs * saved <= sums * (op->channels + inputs)) return 0;
+    if (n % LANES == 0)
+        AT(winograd)(run, op, LANES);
+    else if (n == 1)
+        AT(winograd)(run, op, 1);
+    else if (n == half)
+        AT(winograd)(run, op, half);
+    else
+        return 0;
+    return 1;
+}
+
+/* Windows of another grid, with its zeros; maxima of values below zero must not see them (padding 0). `unit`: of the
+ * images of one place, where vectors are made of every other place; 0 where they are not. */
+INLINE void AT(windows)(const Run *run, const Op *op, const int kernel, const int maximum, const int unit) {
     const int *p = WINDOWS[op->source]; /* grid, slab, kernel, stride, padding */
     const Grid *g = GRIDS + op->grid, *from = GRIDS + p[0];
     const float share = 1.0f / (float)(kernel * kernel);
     int stride = p[3];
-    ptrdiff_t n = run->n, wide = from->pitch * n, length = (stride == 1 ? g->width : 1) * n;
+    ptrdiff_t n = run->n, wide = from->pitch * n, length = (stride == 1 || unit ? g->width : 1) * n;
     for (int c = 0; c < op->channels; ++c)
         for (int row = 0; row < g->height; ++row) {
             float *y = slab_of(run, op->grid, op->out + c) + row * g->pitch * n;
             const float *x = slab_of(run, p[0], p[1] + c) + (row * stride - p[4]) * wide - p[4] * n;
             for (ptrdiff_t at = 0; at < g->width * n; at += length, y += length, x += length * stride) {
                 ptrdiff_t j = 0;
-                for (; j + LANES <= length || (j < length && length >= 4); j += LANES) {
-                    vec value = load(x + j);
-                    for (int i = 1; i < kernel * kernel; ++i) {
-                        vec v = load(x + i / kernel * wide + i % kernel * n + j);
-                        value = maximum ? AT(larger)(v, value) : value + v;
+                for (; j + LANES <= length || (j < length && (unit || length >= 4)); j += LANES) {
+                    vec value = SPREAD(0);
+                    for (int i = 0; i < kernel * kernel; ++i) {
+                        const float *q = x + i / kernel * wide;
+                        vec v = unit ? AT(unzipped)(load(q + i % kernel / 2 * 2 * n + 2 * j),
+                                                    load(q + i % kernel / 2 * 2 * n + 2 * j + LANES), unit + !unit,
+                                                    i % kernel % 2)
+                                     : load(q + i % kernel * n + j);
+                        value = i == 0 ? v : maximum ? AT(larger)(v, value) : value + v;
                     }
                     AT(store)(y + j, maximum ? value : value * share, length - j);
                 }
@@ -493,22 +639,31 @@ INLINE void AT(windows)(const Run *run, const Op *op, const int kernel, const in
 }
 
 static void AT(window)(const Run *run, const Op *op) {
-    int kernel = WINDOWS[op->source][2];
+    int kernel = WINDOWS[op->source][2], stride = WINDOWS[op->source][3];
     if (op->kind == AVERAGE)
-        AT(windows)(run, op, kernel, 0);
+        AT(windows)(run, op, kernel, 0, 0);
+    else if (stride == 2 && run->n == 1 && kernel == 2)
+        AT(windows)(run, op, 2, 1, 1);
+    else if (stride == 2 && run->n == 1 && kernel == 3)
+        AT(windows)(run, op, 3, 1, 1);
     else if (kernel == 2)
-        AT(windows)(run, op, 2, 1);
+        AT(windows)(run, op, 2, 1, 0);
     else
-        AT(windows)(run, op, kernel, 1);
+        AT(windows)(run, op, kernel, 1, 0);
 }
 
 static void AT(run_ops)(const Run *run) {
+    if (run == NULL) {
+        for (const Op *op = OPS; op < OPS + OPS_N; ++op)
+            if (op->kind == WINOGRAD) AT(sums_of_kernels)(op);
+        return;
+    }
     for (const Op *op = OPS; op < OPS + OPS_N; ++op) {
         const Grid *g = GRIDS + op->grid;
         ptrdiff_t n = run->n;
         float *y = slab_of(run, op->grid, op->out < 0 ? 0 : op->out);
-        if (op->kind == WINOGRAD && n * g->width >= LEAST_ROW) {
-            AT(winograd)(run, op);
+        if (op->kind == WINOGRAD && AT(by_winograd)(run, op)) {
+            continue;
         } else if (op->kind == LINEAR || op->kind == WINOGRAD || op->kind == DEPTHWISE) {
             AT(linear)(run, op);
         } else if (op->kind == MAXIMUM || op->kind == AVERAGE) {
@@ -565,6 +720,15 @@ int student_predict(const float *images, int n, float *logits) {
         run_ops = run_ops_avx2;
 #endif
     if (n < 0) return -1;
+#if KEPT
+    static int made; /* 1: another thread is about it */
+    int none = 0;
+    if (__atomic_compare_exchange_n(&made, &none, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+        run_ops(NULL);
+        __atomic_store_n(&made, 2, __ATOMIC_RELEASE);
+    }
+    while (__atomic_load_n(&made, __ATOMIC_ACQUIRE) != 2) continue;
+#endif
     int group = STUDENT_GROUP < n ? STUDENT_GROUP : n;
     while (group > 1 && PLACES > MOST_PLACES / group) group /= 2;
     float *arena = malloc(((size_t)(PLACES + HALO) * group + (GRIDS_N + 1) * SLACK + SCRATCH) * sizeof(float));

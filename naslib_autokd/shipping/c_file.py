@@ -34,15 +34,16 @@ BLOCK = 6
 READABLE_WEIGHTS = 200_000
 """Up to so many numbers are written as floats. gcc 12 takes 4 s and 260 MB for a million of them, and 0.5 s and 65 MB
 for a string of their bytes."""
-GROUP, MOST_BYTES = 16, 10 * 2**20
-"""Images that are computed together: a vector of AVX-512; fewer if they needed more memory than this. More of them were
-slower, since values leave the second-level cache; so were fewer, where each needs less."""
-PIECE, SLACK = 128, 64
+GROUP, MOST_BYTES = 16, 20 * 2**20
+"""Images that are computed together: a vector of AVX-512, and fewer if they needed more memory than this. 32 were
+slower, since values leave the second-level cache; so were 8, whose columns have to be brought together."""
+PIECE, SLACK = 64, 64
 """Floats, as in c_file.c."""
-WINOGRAD_CHANNELS, LEAST_ROW = 12, 64
-"""Channels of 3x3 convolutions, and floats of a row of the images computed together, from which on Winograd's way is
-taken: a student of 200 operations with 7, 13 and 27 channels took 0.95, 0.91 and 0.94 of its time with 7, 13 and 27 as
-the fewest; with rows of 32 floats (one image) there was no gain."""
+SUMS = 400
+"""Half cycles, as in c_file.c: so 3x3 convolutions of maps of 32x32 are computed by Winograd's way from 16 channels on
+if there is one image, of maps of 16x16 from 38 on, and of 16 images from 8 on."""
+MOST_KEPT = 64 * 2**20
+"""Bytes of Winograd's kernels that a file keeps in memory, of the largest maps first."""
 
 Row = tuple[Any, ...]
 FLAGS = ("-O3",)
@@ -102,6 +103,8 @@ class Instruction:
     bias: npt.NDArray[np.float64] | float = 0.0
     source: Any = None
     window: tuple[int, int, int] = (1, 1, 0)
+    kernels: int = 0
+    """Where the sums of WINOGRAD's kernels are kept."""
 
     @property
     def reads(self) -> list[Any]:
@@ -167,13 +170,16 @@ class _Writer:
         self.grids: dict[tuple[int, int], Grid] = {}
         self._pad()
         self.places = self._place()
-        self.halo = self.scratch = 0  # memory of WINOGRAD for each image, and besides
-        for made in self.instructions:
-            if _winograd(made):
-                made.kind = "WINOGRAD"
-                filters = 6 * (made.shape[0] * (1 + 3 * made.inputs) // 16 * 16 + 32)
-                self.halo = max(self.halo, 12 * made.inputs)
-                self.scratch = max(self.scratch, filters + 6 * made.inputs * (PIECE + SLACK))
+        self.halo = self.scratch = self.kept = 0  # floats of WINOGRAD for each image, besides, and of all calls
+        for made in sorted(filter(_winograd, self.instructions), key=lambda made: -made.shape[1] * made.shape[2]):
+            out, inputs = made.shape[0], made.inputs
+            kernels = 36 * _odd_lines(out * (1 + inputs) + 16)
+            if 4 * (self.kept + kernels) <= MOST_KEPT:
+                made.kind, made.kernels = "WINOGRAD", self.kept
+                self.kept += kernels
+                sums = 36 * (_odd_lines(inputs * (PIECE + 16)) + _odd_lines(out * (PIECE + 16)))
+                self.scratch = max(self.scratch, sums + 24 * (PIECE + SLACK))
+                self.halo = 24
 
     # --- what is computed ---
 
@@ -354,7 +360,7 @@ class _Writer:
                 windows.append((grids.index(self._grid(made.source)), self.slabs[made.source], *detail))
             outs = [-1 if value is None else self.slabs[value] for value in (made.out, made.positive)]
             grid = grids.index(self.grids[made.shape[1:]])
-            operands = (first, len(made.parts), len(addends), len(made.addends), n_numbers)
+            operands = (first, len(made.parts), len(addends), len(made.addends), n_numbers, made.kernels)
             ops.append((made.kind, grid, *outs, made.shape[0], *operands))
             for part in made.parts:
                 shifts, (low, high) = tuple(part.taps), part.channels
@@ -396,8 +402,10 @@ class _Writer:
             "PLACES": self.places,
             "HALO": self.halo,
             "SCRATCH": self.scratch,
+            "KEPT": self.kept,
+            "KEPT_KIB": math.ceil(4 * self.kept / 2**10),
             "PIECE": PIECE,
-            "LEAST_ROW": LEAST_ROW,
+            "SUMS": SUMS,
             "MOST_PLACES": MOST_BYTES // 4,
             "MOST_TAPS": max(3, *(len(part.taps) for made in self.instructions for part in made.parts)),
             "MOST_SOURCES": max(len(made.parts) for made in self.instructions),
@@ -469,11 +477,19 @@ def _scales(op: Op) -> bool:
 
 
 def _winograd(made: Instruction) -> bool:
-    """Whether an instruction has 3x3 kernels alone, enough channels, and few more rows if they are taken in fours."""
-    full, height = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)], made.shape[1]
+    """Whether Winograd's way pays for many images: 3x3 kernels alone, maps that tiles of 4x4 cover without many more
+    places, and enough channels."""
+    full = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
     if made.kind != "LINEAR" or not made.parts or any(part.taps != full for part in made.parts):
         return False
-    return min(made.inputs, made.shape[0]) >= WINOGRAD_CHANNELS and 4 * -(-height // 4) <= 1.4 * height
+    out, height, width = made.shape
+    saved = 9 * height * width - 36 * -(-height // 4) * -(-width // 4)
+    sums = SUMS * -(-height // 4) * -(-width // 4)
+    return out * made.inputs * saved > sums * (out + made.inputs)
+
+
+def _odd_lines(floats: int) -> int:
+    return (-(-floats // 16) | 1) * 16
 
 
 def _packed(made: Instruction) -> npt.NDArray[np.float64]:

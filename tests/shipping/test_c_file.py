@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
@@ -21,7 +22,7 @@ from test_hnag_student import randomised, spec_of
 
 from naslib_autokd import cli, load_student
 from naslib_autokd.data.prepare_picture import network_input
-from naslib_autokd.search_spaces.hnag import HNAGSpace
+from naslib_autokd.search_spaces.hnag import HNAGSpace, Student
 from naslib_autokd.search_spaces.hnag.execution import c_compiler
 from naslib_autokd.search_spaces.hnag.folding import Op, fold
 from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
@@ -40,6 +41,7 @@ STRICT = ("-Wall", "-Wextra", "-Werror")
 QUICK = ("-O1", "-march=native", "-DSTUDENT_PLAIN", *STRICT)
 """One kind of vector, the widest that is here: a quarter of the time."""
 BATCHES = (1, 3, 16, 17, 33, 64)
+KINDS = ("LINEAR", "WINOGRAD")
 
 
 def written(
@@ -51,15 +53,25 @@ def written(
     mean, std = MEAN[: spec.in_channels], STD[: spec.in_channels]
     shape = (spec.in_channels, spec.image_size, spec.image_size)
     images = np.random.default_rng(0).random((n, *shape), dtype=np.float32)
-    with patch.multiple(module, WINOGRAD_CHANNELS=1, LEAST_ROW=0) if winograd else nullcontext():
+    with patch.multiple(module, SUMS=-(10**6)) if winograd else nullcontext():
         path.write_bytes(c_file(student, shape, mean, std))
+    return images, logits_of(student.double(), images)
+
+
+def logits_of(student: Student, images: np.ndarray) -> np.ndarray:
+    n, dtype = images.shape[1], next(student.parameters()).dtype
+    mean, std = (torch.tensor(values[:n], dtype=dtype).view(-1, 1, 1) for values in (MEAN, STD))
     with torch.no_grad():
-        normalised = (torch.from_numpy(images) - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-        return images, student.double()(normalised.double()).numpy()
+        return student((torch.from_numpy(images).to(dtype) - mean) / std).numpy()
 
 
 def difference(got: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def tolerance(name: str, images: np.ndarray, expected: np.ndarray) -> float:
+    """1e-5 beyond the module in float32, which is 9e-6 off for some image of "everything 21"."""
+    return 1e-5 + difference(logits_of(randomised(SPECS[name], seed=4).float().eval(), images), expected)
 
 
 def demo_student(max_params: int = 6000, image_size: int = 12) -> StudentSpec:
@@ -79,7 +91,7 @@ def test_the_file_computes_what_the_student_computes(name: str, winograd: bool, 
     images, expected = written(SPECS[name], tmp_path / "student.c", winograd=winograd)
     session = CSession(tmp_path / "student.c", QUICK)
     for batch in BATCHES:
-        assert difference(session(images[:batch]), expected[:batch]) < 1e-5
+        assert difference(session(images[:batch]), expected[:batch]) < tolerance(name, images[:batch], expected[:batch])
 
 
 def ops_of(path: Path) -> list[list[str]]:
@@ -88,23 +100,73 @@ def ops_of(path: Path) -> list[list[str]]:
     return [row.strip("{ ,}").split(", ") for row in rows.splitlines()]
 
 
-@pytest.mark.parametrize("image_size", [12, 13])
-def test_winograd_is_taken_where_it_pays(image_size: int, tmp_path: Path) -> None:
-    """From 12 channels on, with sums of convolutions, and not for a few small images, whose vectors it leaves empty."""
+@pytest.mark.parametrize(
+    ("image_size", "channels", "taken", "batches"),
+    [
+        (24, (8, 9, 17), {8, 9}, {16, 17, 33}),  # a map of 6x6 needs more channels
+        (25, (8, 11, 17), {11}, {16, 17, 33}),  # and so does one of 25x25, which tiles cover badly
+        (32, (32, 33, 34), {32, 33, 34}, {1, 16, 17, 33}),
+    ],
+)
+def test_winograd_is_taken_where_it_pays(
+    image_size: int, channels: tuple[int, ...], taken: set[int], batches: set[int], tmp_path: Path
+) -> None:
+    """With sums of convolutions, too; not for a few small images, whose vectors it leaves empty."""
     generator = Generator(WattsStrogatz(4, 2, 0.5), ErdosRenyi(2, 0.7), WattsStrogatz(3, 2))
-    spec = spec_of(generator, image_size=image_size, channels=(11, 12, 14))
+    spec = spec_of(generator, image_size=image_size, channels=channels)
     images, expected = written(spec, tmp_path / "student.c", 33)
-    kinds = {(kind, int(channels)) for kind, _, _, _, channels, *_ in ops_of(tmp_path / "student.c")}
-    assert {("LINEAR", 11), ("WINOGRAD", 12), ("WINOGRAD", 14)} <= kinds
-    assert ("WINOGRAD", 11) not in kinds
-    session = CSession(tmp_path / "student.c", QUICK)
+    convolved = {kind: {int(row[4]) for row in ops_of(tmp_path / "student.c") if row[0] == kind} for kind in KINDS}
+    assert convolved["WINOGRAD"] == taken
+    assert set(channels) <= taken | convolved["LINEAR"]
+    text = (tmp_path / "student.c").read_text()
+    (tmp_path / "other.c").write_text(text.replace("+ v[1] * 1.265625f;", "+ v[1] * 1.5f;"))
+    session, other = (CSession(tmp_path / f"{name}.c", QUICK) for name in ("student", "other"))
     for batch in (1, 3, 16, 17, 33):
         assert difference(session(images[:batch]), expected[:batch]) < 1e-5
+        assert (difference(other(images[:batch]), expected[:batch]) > 1e-3) == (batch in batches)
+
+
+def test_threads_that_call_it_first_wait_for_what_is_kept(tmp_path: Path) -> None:
+    images, expected = written(demo_student(image_size=32), tmp_path / "student.c", 16)
     text = (tmp_path / "student.c").read_text()
-    (tmp_path / "other.c").write_text(text.replace("six[6] = {k0 * 0.25f", "six[6] = {k0 * 0.5f"))
-    other = CSession(tmp_path / "other.c", QUICK)
-    np.testing.assert_array_equal(other(images[:1]), session(images[:1]))
-    assert difference(other(images[:16]), expected[:16]) > 1e-3
+    start = "run_ops(NULL);"
+    assert start in text
+    late = "struct timespec t = {0, 200000000}; nanosleep(&t, NULL); " + start
+    (tmp_path / "student.c").write_text(
+        "#define _POSIX_C_SOURCE 199309L\n#include <time.h>\n" + text.replace(start, late)
+    )
+    session = CSession(tmp_path / "student.c", QUICK)
+    with ThreadPoolExecutor(4) as pool:
+        for logits in pool.map(session, [images] * 4):
+            assert difference(logits, expected) < 1e-5
+
+
+def test_one_image_at_a_time_keeps_nothing(tmp_path: Path) -> None:
+    images, expected = written(demo_student(image_size=32), tmp_path / "student.c", 3)
+    (tmp_path / "driver.c").write_text("""
+        #include "student.c"
+        #include <stdio.h>
+        int main(void) { return printf("%zu", sizeof kept) < 0; }
+    """)
+    kept = []
+    for flags in ((), ("-DSTUDENT_GROUP=1",)):
+        assert difference(CSession(tmp_path / "student.c", (*QUICK, *flags))(images), expected) < 1e-5
+        subprocess.run([c_compiler(), *QUICK, *flags, "driver.c", "-o", "driver"], cwd=tmp_path, check=True)
+        kept.append(int(subprocess.run(["./driver"], cwd=tmp_path, capture_output=True, check=True).stdout))
+    assert kept[0] > 10_000
+    assert kept[1] == 4
+
+
+def test_what_is_kept_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest maps come first, where as many kernels save most."""
+    written(demo_student(image_size=32), tmp_path / "student.c", 1)
+    of_all = [row[1] for row in ops_of(tmp_path / "student.c") if row[0] == "WINOGRAD"]
+    total = int(re.search(r"#define KEPT (\d+)", (tmp_path / "student.c").read_text())[1])
+    monkeypatch.setattr(module, "MOST_KEPT", 4 * total // 2)
+    written(demo_student(image_size=32), tmp_path / "student.c", 1)
+    some = [row[1] for row in ops_of(tmp_path / "student.c") if row[0] == "WINOGRAD"]
+    assert 0 < len(some) < len(of_all)
+    assert some == of_all[: len(some)]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +176,7 @@ def test_winograd_is_taken_where_it_pays(image_size: int, tmp_path: Path) -> Non
         ("-O1", "-DSTUDENT_SCALAR", "-DSTUDENT_GROUP=5", "-std=c99", "-pedantic"),
         pytest.param(("-O3",), marks=pytest.mark.slow),
         pytest.param(("-O3", "-march=native"), marks=pytest.mark.slow),
-        pytest.param(("-Os", "-DSTUDENT_PLAIN"), marks=pytest.mark.slow),
+        pytest.param(("-Os", "-DSTUDENT_PLAIN", "-DSTUDENT_GROUP=8"), marks=pytest.mark.slow),
         pytest.param(("-O3", "-mavx2", "-mfma", "-DSTUDENT_PLAIN"), marks=pytest.mark.slow),
     ],
     ids=" ".join,
@@ -180,7 +242,8 @@ def test_it_touches_no_memory_but_its_own(name: str, vectors: str, winograd: boo
     subprocess.run(command, cwd=tmp_path, check=True)
     done = subprocess.run(["./driver"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
-    assert difference(np.frombuffer(done.stdout, dtype=np.float32).reshape(expected.shape), expected) < 1e-5
+    logits = np.frombuffer(done.stdout, dtype=np.float32).reshape(expected.shape)
+    assert difference(logits, expected) < tolerance(name, images, expected)
 
 
 def test_many_weights_are_a_string_of_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
