@@ -37,11 +37,12 @@ typedef struct {
 /* out = bias + convolutions of sources + factors x addends; positive = max(out, 0); or what a kind needs of this. */
 typedef struct {
     int kind, grid, out, positive, channels; /* first slabs; -1: not wanted */
-    int source, n_sources, addend, n_addends, weight, kernels;
+    int source, n_sources, addend, n_addends, weight, kernels, pooled;
 } Op;
 enum {
     LINEAR,    /* all of it */
-    WINOGRAD,  /* the same, where each source has the taps of a 3x3 kernel; their sums are kept from `kernels` on */
+    WINOGRAD,  /* the same, where each source has the taps of a 3x3 kernel, whose sums are kept from `kernels` on; `pooled`:
+                * 1 if the next op is the MAXIMUM of 2x2 places of `out`, 2 if nothing else reads that */
     DEPTHWISE, /* each channel has its own source */
     MAXIMUM,   /* of a window of another grid, as AVERAGE: WINDOWS has grid, slab, kernel, stride, padding */
     AVERAGE,
@@ -84,7 +85,8 @@ typedef struct {
 typedef struct {
     ptrdiff_t stride, step; /* between slabs, and between those of sources */
     int channels, depthwise, n_sources, n_addends;
-    float *out, *positive;
+    float *out, *positive, *pooled; /* of maps of half the size */
+    const Grid *half;
     const float *addends[MOST_ADDENDS];
     struct {
         const float *x;
@@ -410,8 +412,10 @@ INLINE vec AT(zipped)(vec a, vec b, const int unit, const int high) {
 #endif
 }
 
-/* Where the first column of the tile at `at` is. */
-INLINE ptrdiff_t AT(first_column)(ptrdiff_t at, ptrdiff_t n) { return n <= LANES ? 4 * at : 4 * at - 3 * (at % n); }
+/* Where the first of `columns` columns of the tile at `at` is. */
+INLINE ptrdiff_t AT(first_of)(ptrdiff_t columns, ptrdiff_t at, ptrdiff_t n) {
+    return columns * at - (n <= LANES ? 0 : (columns - 1) * (at % n));
+}
 
 /* The 36 sums of kernels; for each block zeros, then [source][channel]. */
 static void AT(sums_of_kernels)(const Op *op) {
@@ -444,7 +448,7 @@ INLINE void AT(take)(const Grid *g, ptrdiff_t n, const float *x, int row, ptrdif
     const float *p[6];
     for (int i = 0; i < 6; ++i) p[i] = x + ((row + i - 1 < g->height ? row + i - 1 : g->height) * g->pitch - 1) * n;
     for (ptrdiff_t j = 0; j < count + n; j += LANES) { /* with the next tile, whose first columns are needed, too */
-        ptrdiff_t from = AT(first_column)(at + j, n);
+        ptrdiff_t from = AT(first_of)(4, at + j, n);
         vec sums[4][6];
         UNROLL for (int q = 0; q < 4; ++q) {
             UNROLL for (int i = 0; i < 6; ++i) {
@@ -481,14 +485,15 @@ INLINE void AT(take)(const Grid *g, ptrdiff_t n, const float *x, int row, ptrdif
         }
 }
 
-/* A channel's places of the products, `size` floats apart: `rows` rows of `width` floats from `own` on, of which tiles
- * take `count` floats from `at` on. `k`: the bias, and `factors` floats after it the factors, `ob` floats apart. */
-INLINE void AT(put)(const Work *w, const float *m, ptrdiff_t size, ptrdiff_t own, int rows, ptrdiff_t pitch,
-                    ptrdiff_t width, ptrdiff_t n, ptrdiff_t at, ptrdiff_t count, const float *k, ptrdiff_t factors,
-                    ptrdiff_t ob, const int unit) {
-    ptrdiff_t step = n < LANES ? LANES : n;
+/* Channel `o` of the products, `size` floats apart: the rows from `top` on, of which tiles take `count` floats from `at`
+ * on. `k`: the bias, and `factors` floats after it the factors, `ob` floats apart. */
+INLINE void AT(put)(const Work *w, const Grid *g, ptrdiff_t n, const float *m, ptrdiff_t size, int o, int top,
+                    ptrdiff_t at, ptrdiff_t count, const float *k, ptrdiff_t factors, ptrdiff_t ob, const int unit) {
+    ptrdiff_t step = n < LANES ? LANES : n, pitch = g->pitch * n, width = g->width * n;
+    ptrdiff_t own = o * w->stride + top * pitch;
+    int rows = g->height - top < 4 ? g->height - top : 4;
     for (ptrdiff_t j = 0; j < count; j += LANES, m += LANES) {
-        ptrdiff_t first = AT(first_column)(at + j, n);
+        ptrdiff_t first = AT(first_of)(4, at + j, n);
         vec half[4][6], y[4][4];
         UNROLL for (int i = 0; i < 6; ++i) {
             vec six[6], four[4];
@@ -509,6 +514,16 @@ INLINE void AT(put)(const Work *w, const float *m, ptrdiff_t size, ptrdiff_t own
             UNROLL for (int r = 0; r < 4; ++r) UNROLL for (int q = 0; q < 4; ++q)
                 all[r][q] += k[factors + a * ob] *
                              load(w->addends[a] + own + (r < rows ? r : 0) * pitch + first + q * step);
+        for (int r = 0; w->pooled != NULL && r < 2 && top / 2 + r < w->half->height; ++r) {
+            ptrdiff_t column = AT(first_of)(2, at + j, n);
+            float *to = w->pooled + (o * (ptrdiff_t)w->half->slab + (top / 2 + r) * w->half->pitch) * n + column;
+            UNROLL for (int q = 0; q < 2; ++q) {
+                vec a = r ? AT(larger)(all[2][2 * q], all[3][2 * q]) : AT(larger)(all[0][2 * q], all[1][2 * q]);
+                vec b = r ? AT(larger)(all[2][2 * q + 1], all[3][2 * q + 1]) : AT(larger)(all[0][2 * q + 1], all[1][2 * q + 1]);
+                AT(store)(to + q * step, AT(larger)(AT(unzipped)(a, b, unit, 0), AT(unzipped)(a, b, unit, 1)),
+                          w->half->width * n - column - q * step);
+            }
+        }
         float *outs[2] = {w->out, w->positive};
         for (int i = 0; i < 2; ++i) {
             if (i) UNROLL for (int r = 0; r < 4; ++r) UNROLL for (int q = 0; q < 4; ++q)
@@ -533,8 +548,12 @@ INLINE void AT(winograd)(const Run *run, const Op *op, const int unit) {
     Work w = {0}, products = {0};
     w.stride = g->slab * n;
     w.n_addends = op->n_addends;
-    w.out = op->out < 0 ? NULL : slab_of(run, op->grid, op->out);
+    w.out = op->out < 0 || op->pooled == 2 ? NULL : slab_of(run, op->grid, op->out);
     w.positive = op->positive < 0 ? NULL : slab_of(run, op->grid, op->positive);
+    if (op->pooled) {
+        w.half = GRIDS + op[1].grid;
+        w.pooled = slab_of(run, op[1].grid, op[1].out);
+    }
     for (int a = 0; a < op->n_addends; ++a) w.addends[a] = slab_of(run, op->grid, ADDENDS[op->addend + a]);
     ptrdiff_t n_kernels = kernels_size(op->channels, inputs);
     ptrdiff_t n_sums = odd_lines(inputs * step), n_made = odd_lines(op->channels * step);
@@ -571,11 +590,9 @@ INLINE void AT(winograd)(const Run *run, const Op *op, const int unit) {
             for (int b = 0, o = 0, blocks = blocks_of(op->channels); b < blocks; ++b) {
                 ptrdiff_t ob = op->channels * (b + 1) / blocks - op->channels * b / blocks;
                 for (ptrdiff_t i = 0; i < ob; ++i, ++o)
-                    for (ptrdiff_t r = 0; r < here; ++r) {
-                        int top = (int)(4 * (four + r)), rows = g->height - top < 4 ? g->height - top : 4;
-                        AT(put)(&w, made + o * step + r * row, n_made, o * w.stride + top * g->pitch * n,
-                                rows, g->pitch * n, g->width * n, n, at, count, k + i, ob * (1 + 9 * inputs), ob, unit);
-                    }
+                    for (ptrdiff_t r = 0; r < here; ++r)
+                        AT(put)(&w, g, n, made + o * step + r * row, n_made, o, (int)(4 * (four + r)), at, count, k + i,
+                                ob * (1 + 9 * inputs), ob, unit);
                 k += ob * (1 + 9 * inputs + op->n_addends);
             }
         }
@@ -663,7 +680,7 @@ static void AT(run_ops)(const Run *run) {
         ptrdiff_t n = run->n;
         float *y = slab_of(run, op->grid, op->out < 0 ? 0 : op->out);
         if (op->kind == WINOGRAD && AT(by_winograd)(run, op)) {
-            continue;
+            op += op->pooled > 0;
         } else if (op->kind == LINEAR || op->kind == WINOGRAD || op->kind == DEPTHWISE) {
             AT(linear)(run, op);
         } else if (op->kind == MAXIMUM || op->kind == AVERAGE) {

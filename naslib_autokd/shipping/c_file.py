@@ -105,6 +105,8 @@ class Instruction:
     window: tuple[int, int, int] = (1, 1, 0)
     kernels: int = 0
     """Where the sums of WINOGRAD's kernels are kept."""
+    pooled: int = 0
+    """Of WINOGRAD, as in c_file.c."""
 
     @property
     def reads(self) -> list[Any]:
@@ -169,17 +171,9 @@ class _Writer:
             self._write(op)
         self.grids: dict[tuple[int, int], Grid] = {}
         self._pad()
-        self.places = self._place()
         self.halo = self.scratch = self.kept = 0  # floats of WINOGRAD for each image, besides, and of all calls
-        for made in sorted(filter(_winograd, self.instructions), key=lambda made: -made.shape[1] * made.shape[2]):
-            out, inputs = made.shape[0], made.inputs
-            kernels = 36 * _odd_lines(out * (1 + inputs) + 16)
-            if 4 * (self.kept + kernels) <= MOST_KEPT:
-                made.kind, made.kernels = "WINOGRAD", self.kept
-                self.kept += kernels
-                sums = 36 * (_odd_lines(inputs * (PIECE + 16)) + _odd_lines(out * (PIECE + 16)))
-                self.scratch = max(self.scratch, sums + 24 * (PIECE + SLACK))
-                self.halo = 24
+        self._choose_winograd()
+        self.places = self._place()
 
     # --- what is computed ---
 
@@ -289,6 +283,25 @@ class _Writer:
             self.instructions.append(Instruction("SPLIT", shape, split, source=value, window=(1, stride, 0)))
         return self.splits[value, stride]
 
+    def _choose_winograd(self) -> None:
+        """Of the largest maps first; a maximum of 2x2 places is brought behind what it reads, and computed with it."""
+        for made in sorted(filter(_winograd, self.instructions), key=lambda made: -made.shape[1] * made.shape[2]):
+            out, inputs = made.shape[0], made.inputs
+            kernels = 36 * _odd_lines(out * (1 + inputs) + 16)
+            if 4 * (self.kept + kernels) > MOST_KEPT:
+                continue
+            made.kind, made.kernels = "WINOGRAD", self.kept
+            self.kept += kernels
+            sums = 36 * (_odd_lines(inputs * (PIECE + 16)) + _odd_lines(out * (PIECE + 16)))
+            self.scratch = max(self.scratch, sums + 24 * (PIECE + SLACK))
+            self.halo = 24
+            readers = [other for other in self.instructions if any(value is made.out for value in other.reads)]
+            pools = [other for other in readers if (other.kind, other.window) == ("MAXIMUM", (2, 2, 0))]
+            if made.out is not None and pools:
+                made.pooled = 2 if len(readers) == 1 else 1
+                self.instructions.remove(pools[0])
+                self.instructions.insert(self.instructions.index(made) + 1, pools[0])
+
     # --- where values lie ---
 
     def _grid(self, value: Any) -> Grid:
@@ -360,7 +373,7 @@ class _Writer:
                 windows.append((grids.index(self._grid(made.source)), self.slabs[made.source], *detail))
             outs = [-1 if value is None else self.slabs[value] for value in (made.out, made.positive)]
             grid = grids.index(self.grids[made.shape[1:]])
-            operands = (first, len(made.parts), len(addends), len(made.addends), n_numbers, made.kernels)
+            operands = (first, len(made.parts), len(addends), len(made.addends), n_numbers, made.kernels, made.pooled)
             ops.append((made.kind, grid, *outs, made.shape[0], *operands))
             for part in made.parts:
                 shifts, (low, high) = tuple(part.taps), part.channels

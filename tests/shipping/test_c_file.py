@@ -126,6 +126,22 @@ def test_winograd_is_taken_where_it_pays(
         assert (difference(other(images[:batch]), expected[:batch]) > 1e-3) == (batch in batches)
 
 
+@pytest.mark.parametrize("image_size", [16, 19])
+def test_a_maximum_is_computed_with_what_it_reads(image_size: int, tmp_path: Path) -> None:
+    """Whether or not something else reads that, too; where Winograd's way is not taken it is computed after it."""
+    generator = Generator(WattsStrogatz(6, 4, 0.5), ErdosRenyi(2, 0.7), WattsStrogatz(1, 0), downsampling="max")
+    spec = spec_of(generator, image_size=image_size, channels=(16, 16, 16))
+    images, expected = written(spec, tmp_path / "student.c", 33, winograd=True)
+    assert {"1", "2"} <= {row[-1] for row in ops_of(tmp_path / "student.c") if row[0] == "WINOGRAD"}
+    text = (tmp_path / "student.c").read_text()
+    assert "w->half->width * n - column" in text
+    (tmp_path / "other.c").write_text(text.replace("w->half->width * n - column", "0 * n"))
+    session, other = (CSession(tmp_path / f"{name}.c", QUICK) for name in ("student", "other"))
+    for batch in BATCHES[:-1]:
+        assert difference(session(images[:batch]), expected[:batch]) < 1e-5
+        assert (difference(other(images[:batch]), expected[:batch]) > 1e-3) == (batch != 3)
+
+
 def test_threads_that_call_it_first_wait_for_what_is_kept(tmp_path: Path) -> None:
     images, expected = written(demo_student(image_size=32), tmp_path / "student.c", 16)
     text = (tmp_path / "student.c").read_text()
