@@ -598,10 +598,13 @@ INLINE void AT(winograd)(const Run *run, const Op *op, const int unit) {
         }
 }
 
-/* By fewer multiplications, where these outweigh the sums and reading more kernels, in cycles; returns whether it did. */
+/* By fewer multiplications, where these outweigh the sums and reading more kernels, in cycles; returns whether it did.
+ * Not on x86 without AVX2, nor for other numbers of images: each of them is compiled on its own. */
 static int AT(by_winograd)(const Run *run, const Op *op) {
+#if defined(LEVELS) && LANES == 4
+    return run == NULL && op == NULL;
+#else
     const Grid *g = GRIDS + op->grid;
-    const int half = LANES > 1 ? LANES / 2 : 1;
     ptrdiff_t n = run->n, rows = (g->height + 3) / 4, columns = (g->width + 3) / 4, inputs = inputs_of(op);
     ptrdiff_t saved = 9 * (g->height * g->width * n / LANES) - 36 * ((rows * columns * n + LANES - 1) / LANES) - 18;
     ptrdiff_t sums = SUMS * rows * ((columns * n + LANES - 1) / LANES);
@@ -610,11 +613,14 @@ static int AT(by_winograd)(const Run *run, const Op *op) {
         AT(winograd)(run, op, LANES);
     else if (n == 1)
         AT(winograd)(run, op, 1);
-    else if (n == half)
-        AT(winograd)(run, op, half);
+#if LANES == 16
+    else if (n == 8)
+        AT(winograd)(run, op, 8);
+#endif
     else
         return 0;
     return 1;
+#endif
 }
 
 /* Windows of another grid, with its zeros; maxima of values below zero must not see them (padding 0). `unit`: of the
