@@ -25,7 +25,7 @@ from report_folders import (
 from scipy import stats
 
 from naslib_autokd.cli import main
-from naslib_autokd.records import Trial, TrialStore
+from naslib_autokd.records import Trial, TrialStore, derive_seed
 from naslib_autokd.reports.conclusions import what_was_found
 from naslib_autokd.reports.html import embedded_json, write_report
 from naslib_autokd.reports.html._page import ratio
@@ -33,6 +33,7 @@ from naslib_autokd.reports.results import read_run, trial_tables
 from naslib_autokd.reports.tables import front_table, objective
 from naslib_autokd.runners.statistics import calibration_error, wilson_interval
 from naslib_autokd.runners.trial_importance import analysed
+from naslib_autokd.search_spaces.hnag import Candidate
 from naslib_autokd.tasks import get_task
 
 FINALS = [final(0, 0.91), final(1, 0.92, test_accuracy=0.905, test_counts=counts(errors=19)), final(2, 0.9)]
@@ -146,6 +147,22 @@ def test_the_page_says_that_the_default_family_was_kept(tmp_path: Path) -> None:
     assert said in text
     assert " 1 trial. The incumbent family is marked." in text
     assert "interval over weight seeds: every wiring of this family is the same network" in text
+    assert "The only wiring of the family" in text
+
+
+def test_equal_wirings_are_drawn_once(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "run", 1, finals=FINALS)
+    result = json.loads((folder / "result.json").read_text())
+    graph = {"n_nodes": 3, "k": 2, "p": 0.5}
+    result["candidate"]["generator"] |= {"top": graph, "mid": {"n_nodes": 2, "p": 0.5}}
+    (folder / "result.json").write_text(json.dumps(result))
+    page = page_of(folder)
+    assert "Wirings of the family" in page.text
+    (picture,) = (c for part in page.payload["charts"].values() for c in part if c["spec"]["usermeta"].get("fixed"))
+    named = re.findall(r"seed (\d+)", picture["spec"]["description"])
+    generator = Candidate.from_dict(result["candidate"]).generator
+    digests = [generator.sample_wiring(derive_seed("report", index)).digest for index in range(6)]
+    assert len(named) == len(set(digests)) == 4
 
 
 def test_only_an_optimizer_with_a_model_expects_an_accuracy(tmp_path: Path) -> None:

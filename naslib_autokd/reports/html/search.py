@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,6 +17,9 @@ from naslib_autokd.reports.results import Row, RunData
 from naslib_autokd.reports.tables import UNITS, front_table, interval, objectives_of, percent
 from naslib_autokd.runners.run_folder import TASK
 from naslib_autokd.runners.trial_importance import LEAST_ANALYSED
+
+if TYPE_CHECKING:
+    from naslib_autokd.search_spaces.hnag.wiring import Wiring
 
 # ---- the answer ----------------------------------------------------------------------------------------------------
 
@@ -177,7 +180,7 @@ def finals_table(run: RunData) -> str:
 
 
 N_WIRINGS = 6
-"""Wirings of a family that are drawn."""
+"""Wirings of a family that are drawn; equal ones are shown once."""
 
 
 def pictures(page: ui.Page, run: RunData) -> Iterator[str]:
@@ -198,13 +201,16 @@ def pictures(page: ui.Page, run: RunData) -> Iterator[str]:
     values = run.answer.get("candidate") if kept is None else kept["candidate"]
     if values:
         try:
-            generator = Candidate.from_dict(values).generator
+            family = Candidate.from_dict(values)
         except ValueError:  # of another search space
             return
-        seeds = [derive_seed("report", index) for index in range(N_WIRINGS)]
-        captions = [f"seed {seed}" for seed in seeds]
-        yield ui.heading("Wirings of the family")
-        yield page.figure([("", picture([generator.sample_wiring(seed) for seed in seeds], captions=captions))])
+        drawn: dict[str, tuple[str, Wiring]] = {}
+        for seed in (derive_seed("report", index) for index in range(N_WIRINGS)):
+            wiring = family.generator.sample_wiring(seed)
+            drawn.setdefault(wiring.digest, (f"seed {seed}", wiring))
+        captions, wirings = zip(*drawn.values(), strict=True)
+        yield ui.heading("The only wiring of the family" if family.is_one_wiring else "Wirings of the family")
+        yield page.figure([("", picture(wirings[0]) if family.is_one_wiring else picture(wirings, captions=captions))])
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
