@@ -163,6 +163,9 @@ static void place(Run *run, float *arena, int n) {
 #endif
 #if defined(__x86_64__) && !defined(__AVX512F__) && !defined(STUDENT_PLAIN)
 #define LEVELS
+#define WINOGRAD_LANES 8
+#else
+#define WINOGRAD_LANES 1
 #endif
 #else
 #define INLINE static inline
@@ -601,14 +604,11 @@ INLINE void AT(winograd)(const Run *run, const Op *op, const int unit) {
 /* By fewer multiplications, where these outweigh the sums and reading more kernels, in cycles; returns whether it did.
  * Not on x86 without AVX2, nor for other numbers of images: each of them is compiled on its own. */
 static int AT(by_winograd)(const Run *run, const Op *op) {
-#if defined(LEVELS) && LANES == 4
-    return run == NULL && op == NULL;
-#else
     const Grid *g = GRIDS + op->grid;
     ptrdiff_t n = run->n, rows = (g->height + 3) / 4, columns = (g->width + 3) / 4, inputs = inputs_of(op);
     ptrdiff_t saved = 9 * (g->height * g->width * n / LANES) - 36 * ((rows * columns * n + LANES - 1) / LANES) - 18;
     ptrdiff_t sums = SUMS * rows * ((columns * n + LANES - 1) / LANES);
-    if (!KEPT || op->kind != WINOGRAD || op->channels * inputs * saved <= sums * (op->channels + inputs)) return 0;
+    if (LANES < WINOGRAD_LANES || !KEPT || op->kind != WINOGRAD || op->channels * inputs * saved <= sums * (op->channels + inputs)) return 0;
     if (n % LANES == 0)
         AT(winograd)(run, op, LANES);
     else if (n == 1)
@@ -620,7 +620,6 @@ static int AT(by_winograd)(const Run *run, const Op *op) {
     else
         return 0;
     return 1;
-#endif
 }
 
 /* Windows of another grid, with its zeros; maxima of values below zero must not see them (padding 0). `unit`: of the
