@@ -163,9 +163,6 @@ static void place(Run *run, float *arena, int n) {
 #endif
 #if defined(__x86_64__) && !defined(__AVX512F__) && !defined(STUDENT_PLAIN)
 #define LEVELS
-#define WINOGRAD_LANES 8
-#else
-#define WINOGRAD_LANES 1
 #endif
 #else
 #define INLINE static inline
@@ -601,14 +598,20 @@ INLINE void AT(winograd)(const Run *run, const Op *op, const int unit) {
         }
 }
 
+#ifdef LEVELS /* not on processors without AVX2: it is much to compile */
+enum { AT(has_winograd) = LANES > 4 };
+#else
+enum { AT(has_winograd) = 1 };
+#endif
+
 /* By fewer multiplications, where these outweigh the sums and reading more kernels, in cycles; returns whether it did.
- * Not on x86 without AVX2, nor for other numbers of images: each of them is compiled on its own. */
+ * Each number of images is compiled on its own. */
 static int AT(by_winograd)(const Run *run, const Op *op) {
     const Grid *g = GRIDS + op->grid;
     ptrdiff_t n = run->n, rows = (g->height + 3) / 4, columns = (g->width + 3) / 4, inputs = inputs_of(op);
     ptrdiff_t saved = 9 * (g->height * g->width * n / LANES) - 36 * ((rows * columns * n + LANES - 1) / LANES) - 18;
     ptrdiff_t sums = SUMS * rows * ((columns * n + LANES - 1) / LANES);
-    if (LANES < WINOGRAD_LANES || !KEPT || op->kind != WINOGRAD || op->channels * inputs * saved <= sums * (op->channels + inputs)) return 0;
+    if (!AT(has_winograd) || !KEPT || op->kind != WINOGRAD || op->channels * inputs * saved <= sums * (op->channels + inputs)) return 0;
     if (n % LANES == 0)
         AT(winograd)(run, op, LANES);
     else if (n == 1)
