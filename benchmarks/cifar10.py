@@ -253,10 +253,10 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", default=STUDENTS, help="hand-designed networks (default: %(default)s)")
     parser.add_argument("--losses", nargs="+", default=LOSSES, help="of these (default: %(default)s)")
     parser.add_argument("--trainings", type=int, default=TRAININGS, help="of each student (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts (default: all that there are)")
     options = parser.parse_args()
     task = get_task(str(RESULTS / "task.yaml"), data_dir=options.data_dir)
-    for part in options.only:
+    for part in options.only or (PARTS[2:] if options.all_images else PARTS):
         {"searches": searches, "families": families, "students": students, "losses": losses, "report": report}[part](
             options, task
         )
