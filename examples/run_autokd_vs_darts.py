@@ -49,7 +49,7 @@ DEFAULT_SEEDS = 3
 DEFAULT_SECONDS = 20.0  # of each search: some seven full trainings of families
 DEFAULT_TRAININGS = 5  # or so many full trainings' worth of student-epochs
 
-TASK = get_task("cluttered-digits", name="cluttered-digits-12", min_budget_epochs=4, max_budget_epochs=12)
+TASK = get_task("cluttered-digits-12")
 
 FAMILIES = (
     Method("random search", "search", "random_search"),

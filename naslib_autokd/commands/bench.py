@@ -38,8 +38,12 @@ SIZES = {
     "dense_nested_families": ("n_dense_nested", "of the second, likewise"),
     "held_out_families": ("n_held_out", "families that are never fitted, spread over the space"),
     "dense_held_out_families": ("n_dense_held_out", "families that are never fitted, near the best"),
+    "dense_trainings": ("n_dense_trainings", "full trainings of each of the second"),
     "repeats": ("n_repeats", "families trained once more in full"),
-    "wirings": ("n_wirings", "wirings of a nested family, and full trainings of a held-out one"),
+    "kd_generators": ("n_kd", "generators of the second, in full with several KD settings and the same seeds"),
+    "kd_held_out_generators": ("n_kd_held_out", "likewise, never fitted"),
+    "kd_settings": ("n_kd_settings", "KD settings of these generators"),
+    "wirings": ("n_wirings", "wirings of a nested family or a KD setting, and full trainings of a held-out family"),
     "weight_seeds": ("n_seeds", "weight seeds of each wiring of a nested family"),
 }
 """Option -> (field of `runners.bench.BuildPlan`, help)."""
@@ -222,7 +226,7 @@ def plan_from_options(options: argparse.Namespace) -> BuildPlan:
     sizes: dict[str, Any] = {field: n for field, n in given.items() if n is not None}
     if options.space_families is not None:  # the other stages shrink with the first
         default = BuildPlan()
-        for field in ("n_dense", "n_nested", "n_dense_nested", "n_held_out", "n_dense_held_out", "n_repeats"):
+        for field in ("n_dense", "n_nested", "n_dense_nested", "n_held_out", "n_dense_held_out"):
             sizes.setdefault(field, -(-getattr(default, field) * options.space_families // default.n_space))
     return BuildPlan(seed=options.seed, **sizes)
 

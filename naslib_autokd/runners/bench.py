@@ -11,6 +11,8 @@ tell the noise of wirings from that of weights.
 ``held-out``: families that no surrogate is fitted to, several trainings each: its quality and the noise ceiling.
 ``dense``: more families where good ones are, by perturbing the best of ``space``; ``dense-nested`` and
 ``dense-held-out`` are their nested and held-out trainings.
+``kd``: generators of ``dense`` in full with KD settings that are the same for all of them, and with the same wirings and
+weight seeds, so that settings are compared in pairs; ``kd-held-out``: the same of ``dense-held-out``.
 ``repeats``: one more wiring at the full budget for every family of ``space`` and ``dense``.
 """
 
@@ -30,7 +32,7 @@ from naslib_autokd.runners.tally import TooManyFailures
 from naslib_autokd.search_spaces.hnag.parameters import MAX_WIRING_SEED, Candidate, HNAGSpace
 from naslib_autokd.tasks import Task
 
-STAGES = ("space", "held-out", "nested", "dense", "dense-held-out", "dense-nested", "repeats")
+STAGES = ("space", "held-out", "nested", "dense", "dense-held-out", "dense-nested", "repeats", "kd", "kd-held-out")
 
 STAGE_SIZE = 1_000_000
 """Trainings are numbered from a multiple of this, so that a longer stage renumbers no other."""
@@ -47,6 +49,12 @@ class BuildPlan:
     n_held_out: int = 24
     n_dense_held_out: int = 12
     n_repeats: int = 0
+    n_kd: int = 0
+    """Generators of ``dense`` with each of ``n_kd_settings`` and ``n_wirings`` wirings."""
+    n_kd_held_out: int = 0
+    n_kd_settings: int = 12
+    n_dense_trainings: int = 1
+    """In full, of each family of ``dense``."""
     n_wirings: int = 3
     """Of a nested family; each is crossed with ``n_seeds`` weight seeds. Held-out families have as many trainings."""
     n_seeds: int = 2
@@ -60,6 +68,17 @@ class BuildPlan:
                 raise ValueError(f"{name} must not be negative, got {value}")
         if self.n_space < 1:
             raise ValueError(f"a benchmark needs at least one family, got n_space={self.n_space}")
+        if self.n_kd > self.n_dense or self.n_kd_held_out > self.n_dense_held_out:
+            raise ValueError(
+                "generators that get several KD settings are those of dense families, got "
+                f"n_kd={self.n_kd} of n_dense={self.n_dense} and n_kd_held_out={self.n_kd_held_out} of "
+                f"n_dense_held_out={self.n_dense_held_out}"
+            )
+        if min(self.n_kd_settings, self.n_wirings) < 2 and self.n_kd + self.n_kd_held_out > 0:
+            raise ValueError(
+                "KD settings are compared on several wirings: at least 2 of each are needed, "
+                f"got n_kd_settings={self.n_kd_settings} and n_wirings={self.n_wirings}"
+            )
         if min(self.n_wirings, self.n_seeds) < 2 and self.n_nested + self.n_dense_nested > 0:
             raise ValueError(
                 "nested families need at least 2 wirings and 2 weight seeds to tell their noises apart, "
@@ -71,12 +90,14 @@ class BuildPlan:
         *lower, full = self.budgets_of(task)
         single = self.n_space + self.n_dense
         n_full = (
-            single
+            self.n_space
+            + self.n_dense * self.n_dense_trainings
             + min(self.n_repeats, single)
             + self.n_wirings
             * (self.n_held_out + self.n_dense_held_out + self.n_seeds * (min(self.n_nested, self.n_space)))
         )
         n_full += self.n_wirings * self.n_seeds * min(self.n_dense_nested, self.n_dense)
+        n_full += (self.n_kd + self.n_kd_held_out) * self.n_kd_settings * self.n_wirings
         return float(n_full * full + (single + self.n_held_out + self.n_dense_held_out) * sum(lower))
 
     def budgets_of(self, task: Task) -> tuple[int, ...]:
@@ -193,10 +214,14 @@ class Design:
             size = STAGES.index("space") * STAGE_SIZE + plan.n_space * len(self.budgets)
             found = [trial for trial in results("space") if trial.number < size]  # not those of a larger plan
             dense = dense_families(self.space, found, plan.n_dense, derive_seed(plan.seed, "dense"))
-            yield "dense", self._trainings("dense", dense, self.budgets)
+            yield "dense", self._trainings("dense", dense, (*self.budgets[:-1], *full * plan.n_dense_trainings))
             held_out = dense_families(self.space, found, plan.n_dense_held_out, derive_seed(plan.seed, "held-out"))
             yield "dense-held-out", self._held_out("dense-held-out", held_out)
             yield "dense-nested", self._trainings("dense-nested", dense[: plan.n_dense_nested], full, crossed)
+            settings = [family.kd for family in uniform_families(self.space, plan.n_kd_settings, plan.seed)]
+            for stage, families in {"kd": dense[: plan.n_kd], "kd-held-out": held_out[: plan.n_kd_held_out]}.items():
+                several = [Candidate(family.generator, kd) for family in families for kd in settings]
+                yield stage, self._trainings(stage, several, full, (plan.n_wirings, 1), alike=len(settings))
         # the dense ones first: there the surrogate has to be sharp
         yield "repeats", self._trainings("repeats", [*dense, *uniform][: plan.n_repeats], full)
 
@@ -205,12 +230,19 @@ class Design:
         return self._trainings(stage, families, budgets)
 
     def _trainings(
-        self, stage: str, families: Sequence[Candidate], budgets: Sequence[int], crossed: tuple[int, int] = (1, 1)
+        self,
+        stage: str,
+        families: Sequence[Candidate],
+        budgets: Sequence[int],
+        crossed: tuple[int, int] = (1, 1),
+        alike: int = 1,
     ) -> list[Proposal]:
-        """One training per family, budget, wiring and weight seed. Every training names its wiring seed."""
+        """One training per family, budget, wiring and weight seed. Every training names its wiring seed; so many
+        families that follow each other have the same seeds."""
         proposals: list[Proposal] = []
         number = STAGES.index(stage) * STAGE_SIZE
-        for index, family in enumerate(families):
+        for row, family in enumerate(families):
+            index = row // alike
             for place, budget in enumerate(budgets):
                 for wiring in range(crossed[0]):
                     wiring_seed = derive_seed(self.plan.seed, stage, index, "wiring", place, wiring) & MAX_WIRING_SEED
