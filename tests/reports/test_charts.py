@@ -359,21 +359,35 @@ def test_panels_of_settings_have_one_axis_of_the_accuracy(runs: dict[str, RunDat
     )
 
 
+NAMED: dict[str, Any] = {"x_title": "epochs", "y_title": "accuracy"}
+
+
 def test_a_curve_under_the_thick_one_is_seen() -> None:
     rows = [{"method": name, "x": x, "y": 0.9} for name in ("ours", "as good") for x in (1.0, 2.0)]
-    look = {"x_title": "epochs", "y_title": "accuracy", "emphasised": "ours"}
-    found = specification(curves(rows, "x", "y", methods=["ours", "as good"], **look))
+    found = specification(curves(rows, "x", "y", methods=["ours", "as good"], emphasised="ours", **NAMED))
     lines = [own for own in found["layer"] if own["mark"]["type"] == "line"]  # from the lowest to the uppermost
     assert [found["datasets"][own["data"]["name"]][0]["method"] for own in lines] == ["ours", "as good"]
 
 
 def test_a_curve_of_one_point_is_seen() -> None:
     rows = [{"method": "long", "x": x, "y": 0.9} for x in (1.0, 2.0)] + [{"method": "short", "x": 1.0, "y": 0.8}]
-    chart = curves(rows, "x", "y", methods=["long", "short"], x_title="epochs", y_title="accuracy")
+    chart = curves(rows, "x", "y", methods=["long", "short"], **NAMED)
     found = specification(chart)
     seen = [own for own in found["layer"] if own["mark"]["type"] == "point" and own["mark"].get("opacity") != 0]
     (points,) = (found["datasets"][own["data"]["name"]] for own in seen)
     assert [row["method"] for row in points] == ["short"]
+
+
+@pytest.mark.parametrize("value", [48.8, 0.0488, 1250.5])
+def test_the_only_tick_of_an_axis_is_where_it_says(value: float) -> None:
+    charts = [
+        strips([Group("family", [value, value], mean=value)], "accuracy (%)"),
+        strips([Group("family", [value, value], mean=value)], "accuracy (%)", violins=True),
+        curves([{"method": "one", "x": x, "y": value / 100} for x in (1.0, 2.0)], "x", "y", methods=["one"], **NAMED),
+    ]
+    for chart in charts:
+        shown = [text for text, _ in texts(picture(for_paper(chart, COLUMN_WIDTH), "svg").decode())]
+        assert f"{value:,}" in shown
 
 
 def test_the_figure_of_a_comparison_names_every_method(runs: dict[str, RunData], tmp_path: Path) -> None:

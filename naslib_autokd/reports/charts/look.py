@@ -69,6 +69,7 @@ def config(text: float, scale: float, font: str, *, background: str | None, lege
     }
     return {
         **{"background": background, "font": font, "padding": 3, "view": {"stroke": None}},
+        "numberFormat": ",.6~r",  # Vega's own rounds the only tick of an axis with one value: 49 where 48.8 is meant
         **{"concat": {"spacing": 14 * scale}, "axis": axis, "legend": key},
         "title": {"fontSize": text, "fontWeight": "normal", "color": "@text", "offset": 4 * scale},
         "range": {"category": [f"@c{i}" for i in range(N_COLOURS)], "heatmap": ["@bg", "@heat"]},
