@@ -42,7 +42,7 @@ def bash_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("search --task clut", {"cluttered-digits"}),
         ("search --task mi", {"mit67", "mine.yaml"}),  # a name or a file
         ("search --objective c", {"ce"}),
-        ("sample --preset hnag-", {"hnag-device", "hnag-small", "hnag-wide"}),
+        ("sample --preset hnag-", {"hnag-device", "hnag-small", "hnag-small-untuned", "hnag-wide"}),
         ("ablate kd", {"kd-settings"}),
         ("bench info clut", {"cluttered-digits"}),
         ("export --format o", {"onnx"}),

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     if options.trained is not None:
         return _run_trained(options)
     if options.task is None:
-        options.task = "cluttered-digits" if options.preset in (None, "hnag-small") else "cifar10"
+        options.task = "cluttered-digits" if options.preset in (None, "hnag-small", "hnag-small-untuned") else "cifar10"
     task = task_from_options(options)
     if task.n_classes == 0:
         from naslib_autokd.data.load import resolve

@@ -39,9 +39,10 @@ from collections.abc import Callable
 from typing import Any
 
 from naslib_autokd.plugin.loader import load_naslib
+from naslib_autokd.search_spaces import HNAG_PRESETS
 from naslib_autokd.tasks import TASKS, Task, TaskError, did_you_mean, get_task
 
-PRESETS = {"hnag": None} | {name: name for name in ("hnag-wide", "hnag-small", "hnag-device")}
+PRESETS = {name: None if name == "hnag" else name for name in HNAG_PRESETS}
 SPACES: dict[str, tuple[str | None, str]] = {
     name + suffix: (preset, mode)
     for name, preset in PRESETS.items()

@@ -22,9 +22,9 @@ def _hnag(preset: str, **options: Any) -> Any:
     return HNAGSpace(preset, **options)
 
 
-SEARCH_SPACES: dict[str, Callable[..., Any]] = {
-    preset: partial(_hnag, preset) for preset in ("hnag", "hnag-wide", "hnag-small", "hnag-device")
-}
+HNAG_PRESETS = ("hnag", "hnag-wide", "hnag-small", "hnag-small-untuned", "hnag-device")
+"""The names of `hnag.parameters.PRESETS`."""
+SEARCH_SPACES: dict[str, Callable[..., Any]] = {preset: partial(_hnag, preset) for preset in HNAG_PRESETS}
 """Name -> ``factory(**options)``; entry points extend it. Importing this imports no space."""
 
 

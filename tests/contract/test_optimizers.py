@@ -17,6 +17,7 @@ import pytest
 from naslib_autokd.evaluators.base import Score
 from naslib_autokd.optimizers import OPTIMIZERS, Optimizer, ReplayMismatch, get_optimizer, replay
 from naslib_autokd.records import Ask, Proposal, Trial, content_digest, derive_seed
+from naslib_autokd.search_spaces import HNAG_PRESETS
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 
 MAX_EPOCHS, MIN_EPOCHS, TOTAL = 9, 3, 9 * 40
@@ -381,7 +382,7 @@ def test_a_trial_of_another_space_is_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", [name for name in QUICK if not name.startswith("smac") and ":" not in name])
-@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small", "hnag-device"])
+@pytest.mark.parametrize("preset", HNAG_PRESETS)
 def test_the_real_space_is_searched(case: str, preset: str) -> None:
     space = HNAGSpace(preset)
     optimizer = build(case, space=space)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from naslib_autokd.plugin.loader import naslib_missing
 from naslib_autokd.records import derive_seed
+from naslib_autokd.search_spaces import HNAG_PRESETS
 from naslib_autokd.search_spaces.hnag import (
     Candidate,
     ErdosRenyi,
@@ -85,7 +86,7 @@ def test_an_architecture_is_a_family_or_a_wiring_of_the_space() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small", "hnag-device"])
+@pytest.mark.parametrize("preset", HNAG_PRESETS)
 def test_every_preset_searches(preset: str, mode: str) -> None:
     graph = sampled(mode, preset=preset)
     length = len(graph.encode())

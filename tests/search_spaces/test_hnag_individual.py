@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
 from test_hnag_student import EVERYTHING
 
+from naslib_autokd.search_spaces import HNAG_PRESETS
 from naslib_autokd.search_spaces.hnag import Candidate, ErdosRenyi, Generator, HNAGSpace, KDSettings, WattsStrogatz
 from naslib_autokd.search_spaces.hnag.individual import KD_SHARE, WiringCandidate, mutate, neighbours, rewire
 from naslib_autokd.search_spaces.hnag.student import Student
@@ -182,7 +183,7 @@ def test_equal_means_trained_alike() -> None:
     assert other.digest != a.digest
 
 
-@pytest.mark.parametrize("preset", ["hnag", "hnag-wide", "hnag-small", "hnag-device"])
+@pytest.mark.parametrize("preset", HNAG_PRESETS)
 def test_mutations_stay_in_the_space(preset: str) -> None:
     space = HNAGSpace(preset)
     rng = np.random.default_rng(3)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from test_hnag_generator import MIXED, PUBLISHED, SMALL, generators
 
 from naslib_autokd.runners.ablation import variant
+from naslib_autokd.search_spaces import HNAG_PRESETS
 from naslib_autokd.search_spaces.frozen import FrozenSpace
 from naslib_autokd.search_spaces.hnag.generator import ErdosRenyi, Generator, WattsStrogatz
 from naslib_autokd.search_spaces.hnag.individual import WiringCandidate, mutate
@@ -68,6 +69,7 @@ def test_presets_have_the_dimensions_that_they_promise() -> None:
     assert set(HNAGSpace("hnag-device").configuration_space()) == device | kd | searched
     assert set(HNAGSpace("hnag", search_kd=False).configuration_space()) == published
     assert "wiring_seed" in HNAGSpace("hnag", mode="individual").configuration_space()
+    assert set(HNAG_PRESETS) == set(PRESETS)
     generator = HNAGSpace("hnag").sample(np.random.default_rng(0)).generator
     assert generator.channel_growth == 2.0
     assert generator.downsampling == "average"
@@ -82,6 +84,19 @@ def test_the_small_preset_stays_small_and_reaches_single_operations() -> None:
     assert max(sizes) <= 20
     assert {g.bottom.n_nodes for g in generators} == {1, 2, 3, 4, 5}
     assert {g.top.n_nodes for g in generators} == set(range(3, 10))
+
+
+def test_the_untuned_preset_is_the_small_one_with_the_default_of_the_published_one() -> None:
+    untuned, published = HNAGSpace("hnag-small-untuned"), HNAGSpace("hnag")
+    small, found = (HNAGSpace(name).configuration_space() for name in ("hnag-small", "hnag-small-untuned"))
+    assert [name for name in small if small[name].to_dict() != found[name].to_dict()] != []
+    for name in small:  # the same choices, but for higher temperatures
+        ranges = [{k: v for k, v in space[name].to_dict().items() if "default" not in k} for space in (small, found)]
+        assert (ranges[0] == ranges[1]) is (name != "temperature")
+    assert found["temperature"].upper == 30.0
+    ours, theirs = (space.default_candidate().generator for space in (untuned, published))
+    assert (ours.top, ours.bottom.n_nodes) == (theirs.top, theirs.bottom.n_nodes)
+    assert untuned.default_candidate().kd == published.default_candidate().kd
 
 
 def test_families_for_a_device_have_few_operations_and_may_be_chains() -> None:
