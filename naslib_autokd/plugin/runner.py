@@ -11,8 +11,8 @@ A file name without a folder that does not exist here is looked for among the co
 come with the package (``--list`` names them).
 
 Search spaces: ``hnag``, ``hnag-wide``, ``hnag-small``, ``hnag-small-untuned``, ``hnag-device``, each also as
-``...-individual``; ``nasbench101``, ``nasbench201``, ``nasbench301``, ``simple_cell``. Datasets: our tasks (students are trained with the
-teacher), a task file, ``module:Class`` of a NASLib ``CustomDataset``; any other name is a benchmark's and answered by
+``...-individual``; ``nasbench101``, ``nasbench201``, ``nasbench301``, ``simple_cell``. Datasets: our tasks (students
+are trained with the teacher), a task file, ``module:Class`` of a NASLib ``CustomDataset``; any other name is a benchmark's and answered by
 NASLib's tables.
 """
 

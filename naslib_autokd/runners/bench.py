@@ -11,8 +11,8 @@ tell the noise of wirings from that of weights.
 ``held-out``: families that no surrogate is fitted to, several trainings each: its quality and the noise ceiling.
 ``dense``: more families where good ones are, by perturbing the best of ``space``; ``dense-nested`` and
 ``dense-held-out`` are their nested and held-out trainings.
-``kd``: generators of ``dense`` in full with KD settings that are the same for all of them, and with the same wirings and
-weight seeds, so that settings are compared in pairs; ``kd-held-out``: the same of ``dense-held-out``.
+``kd``: generators of ``dense`` in full with the same KD settings for all of them, and with the same wirings and weight
+seeds, so that settings are compared in pairs; ``kd-held-out``: the same of ``dense-held-out``.
 ``repeats``: one more wiring at the full budget for every family of ``space`` and ``dense``.
 """
 
