@@ -39,7 +39,7 @@ def bash_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("bench q", {"query"}),
         ("search --max-p", {"--max-params"}),
         ("search --optimizer aut", {"autokd", "autokd-full"}),
-        ("search --task clut", {"cluttered-digits"}),
+        ("search --task clut", {"cluttered-digits", "cluttered-digits-12"}),
         ("search --task mi", {"mit67", "mine.yaml"}),  # a name or a file
         ("search --objective c", {"ce"}),
         ("sample --preset hnag-", {"hnag-device", "hnag-small", "hnag-small-untuned", "hnag-wide"}),

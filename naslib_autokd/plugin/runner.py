@@ -12,8 +12,8 @@ come with the package (``--list`` names them).
 
 Search spaces: ``hnag``, ``hnag-wide``, ``hnag-small``, ``hnag-small-untuned``, ``hnag-device``, each also as
 ``...-individual``; ``nasbench101``, ``nasbench201``, ``nasbench301``, ``simple_cell``. Datasets: our tasks (students
-are trained with the teacher), a task file, ``module:Class`` of a NASLib ``CustomDataset``; any other name is a benchmark's and answered by
-NASLib's tables.
+are trained with the teacher), a task file, ``module:Class`` of a NASLib ``CustomDataset``; any other name is a
+benchmark's and answered by NASLib's tables.
 """
 
 from __future__ import annotations
