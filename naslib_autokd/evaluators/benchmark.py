@@ -41,6 +41,7 @@ from naslib_autokd.evaluators.surrogate import (
     curve_quality,
     fit,
     held_out_quality,
+    kd_quality,
     region_quality,
     trainings_of,
 )
@@ -158,7 +159,7 @@ class KDBenchmark:
         cost = min(max(expected.cost + noise, 0.0), 1.0)
         outputs = expected.outputs
         if self.noise:
-            cost = self._counted(cost, self.task.n_val)
+            cost = max(self._counted(cost, self.task.n_val), model.lowest[0])
             outputs = outputs + model.loadings * noise + model.spreads * draws.normals(len(outputs))
         info: dict[str, Any] = {"benchmark": self.name}
         shares = [min(max(share, 0.0), 1.0) for share in outputs[:budget].tolist()]
@@ -210,8 +211,9 @@ class KDBenchmark:
         expected = self._expected(family, budget)
         error = expected.cost if split == "validation" else expected.test_error
         n_images = self.task.n_val if split == "validation" else self.task.n_test
-        noise = self._noise(expected, candidate, family, budget, seed, split)
-        return self._counted(error + noise, n_images) if self.noise else min(max(error + noise, 0.0), 1.0)
+        error += self._noise(expected, candidate, family, budget, seed, split)
+        lowest = self._models[budget].lowest[split == "test"]
+        return max(self._counted(error, n_images), lowest) if self.noise else min(max(error, 0.0), 1.0)
 
     def _noise(self, expected: Expected, candidate: Any, family: _Family, budget: int, seed: int, split: str) -> float:
         """What one training's error differs by from that of its family."""
@@ -518,7 +520,7 @@ def _space_of(described: Mapping[str, Any]) -> HNAGSpace:
     return HNAGSpace(described["name"], search_kd=described["search_kd"], mode=described["mode"])
 
 
-FITTED_STAGES = ("space", "nested", "dense", "dense-nested", "repeats")
+FITTED_STAGES = ("space", "nested", "dense", "dense-nested", "repeats", "kd")
 """Stages of a build that surrogates are fitted to; the others judge them."""
 
 
@@ -606,6 +608,13 @@ def _quality(
     if of_budgets:
         found["Families that were not fitted, by epochs of training"] = of_budgets
         found[f"The same, each epoch of the training of {full} epochs"] = of_epochs
+    chosen = (table["stage"] == "kd-held-out") & (table["status"] == "success")
+    if chosen.any():
+        generators = np.array([encoding.generator_key(rows[i]) for i in np.flatnonzero(chosen).tolist()])
+        trainings = trainings_of(_rows(table, chosen), features[chosen], full)
+        found["KD settings of generators that were not fitted, in full"] = [
+            kd_quality(models[full], trainings, generators)
+        ]
     chosen = np.isin(table["stage"], FITTED_STAGES) & (table["budget_epochs"] == full) & (table["status"] == "success")
     trainings = trainings_of(_rows(table, chosen), features[chosen], full)
     column = {name: table[name][chosen] for name in encoding.names}

@@ -300,6 +300,9 @@ class BudgetModel:
     spreads: Array
     """Shape (n_outputs - 1,): sd of what is left of its noise."""
     failure_rate: float = 0.0
+    lowest: tuple[float, float] = (0.0, 0.0)
+    """Validation and test error of the best training that was seen: no answer with noise is better. (0, 0) in files of
+    before."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -340,21 +343,22 @@ class BudgetModel:
         return _variance(self.noise, self.noise_range, self.average(features), features)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        own = {name: np.asarray(getattr(self, name)) for name in _BUDGET_FIELDS}
+        own = {name: np.asarray(getattr(self, name)) for name in sorted(_BUDGET_FIELDS)}
         return own | {f"mean/{name}": array for name, array in self.mean.to_arrays().items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> BudgetModel:
         own: dict[str, Any] = {}
-        for name in _BUDGET_FIELDS:
+        for name in _BUDGET_FIELDS & arrays.keys():
             array = np.asarray(arrays[name])
             own[name] = array.item() if array.ndim == 0 else array.astype(np.float64)
-        for name in ("difference", "noise_range"):
+        for name in _PAIRS & own.keys():
             own[name] = tuple(float(value) for value in own[name])
         return cls(Matern.from_arrays({name[5:]: a for name, a in arrays.items() if name.startswith("mean/")}), **own)
 
 
-_BUDGET_FIELDS = tuple(field.name for field in fields(BudgetModel) if field.name != "mean")
+_BUDGET_FIELDS = {field.name for field in fields(BudgetModel)} - {"mean"}
+_PAIRS = {"difference", "noise_range", "lowest"}
 
 
 # --- fitting ----------------------------------------------------------------------------------------------------------
@@ -466,6 +470,7 @@ def fit(trainings: Trainings, n_images: int, failure_rate: float = 0.0) -> Budge
         loadings=loadings,
         spreads=spreads,
         failure_rate=failure_rate,
+        lowest=(float(trainings.cost.min()), float(trainings.test_error.min())),
     )
 
 
@@ -680,6 +685,48 @@ def held_out_quality(model: BudgetModel, trainings: Trainings, diversity: Array,
         "residual_sd": float(np.sqrt(np.mean((residuals / sds[index]) ** 2))),
         "within_sd": float(np.sqrt(np.mean(within**2))) if several.any() else None,
         **{f"cover_{p}": float(np.mean(np.abs(places - 0.5) <= p / 200)) for p in (50, 80, 95)},
+    }
+
+
+def kd_quality(model: BudgetModel, trainings: Trainings, generators: NDArray[Any]) -> dict[str, Any]:
+    """How well a model predicts what KD settings change, on generators that it was not fitted to.
+
+    Every generator has the same settings, and in each of them the same wirings and weight seeds. An effect is the
+    average of validation and test error minus that of the generator's settings, so that what is common to a generator
+    or a wiring is not in it. Wirings have their other noise for themselves: what their effects have in common is the
+    variance of the true effects, whose share in the observed ones is what an exact model would reach.
+
+    Args:
+        generators: Of each training (`FamilyEncoding.generator_key`).
+
+    Returns:
+        ``generators``, ``settings`` (of a generator), ``trainings``, ``effect_sd`` (of true effects), ``r2``,
+        ``r2_ceiling``, ``tau`` (over all effects) and ``slope``: observed effects over predicted ones, 1 if these are
+        neither too large nor too small.
+    """
+    _, index, counts = np.unique(generators, return_inverse=True, return_counts=True)
+    whole = counts[index] == counts.max()  # a generator with a failed training is left out
+    trainings, generators = trainings.where(whole), generators[whole]
+    order = np.lexsort((trainings.family, trainings.wiring, generators))
+    n_wirings = len(np.unique(trainings.wiring[generators == generators[0]]))
+    shape = (int(np.sum(counts == counts.max())), n_wirings, -1)
+    effects = trainings.average[order].reshape(shape)
+    effects = effects - effects.mean(axis=2, keepdims=True)
+    predicted = model.average(trainings.features[order]).reshape(shape)[:, 0]
+    predicted = predicted - predicted.mean(axis=1, keepdims=True)
+    observed, n = effects.mean(axis=1), effects.shape[1]
+    noise = float(effects.var(axis=1, ddof=1).mean()) / n
+    total = float(np.mean(observed**2))
+    truth = max(total - noise, 0.0)
+    return {
+        "generators": len(effects),
+        "settings": effects.shape[2],
+        "trainings": effects.size,
+        "effect_sd": math.sqrt(truth),
+        "r2": 1 - float(np.mean((observed - predicted) ** 2)) / total,
+        "r2_ceiling": truth / total,
+        "tau": _tau(predicted.ravel(), observed.ravel()),
+        "slope": float(np.sum(observed * predicted) / np.sum(predicted**2)),
     }
 
 

@@ -100,6 +100,20 @@ def test_the_trial_is_that_of_the_live_evaluator_where_that_is_known(toy):
     assert "test" not in trial.to_json().replace(trial.message, ""), "the test split is for final evaluations"
 
 
+def test_no_answer_is_better_than_the_best_training(toy):
+    good = toy.best_candidate
+    full = (toy.table["budget_epochs"] == 3) & np.isin(toy.table["stage"], ("space", "nested"))
+    lowest = float(toy.table["cost"][full].min())
+    costs = [toy.evaluate(proposal(good, seed=seed)).cost for seed in range(400)]
+    drawn = [toy.draw_error(good, seed) for seed in range(400)]
+    assert min(costs) == pytest.approx(lowest), "some are as good"
+    assert costs == drawn
+    assert min(toy.draw_error(good, seed, "test") for seed in range(400)) == pytest.approx(
+        1 - float(toy.table["test_accuracy"][full].max())
+    )
+    assert KDBenchmark()._models[9].lowest == (0.0, 0.0), "a file of before, whose answers stay"
+
+
 def test_live_and_benchmark_draw_the_same_student(shipped, cluttered_teacher, cluttered_data):
     from naslib_autokd.evaluators.kd import KDEvaluator
 

@@ -249,6 +249,36 @@ def test_quality_of_a_right_and_of_a_wrong_model(known) -> None:
     assert surrogate.held_out_quality(flat, held_out, diversity)["r2"] < 0.05
 
 
+@pytest.mark.parametrize("exaggeration", [1.0, 0.5, 2.0])
+def test_effects_of_kd_settings_are_judged_without_the_noise_that_settings_share(known, exaggeration: float) -> None:
+    """30 generators x 12 settings x 3 wirings whose true effects are those of the model, or smaller or larger."""
+    model, rng = known[0], np.random.default_rng(2)
+    families = [SPACE.sample(rng) for _ in range(30)]
+    kd = [SPACE.sample(rng).kd for _ in range(12)]
+    rows = [(g, s, w) for g in range(30) for s in range(12) for w in range(3)]
+    order = rng.permutation(len(rows))
+    features = np.stack([ENCODING.features(ENCODING.values(replace(families[g], kd=kd[s]))) for g, s, _ in rows])
+    expected = model.average(features).reshape(30, 12, 3)
+    centre = expected.mean(axis=1, keepdims=True)
+    own = rng.normal(0, 0.01, (30, 12, 3))
+    average = centre + exaggeration * (expected - centre) + rng.normal(0, 0.2, (30, 1, 3)) + own
+    g, s, w = np.array(rows).T
+    parts = (12 * g + s, 3 * g + w, features, average.ravel(), average.ravel(), np.zeros((len(rows), 0)))
+    made = Trainings(*(part[order] for part in parts), outputs=())
+    found = surrogate.kd_quality(model, made, g[order])
+    truth = exaggeration**2 * float(np.mean((expected - centre) ** 2))
+    assert (found["generators"], found["settings"], found["trainings"]) == (30, 12, 1080)
+    assert found["effect_sd"] == pytest.approx(math.sqrt(truth), rel=0.05)
+    assert found["r2_ceiling"] == pytest.approx(truth / (truth + 0.01**2 / 3 * 11 / 12), abs=0.03)
+    assert found["slope"] == pytest.approx(exaggeration, rel=0.05)
+    if exaggeration == 1:
+        assert found["r2"] == pytest.approx(found["r2_ceiling"], abs=0.02)
+    else:
+        assert found["r2"] < found["r2_ceiling"] - 0.1
+    failed = made.where(np.arange(len(rows)) != 7)
+    assert surrogate.kd_quality(model, failed, g[order][np.arange(len(rows)) != 7])["generators"] == 29
+
+
 def test_the_ceiling_is_what_the_truth_reaches() -> None:
     """Many held-out families: the true means themselves are as good as the ceiling says."""
     trials, stages = trainings(n_families=80, n_nested=10, n_held_out=150, budgets=(3,))

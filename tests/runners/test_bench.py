@@ -95,6 +95,43 @@ def test_nested_families_cross_wirings_with_weight_seeds(whole):
             assert len({trial.seed for trial in trials}) == 6
 
 
+def test_kd_settings_are_crossed_with_generators_on_equal_seeds(tmp_path):
+    plan = BuildPlan(
+        **{name: getattr(SMALL, name) for name in ("n_space", "n_dense", "n_held_out", "n_dense_held_out")},
+        **{"n_nested": 0, "n_dense_nested": 0, "n_dense_trainings": 3},
+        **{"n_kd": 3, "n_kd_held_out": 2, "n_kd_settings": 4},
+    )
+    assert run(tmp_path, plan)
+    trials = trials_in(tmp_path)
+    assert sum(trial.budget_epochs for trial in trials) == plan.student_epochs(TASK)
+    settings = set()
+    for stage, source, n in (("kd", "dense", 3), ("kd-held-out", "dense-held-out", 2)):
+        own = [trial for trial in trials if stage_of(trial) == stage]
+        assert {trial.budget_epochs for trial in own} == {9}
+        assert len(own) == n * 4 * 3
+        generators = {family(trial).generator for trial in own}
+        assert generators <= {family(trial).generator for trial in trials if stage_of(trial) == source}
+        for generator in generators:
+            cells = Counter(
+                (family(t).kd, t.candidate["wiring_seed"], t.seed) for t in own if family(t).generator == generator
+            )
+            kd, seeds = {key[0] for key in cells}, {key[1:] for key in cells}
+            assert set(cells) == {(one, *both) for one in kd for both in seeds}, (
+                "each setting with each pair of seeds"
+            )
+            assert (len(kd), len(seeds)) == (4, 3)
+            settings.add(frozenset(kd))
+    assert len(settings) == 1, "of all generators the same"
+    dense = Counter(family(t).digest for t in trials if stage_of(t) == "dense" and t.budget_epochs == 9)
+    assert set(dense.values()) == {3}
+
+
+@pytest.mark.parametrize("sizes", [{"n_kd": 301}, {"n_kd_held_out": 13}, {"n_kd": 2, "n_kd_settings": 1}])
+def test_impossible_crossings_are_refused(sizes):
+    with pytest.raises(ValueError, match="n_kd"):
+        BuildPlan(**sizes)
+
+
 def test_held_out_families_are_in_no_other_stage(whole):
     held_out, fitted = set(), set()
     for trial in trials_in(whole):
