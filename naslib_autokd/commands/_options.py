@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.commands._types import SEED, NumberOr, objective, positive, whole
-from naslib_autokd.search_spaces import HNAG_PRESETS
 
 if TYPE_CHECKING:
     from naslib_autokd.distillation.runtime import Runtime
@@ -55,7 +54,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "(module:function)",
     },
     # space
-    "--preset": {"help": f"preset of the search space: {', '.join(HNAG_PRESETS)} (default: the task's)"},
+    "--preset": {
+        "help": "preset of the search space: hnag, hnag-wide, hnag-small, hnag-small-untuned, hnag-device (default: "
+        "the task's)"
+    },
     "--candidate": {
         "type": Path,
         "metavar": "FILE",

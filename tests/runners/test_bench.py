@@ -116,9 +116,7 @@ def test_kd_settings_are_crossed_with_generators_on_equal_seeds(tmp_path):
                 (family(t).kd, t.candidate["wiring_seed"], t.seed) for t in own if family(t).generator == generator
             )
             kd, seeds = {key[0] for key in cells}, {key[1:] for key in cells}
-            assert set(cells) == {(one, *both) for one in kd for both in seeds}, (
-                "each setting with each pair of seeds"
-            )
+            assert set(cells) == {(one, *both) for one in kd for both in seeds}, "each setting with each pair of seeds"
             assert (len(kd), len(seeds)) == (4, 3)
             settings.add(frozenset(kd))
     assert len(settings) == 1, "of all generators the same"

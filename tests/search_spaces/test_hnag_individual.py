@@ -195,7 +195,7 @@ def test_mutations_stay_in_the_space(preset: str) -> None:
         assert new.digest != candidate.digest
         assert new.generator == candidate.generator
         assert (new.wiring == candidate.wiring) != (new.kd == candidate.kd), "one of the two changes"
-        assert 1.0 <= new.kd.temperature <= 10.0
+        assert 1.0 <= new.kd.temperature <= space.preset.temperature[1]
         assert 0.0 <= new.kd.kd_weight <= 1.0
         changed_kd += new.kd != candidate.kd
         candidate = new
