@@ -81,6 +81,26 @@ INLINE double total(vec x) {
     return sums[0];
 }
 
+/* The sums over the lanes of as many vectors as there are lanes. */
+INLINE vec totals(const vec *x) {
+    vec sums[LANES];
+#if !defined(__AVX512F__) || defined(__clang__) /* clang has no shuffles by a vector, and short vectors need none */
+    for (int i = 0; i < LANES; ++i) sums[0][i] = (REAL)total(x[i]);
+#else
+    UNROLL for (int i = 0; i < LANES; ++i) sums[i] = x[i];
+    UNROLL for (int n = LANES / 2; n > 0; n /= 2) {
+        mask first, second; /* lanes of two vectors: of the sum's one half and of its other, from each by turns */
+        UNROLL for (int i = 0; i < LANES; ++i) {
+            first[i] = i & n ? LANES + i - n : i;
+            second[i] = i & n ? LANES + i : i + n;
+        }
+        UNROLL for (int i = 0; i < n; ++i)
+            sums[i] = __builtin_shuffle(sums[i], sums[i + n], first) + __builtin_shuffle(sums[i], sums[i + n], second);
+    }
+#endif
+    return sums[0];
+}
+
 INLINE vec spread(REAL value) { return value - (vec){0}; }
 
 /* Of the last vector of each place, the lanes that hold images. */
@@ -265,28 +285,32 @@ static void scatter(const vec *dy, const REAL *weight, vec *dx, const Conv *c, i
     }
 }
 
-/* sums[o][i][tap] += dy[o] x[i][tap] over some columns of a row of outputs; `x` is rows of inputs with their padding. */
-INLINE void weight_row(const int ob, const int ib, const int taps, const vec *x, long row_stride, const vec *dy,
-                       vec *sums, long sum_stride, const Conv *c, long columns) {
+/* sums[o][i][tap] += dy[o] x[i][tap] over some columns of some rows of outputs, or of all columns of several; `x` is rows
+ * of inputs with their padding. */
+INLINE void weight_rows(const int ob, const int ib, const int taps, const vec *x, long x_stride, long x_row,
+                        const vec *dy, vec *sums, long sum_stride, const Conv *c, long columns, long rows) {
     vec acc[WEIGHT_OUT][6];
     long per_input = c->kh * c->kw;
 #define EACH(o, i, t) \
     UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int i = 0; i < ib; ++i) UNROLL for (int t = 0; t < taps; ++t)
     EACH(o, i, t) acc[o][i * taps + t] = sums[o * sum_stride + i * per_input + t];
     long length = c->step == 1 ? columns * c->nv : c->nv; /* vectors that are neighbours in x, too */
-    for (long from = 0; from < columns * c->nv; from += length, x += c->step * c->nv, dy += length)
-        for (long j = 0; j < length; ++j) {
-            vec v[6];
-            UNROLL for (int i = 0; i < ib; ++i) UNROLL for (int t = 0; t < taps; ++t) {
-                v[i * taps + t] = x[i * row_stride + t * c->nv + j];
-                IN_REGISTER(v[i * taps + t]);
+    for (; rows > 0; --rows, x += x_row) {
+        const vec *xs = x;
+        for (const vec *end = dy + columns * c->nv; dy < end; xs += c->step * c->nv, dy += length)
+            for (long j = 0; j < length; ++j) {
+                vec v[6];
+                UNROLL for (int i = 0; i < ib; ++i) UNROLL for (int t = 0; t < taps; ++t) {
+                    v[i * taps + t] = xs[i * x_stride + t * c->nv + j];
+                    IN_REGISTER(v[i * taps + t]);
+                }
+                UNROLL for (int o = 0; o < ob; ++o) {
+                    vec g = dy[o * c->y_stride + j];
+                    IN_REGISTER(g);
+                    UNROLL for (int t = 0; t < ib * taps; ++t) acc[o][t] += g * v[t];
+                }
             }
-            UNROLL for (int o = 0; o < ob; ++o) {
-                vec g = dy[o * c->y_stride + j];
-                IN_REGISTER(g);
-                UNROLL for (int t = 0; t < ib * taps; ++t) acc[o][t] += g * v[t];
-            }
-        }
+    }
     EACH(o, i, t) sums[o * sum_stride + i * per_input + t] = acc[o][i * taps + t];
 #undef EACH
 }
@@ -295,22 +319,22 @@ INLINE void weight_row(const int ob, const int ib, const int taps, const vec *x,
 static long inputs_at_once(long kw) { return kw == 1 ? WEIGHT_IN * 2 : kw == 3 ? WEIGHT_IN : 1; }
 
 #define ROW(ob, ib, taps)                                                                                   \
-    static void weight_row_##ob##_##ib##_##taps(const vec *x, long row_stride, const vec *dy, vec *sums,    \
-                                                long sum_stride, const Conv *c, long columns) {             \
-        weight_row(ob, ib, taps, x, row_stride, dy, sums, sum_stride, c, columns);                          \
+    static void weight_rows_##ob##_##ib##_##taps(const vec *x, long x_stride, long x_row, const vec *dy, vec *sums, \
+                                                 long sum_stride, const Conv *c, long columns, long rows) {         \
+        weight_rows(ob, ib, taps, x, x_stride, x_row, dy, sums, sum_stride, c, columns, rows);                      \
     }
 #if WIDE == 4
 #define ROWS(ob) ROW(ob, 1, 1) ROW(ob, 2, 1) ROW(ob, 3, 1) ROW(ob, 4, 1) ROW(ob, 1, 3) ROW(ob, 2, 3) ROW(ob, 1, 5)
 #define ROW_ENTRY(ob)                                                                                          \
-    {{weight_row_##ob##_1_1, weight_row_##ob##_2_1, weight_row_##ob##_3_1, weight_row_##ob##_4_1},             \
-     {weight_row_##ob##_1_3, weight_row_##ob##_2_3},                                                           \
-     {weight_row_##ob##_1_5}}
+    {{weight_rows_##ob##_1_1, weight_rows_##ob##_2_1, weight_rows_##ob##_3_1, weight_rows_##ob##_4_1},             \
+     {weight_rows_##ob##_1_3, weight_rows_##ob##_2_3},                                                           \
+     {weight_rows_##ob##_1_5}}
 #else
 #define ROWS(ob) ROW(ob, 1, 1) ROW(ob, 2, 1) ROW(ob, 1, 3) ROW(ob, 1, 5)
 #define ROW_ENTRY(ob) \
-    {{weight_row_##ob##_1_1, weight_row_##ob##_2_1}, {weight_row_##ob##_1_3}, {weight_row_##ob##_1_5}}
+    {{weight_rows_##ob##_1_1, weight_rows_##ob##_2_1}, {weight_rows_##ob##_1_3}, {weight_rows_##ob##_1_5}}
 #endif
-typedef void (*row_kernel)(const vec *, long, const vec *, vec *, long, const Conv *, long);
+typedef void (*row_kernel)(const vec *, long, long, const vec *, vec *, long, const Conv *, long, long);
 #if WIDE == 4
 ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 static const row_kernel ROW_KERNELS[WEIGHT_OUT][3][4] = {ROW_ENTRY(1), ROW_ENTRY(2), ROW_ENTRY(3), ROW_ENTRY(4)};
@@ -322,46 +346,54 @@ static const row_kernel ROW_KERNELS[WEIGHT_OUT][3][4] = {ROW_ENTRY(1), ROW_ENTRY
 #define ROW_TILE 64 /* vectors of dy per output channel that are multiplied with everything while in first-level cache */
 
 /* gradient[out][in][kh][kw] = sum over images and places of dy x, for some inputs at a time. Lanes are added up by
- * themselves, and together at the end, in double. The last kh rows of these inputs are kept as copies with zeros around
- * them, so that borders are no special case; as many inputs at a time as fit into the second-level cache. */
+ * themselves, and together at the end, in double. Rows of these inputs are kept as copies with zeros beside them, so that
+ * left and right borders are no special case: the last kh, or of narrow maps, of which a tile has several rows, all; as
+ * many inputs at a time as fit into the second-level cache. */
 static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const Conv *c, int threads) {
     long pad_h = c->kh / 2, pad_w = c->kw / 2, taps = c->kh * c->kw, width = (c->w + 2 * pad_w) * c->nv;
-    long tile = max_of(1, ROW_TILE / c->nv), at_once = inputs_at_once(c->kw);
-    long blocks = (c->out + WEIGHT_OUT - 1) / WEIGHT_OUT;
-    long part = min_of((256 << 10) / (c->kh * width * BYTES), (2 << 20) / (c->out * taps * BYTES));
+    long tile = max_of(1, ROW_TILE / c->nv), at_once = inputs_at_once(c->kw), rows_at_once = max_of(1, tile / c->ow);
+    long blocks = (c->out + WEIGHT_OUT - 1) / WEIGHT_OUT, n_kept = rows_at_once > 1 ? c->h : c->kh;
+    long part = min_of((256 << 10) / (n_kept * width * BYTES), (2 << 20) / (c->out * taps * BYTES));
     part = max_of(1, min_of(part, (c->in + threads - 1) / threads));
     part = min_of(c->in, (part + at_once - 1) / at_once * at_once);
     PARALLEL
     for (long task = 0; task < (c->in + part - 1) / part; ++task) {
         long first_in = task * part, n_in = min_of(part, c->in - first_in), loaded = 0;
-        long n_sums = c->out * n_in * taps, n_rows = taps > 1 ? n_in * c->kh * width : 0;
-        vec *sums = aligned_alloc(BYTES, (n_sums + n_rows) * BYTES), *rows = sums + n_sums;
-        memset(sums, 0, (n_sums + n_rows) * BYTES);
-        for (long row = 0; row < c->oh; ++row) {
-            long top = row * c->step - pad_h, end = min_of(c->h, top + c->kh);
-            for (; n_rows && loaded < end; ++loaded)
+        long n_sums = c->out * n_in * taps, n_rows = taps > 1 ? n_in * n_kept * width : 0;
+        vec *sums = aligned_alloc(BYTES, (n_sums + LANES + n_rows) * BYTES), *kept = sums + n_sums + LANES;
+        memset(sums, 0, (n_sums + LANES + n_rows) * BYTES);
+        for (long row = 0; row < c->oh; row += rows_at_once) {
+            long last = min_of(c->oh, row + rows_at_once);
+            for (; n_rows && loaded < min_of(c->h, (last - 1) * c->step - pad_h + c->kh); ++loaded)
                 for (long i = 0; i < n_in; ++i)
-                    memcpy(rows + (i * c->kh + loaded % c->kh) * width + pad_w * c->nv,
+                    memcpy(kept + (i * n_kept + loaded % n_kept) * width + pad_w * c->nv,
                            x + (first_in + i) * c->x_stride + loaded * c->w * c->nv, c->w * c->nv * BYTES);
             for (long b = 0; b < blocks; ++b) {
                 long first = c->out * b / blocks, size = c->out * (b + 1) / blocks - first;
                 const row_kernel *kernels = ROW_KERNELS[size - 1][c->kw / 2];
                 for (long column = 0; column < c->ow; column += tile)
                     for (long i = 0; i < n_in; i += at_once)
-                        for (long h = max_of(0, top); h < end; ++h) {
-                            const vec *from = n_rows ? rows + (i * c->kh + h % c->kh) * width
-                                                     : x + (first_in + i) * c->x_stride + h * c->w * c->nv;
-                            kernels[min_of(at_once, n_in - i) - 1](
-                                from + column * c->step * c->nv, n_rows ? c->kh * width : c->x_stride,
-                                dy + first * c->y_stride + (row * c->ow + column) * c->nv,
-                                sums + first * n_in * taps + (i * c->kh + h - top) * c->kw, n_in * taps, c,
-                                min_of(tile, c->ow - column));
+                        for (long r = 0; r < c->kh; ++r) { /* of this tap, rows of outputs whose input is in the map */
+                            long from = max_of(row, (pad_h - r + c->step - 1) / c->step), h = from * c->step + r - pad_h;
+                            long end = min_of(last, (c->h - 1 + pad_h - r) / c->step + 1);
+                            const vec *at = n_rows ? kept + (i * n_kept + h % n_kept) * width
+                                                   : x + (first_in + i) * c->x_stride + h * c->w * c->nv;
+                            if (from < end)
+                                kernels[min_of(at_once, n_in - i) - 1](
+                                    at + column * c->step * c->nv, n_rows ? n_kept * width : c->x_stride,
+                                    c->step * (n_rows ? width : c->w * c->nv),
+                                    dy + first * c->y_stride + (from * c->ow + column) * c->nv,
+                                    sums + first * n_in * taps + (i * c->kh + r) * c->kw, n_in * taps, c,
+                                    min_of(tile, c->ow - column), end - from);
                         }
             }
         }
         for (long o = 0; o < c->out; ++o)
-            for (long i = 0; i < n_in * taps; ++i)
-                gradient[(o * c->in + first_in) * taps + i] = (REAL)total(sums[o * n_in * taps + i]);
+            for (long i = 0, next; i < n_in * taps; i = next) {
+                vec sum = totals(sums + o * n_in * taps + i); /* behind the last ones, of memory that is there */
+                next = min_of(n_in * taps, i + LANES);
+                memcpy(gradient + (o * c->in + first_in) * taps + i, &sum, (next - i) * sizeof(REAL));
+            }
         free(sums);
     }
 }
