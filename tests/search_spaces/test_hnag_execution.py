@@ -43,6 +43,7 @@ SPECS: dict[str, StudentSpec] = {
         for seed in (20, 21, 22)
     },
     "dense": spec_of(DENSE, 3, image_size=13, channels=(7, 9, 12)),
+    "maps smaller than kernels": spec_of(EVERYTHING, 20, channels=(5, 6, 7), image_size=4),
     "no head": spec_of(Generator(WattsStrogatz(3, 2), ErdosRenyi(3, 0.6), WattsStrogatz(4, 2)), 1, image_size=16),
 }
 

@@ -285,15 +285,15 @@ static void scatter(const vec *dy, const REAL *weight, vec *dx, const Conv *c, i
     }
 }
 
-/* sums[o][i][tap] += dy[o] x[i][tap] over some columns of some rows of outputs, or of all columns of several; `x` is rows
+/* sums[o][i][tap] (+)= dy[o] x[i][tap] over some columns of some rows of outputs, or of all columns of several; `x` is rows
  * of inputs with their padding. */
 INLINE void weight_rows(const int ob, const int ib, const int taps, const vec *x, long x_stride, long x_row,
-                        const vec *dy, vec *sums, long sum_stride, const Conv *c, long columns, long rows) {
+                        const vec *dy, vec *sums, long sum_stride, const Conv *c, long columns, long rows, int add) {
     vec acc[WEIGHT_OUT][6];
     long per_input = c->kh * c->kw;
 #define EACH(o, i, t) \
     UNROLL for (int o = 0; o < ob; ++o) UNROLL for (int i = 0; i < ib; ++i) UNROLL for (int t = 0; t < taps; ++t)
-    EACH(o, i, t) acc[o][i * taps + t] = sums[o * sum_stride + i * per_input + t];
+    EACH(o, i, t) acc[o][i * taps + t] = add ? sums[o * sum_stride + i * per_input + t] : (vec){0};
     long length = c->step == 1 ? columns * c->nv : c->nv; /* vectors that are neighbours in x, too */
     for (; rows > 0; --rows, x += x_row) {
         const vec *xs = x;
@@ -320,8 +320,8 @@ static long inputs_at_once(long kw) { return kw == 1 ? WEIGHT_IN * 2 : kw == 3 ?
 
 #define ROW(ob, ib, taps)                                                                                   \
     static void weight_rows_##ob##_##ib##_##taps(const vec *x, long x_stride, long x_row, const vec *dy, vec *sums, \
-                                                 long sum_stride, const Conv *c, long columns, long rows) {         \
-        weight_rows(ob, ib, taps, x, x_stride, x_row, dy, sums, sum_stride, c, columns, rows);                      \
+                                                 long sum_stride, const Conv *c, long columns, long rows, int add) { \
+        weight_rows(ob, ib, taps, x, x_stride, x_row, dy, sums, sum_stride, c, columns, rows, add);                 \
     }
 #if WIDE == 4
 #define ROWS(ob) ROW(ob, 1, 1) ROW(ob, 2, 1) ROW(ob, 3, 1) ROW(ob, 4, 1) ROW(ob, 1, 3) ROW(ob, 2, 3) ROW(ob, 1, 5)
@@ -334,7 +334,7 @@ static long inputs_at_once(long kw) { return kw == 1 ? WEIGHT_IN * 2 : kw == 3 ?
 #define ROW_ENTRY(ob) \
     {{weight_rows_##ob##_1_1, weight_rows_##ob##_2_1}, {weight_rows_##ob##_1_3}, {weight_rows_##ob##_1_5}}
 #endif
-typedef void (*row_kernel)(const vec *, long, long, const vec *, vec *, long, const Conv *, long, long);
+typedef void (*row_kernel)(const vec *, long, long, const vec *, vec *, long, const Conv *, long, long, int);
 #if WIDE == 4
 ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 static const row_kernel ROW_KERNELS[WEIGHT_OUT][3][4] = {ROW_ENTRY(1), ROW_ENTRY(2), ROW_ENTRY(3), ROW_ENTRY(4)};
@@ -346,7 +346,7 @@ static const row_kernel ROW_KERNELS[WEIGHT_OUT][3][4] = {ROW_ENTRY(1), ROW_ENTRY
 #define ROW_TILE 64 /* vectors of dy per output channel that are multiplied with everything while in first-level cache */
 
 /* gradient[out][in][kh][kw] = sum over images and places of dy x, for some inputs at a time. Lanes are added up by
- * themselves, and together at the end, in double. Rows of these inputs are kept as copies with zeros beside them, so that
+ * themselves, and together at the end. Rows of these inputs are kept as copies with zeros beside them, so that
  * left and right borders are no special case: the last kh, or of narrow maps, of which a tile has several rows, all; as
  * many inputs at a time as fit into the second-level cache. */
 static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const Conv *c, int threads) {
@@ -361,20 +361,24 @@ static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const C
         long first_in = task * part, n_in = min_of(part, c->in - first_in), loaded = 0;
         long n_sums = c->out * n_in * taps, n_rows = taps > 1 ? n_in * n_kept * width : 0;
         vec *sums = aligned_alloc(BYTES, (n_sums + LANES + n_rows) * BYTES), *kept = sums + n_sums + LANES;
-        memset(sums, 0, (n_sums + LANES + n_rows) * BYTES);
+        if (c->h <= pad_h || (c->oh - 1) * c->step < pad_h) memset(sums, 0, n_sums * BYTES); /* of taps outside maps */
         for (long row = 0; row < c->oh; row += rows_at_once) {
             long last = min_of(c->oh, row + rows_at_once);
             for (; n_rows && loaded < min_of(c->h, (last - 1) * c->step - pad_h + c->kh); ++loaded)
-                for (long i = 0; i < n_in; ++i)
-                    memcpy(kept + (i * n_kept + loaded % n_kept) * width + pad_w * c->nv,
-                           x + (first_in + i) * c->x_stride + loaded * c->w * c->nv, c->w * c->nv * BYTES);
+                for (long i = 0; i < n_in; ++i) {
+                    vec *to = kept + (i * n_kept + loaded % n_kept) * width;
+                    for (long j = 0; j < pad_w * c->nv; ++j) to[j] = to[width - 1 - j] = (vec){0};
+                    memcpy(to + pad_w * c->nv, x + (first_in + i) * c->x_stride + loaded * c->w * c->nv,
+                           c->w * c->nv * BYTES);
+                }
             for (long b = 0; b < blocks; ++b) {
                 long first = c->out * b / blocks, size = c->out * (b + 1) / blocks - first;
                 const row_kernel *kernels = ROW_KERNELS[size - 1][c->kw / 2];
                 for (long column = 0; column < c->ow; column += tile)
                     for (long i = 0; i < n_in; i += at_once)
                         for (long r = 0; r < c->kh; ++r) { /* of this tap, rows of outputs whose input is in the map */
-                            long from = max_of(row, (pad_h - r + c->step - 1) / c->step), h = from * c->step + r - pad_h;
+                            long top = max_of(0, (pad_h - r + c->step - 1) / c->step), from = max_of(row, top);
+                            long h = from * c->step + r - pad_h;
                             long end = min_of(last, (c->h - 1 + pad_h - r) / c->step + 1);
                             const vec *at = n_rows ? kept + (i * n_kept + h % n_kept) * width
                                                    : x + (first_in + i) * c->x_stride + h * c->w * c->nv;
@@ -384,7 +388,7 @@ static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const C
                                     c->step * (n_rows ? width : c->w * c->nv),
                                     dy + first * c->y_stride + (from * c->ow + column) * c->nv,
                                     sums + first * n_in * taps + (i * c->kh + r) * c->kw, n_in * taps, c,
-                                    min_of(tile, c->ow - column), end - from);
+                                    min_of(tile, c->ow - column), end - from, from > top || column > 0);
                         }
             }
         }
