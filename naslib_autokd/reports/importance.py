@@ -108,8 +108,9 @@ def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
 
 
 def _chart_rows(found: SobolIndices, order: Sequence[int]) -> list[dict[str, Any]]:
-    """In the order of all panels."""
-    columns = np.column_stack([found.first, found.total, found.total_interval]).tolist()
+    """In the order of all panels; estimates a little below 0 are 0, and nothing alone exceeds its total."""
+    first = np.minimum(found.first, found.total)
+    columns = np.column_stack([first, found.total, found.total_interval]).clip(0).tolist()
     return [
         dict(zip(("label", "first", "total", "low", "high"), (found.names[i], *columns[i]), strict=True)) for i in order
     ]

@@ -94,12 +94,13 @@ def picture(spec: Mapping[str, Any], suffix: str) -> bytes:
 
 def for_paper(chart: AnyChart, inches: float) -> dict[str, Any]:
     """The specification of a chart in a paper's colours and sizes."""
-    from naslib_autokd.reports.charts.look import PALETTES, PAPER, coloured, columns_of, specification
+    from naslib_autokd.reports.charts.look import PALETTES, PAPER, coloured, specification
 
     spec = coloured(specification(chart), PALETTES["paper"])
     about, points = spec.pop("usermeta", {}), POINTS * inches
     look = coloured(PAPER, PALETTES["paper"])
-    look["legend"]["columns"] = columns_of(about, points, look["legend"]["labelFontSize"])
+    text = look["legend"]["labelFontSize"]  # the page's legends: report.js
+    look["legend"]["columns"] = max(1, int(points / (0.5 * text * about.get("longest", 0) + 2.6 * text)))
     spec["config"] = look
     parts = spec.get("concat")
     for part in [spec] if parts is None else parts:

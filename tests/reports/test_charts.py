@@ -22,17 +22,8 @@ from report_folders import Text, counts, final, write_baselines, write_compariso
 from naslib_autokd.records import TrialStore
 from naslib_autokd.reports import paper
 from naslib_autokd.reports.charts import images
-from naslib_autokd.reports.charts.curves import curves
-from naslib_autokd.reports.charts.look import (
-    DASHES,
-    N_COLOURS,
-    PAGE,
-    PALETTES,
-    by_method,
-    coloured,
-    log_ticks,
-    specification,
-)
+from naslib_autokd.reports.charts.curves import DASHES, by_method, curves
+from naslib_autokd.reports.charts.look import N_COLOURS, PAGE, PALETTES, coloured, log_ticks, specification
 from naslib_autokd.reports.charts.rows import Group, rank_groups, strips
 from naslib_autokd.reports.comparison import anytime_figure
 from naslib_autokd.reports.figures import run_charts, write_figures
@@ -341,7 +332,8 @@ def test_many_methods_with_long_names_are_all_named() -> None:
 
 
 def test_a_legend_shows_the_dashes_that_tell_methods_of_one_colour_apart() -> None:
-    few, many = (by_method([f"method {i}" for i in range(n)]) for n in (N_COLOURS, N_COLOURS + 1))
+    names = [f"method {i}" for i in range(N_COLOURS + 1)]
+    few, many = (by_method(some, some) for some in (names[:-1], names))
     assert "strokeDash" not in few
     sizes = {many[name].to_dict()["legend"]["symbolSize"] for name in ("color", "strokeDash")}
     assert min(sizes) ** 0.5 >= max(map(sum, DASHES))

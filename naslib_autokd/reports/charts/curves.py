@@ -10,22 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from naslib_autokd.reports.charts.look import (
-    AnyChart,
-    Row,
-    by_method,
-    data,
-    layer,
-    level,
-    logarithmic,
-    number,
-    percent,
-    plain,
-    sized,
-    tips,
-    x_of,
-    y_of,
-)
+from naslib_autokd.reports.charts.look import N_COLOURS, AnyChart, Row, layer, logarithmic, number, percent, sized, tips
 
 MOST_POINTS = 3000
 """Single points that a chart draws; of more, those of the best trials and others with equal distances."""
@@ -38,6 +23,10 @@ MANY_LINES = 6
 
 ACCURACY = "validation accuracy (%)"
 STEPS: dict[str, Any] = {"interpolate": "step-after"}
+DASHES: tuple[list[float], ...] = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2])
+"""Of lines, one for each round through the colours."""
+DASHED_SYMBOL = 15.0**2
+"""Of legends with dashes: longer than their periods, so that they are seen; its rows are as high."""
 
 
 def thinned(rows: Sequence[Row], most: int = MOST_POINTS) -> list[Row]:
@@ -62,6 +51,11 @@ def where_linked(colour: Any, *own: alt.Parameter) -> Any:
     return alt.condition({"test": {"and": inside}}, colour, alt.value("@grid"))
 
 
+def _point(row: Row, **more: Any) -> Row:
+    """Of a trial, over something."""
+    return {"id": row["id"], "trial": row["number"], "y": percent(row["val_accuracy"]), **more}
+
+
 def of_two(names: Sequence[str]) -> alt.Color:
     """What counts and what is behind it."""
     return alt.Color("of:N", scale=alt.Scale(domain=list(names), range=["@c0", "@soft"]))
@@ -77,21 +71,42 @@ def incumbent_curve(
         full: ``x``, ``val_accuracy``, ``number``, ``family``, ``id``.
     """
     names = ["incumbent", "full trainings"]
-    channels = {"x": x_of(number("x", title, zero=True)), "y": y_of(number("y", ACCURACY))}
-    about = [("id", "id"), ("trial", "number"), ("family", "family"), ("x", x)]
-    trials = [
-        {**{to: r[of] for to, of in about}, "y": percent(r["val_accuracy"]), "of": names[1]} for r in thinned(full)
-    ]
-    shown = [{"x": row[x], "y": percent(row["accuracy"]), "of": names[0]} for row in points]
-    tip, colour, line = tips("trial:N", "family:N", ("y:Q", ".2f", "validation, %")), of_two(names), data(shown)
+    channels = {"x": number("x", title, zero=True), "y": number("y", ACCURACY)}
+    trials = [_point(row, family=row["family"], x=row[x], of=names[1]) for row in thinned(full)]
+    line = [{"x": row[x], "y": percent(row["accuracy"]), "of": names[0]} for row in points]
+    tip, colour = tips("trial:N", "family:N", ("y:Q", ".2f", "validation, %")), of_two(names)
     hover = tips(("x:Q", "", title), ("y:Q", ".2f", "incumbent, %"))
     layers = [
         layer("point", trials, "soft", **channels, color=where_linked(colour), tooltip=tip),
         layer("line", line, {"style": "strong", **STEPS}, **channels, color=colour),
         layer("point", line, {"opacity": 0}, **channels, tooltip=hover),
-        *level(percent(teacher), "teacher (test)"),
+        *teacher_line(teacher),
     ]
     return sized(alt.layer(*layers).add_params(LINKED), 380, 0.36, names=names)
+
+
+def by_method(methods: Sequence[str], shown: Sequence[str], dashed: Collection[str] = ()) -> dict[str, Any]:
+    """Channels that tell lines of methods apart: colour, from the eighth on dashes, too; ``dashed`` in any case. The
+    legend has those ``shown``, so that a method without rows takes no other's colour away from it."""
+    has_dashes = bool(dashed) or len(methods) > N_COLOURS
+    long = {"symbolSize": DASHED_SYMBOL} if has_dashes else {}
+    legend = None if len(shown) < 2 else alt.Legend(symbolType="stroke", symbolOpacity=1, values=shown, **long)
+    own = {"field": "method", "type": "nominal"}
+    channels: dict[str, Any] = {"color": alt.Color(**own, scale=alt.Scale(domain=list(methods)), legend=legend)}
+    if has_dashes:
+        places = [1 if name in dashed else place // N_COLOURS % len(DASHES) for place, name in enumerate(methods)]
+        scale = alt.Scale(domain=list(methods), range=[DASHES[place] for place in places])
+        channels["strokeDash"] = alt.StrokeDash(**own, scale=scale, legend=legend)
+    return channels
+
+
+def teacher_line(accuracy: float | None) -> list[alt.Chart]:
+    """A dotted line across the chart; its name, a word a line, stands beside the chart, where no mark is."""
+    if accuracy is None:
+        return []
+    at = {"y": alt.YDatum(percent(accuracy))}
+    look = {"style": "note", "align": "left", "baseline": "middle", "dx": 4, "text": ["teacher", "(test)"]}
+    return [layer("rule", [{}], "reference", **at), layer("text", [{}], look, x=alt.value("width"), **at)]
 
 
 def curves(
@@ -144,14 +159,14 @@ def curves(
             for row in found
         ]
 
-    channels, look = {"x": x_of(x_axis), "y": y_of(y_axis)}, by_method(methods, dashed, shown)
+    channels, look = {"x": x_axis, "y": y_axis}, by_method(methods, shown, dashed)
     picked = alt.selection_point(name="picked", fields=["method"], bind="legend")
     faded = {"opacity": alt.condition(picked, alt.value(1), alt.value(0.12))} if len(shown) > 1 else {}
     points = of(rows)
     banded = [row for row in points if "low" in row and (len(shown) <= MANY_LINES or row["method"] == emphasised)]
     layers: list[alt.Chart] = []
     if banded:
-        ends = {"x": channels["x"], "y": y_of(y_axis, field="low"), "y2": alt.Y2("high")}
+        ends = {"x": x_axis, "y": {**y_axis, "field": "low"}, "y2": alt.Y2("high")}
         layers.append(layer("area", banded, {"style": "band", **shape}, **ends, color=look["color"]))
     if singles:
         thin = {"style": "faint", **shape}
@@ -166,7 +181,7 @@ def curves(
         layers.append(layer("point", alone, **channels, color=look["color"]))  # no line can be seen there
     said = tips("method:N", ("x:Q", "", x_title), ("y:Q", ".3~f", y_title))
     hover = layer("point", points, {"opacity": 0}, **channels, tooltip=said)
-    layers += [hover.add_params(picked) if faded else hover, *level(percent(teacher), "teacher (test)")]
+    layers += [hover.add_params(picked) if faded else hover, *teacher_line(teacher)]
     return sized(alt.layer(*layers), 400, 0.34, names=shown if len(shown) > 1 else ())
 
 
@@ -177,23 +192,20 @@ def _band(row: Row, factor: float, floor: float) -> Row:
     return {end: max(value, floor) for end, value in known.items()} if len(known) == 2 else {}
 
 
-def linked(
-    rows: Sequence[Row], axes: Sequence[tuple[Mapping[str, Any], str]], colour: Any, height: float
-) -> alt.ConcatChart:
+def linked(rows: Sequence[Row], axes: Sequence[Mapping[str, Any]], colour: Any, height: float) -> alt.ConcatChart:
     """Panels of the accuracy (``y``, the same axis in all) over several channels.
 
     Trials inside a range drawn in one stay coloured in all; on the page in all charts of the run's trials (``id``).
     """
-    values = data(rows)  # one object holds the selection for all panels
-    ends = [plain(end(row["y"] for row in rows)) for end in (min, max)]
-    y = y_of(number("y", ACCURACY, domain=ends, nice=True))
-    charts = []
-    for axis, kind in axes:
-        own_tip = [alt.Tooltip(field=axis["field"], type=kind, title=axis["title"])] if axis["field"] != "trial" else []
-        said = [*tips(("id:N", "", "trial")), *own_tip, *tips(("y:Q", ".2f", "validation, %"))]
-        own = {"x": x_of(axis, type=kind), "color": where_linked(colour, BRUSH), "tooltip": said}
-        charts.append(layer("point", values, y=y, **own))
-    return alt.concat(*(chart.properties(height=height) for chart in charts)).add_params(BRUSH, LINKED)
+    ends = [end(row["y"] for row in rows) for end in (min, max)]
+    channels = {"y": number("y", ACCURACY, domain=ends, nice=True), "color": where_linked(colour, BRUSH)}
+    panel = layer("point", rows, **channels).properties(height=height)  # whose data hold the selection for all
+    panels = []
+    for axis in axes:
+        own = [] if axis["field"] == "trial" else [(f"{axis['field']}:{axis['type']}", "", axis["title"])]
+        said = tips(("id:N", "", "trial"), *own, ("y:Q", ".2f", "validation, %"))
+        panels.append(panel.encode(x=alt.X(**axis), tooltip=said))
+    return alt.concat(*panels).add_params(BRUSH, LINKED)
 
 
 def trials(rows: Sequence[Row]) -> AnyChart:
@@ -204,20 +216,15 @@ def trials(rows: Sequence[Row]) -> AnyChart:
     """
     found = [row for row in rows if row["val_accuracy"] is not None]
     names = [epochs(budget) for budget in sorted({row["budget_epochs"] for row in found}, reverse=True)]
-    points = [
-        {
-            **{"id": row["id"], "trial": row["number"], "y": percent(row["val_accuracy"])},
-            "agreement": percent(row["teacher_agreement"]),
-            "params": None if row["n_params"] is None else row["n_params"] / 1000,
-            "budget": epochs(row["budget_epochs"]),
-        }
-        for row in thinned(found, MOST_LINKED)
-    ]
-    whole = {**number("trial", "trial"), "axis": alt.Axis(tickMinStep=1)}
-    panels = [(whole, "quantitative")]
+    points = []
+    for row in thinned(found, MOST_LINKED):
+        params = None if row["n_params"] is None else row["n_params"] / 1000
+        about = {"agreement": percent(row["teacher_agreement"]), "params": params}
+        points.append(_point(row, **about, budget=epochs(row["budget_epochs"])))
+    panels = [{**number("trial", "trial"), "axis": alt.Axis(tickMinStep=1)}]
     for field, title in (("agreement", "agrees with the teacher (% of images)"), ("params", "parameters (thousand)")):
         if len({point[field] for point in points}) > 2:
-            panels.append((number(field, title), "quantitative"))
+            panels.append(number(field, title))
     legend = alt.Legend() if len(names) > 1 else None
     colour = alt.Color("budget:N", scale=alt.Scale(domain=names), legend=legend)
     return sized(linked(points, panels, colour, 250), None, 0.48, names=names, panel=150)
@@ -236,17 +243,17 @@ def epochs(budget: float) -> str:
     return f"{budget:g} epoch{'s' * (budget != 1)}"
 
 
-def setting(field: str, title: str, values: Sequence[Any], log: bool) -> tuple[dict[str, Any], str]:
-    """Channel and type of a hyperparameter: words, few whole numbers as they are, else linear or (over a factor of 4)
+def setting(field: str, title: str, values: Sequence[Any], log: bool) -> dict[str, Any]:
+    """Axis of a hyperparameter: words, few whole numbers as they are, else linear or (over a factor of 4)
     logarithmic."""
     if any(isinstance(value, str) for value in values):
-        return {"field": field, "title": title, "axis": alt.Axis(labelAngle=0)}, "nominal"
+        return {"field": field, "type": "nominal", "title": title, "axis": alt.Axis(labelAngle=0)}
     known = sorted(set(values))
     if len(known) <= 8 and all(isinstance(value, int) for value in known):
-        return {**number(field, title), "axis": alt.Axis(values=known, format="d")}, "quantitative"
+        return {**number(field, title), "axis": alt.Axis(values=known, format="d")}
     if log and known[0] > 0 and known[-1] / known[0] > 4:
-        return logarithmic(field, title, known), "quantitative"
-    return {**number(field, title), "axis": alt.Axis(tickCount=4)}, "quantitative"
+        return logarithmic(field, title, known)
+    return {**number(field, title), "axis": alt.Axis(tickCount=4)}
 
 
 def settings(meta: Sequence[Row], rows: Sequence[Row]) -> AnyChart:
@@ -257,8 +264,7 @@ def settings(meta: Sequence[Row], rows: Sequence[Row]) -> AnyChart:
         rows: ``id``, ``number``, ``val_accuracy`` and a column a setting.
     """
     points = [
-        {"id": row["id"], "trial": row["number"], "y": percent(row["val_accuracy"])}
-        | {f"s{index}": row.get(entry["name"]) for index, entry in enumerate(meta)}
+        _point(row, **{f"s{index}": row.get(entry["name"]) for index, entry in enumerate(meta)})
         for row in thinned(rows, MOST_LINKED)
     ]
     panels = []
@@ -327,18 +333,17 @@ def dependence(rows: Sequence[Row], titles: Mapping[str, str]) -> AnyChart:
     """
     ends = [100 * row[name] for row in rows for name in ("low", "high") if math.isfinite(row[name])]
     domain = {"domain": [min(ends), max(ends)]} if ends and max(ends) > min(ends) else {}
-    y = y_of(number("mean", "error (%)", **domain), axis=alt.Axis(tickCount=4))
-    low = y_of(number("low", "error (%)", **domain), axis=alt.Axis(tickCount=4))
+    y = {**number("mean", "error (%)", **domain), "axis": alt.Axis(tickCount=4)}
     panels = []
     for name, title in titles.items():
         own = [row for row in rows if row["hyperparameter"] == name]
-        channel, kind = setting("x", title, [row["value"] for row in own], bool(own[0]["log"]))
-        points = data({"x": row["value"], **{n: percent(row[n]) for n in ("mean", "low", "high")}} for row in own)
-        numeric, x = kind == "quantitative", x_of(channel, type=kind)
-        spread = ("area", points, "band") if numeric else ("rule", points, {"opacity": 0.4, "color": "@c0"})
-        said = [alt.Tooltip(field="x", type=kind, title=title), *tips(("mean:Q", ".2f", "error, %"))]
-        layers = [layer(*spread, x=x, y=low, y2=alt.Y2("high"))]
-        layers += [layer("line", points, x=x, y=y)] if numeric else []
+        x = setting("x", title, [row["value"] for row in own], bool(own[0]["log"]))
+        points = [{"x": row["value"], **{n: percent(row[n]) for n in ("mean", "low", "high")}} for row in own]
+        words = x["type"] == "nominal"
+        spread = ("rule", points, {"opacity": 0.4, "color": "@c0"}) if words else ("area", points, "band")
+        said = tips((f"x:{x['type']}", "", title), ("mean:Q", ".2f", "error, %"))
+        layers = [layer(*spread, x=x, y={**y, "field": "low"}, y2=alt.Y2("high"))]
+        layers += [] if words else [layer("line", points, x=x, y=y)]
         layers.append(layer("point", points, {"opacity": 1}, x=x, y=y, tooltip=said))
         panels.append(alt.layer(*layers).properties(height=150))
     return sized(alt.concat(*panels), None, 0.5, panel=105)
@@ -358,13 +363,14 @@ def front(
     kind = "expected" if any(row["expected"] for row in chosen) else "observed"
     names = [f"front, {kind}", "full trainings"]
 
-    def of(found: Sequence[Row], label: str) -> list[Row]:
-        about = ({"id": row["number"], "family": row["family"], "of": label} for row in found)
-        return [{**own, "x": factor * r[name], "y": 100 * r["error"]} for own, r in zip(about, found, strict=True)]
+    def point(row: Row, label: str) -> Row:
+        about = {"id": row["number"], "family": row["family"], "of": label}
+        return {**about, "x": factor * row[name], "y": 100 * row["error"]}
 
-    observed, points = of([row for row in rows if not row["expected"]], names[1]), of(chosen, names[0])
-    x = x_of(logarithmic("x", title, [point["x"] for point in [*observed, *points]]))
-    channels, colour = {"x": x, "y": y_of(number("y", "validation error (%)"))}, of_two(names)
+    observed = [point(row, names[1]) for row in rows if not row["expected"]]
+    points = [point(row, names[0]) for row in chosen]
+    x = logarithmic("x", title, [point["x"] for point in [*observed, *points]])
+    channels, colour = {"x": x, "y": number("y", "validation error (%)")}, of_two(names)
     said = tips("family:N", ("x:Q", ".4~g", title), ("y:Q", ".2f", "error, %"))
     brushed = layer("point", observed, "soft", **channels, color=where_linked(colour, BRUSH), tooltip=said)
     layers = [brushed.add_params(BRUSH)]
@@ -374,7 +380,6 @@ def front(
     panels: list[Any] = [alt.layer(*layers)]
     if over_time:
         share = number("share_of_the_box_of_all_full_trainings", "dominated share of the box", domain=[0, 1])
-        spent = x_of(number("student_epochs", "student-epochs", zero=True))
-        panels.append(layer("line", over_time, STEPS, x=spent, y=y_of(share, scale=alt.Scale(domain=[0, 1]))))
+        panels.append(layer("line", over_time, STEPS, x=number("student_epochs", "student-epochs", zero=True), y=share))
     chart = alt.concat(*(panel.properties(height=300) for panel in panels)).add_params(LINKED)
     return sized(chart, None, 0.45, names=names, panel=200)

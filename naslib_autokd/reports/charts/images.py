@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from naslib_autokd.reports.charts.look import AnyChart, Row, data, layer, number, plain, sized, tips, x_of, y_of
+from naslib_autokd.reports.charts.look import AnyChart, Row, data, layer, number, plain, sized, tips
 from naslib_autokd.runners.statistics import calibration_error
 
 MOST_COUNTS = 12
@@ -35,9 +35,7 @@ def calibration(rows: Sequence[Row]) -> AnyChart:
                 place = {"of": name, "x": 100 * row["confidence"], "y": 100 * row["accuracy"]}
                 points.append({**place, "n": row["n"], "size": math.sqrt(row["n"] / most)})
         steps.append({**steps[-1], "x": 100 * own[-1]["high"]})
-    whole = alt.Scale(domain=[0, 100])
-    x = x_of(number("x", "confidence (%)"), scale=whole)
-    y = y_of(number("y", "accuracy (%)"), scale=whole)
+    x, y = number("x", "confidence (%)", domain=[0, 100]), number("y", "accuracy (%)", domain=[0, 100])
     channels = {"x": x, "color": alt.Color("of:N", scale=alt.Scale(domain=names))}
     said = tips(("of:N", "", "who"), ("n:Q", "", "images"))
     said += tips(("x:Q", ".1f", "confidence, %"), ("y:Q", ".1f", "right, %"))
@@ -48,7 +46,7 @@ def calibration(rows: Sequence[Row]) -> AnyChart:
         layer("line", bins, y=y, **channels),
         layer("point", bins, {"opacity": 1}, y=y, size=size, tooltip=said, **channels),
     )
-    share = y_of(number("share", "images (%)", zero=True))
+    share = number("share", "images (%)", zero=True)
     lower = layer("line", steps, {"interpolate": "step-after"}, y=share, **channels)
     chart = alt.concat(upper.properties(height=280), lower.properties(height=80))
     return sized(chart, None, 0.5, names=names, panel=10_000)

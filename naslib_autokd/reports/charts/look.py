@@ -29,10 +29,6 @@ PALETTES = {
     for palette, colours in _PALETTES.items()
 }
 N_COLOURS = 7
-DASHES: tuple[list[float], ...] = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2])
-"""Of lines, one for each round through the colours."""
-DASHED_SYMBOL = 15.0**2
-"""Of legends with dashes: longer than their periods, so that they are seen; its rows are as high."""
 
 
 def coloured(spec: Any, palette: Mapping[str, str]) -> Any:
@@ -118,8 +114,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+def percent(value: float | None) -> Any:
+    return None if value is None else plain(100 * value)
 
 
 def layer(mark: str, rows: Any, look: str | Mapping[str, Any] = "", **channels: Any) -> alt.Chart:
@@ -129,8 +125,12 @@ def layer(mark: str, rows: Any, look: str | Mapping[str, Any] = "", **channels: 
         mark: "point", "line", ...
         rows: Or what `data` made of them.
         look: Properties of the mark, or the name of its style.
+        channels: ``x`` and ``y`` may be axes (`number`, `logarithmic`).
     """
     own = {"style": look} if isinstance(look, str) and look else look or {}
+    for name, of in {"x": alt.X, "y": alt.Y}.items():
+        if isinstance(channels.get(name), Mapping):
+            channels[name] = of(**channels[name])
     chart = alt.Chart(rows if isinstance(rows, alt.InlineData) else data(rows))
     made: alt.Chart = getattr(chart, f"mark_{mark}")(**own).encode(**channels)
     return made
@@ -143,15 +143,6 @@ def tips(*entries: str | tuple[str, ...]) -> list[alt.Tooltip]:
         field, *more = [entry] if isinstance(entry, str) else entry
         found.append(alt.Tooltip(field, **{k: v for k, v in zip(("format", "title"), more, strict=False) if v}))
     return found
-
-
-def x_of(axis: Mapping[str, Any], /, **changes: Any) -> alt.X:
-    """The channel of an axis (`number`, `logarithmic`), such as of another field."""
-    return alt.X(**{**axis, **changes})
-
-
-def y_of(axis: Mapping[str, Any], /, **changes: Any) -> alt.Y:
-    return alt.Y(**{**axis, **changes})
 
 
 def sized(
@@ -169,11 +160,6 @@ def sized(
         about["panel"] = panel
     chart = chart.properties(usermeta=about)
     return chart if height is None else chart.properties(height=height)
-
-
-def columns_of(about: Mapping[str, Any], width: float, text: float) -> int:
-    """Columns of a legend whose names are as long as `sized` was told."""
-    return max(1, int(width / (0.5 * text * about.get("longest", 0) + 2.6 * text)))
 
 
 def number(field: str, title: str | None = None, **scale: Any) -> dict[str, Any]:
@@ -196,33 +182,6 @@ def log_ticks(values: Sequence[float]) -> list[float]:
     span = max(values) / min(values)
     steps: Sequence[float] = (1, 1.5, 2, 3, 5, 7) if span <= 10 else (1, 2, 5) if span <= 100 else (1,)
     return [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
-
-
-def by_method(methods: Sequence[str], dashed: Iterable[str] = (), shown: Sequence[str] | None = None) -> dict[str, Any]:
-    """Channels that tell lines of methods apart: colour, from the eighth on dashes, too; ``dashed`` in any case. The
-    legend has those ``shown``, so that a method without rows takes no other's colour away from it."""
-    shown = list(methods if shown is None else shown)
-    dashed = set(dashed)
-    has_dashes = bool(dashed) or len(methods) > N_COLOURS
-    long = {"symbolSize": DASHED_SYMBOL} if has_dashes else {}
-    legend = None if len(shown) < 2 else alt.Legend(symbolType="stroke", symbolOpacity=1, values=shown, **long)
-    own = {"field": "method", "type": "nominal"}
-    channels: dict[str, Any] = {"color": alt.Color(**own, scale=alt.Scale(domain=list(methods)), legend=legend)}
-    if has_dashes:
-        places = [1 if name in dashed else place // N_COLOURS % len(DASHES) for place, name in enumerate(methods)]
-        scale = alt.Scale(domain=list(methods), range=[DASHES[place] for place in places])
-        channels["strokeDash"] = alt.StrokeDash(**own, scale=scale, legend=legend)
-    return channels
-
-
-def level(value: float | None, name: str) -> list[alt.Chart]:
-    """A dotted line across the chart; its name, a word a line, stands beside the chart, where no mark is."""
-    if value is None:
-        return []
-    at = {"y": alt.YDatum(plain(value))}
-    look = {"style": "note", "align": "left", "baseline": "middle", "dx": 4, "text": name.split()}
-    said = layer("text", [{}], look, x=alt.value("width"), **at)
-    return [layer("rule", [{}], "reference", **at), said]
 
 
 def specification(chart: AnyChart) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from naslib_autokd.reports.charts.look import AnyChart, Row, data, layer, logarithmic, number, sized, tips, x_of
+from naslib_autokd.reports.charts.look import AnyChart, Row, data, layer, logarithmic, number, sized, tips
 
 ROW = 40
 """Pixels of a row on the page."""
@@ -62,15 +62,12 @@ class _Rows:
         domain = list(range(max(places, default=0) + 1))  # of rows by the place of their method
         self.colour = alt.Color("place:N", scale=alt.Scale(domain=domain), legend=None)
 
-    def at(self, field: str = "at") -> alt.Y:
-        scale = alt.Scale(domain=[self.n, 0], nice=False, zero=False)
-        return alt.Y(field, type="quantitative", axis=None, scale=scale)
-
     def add(self, mark: str, rows: Any, look: Any = "", y: str = "at", to: str = "", **channels: Any) -> None:
         """A layer, unless it has no rows; ``to`` is the lower end of what has a height."""
         if isinstance(rows, alt.InlineData) or rows:
             ends = {"y2": alt.Y2(to)} if to else {}
-            self.layers.append(layer(mark, rows, look, y=self.at(y), **ends, **channels))
+            place = {**number(y, domain=[self.n, 0], nice=False), "axis": None}
+            self.layers.append(layer(mark, rows, look, y=place, **ends, **channels))
 
     def label(self, labels: Sequence[str], first: float = 0.0) -> None:
         rows = [{"label": label, "at": first + index + 0.3} for index, label in enumerate(labels)]
@@ -138,7 +135,7 @@ def strips(
     axis = logarithmic("x", title, [max(v, floor) for v in values]) if log else axis_of("x", title)
     if limits is not None:
         axis["scale"] = alt.Scale(domain=list(limits))
-    x, colour = x_of(axis), chart.colour
+    x, colour = axis, chart.colour
     for _, place in [*extra, *[("", 0)] * zero]:
         chart.layers.append(layer("rule", [{"x": place}], "reference", x=x))
     for name, place in extra:
@@ -148,11 +145,11 @@ def strips(
     area = {"style": "band", "orient": "vertical"}
     chart.add("area", densities, area, to="to", x=x, color=colour, detail=alt.Detail("row:N"))
     chart.add("rect", boxes, "frame", to="to", x=x, x2=alt.X2("x2"))
-    chart.add("rule", boxes, {"color": "@soft", "strokeWidth": 1}, to="to", x=x_of(axis, field="median"))
+    chart.add("rule", boxes, {"color": "@soft", "strokeWidth": 1}, to="to", x={**axis, "field": "median"})
     tip = tips(("tip:N", "", "result"), ("x:Q", ".3~f", title))
     chart.add("point", dots, {"opacity": 0.55}, x=x, color=colour, tooltip=tip)
     banded = [row for row in means if "low" in row]
-    chart.add("rule", banded, "mean", x=x_of(axis, field="low"), x2=alt.X2("high"), color=colour)
+    chart.add("rule", banded, "mean", x={**axis, "field": "low"}, x2=alt.X2("high"), color=colour)
     tip = tips("group:N", ("x:Q", ".3~f", "mean"), *[("low:Q", ".3~f"), ("high:Q", ".3~f")] * bool(banded))
     chart.add("tick", means, {"orient": "vertical", "opacity": 1}, x=x, color=colour, tooltip=tip)
     chart.label([*(group.label for group in groups), *(name for name, _ in extra)])
@@ -192,7 +189,7 @@ def critical_difference(ranks: Sequence[tuple[str, float, int]], difference: flo
     top = 1 + 0.25 * len(sets) + 0.1
     chart = _Rows(top + len(ordered), [place for _, _, place in ordered])
     axis = number("x", "average rank (1 is the best)", domain=[1, k], nice=False)
-    x = {"x": x_of(axis, axis=alt.Axis(orient="bottom", tickMinStep=1))}
+    x = {"x": {**axis, "axis": alt.Axis(orient="bottom", tickMinStep=1)}}
     ruler = {"x": 1, "x2": min(1 + difference, k), "at": MIDDLE}
     same = [{"x": places[a], "x2": places[b], "at": 1.1 + 0.25 * i} for i, (a, b) in enumerate(sets)]
     chart.add("rule", [ruler], {"style": "mean", "color": "@text"}, **x, x2=alt.X2("x2"))
@@ -225,15 +222,9 @@ def decomposition(panels: Sequence[tuple[str, Sequence[Row]]]) -> AnyChart:
     Args:
         panels: (title, rows) with ``label``, ``first``, ``total``, ``low``, ``high`` (shares), the order of all panels.
     """
-    charts = []
+    charts, axis = [], number("zero", "% of the variance", zero=True)
     for title, rows in panels:
-        bars = [
-            {"label": row["label"]} | {name: max(0.0, row[name]) for name in ("total", "low", "high")} for row in rows
-        ]
-        for bar, row in zip(bars, rows, strict=True):
-            bar["first"] = min(bar["total"], max(0.0, row["first"]))
-        axis = number("zero", "% of the variance", zero=True)
-        chart = _bars(bars, axis, {"total": "with interactions, %", "first": "alone, %"})
+        chart = _bars(rows, axis, {"total": "with interactions, %", "first": "alone, %"})
         charts.append(alt.layer(*chart.layers).properties(title=title, height=ROW * chart.n))
     return sized(alt.concat(*charts), None, SHRINK, panel=100)
 
@@ -245,13 +236,11 @@ def _bars(rows: Sequence[Row], axis: Mapping[str, Any], ends: Mapping[str, str])
     bars = data(
         {**_bar(i), "label": r["label"], "zero": 0, **{n: 100 * r[n] for n in percents}} for i, r in enumerate(rows)
     )
-    said = tips(
-        "label:N", *((f"{name}:Q", ".1f", title) for name, title in ends.items()), ("low:Q", ".1f"), ("high:Q", ".1f")
-    )
-    for index, end in enumerate(ends):
-        look = {"opacity": 0.35 if len(ends) > 1 + index else 0.55 if len(ends) == 1 else 1}
-        chart.add("rect", bars, look, to="to", x=x_of(axis), x2=alt.X2(end), tooltip=said)
-    chart.add("rule", bars, {"color": "@muted"}, "middle", x=x_of(axis, field="low"), x2=alt.X2("high"))
+    titles = {**ends, "low": "", "high": ""}
+    said = tips("label:N", *((f"{name}:Q", ".1f", title) for name, title in titles.items()))
+    for end, opacity in zip(ends, (0.35, 1) if len(ends) > 1 else (0.55,), strict=True):
+        chart.add("rect", bars, {"opacity": opacity}, to="to", x=axis, x2=alt.X2(end), tooltip=said)
+    chart.add("rule", bars, {"color": "@muted"}, "middle", x={**axis, "field": "low"}, x2=alt.X2("high"))
     chart.label([row["label"] for row in rows])
     return chart
 
@@ -282,7 +271,7 @@ def agreement(shares: Sequence[tuple[str, dict[str, int]]]) -> AnyChart:
             left += share
     names = list(CASES.values())
     colour = alt.Color("case:N", scale=alt.Scale(domain=names, range=["@c0", "@c5", "@c4", "@soft", "@c1"]))
-    x = x_of(number("x", "test images (%)"), scale=alt.Scale(domain=[0, 100]))
+    x = number("x", "test images (%)", domain=[0, 100])
     tip = tips("method:N", "case:N", ("n:Q", "", "images"), ("share:Q", ".1f", "%"))
     chart.add("rect", data(bars), to="to", x=x, x2=alt.X2("x2"), color=colour, tooltip=tip)
     chart.label([method for method, _ in shares])
