@@ -1,9 +1,22 @@
-"""Names and values of others (tasks, classes, methods) in files that programs interpret: spreadsheets and Markdown."""
+"""Names and values of others (tasks, classes, methods) in files that programs interpret: spreadsheets, Markdown,
+JSON."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: numpy's arrays and numbers as Python's; nan and infinity are None."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def csv_cell(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from naslib_autokd.escaping import plain
 from naslib_autokd.runners.ablation import SimulatedRun, StudyResult
 from naslib_autokd.runners.statistics import (
     LEVEL,
@@ -93,18 +94,8 @@ class StudySummary:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: nan and infinity become None."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        found: dict[str, Any] = plain(asdict(self))
+        return found
 
 
 def summary(result: StudyResult) -> StudySummary:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from naslib_autokd.escaping import plain
 from naslib_autokd.reports.charts.look import PAGE, PALETTES, AnyChart, specification
 from naslib_autokd.reports.figures import Figure
 from naslib_autokd.reports.results import Row, RunData
@@ -26,16 +26,8 @@ def embedded_json(content: Any) -> str:
     try:
         text = json.dumps(content, separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 is escaped
     except ValueError:
-        text = json.dumps(_finite(content), separators=(",", ":"), allow_nan=False)
+        text = json.dumps(plain(content), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Column(NamedTuple):

@@ -31,9 +31,7 @@ def baseline_tables(about: RunData) -> RunData:
     tables = {
         "finals": [final_tables.final_row(result, label, seed) for label, seed, result in results],
         "methods": [method_row(label, row, _OF_LOSSES) for label, row in rows.items()],
-        "tests": [
-            paired_row(label, row.gain, p_holm=row.p_holm) for label, row in rows.items() if row.gain is not None
-        ],
+        "tests": [paired_row(name, row.gain, p_holm=row.p_holm) for name, row in rows.items() if row.gain is not None],
         "failures": table("method seed message", failures),
         **counted,
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.evaluators.results import FinalResult
-from naslib_autokd.reports.results.run import Row, Tables, interval_columns, table
+from naslib_autokd.reports.results.run import Missing, Row, Tables, interval_columns, table
 from naslib_autokd.runners.finals import FinalRecord, kept_of
 from naslib_autokd.runners.statistics import paired_shares, wilson_interval
 
@@ -74,31 +74,21 @@ def classes_of(counts: Iterable[Counts]) -> tuple[str, ...]:
     return next((tuple(count["classes"]) for count in counts if count), ())
 
 
-def count_tables(counts: Mapping[str, Sequence[Counts]], trained: bool) -> tuple[Tables, dict[str, str]]:
-    """The tables ``calibration``, ``confusion`` and ``agreement`` of each method's students, summed over its runs, and
-    why they are empty."""
+def count_tables(counts: Mapping[str, Sequence[Counts]], trained: bool) -> tuple[Tables, Missing]:
+    """The tables ``calibration``, ``confusion`` and ``agreement`` of each method's students, summed over its runs."""
     known = {method: own for method, found in counts.items() if (own := [count for count in found if count])}
-    sides = [
-        (name, who, [count[who] for count in own]) for name, own in known.items() for who in ("student", "teacher")
-    ]
-    cases = ("both", "student", "teacher", "same_error", "other_error")
+    bins, cells, agreement = list[Any](), list[Any](), list[Any]()
+    for method, own in known.items():
+        for who in ("student", "teacher"):
+            bins += [(method, who, *bin) for bin in _bins([count[who]["calibration"] for count in own])]
+            matrices = [count[who]["confusion"] for count in own]
+            cells += [(method, who, *cell) for cell in _cells(matrices, own[0]["classes"])]
+        for case in ("both", "student", "teacher", "same_error", "other_error"):
+            agreement.append((method, case, sum(count["agreement"][case] for count in own)))
     tables = {
-        "calibration": table(
-            "method who bin low high n confidence accuracy",
-            ((method, who, *bin) for method, who, own in sides for bin in _bins([side["calibration"] for side in own])),
-        ),
-        "confusion": table(
-            "method who true predicted n",
-            (
-                (method, who, *cell)
-                for method, who, own in sides
-                for cell in _cells([side["confusion"] for side in own], known[method][0]["classes"])
-            ),
-        ),
-        "agreement": table(
-            "method case n",
-            ((name, case, sum(one["agreement"][case] for one in own)) for name, own in known.items() for case in cases),
-        ),
+        "calibration": table("method who bin low high n confidence accuracy", bins),
+        "confusion": table("method who true predicted n", cells),
+        "agreement": table("method case n", agreement),
     }
     why = "No final student has been trained yet."
     if trained:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from naslib_autokd.escaping import plain
 from naslib_autokd.runners.statistics import FriedmanTest, Interval, PairedDifference
 
 Row = dict[str, Any]
 """A line of a table: column -> number, text, or None where a value is not known."""
 Tables = dict[str, list[Row]]
 """By name; ``docs/report.md`` lists the columns. Accuracies, errors and regrets are fractions in [0, 1]."""
+Missing = dict[str, str]
+"""Table -> why it is empty, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RunData:
     tables: Tables = field(default_factory=dict)
     """A name is missing or its list empty where there is nothing."""
     missing: Mapping[str, str] = field(default_factory=dict)
-    """Table -> why it is empty, in a sentence, for those that may be."""
+    """For tables that may be."""
     answer: Mapping[str, Any] = field(default_factory=dict)
     """What was found, as the reader of each kind says; empty if nothing was yet."""
     teacher: Row | None = None
@@ -77,12 +77,7 @@ RANKS_MISSING = (
 def table(columns: str, lines: Iterable[Sequence[Any]]) -> list[Row]:
     """Lines as rows; numbers are Python's, and None where they are not finite."""
     names = columns.split()
-    return [dict(zip(names, map(_plain, line), strict=True)) for line in lines]
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [dict(zip(names, map(plain, line), strict=True)) for line in lines]
 
 
 def interval_columns(name: str, found: Interval) -> Row:

@@ -21,10 +21,7 @@ from naslib_autokd.runners.session import RunStatus, read_status
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.search_spaces.hnag import Candidate
 
-MISSING = {
-    "finals": "No final student has been trained yet.",
-    "failures": "No trial failed.",
-}
+MISSING = {"finals": "No final student has been trained yet.", "failures": "No trial failed."}
 
 
 def no_trials(trials: Sequence[Trial]) -> dict[str, str]:
@@ -55,9 +52,8 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
     in_seconds = status.training_seconds if status.budget.get("training_seconds") else None
     answer |= {"student_epochs": status.student_epochs, "training_seconds": in_seconds}
     answer |= {"seconds": status.elapsed_s or result.get("search_s")}
-    searched, unknown = trial_tables.searched_tables(
-        [(label, seed, trial) for trial in shown], settings.get("space"), analyse
-    )
+    by_whom = [(label, seed, trial) for trial in shown]
+    searched, unknown = trial_tables.searched_tables(by_whom, settings.get("space"), analyse)
     counted, uncounted = final_tables.count_tables({label: counts}, bool(records))
     pairs = result.get("agreement") or agreement_rows(budget_agreement(trials))
     several = len(objectives) > 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from naslib_autokd.records import MEASURED_OBJECTIVES, Trial, TrialStore, full_trainings, objective_value
-from naslib_autokd.reports.results.run import Row, Tables, table
+from naslib_autokd.reports.results.run import Missing, Row, Tables, table
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table, pareto_front
 from naslib_autokd.runners.searched import SearchedSettings
 from naslib_autokd.runners.trial_importance import LEAST_ANALYSED, analysed, dependence, importance
@@ -92,28 +93,28 @@ def family_rows(trials: Iterable[Trial], finals: Iterable[Row], incumbent: str) 
 
 
 def front_rows(
-    trials: Sequence[Trial],
-    objectives: Sequence[str],
-    expected: Sequence[Mapping[str, Any]] = (),
-    shown: Iterable[int] | None = None,
+    trials: Sequence[Trial], objectives: Sequence[str], expected: Sequence[Mapping[str, Any]], shown: Iterable[int]
 ) -> list[Row]:
-    """The table ``front``: all full trainings, or those at the places ``shown`` and on the observed front.
+    """The table ``front``: the full trainings at the places ``shown`` and on the observed front.
 
     Args:
         expected: The front by the optimizer's evidence (`runners.results.SearchResult.front`), in place of the
             observed one.
     """
     values, places = objective_table(trials, objectives)
-    observed, kept = set(pareto_front(values).tolist()), set(places if shown is None else shown)
-    lines: list[tuple[Any, ...]] = []
-    for index, place in enumerate(places):
-        if index in observed or place in kept:
-            on_front = index in observed and not expected
-            lines.append((trials[place].number, trials[place].candidate_digest, on_front, False, *values[index]))
-    for family in expected:
-        lines.append(
-            (None, family["candidate_digest"], True, True, *(family["objectives"][name] for name in objectives))
+    observed, kept, of_each = set(pareto_front(values).tolist()), set(shown), itemgetter(*objectives)
+    lines: list[tuple[Any, ...]] = [
+        (
+            trials[place].number,
+            trials[place].candidate_digest,
+            index in observed and not expected,
+            False,
+            *values[index],
         )
+        for index, place in enumerate(places)
+        if index in observed or place in kept
+    ]
+    lines += [(None, own["candidate_digest"], True, True, *of_each(own["objectives"])) for own in expected]
     return table(f"number family on_front expected {' '.join(objectives)}", lines)
 
 
@@ -126,9 +127,7 @@ def hypervolume_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> list
     return table("student_epochs share_of_the_box_of_all_full_trainings", found)
 
 
-def searched_tables(
-    found: Sequence[tuple[str, Any, Trial]], space: Any, analyse: bool
-) -> tuple[Tables, dict[str, str]]:
+def searched_tables(found: Sequence[tuple[str, Any, Trial]], space: Any, analyse: bool) -> tuple[Tables, Missing]:
     """The tables ``settings`` and ``hyperparameters``, by a model of the trials ``importance`` and ``dependence``, and
     why the latter two are empty.
 
@@ -153,7 +152,7 @@ def searched_tables(
     return tables | model, missing
 
 
-def _model_tables(searched: SearchedSettings, trials: Sequence[Trial]) -> tuple[Tables, dict[str, str]]:
+def _model_tables(searched: SearchedSettings, trials: Sequence[Trial]) -> tuple[Tables, Missing]:
     places, costs, of = analysed(trials)
     both = ("importance", "dependence")
     if (n := len(places)) < LEAST_ANALYSED:
