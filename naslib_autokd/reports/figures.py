@@ -18,7 +18,7 @@ from altair.utils.schemapi import debug_mode
 
 from naslib_autokd.reports.charts import curves, images, rows
 from naslib_autokd.reports.charts.curves import thinned
-from naslib_autokd.reports.charts.look import AnyChart, percent
+from naslib_autokd.reports.charts.look import AnyChart
 from naslib_autokd.reports.charts.rows import Group
 from naslib_autokd.reports.paper import DEFAULT_FORMATS, FORMATS, WIDTHS, FigureFolder
 from naslib_autokd.reports.results import Row, RunData
@@ -124,13 +124,17 @@ def _grouped(found: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[
     return groups
 
 
-def file_names(run: RunData, chart: str) -> dict[str, str]:
-    """Method -> name of its chart, for charts that every method has: with its place where there are several."""
-    methods = list(by_method(run, run.table(chart)))
+def file_names(run: RunData, table: str, name: str = "") -> dict[str, str]:
+    """Method -> name of its chart, for charts of a table that every method has: with its place where there are several.
+
+    Args:
+        name: Of the charts, if it is not the table's.
+    """
+    methods, name = list(by_method(run, run.table(table))), name or table
     if len(methods) == 1:
-        return {methods[0]: chart}
+        return {methods[0]: name}
     slugs = ["".join(c if c.isalnum() and c.isascii() else "-" for c in method.lower()) for method in methods]
-    return {m: f"{chart}_{_place(run, m) + 1}_{slug.strip('-')}" for m, slug in zip(methods, slugs, strict=True)}
+    return {m: f"{name}_{_place(run, m) + 1}_{slug.strip('-')}" for m, slug in zip(methods, slugs, strict=True)}
 
 
 def _place(run: RunData, method: str) -> int:
@@ -159,9 +163,7 @@ def _anytime(run: RunData) -> Figures:
     points = run.table("anytime")
     if not points:
         return
-    done = [
-        {**row, "place": place} for place, row in enumerate(of_trials(run, "trials"), 1) if row["status"] == "success"
-    ]
+    done = [{**row, "place": n} for n, row in enumerate(of_trials(run, "trials"), 1) if row["status"] == "success"]
     full = _at_the_largest_budget(done)
     for name, title, column, own in AXES:
         moved = [{**row, column: row[own]} for row in full]
@@ -176,15 +178,13 @@ def _at_the_largest_budget(rows: Sequence[Row]) -> list[Row]:
 def _searches(run: RunData) -> Figures:
     """Means over seeds with their bands, single seeds behind them; supernets are dashed, theirs is another accuracy."""
     means, points = run.table("anytime_mean"), run.table("anytime")
-    look: dict[str, Any] = {"emphasised": run.methods[0] if run.methods else "", "teacher": _teacher(run)}
-    look["dashed"] = {row["method"] for row in points if row["one_shot"]}
     unit = str(run.settings.get("budget_unit", "student_epochs"))
     if not all(unit in row for row in [*means, *points]):  # results of older versions
         unit = "student_epochs"
-    look |= {"x_title": f"{BUDGET_UNITS[unit]} of the search", "y_title": curves.ACCURACY}
     if points:
-        over = (means, unit, "accuracy")
-        chart = curves.curves(*over, methods=run.methods, singles=points, **look)
+        look: dict[str, Any] = {"x_title": f"{BUDGET_UNITS[unit]} of the search", "teacher": _teacher(run)}
+        look |= {"emphasised": next(iter(run.methods), ""), "dashed": {r["method"] for r in points if r["one_shot"]}}
+        chart = curves.curves(means, unit, "accuracy", methods=run.methods, singles=points, **look)
         yield "anytime", Figure(chart, "anytime", means or points)
 
 
@@ -192,8 +192,7 @@ def several_searches(runs: Sequence[RunData]) -> AnyChart:
     """The incumbents of searches over student-epochs, by the names of their folders."""
     points = [{**row, "method": run.name} for run in runs for row in run.table("anytime")]
     methods = list(dict.fromkeys(run.name for run in runs))
-    titles: dict[str, Any] = {"x_title": "student-epochs", "y_title": curves.ACCURACY}
-    return curves.curves(points, "student_epochs", "accuracy", methods=methods, **titles)
+    return curves.curves(points, "student_epochs", "accuracy", methods=methods, x_title="student-epochs")
 
 
 @_of_table("trials")
@@ -211,13 +210,11 @@ def _finals(run: RunData, found: Rows) -> AnyChart | None:
         mean = mean_interval([_mean(unit, "test_accuracy") for unit in units], bounds=SHARE)
         tips = [f"seed {row['seed']}, student {row['index']}{' (kept)' if row['kept'] else ''}" for row in own]
         label = method if several else f"final students (n = {len(own)})"
-        values = [100 * row["test_accuracy"] for row in own]
-        groups.append(
-            Group(label, values, _place(run, method), *map(percent, (mean.mean, mean.low, mean.high)), tips=tips)
-        )
-    teacher = percent(_teacher(run))
-    reference = None if teacher is None else (f"teacher (test): {teacher:.1f}", teacher)
-    return rows.strips(groups, "test accuracy (%)", reference=reference) if groups else None
+        values = [row["test_accuracy"] for row in own]
+        groups.append(Group(label, values, _place(run, method), mean.mean, mean.low, mean.high, tips=tips))
+    teacher = _teacher(run)
+    lines = {} if teacher is None else {f"teacher (test): {100 * teacher:.1f}": teacher}
+    return rows.strips(groups, "test accuracy (%)", lines=lines) if groups else None
 
 
 @_of_table("families")
@@ -225,11 +222,11 @@ def _families(_: RunData, found: Rows) -> AnyChart | None:
     families = _grouped((row for row in found if row["accuracy"] is not None), lambda row: row["group"])
     groups = []
     for index, (label, own) in enumerate(families.items()):
-        values = [100 * row["accuracy"] for row in own]
+        values = [row["accuracy"] for row in own]
         tips = [f"{row['source']}, family {row['family']}" for row in own]
-        groups.append(Group(f"{label} (n = {len(own)})", values, index, 100 * _mean(own, "accuracy"), tips=tips))
+        groups.append(Group(f"{label} (n = {len(own)})", values, index, _mean(own, "accuracy"), tips=tips))
     title = "validation accuracy of full trainings (%)"
-    return rows.strips(groups, title, violins=True, bounds=(0.0, 100.0)) if groups else None
+    return rows.strips(groups, title, violins=True, bounds=SHARE) if groups else None
 
 
 def varied_settings(run: RunData) -> tuple[list[Row], list[Row]]:
@@ -280,7 +277,8 @@ def _budget_agreement(_: RunData, found: Rows) -> AnyChart | None:
         label = f"{low} against {high} epochs (n = {sum(row['n'] for row in own)})"
         groups.append(Group(label, [row["kendall_tau"] for row in own], index, _mean(own, "kendall_tau")))
     title = "rank agreement of families (Kendall's tau)"
-    return rows.strips(groups, title, violins=True, limits=(-1.05, 1.05), bounds=(-1.0, 1.0)) if groups else None
+    look: dict[str, Any] = {"factor": 1.0, "violins": True, "limits": (-1.05, 1.05), "bounds": (-1.0, 1.0)}
+    return rows.strips(groups, title, **look) if groups else None
 
 
 def _calibration(run: RunData) -> Figures:
@@ -292,8 +290,7 @@ def _calibration(run: RunData) -> Figures:
 def _confusion(run: RunData) -> Figures:
     """Of each method's kept students, and once of the teacher."""
     own = by_method(run, run.table("confusion"))
-    names = file_names(run, "confusion")
-    charts = [(names[method].replace("confusion", "confusion_student", 1), method, "student") for method in own]
+    charts = [(name, m, "student") for m, name in file_names(run, "confusion", "confusion_student").items()]
     charts += [("confusion_teacher", method, "teacher") for method in list(own)[:1]]
     for name, method, who in charts:
         found = [row for row in own[method] if row["who"] == who]
@@ -315,15 +312,14 @@ def _tests(run: RunData, found: Rows) -> AnyChart:
     reference = run.answer.get("reference", "reference")
     groups = []
     for row in found:
-        ends = (percent(row[name]) for name in ("difference", "low", "high"))
         label = row["method"] + ("" if row["p_holm"] is None else f" (p = {row['p_holm']:.2g})")
-        groups.append(Group(label, (), _place(run, row["method"]), *ends))
+        groups.append(Group(label, (), _place(run, row["method"]), row["difference"], row["low"], row["high"]))
     compared = {
         "comparison": f"{reference} minus the method, test accuracy",
         "study": f"regret of the method minus that of {reference}",
         "baselines": "test accuracy minus that with plain KD",
     }[run.kind]
-    return rows.strips(groups, f"{compared} (% points)", zero=True)
+    return rows.strips(groups, f"{compared} (% points)", lines={"": 0.0})
 
 
 @_of_table("ranks", "critical_difference")
@@ -332,24 +328,22 @@ def _ranks(run: RunData, found: Rows) -> AnyChart | None:
     return rows.critical_difference(ranks, found[0]["critical_difference"]) if len(found) > 1 else None
 
 
-OVER_TIME = {
-    "regret_over_student_epochs": ("anytime", "student_epochs", "regret"),
-    "regret_over_trials": ("anytime_trials", "trials", "regret"),
-    "average_rank": ("ranks_over_time", "student_epochs", "average_rank"),
+_REGRET = {"y_title": "mean regret (% points)", "log_y": True}
+_RANK = {"y_title": "average rank", "factor": 1.0, "invert": True}
+OVER_TIME: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "regret_over_student_epochs": ("anytime", "student_epochs", "regret", _REGRET),
+    "regret_over_trials": ("anytime_trials", "trials", "regret", _REGRET),
+    "average_rank": ("ranks_over_time", "student_epochs", "average_rank", _RANK),
 }
-"""Curves of a study: name of the chart, its table and columns."""
+"""Curves of a study: name of the chart, its table, columns and look."""
 
 
 def _over_time(run: RunData) -> Figures:
     unit, reference = (str(run.answer.get(name, "")) for name in ("unit", "reference"))
-    looks: dict[str, dict[str, Any]] = {
-        "regret": {"y_title": "mean regret (% points)", "log_y": True},
-        "average_rank": {"y_title": "average rank", "factor": 1.0, "invert": True},
-    }
-    for name, (table, x, y) in OVER_TIME.items():
+    for name, (table, x, y, own) in OVER_TIME.items():
         if found := run.table(table):
             x_title = "trainings (of any length)" if x == "trials" else unit
-            look = {**looks[y], "x_title": x_title, "emphasised": reference, "log_x": True}
+            look = {**own, "x_title": x_title, "emphasised": reference, "log_x": True}
             yield name, Figure(curves.curves(found, x, y, methods=run.methods, **look), name, found)
 
 
@@ -358,9 +352,9 @@ def _final_regrets(run: RunData, found: Rows) -> AnyChart:
     means = {row["method"]: row for row in run.table("methods")}
     groups = []
     for method, own in by_method(run, found).items():
-        ends = (percent(means[method][name]) for name in ("regret", "regret_low", "regret_high"))
+        ends = (means[method][name] for name in ("regret", "regret_low", "regret_high"))
         tips = [f"seed {row['seed']}" for row in own]
-        groups.append(Group(method, [percent(row["regret"]) for row in own], _place(run, method), *ends, tips=tips))
+        groups.append(Group(method, [row["regret"] for row in own], _place(run, method), *ends, tips=tips))
     groups.sort(key=lambda group: math.inf if group.mean is None else group.mean)  # the best on top
     return rows.strips(groups, "final regret (% points)", log=True)
 

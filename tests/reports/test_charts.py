@@ -410,7 +410,7 @@ def test_ticks_of_a_logarithmic_axis_are_in_its_range(low: float, high: float) -
 
 
 def test_values_at_zero_are_drawn_at_the_edge_and_said() -> None:
-    spec = specification(strips([Group("one", [1e-9, 1.0, 2.0, 30.0, 4.0, 9.0])], "regret (%)", log=True))
+    spec = specification(strips([Group("one", [1e-9, 1.0, 2.0, 30.0, 4.0, 9.0])], "regret (%)", factor=1.0, log=True))
     points = [row["x"] for rows in spec["datasets"].values() for row in rows if "tip" in row]
     floor = min(points)
     assert floor > 1e-3 or floor == pytest.approx(1e-9)

@@ -116,7 +116,7 @@ def curves(
     *,
     methods: Sequence[str],
     x_title: str,
-    y_title: str,
+    y_title: str = ACCURACY,
     factor: float = 100.0,
     log_x: bool = False,
     log_y: bool = False,

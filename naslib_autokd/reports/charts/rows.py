@@ -27,7 +27,7 @@ MIDDLE = 0.72
 
 @dataclass(frozen=True)
 class Group:
-    """A row: numbers in the units of the axis."""
+    """A row."""
 
     label: str
     values: Sequence[float | None] = ()
@@ -87,28 +87,28 @@ def strips(
     groups: Sequence[Group],
     title: str,
     *,
+    factor: float = 100.0,
     log: bool = False,
     violins: bool = False,
-    limits: tuple[float, float] | None = None,
     bounds: tuple[float, float] = (-math.inf, math.inf),
-    reference: tuple[str, float] | None = None,
-    zero: bool = False,
+    limits: tuple[float, float] | None = None,
+    lines: Mapping[str, float] | None = None,
 ) -> AnyChart:
     """Single results as dots, the mean with its interval; behind them a box (quartiles and median) from 5 results on.
 
     Args:
+        factor: Of all numbers: 100 for shares.
         log: Logarithmic where all values are above 0 and span more than a factor of 8; the lowest two in a hundred are
             drawn at the edge, which the title says.
         violins: A density (Gaussian kernel, Scott's rule) between the lowest and the highest value instead of the box.
-        limits: Of the axis.
         bounds: Values that are possible.
-        reference: Name and place of a vertical line, with a row of its own.
-        zero: A line at 0: differences, as in a forest plot.
+        limits: Of the axis.
+        lines: Name and place of vertical lines; those with a name have a row of their own.
     """
-    rng = np.random.default_rng(0)
-    extra = [] if reference is None else [reference]
-    chart = _Rows(len(groups) + len(extra), [group.place for group in groups])
-    every = [np.array([v for v in group.values if finite(v)], dtype=np.float64) for group in groups]
+    rng, lines = np.random.default_rng(0), lines or {}
+    named = list(filter(None, lines))
+    chart = _Rows(len(groups) + len(named), [group.place for group in groups])
+    every = [factor * np.array([v for v in group.values if finite(v)], dtype=np.float64) for group in groups]
     values = np.concatenate(every or [np.empty(0)])
     log = log and len(values) > 0 and values.min() > 0 and values.max() > 8 * values.min()
     floor = float(np.quantile(values, 0.02)) / 2 if log else -math.inf
@@ -124,43 +124,43 @@ def strips(
             for x, shift, tip in zip(own.tolist(), jitter.tolist(), said, strict=True)
         ]
         if len(own) >= 5 and violins and np.ptp(own) > 0:
-            densities += [{**about, "x": x, "at": middle - d, "to": middle + d} for x, d in _density(own, bounds)]
+            grid = _density(own, factor * bounds[0], factor * bounds[1])
+            densities += [{**about, "x": x, "at": middle - d, "to": middle + d} for x, d in grid]
         elif len(own) >= 5 and not violins:
             first, median, third = np.maximum(np.quantile(own, (0.25, 0.5, 0.75)), floor).tolist()
             boxes.append({"x": first, "x2": third, "median": median, "at": middle - 0.2, "to": middle + 0.2})
         if finite(group.mean):
-            ends = {"low": group.low, "high": group.high}
-            mean = {**about, "x": group.mean, "at": middle}
-            means.append(mean | ends if all(map(finite, ends.values())) else mean)
-    axis = logarithmic("x", title, [max(v, floor) for v in values]) if log else axis_of("x", title)
+            known = {"x": group.mean, "low": group.low, "high": group.high}
+            shown = known if all(map(finite, known.values())) else {"x": group.mean}
+            means.append({**about, "at": middle, **{name: factor * value for name, value in shown.items()}})
+    x = logarithmic("x", title, [max(v, floor) for v in values]) if log else axis_of("x", title)
     if limits is not None:
-        axis["scale"] = alt.Scale(domain=list(limits))
-    x, colour = axis, chart.colour
-    for _, place in [*extra, *[("", 0)] * zero]:
-        chart.layers.append(layer("rule", [{"x": place}], "reference", x=x))
-    for name, place in extra:
-        look = {"style": "soft", "shape": "diamond", "opacity": 1}
-        tip = tips(("x:Q", ".2f", name))
-        chart.add("point", [{"x": place, "at": chart.n - 1 + MIDDLE}], look, x=x, tooltip=tip)
+        x["scale"] = alt.Scale(domain=list(limits))
+    colour = chart.colour
+    for name, place in lines.items():
+        chart.layers.append(layer("rule", [{"x": factor * place}], "reference", x=x))
+        if name:
+            look, at = {"style": "soft", "shape": "diamond", "opacity": 1}, len(groups) + named.index(name) + MIDDLE
+            chart.add("point", [{"x": factor * place, "at": at}], look, x=x, tooltip=tips(("x:Q", ".2f", name)))
     area = {"style": "band", "orient": "vertical"}
     chart.add("area", densities, area, to="to", x=x, color=colour, detail=alt.Detail("row:N"))
     chart.add("rect", boxes, "frame", to="to", x=x, x2=alt.X2("x2"))
-    chart.add("rule", boxes, {"color": "@soft", "strokeWidth": 1}, to="to", x={**axis, "field": "median"})
+    chart.add("rule", boxes, {"color": "@soft", "strokeWidth": 1}, to="to", x={**x, "field": "median"})
     tip = tips(("tip:N", "", "result"), ("x:Q", ".3~f", title))
     chart.add("point", dots, {"opacity": 0.55}, x=x, color=colour, tooltip=tip)
     banded = [row for row in means if "low" in row]
-    chart.add("rule", banded, "mean", x={**axis, "field": "low"}, x2=alt.X2("high"), color=colour)
+    chart.add("rule", banded, "mean", x={**x, "field": "low"}, x2=alt.X2("high"), color=colour)
     tip = tips("group:N", ("x:Q", ".3~f", "mean"), *[("low:Q", ".3~f"), ("high:Q", ".3~f")] * bool(banded))
     chart.add("tick", means, {"orient": "vertical", "opacity": 1}, x=x, color=colour, tooltip=tip)
-    chart.label([*(group.label for group in groups), *(name for name, _ in extra)])
+    chart.label([*(group.label for group in groups), *named])
     return chart.chart()
 
 
-def _density(own: Any, bounds: tuple[float, float]) -> list[tuple[float, float]]:
+def _density(own: Any, least: float, most: float) -> list[tuple[float, float]]:
     from scipy.stats import gaussian_kde
 
     margin = 0.1 * np.ptp(own)
-    grid = np.linspace(max(own.min() - margin, bounds[0]), min(own.max() + margin, bounds[1]), 60)
+    grid = np.linspace(max(own.min() - margin, least), min(own.max() + margin, most), 60)
     density = gaussian_kde(own)(grid)
     return list(zip(grid.tolist(), (0.26 * density / density.max()).tolist(), strict=True))
 

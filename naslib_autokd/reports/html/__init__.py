@@ -92,20 +92,14 @@ NAMES = {
 
 
 SHARED = (search.settings, search.importance, search.front, search.calibration, search.confusion)
+FIRST = (comparison.answer, comparison.anytime, search.trials, comparison.family)
+BASELINES = (comparison.baselines_answer, comparison.baselines_found, search.calibration, search.confusion)
+STUDY = (comparison.study_answer, comparison.study_anytime, comparison.study_finals, comparison.statistics)
 SECTIONS = {
     "search": (search.answer, search.anytime, search.trials, search.family, *SHARED, search.reproduce),
-    "comparison": (
-        *(comparison.comparison_answer, comparison.comparison_anytime, search.trials, comparison.comparison_family),
-        *(*SHARED, comparison.statistics, search.reproduce),
-    ),
-    "baselines": (
-        *(comparison.baselines_answer, comparison.baselines_found, search.calibration, search.confusion),
-        *(comparison.baselines_statistics, search.reproduce),
-    ),
-    "study": (
-        *(comparison.study_answer, comparison.study_anytime, comparison.study_finals, comparison.statistics),
-        search.reproduce,
-    ),
+    "comparison": (*FIRST, *SHARED, comparison.statistics, search.reproduce),
+    "baselines": (*BASELINES, comparison.baselines_statistics, search.reproduce),
+    "study": (*STUDY, search.reproduce),
 }
 """Of each kind of run, in the order of the page."""
 

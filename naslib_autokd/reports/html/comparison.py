@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from naslib_autokd.reports.html import _page as ui
-from naslib_autokd.reports.html.search import SMALL, answer, finals_table, pictures, student_cards
+from naslib_autokd.reports.html import search
+from naslib_autokd.reports.html.search import SMALL, finals_table, pictures, student_cards
 from naslib_autokd.reports.results import Row, RunData
 from naslib_autokd.reports.tables import interval
 
@@ -23,14 +24,14 @@ def _points(row: Row) -> str:
 
 
 @ui.section("answer", "Answer", "The answer")
-def comparison_answer(page: ui.Page, run: RunData) -> Iterator[str]:
-    yield from answer.make(page, run)
+def answer(page: ui.Page, run: RunData) -> Iterator[str]:
+    yield from search.answer.make(page, run)
     for shown in run.answer.get("tables", ()):
         yield ui.heading("Methods") + ui.lead(shown.title) + ui.texts(shown)
 
 
 @ui.section("anytime", "Anytime", "During the searches", "anytime", "No search has an incumbent yet.")
-def comparison_anytime(page: ui.Page, run: RunData) -> Iterator[str]:
+def anytime(page: ui.Page, run: RunData) -> Iterator[str]:
     said = (
         "Validation accuracy of the incumbent: thin lines are seeds, thick ones their mean with a 95% bootstrap band."
     )
@@ -44,7 +45,7 @@ def comparison_anytime(page: ui.Page, run: RunData) -> Iterator[str]:
 
 
 @ui.section("family", "Found", "What was found", needs="finals")
-def comparison_family(page: ui.Page, run: RunData) -> Iterator[str]:
+def family(page: ui.Page, run: RunData) -> Iterator[str]:
     finals = run.table("finals")
     yield ui.lead("Final students of all seeds, each trained from scratch under the same protocol and judged once.")
     students = finals_table(run)

@@ -62,17 +62,13 @@ def student_cards(run: RunData, student: Mapping[str, Any], over: str) -> str:
         between = interval(student.get("difference_low"), student.get("difference_high"), signed=True)
         difference = f"{100 * student['difference']:+.1f} points"
         against = ("against the teacher", difference, f"{between and f'{between}, '}teacher {percent(teacher)}")
-    agreement = student.get("test_agreement")
+    agreement, memory = student.get("test_agreement"), student["train_memory_bytes"]
     return ui.cards(
         ("test accuracy", percent(student["test_accuracy"]), f"{ends}, 95% interval over {over}" if ends else ""),
         against,
         ("parameters", ui.count(student["n_params"]), ui.ratio(student.get("params_ratio"), "fewer")),
         ("multiply-adds per image", ui.count(student["macs"]), ui.ratio(student.get("macs_ratio"), "fewer")),
-        (
-            "memory of a training step",
-            ui.mebibytes(student["train_memory_bytes"]),
-            ui.ratio(student.get("memory_ratio")),
-        ),
+        ("memory of a training step", ui.mebibytes(memory), ui.ratio(student.get("memory_ratio"))),
         None if agreement is None else ("agrees with the teacher", percent(agreement), "same class on test images"),
     )
 
@@ -259,9 +255,8 @@ def importance(page: ui.Page, run: RunData) -> Iterator[str]:
 def front(page: ui.Page, run: RunData) -> Iterator[str]:
     rows = run.table("front")
     said = "Families that no other beats in all objectives."
-    said += (
-        " The error is what the optimizer expects by all its trials." if any(row["expected"] for row in rows) else ""
-    )
+    if any(row["expected"] for row in rows):
+        said += " The error is what the optimizer expects by all its trials."
     said += f" Latency: {run.answer['latency_of']}." if run.answer.get("latency_of") else ""
     yield ui.lead(said)
     views = ((UNITS[name][0].split(",")[0], f"front_{name}") for name in objectives_of(rows)[1:])
@@ -305,12 +300,11 @@ def _agreement(run: RunData) -> str:
 
 @ui.section("confusion", "Confusion", "Confusion matrix", needs="confusion")
 def confusion(page: ui.Page, run: RunData) -> Iterator[str]:
-    rows, names = run.table("confusion"), file_names(run, "confusion")
+    rows, names = run.table("confusion"), file_names(run, "confusion", "confusion_student")
     several, method = len(names) > 1, run.answer.get("best", rows[0]["method"])
     said = "Counts on the test images; the colour is the share of the true class that is taken for another."
     yield ui.lead(said + ("" if run.kind == "search" else " All seeds together."))
-    files = {label: name.replace("confusion", "confusion_student", 1) for label, name in names.items()}
-    views = [(label if several else "student", name) for label, name in files.items()]
+    views = [(label if several else "student", name) for label, name in names.items()]
     chart = page.chart(*views, ("teacher", "confusion_teacher"))
     wrong = [r for r in rows if r["method"] == method and r["who"] == "student" and r["true"] != r["predicted"]]
     if not wrong:
@@ -349,11 +343,9 @@ def reproduce(page: ui.Page, run: RunData) -> Iterator[str]:
         if content:
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=title != "The incumbent family")
             yield ui.folded(title, f"<pre>{ui.escape(text)}</pre>")
-    jobs = [row for row in run.table("failures") if "seed" in row]
-    if jobs:
-        yield ui.heading("Failed jobs") + ui.table(
-            jobs, {"method": "method", "seed": "seed", "error": "message"}, words=3
-        )
+    if jobs := [row for row in run.table("failures") if "seed" in row]:
+        columns: ui.Columns = {"method": "method", "seed": "seed", "error": "message"}
+        yield ui.heading("Failed jobs") + ui.table(jobs, columns, words=3)
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
