@@ -48,11 +48,9 @@ def write_study_report(result: StudyResult, out: Path) -> list[Path]:
     folder.table("summary", list(rows[0]), [list(row.values()) for row in rows])
     tables = study_tables(found)
     folder.text("tables.tex", "\n".join(latex_table(table.columns, table.rows, table.caption) for table in tables))
-    about: dict[str, Any] = {
-        "answer": {"reference": found.reference, "unit": found.unit},
-        "methods": [m.label for m in found.methods],
-    }
-    add_figures(folder, RunData("study", folder.path, "finished", tables=result_tables(result, found), **about))
+    about: dict[str, Any] = {"answer": {"reference": found.reference, "unit": found.unit}}
+    about |= {"methods": [method.label for method in found.methods], "tables": result_tables(result, found)}
+    add_figures(folder, RunData("study", folder.path, "finished", **about))
     lines = [f"# {found.title}", "", found.question]
     for table in tables:
         lines += ["", markdown_table(table.columns, table.rows), table.caption]

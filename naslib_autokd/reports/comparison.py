@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-from statistics import mean
 
 from rich.console import Console
 
@@ -36,8 +35,7 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
     columns = ["method", "seed", "test_accuracy", "mean_test_accuracy", "teacher_agreement", "n_params", "macs"]
     columns += ["train_memory_bytes", "search_cpu_s", "student_epochs", "n_students"]
     columns += ["training_seconds", "final_training_seconds"]
-    rows = [{**vars(job), "mean_test_accuracy": mean(job.test_accuracies)} for job in comparison.jobs]
-    tables_csv(Path(path), columns, [[row[column] for column in columns] for row in rows])
+    tables_csv(Path(path), columns, [[getattr(job, column) for column in columns] for job in comparison.jobs])
 
 
 def anytime_figure(run: RunData, path: str | Path) -> None:
@@ -69,15 +67,14 @@ class LiveComparison(Live):
         self._fractions = {f"{method.label}, seed {seed}": 0.0 for method in methods for seed in seeds}
 
     def update(self, message: JobProgress) -> None:
-        name = message.method if message.seed is None else f"{message.method}, seed {message.seed}"
         if message.seed is None:
-            self.say(f"{name}: {message.text}")
+            self.say(f"{message.method}: {message.text}")
             return
-        self._fractions[name] = message.fraction
+        name = f"{message.method}, seed {message.seed}"
+        self._fractions[name], text = message.fraction, f"{name}: {message.text}"
         fractions = self._fractions.values()
-        jobs = f"{sum(fraction >= 1 for fraction in fractions)}/{len(fractions)}"
         if message.fraction >= 1:
-            self.say(f"[{jobs}] {name}: {message.text}")
-        self.show(
-            sum(fractions) / len(fractions), f"{name}: {message.text}" if message.fraction < 1 else f"{jobs} jobs"
-        )
+            jobs = f"{sum(fraction >= 1 for fraction in fractions)}/{len(fractions)}"
+            self.say(f"[{jobs}] {text}")
+            text = f"{jobs} jobs"
+        self.show(sum(fractions) / len(fractions), text)

@@ -92,7 +92,7 @@ def what_it_shows(comparison: Comparison) -> list[str]:
     """Of a comparison of search methods on a task."""
     lines, first = [], comparison.rows[0].label
     compared = [(row.label, row.difference, row.p_holm) for row in comparison.rows[1:] if row.difference is not None]
-    ahead = set()
+    ahead = set[str]()
     for label, found, p_holm in compared:
         interval = found.difference
         shown = f"{interval.n} paired seeds" + ("" if found.p_value is None else f", p = {found.p_value:.2g}")
@@ -111,8 +111,9 @@ def what_it_shows(comparison: Comparison) -> list[str]:
         else:
             ahead |= {label} if interval.low > 0 else set()
             lines.append(f"{first} is {side} {label}: the interval lies {place} 0 ({shown}).")
-    cheap = [row.label for row in comparison.rows[1:] if row.label in _without_a_model(comparison)]
-    if matched := [label for label in cheap if label not in ahead]:
+    # no search has to be worth more than methods without a model: random draws of families, and the default one
+    draws = {job.method for job in comparison.jobs if job.details.get("optimizer") in ("random_search", "default")}
+    if matched := [row.label for row in comparison.rows[1:] if row.label in draws - ahead]:
         lines.append(f"So nothing here shows that {first} pays: it is not ahead of {' nor of '.join(matched)}.")
     searched = {job.method for job in comparison.jobs if job.details.get("optimizer") == "random_search"}
     if not searched and max((row.n_students for row in comparison.rows), default=0) < 60:
@@ -131,23 +132,14 @@ def what_it_shows(comparison: Comparison) -> list[str]:
     return lines + [f"{j.method} seed {j.seed} collapsed: {j.details.get('message')}." for j in collapsed]
 
 
-def _without_a_model(comparison: Comparison) -> set[str]:
-    """Methods that no search has to be worth more than: random draws of families, and the default one."""
-    draws = ("random_search", "default")
-    return {job.method for job in comparison.jobs if job.details.get("optimizer") in draws}
-
-
 # ---- studies -------------------------------------------------------------------------------------------------------
 
 
 def conclusions(found: StudySummary) -> list[str]:
     """Of a study of optimizers on a benchmark."""
     compared = [method for method in found.methods if method.test is not None]
-    lines = [
-        *_verdicts(found.reference, compared),
-        *_within_noise(found),
-        *_savings(found.reference, compared, found.unit),
-    ]
+    lines = [*_verdicts(found.reference, compared), *_within_noise(found)]
+    lines += _savings(found.reference, compared, found.unit)
     smallest = min((method.test.n for method in compared if method.test), default=0)
     if compared and smallest > 1 and len(compared) * 2.0 ** (1 - smallest) > LEVEL:
         enough = math.ceil(1 + math.log2(len(compared) / LEVEL))
@@ -233,12 +225,8 @@ def _savings(reference: str, compared: Sequence[MethodSummary], unit: str) -> li
     reaches = f"{reference} reaches the mean regret that these end with in so many times fewer {unit}:"
     less = f"It is not clear that {reference} needs fewer {unit} than these (interval with 1, or none):"
     never = f"{reference} does not reach the mean regret that these end with, so its speed-up has only a bound:"
-    return [
-        *said(reaches, clear),
-        *said(less, unclear),
-        *said(f"{reference} needs more {unit} than these (ratio below 1):", slower),
-        *said(never, unreached),
-    ]
+    more = f"{reference} needs more {unit} than these (ratio below 1):"
+    return [*said(reaches, clear), *said(less, unclear), *said(more, slower), *said(never, unreached)]
 
 
 def _friedman_sentence(found: StudySummary, test: FriedmanTest) -> list[str]:

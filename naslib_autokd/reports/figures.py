@@ -86,8 +86,7 @@ def write_figures(
             raise ValueError(f"formats must be of {', '.join(FORMATS)}, got {name!r}{did_you_mean(name, FORMATS)}")
     folder = FigureFolder(Path(out_dir), tuple(formats), WIDTHS[width])
     add_figures(folder, run)
-    if run.table("hypervolume"):
-        folder.rows("hypervolume", run.table("hypervolume"))
+    folder.rows("hypervolume", run.table("hypervolume"))
     return folder.files
 
 

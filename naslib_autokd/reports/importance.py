@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.reports.paper import FigureFolder
+from naslib_autokd.reports.results.run import table
 from naslib_autokd.reports.tables import markdown_table
 from naslib_autokd.runners.importance import BEST_SHARE, ImportanceReport, SobolIndices
 
@@ -85,19 +86,18 @@ def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
     titles = {"overall": "over the space"}
     panels = [(titles.get(which, best), _chart_rows(i, order)) for which, i in decompositions.items()]
     folder.chart("importance", decomposition(panels))
-    shown = sorted(found.curves, key=lambda curve: -curve.range)[:MOST_PANELS]
-    if shown:
-        curves = [{**row, "log": curve.log} for curve in shown for row in curve.rows()]
-        folder.chart("partial_dependence", dependence(curves, {curve.name: curve.name for curve in shown}))
+    if most := sorted(found.curves, key=lambda curve: -curve.range)[:MOST_PANELS]:
+        curves = [{**row, "log": curve.log} for curve in most for row in curve.rows()]
+        folder.chart("partial_dependence", dependence(curves, {curve.name: curve.name for curve in most}))
 
     shares = {"alone (%)": found.overall.first, "with interactions (%)": found.overall.total}
     shares |= {} if found.best is None else {f"for the {best} (%)": found.best.total}
     # estimates a little below 0 are 0
-    table = [[found.overall.names[i], *(f"{100 * max(own[i], 0.0):.1f}" for own in shares.values())] for i in order]
+    shown = [[found.overall.names[i], *(f"{100 * max(own[i], 0.0):.1f}" for own in shares.values())] for i in order]
     lines = [
         f"# What matters in {found.benchmark}",
         "",
-        markdown_table(["input", *shares], table),
+        markdown_table(["input", *shares], shown),
         "Sobol indices: shares of the variance of the true validation error. Hyperparameters that the space's "
         "forbidden clauses tie together are one input; one that has an effect only under a condition is drawn always "
         "and does nothing where it is inactive.",
@@ -110,7 +110,5 @@ def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
 def _chart_rows(found: SobolIndices, order: Sequence[int]) -> list[dict[str, Any]]:
     """In the order of all panels; estimates a little below 0 are 0, and nothing alone exceeds its total."""
     first = np.minimum(found.first, found.total)
-    columns = np.column_stack([first, found.total, found.total_interval]).clip(0).tolist()
-    return [
-        dict(zip(("label", "first", "total", "low", "high"), (found.names[i], *columns[i]), strict=True)) for i in order
-    ]
+    shares = np.column_stack([first, found.total, found.total_interval]).clip(0).tolist()
+    return table("label first total low high", ((found.names[i], *shares[i]) for i in order))

@@ -58,9 +58,10 @@ class FigureFolder:
             self._write(f"{name}.{suffix}", picture(spec, suffix))
 
     def rows(self, name: str, rows: Sequence[Row]) -> None:
-        """``name.csv`` with all columns of the rows."""
+        """``name.csv`` with all columns of the rows; nothing without rows."""
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        self.table(name, columns, [[row.get(column) for column in columns] for row in rows])
+        if rows:
+            self.table(name, columns, [[row.get(column) for column in columns] for row in rows])
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """``name.csv``."""

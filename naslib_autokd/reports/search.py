@@ -29,22 +29,18 @@ class LiveSearch(Live):
     def __init__(self, console: Console | None = None, budget: Mapping[str, Any] | None = None) -> None:
         super().__init__("search", console)
         names = {"n_trials": "trials", "student_epochs": "student-epochs", "training_seconds": "s of training"}
-        names["wall_s"] = "s"
-        limits = [f"{budget[name]:g} {word}" for name, word in names.items() if budget and budget.get(name)]
-        self._of = f" (at most {' or '.join(limits)})" if limits else ""
-        if len(limits) == 1 and limits[0].endswith(" trials"):
-            self._of = f" of {limits[0].removesuffix(' trials')}"
+        words = {**names, "wall_s": "s"}
+        limits = {name: f"{budget[name]:g} {word}" for name, word in words.items() if budget and budget.get(name)}
+        self._of = f" (at most {' or '.join(limits.values())})" if limits else ""
+        if budget and list(limits) == ["n_trials"]:
+            self._of = f" of {budget['n_trials']:g}"
 
     def update(self, state: SearchProgress) -> None:
         """Show where the search stands, after a trial."""
         best = "none yet" if state.best_val_accuracy is None else f"{100 * state.best_val_accuracy:.1f}%"
         text = f"trial {state.n_trials}{self._of}, best validation {best}"
-        if state.n_in_flight:
-            text += f", {state.n_in_flight} running"
-        if state.n_failures:
-            text += f", {state.n_failures} failed"
-        if state.n_refused:
-            text += f", {state.n_refused} refused"
+        counts = {"running": state.n_in_flight, "failed": state.n_failures, "refused": state.n_refused}
+        text += "".join(f", {n} {what}" for what, n in counts.items() if n)
         left = state.elapsed_s * (1 - state.fraction) / state.fraction if state.fraction else None
         self.show(state.fraction, text, left)
 
@@ -59,12 +55,8 @@ def answer_lines(run: RunData) -> list[str]:
         return f"test accuracy {percent(of['test_accuracy'])}, {n_parameters(of['n_params'])} parameters, {macs}"
 
     agrees = f"agrees with the teacher on {percent(student['test_agreement'])}"
-    return [
-        f"kept by validation: {about(student)}, {agrees}",
-        f"teacher: {about(teacher)}",
-        *run.conclusions,
-        *budget_agreement(run.table("budget_agreement")),
-    ]
+    lines = [f"kept by validation: {about(student)}, {agrees}", f"teacher: {about(teacher)}"]
+    return [*lines, *run.conclusions, *budget_agreement(run.table("budget_agreement"))]
 
 
 def write_front(run: RunData, front: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
@@ -77,12 +69,10 @@ def write_front(run: RunData, front: Sequence[Mapping[str, Any]], out: Path) -> 
     from naslib_autokd.reports.paper import FigureFolder
 
     folder = FigureFolder(out)
-    families = [
-        {"family": f["candidate_digest"], **f["objectives"], "candidate": json.dumps(f["candidate"])} for f in front
-    ]
-    folder.rows("front", families)
-    if hypervolume := run.table("hypervolume"):
-        folder.rows("hypervolume", hypervolume)
+    columns = ["family", *(front[0]["objectives"] if front else ()), "candidate"]
+    lines = [(own["candidate_digest"], *own["objectives"].values(), json.dumps(own["candidate"])) for own in front]
+    folder.table("front", columns, lines)
+    folder.rows("hypervolume", run.table("hypervolume"))
     for name, figure in front_figures(run):
         folder.chart(name, figure.chart)
     return folder.files

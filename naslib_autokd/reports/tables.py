@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from naslib_autokd.escaping import csv_cell
 from naslib_autokd.reports.terminal import n_parameters, say
 from naslib_autokd.runners.comparison import Comparison
-from naslib_autokd.runners.study_summary import MethodSummary, StudySummary
+from naslib_autokd.runners.study_summary import StudySummary
 
 UNITS = {
     "error": ("validation error (%)", 100.0),
@@ -45,12 +45,18 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "not known" if value is None else f"{100 * value:.{digits}f}%"
 
 
+def _points(fraction: float, form: str = ".2f") -> str:
+    """A fraction as percentage points."""
+    if math.isnan(fraction):
+        return "-"
+    text = f"{100 * fraction:{form}}"
+    return text.replace("-0.00", "0.00") if float(text) == 0 else text
+
+
 def interval(low: float | None, high: float | None, digits: int = 1, signed: bool = False) -> str:
     """``[90.2, 92.3]`` in percent; empty without ends."""
-    if low is None or high is None:
-        return ""
-    sign = "+" if signed else ""
-    return f"[{100 * low:{sign}.{digits}f}, {100 * high:{sign}.{digits}f}]"
+    form = f"{'+' * signed}.{digits}f"
+    return "" if low is None or high is None else f"[{_points(low, form)}, {_points(high, form)}]"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
@@ -111,8 +117,10 @@ class Shown(NamedTuple):
     """Columns of words before those of numbers."""
 
     @classmethod
-    def of(cls, methods: Sequence[Any], columns: Mapping[str, Callable[[Any], str]], caption: str, title: str) -> Shown:
-        return cls(list(columns), [[cell(method) for cell in columns.values()] for method in methods], caption, title)
+    def of(cls, rows: Sequence[Mapping[str, str]], caption: str, title: str) -> Shown:
+        """Of rows by column; the first row has all columns."""
+        columns = list(rows[0])
+        return cls(columns, [[row.get(column, "") for column in columns] for row in rows], caption, title)
 
 
 def print_shown(shown: Shown, console: Console) -> None:
@@ -159,32 +167,32 @@ def front_table(front: Sequence[Mapping[str, Any]], latency_of: str = "") -> Sho
     )
 
 
-SEARCH_COSTS = ("epochs", "model s", "CPU s", "trained")
-
-
 def comparison_table(comparison: Comparison) -> Shown:
     """The methods of a comparison, and the teacher once it is known."""
     first, n = comparison.rows[0].label if comparison.rows else "", len(comparison.seeds)
     several = any(len(job.test_accuracies) > 1 for job in comparison.jobs)
 
-    def costs(of: Mapping[str, Any]) -> list[str]:
-        return [n_parameters(of["n_params"]), f"{of['macs'] / 1e6:.2f}", f"{of['train_memory_bytes'] / 2**20:.1f}"]
+    def costs(of: Mapping[str, Any]) -> dict[str, str]:
+        macs, memory = f"{of['macs'] / 1e6:.2f}", f"{of['train_memory_bytes'] / 2**20:.1f}"
+        return {"params": n_parameters(of["n_params"]), "MMACs": macs, "train MiB": memory}
 
-    names = ["kept student", *["mean student"] * several, f"{first} minus it"]
+    def seconds(value: float | None) -> str:
+        return "" if value is None else f"{value:.3g}"
+
     rows = []
     for row in comparison.rows:
-        means = [row.test_accuracy.percent(), *[row.mean_test_accuracy.percent()] * several]
-        means.append("" if row.difference is None else row.difference.difference.percent())
-        spent = [f"{row.student_epochs:.0f}", _seconds(row.training_seconds), f"{row.search_cpu_s:.0f}"]
-        spent = [*spent, f"{row.n_students:.0f}"] if row.n_students else [""] * 4
-        agrees, final = f"{100 * row.teacher_agreement:.1f}", _seconds(row.final_training_seconds)
-        rows.append([row.label, *means, agrees, *costs(vars(row)), final, *spent])
+        cells = {"method": row.label, "kept student": row.test_accuracy.percent()}
+        cells |= {"mean student": row.mean_test_accuracy.percent()} if several else {}
+        cells[f"{first} minus it"] = "" if row.difference is None else row.difference.difference.percent()
+        cells |= {"agrees": f"{100 * row.teacher_agreement:.1f}", **costs(vars(row))}
+        cells["final s"] = seconds(row.final_training_seconds)
+        spent = f"{row.student_epochs:.0f}", seconds(row.training_seconds), f"{row.search_cpu_s:.0f}"
+        searched = (*spent, f"{row.n_students:.0f}") if row.n_students else [""] * 4
+        rows.append(cells | dict(zip(("epochs", "model s", "CPU s", "trained"), searched, strict=True)))
     if teacher := comparison.teacher:
-        accuracy = [f"{100 * teacher['test_accuracy']:.1f}", *[""] * len(names)]
-        rows.append(["teacher", *accuracy, *costs(teacher), *[""] * 5])
+        rows.append({"method": "teacher", "kept student": f"{100 * teacher['test_accuracy']:.1f}", **costs(teacher)})
     mean_student = "; mean student: mean of a seed's final students (what the differences are made of)"
-    return Shown(
-        ["method", *names, "agrees", "params", "MMACs", "train MiB", "final s", *SEARCH_COSTS],
+    return Shown.of(
         rows,
         "kept student: of each seed the final student with the best validation accuracy, judged once"
         f"{mean_student * several}; agrees: same class as the teacher on test images (%); train MiB: peak live tensors "
@@ -196,63 +204,49 @@ def comparison_table(comparison: Comparison) -> Shown:
     )
 
 
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def _points(fraction: float, form: str = ".2f") -> str:
-    """A fraction as percentage points."""
-    if math.isnan(fraction):
-        return "-"
-    text = f"{100 * fraction:{form}}"
-    return text.replace("-0.00", "0.00") if float(text) == 0 else text
-
-
-def _ends(low: float | None, high: float | None, without: str = "") -> str:
-    return without if low is None or high is None else f" [{_points(low)}, {_points(high)}]"
-
-
-IN_TIME = (
-    "Runs are charged modelled CPU time: a training that takes half as long as the default family's counts half of its "
-    "epochs."
-)
-
-
 def study_tables(found: StudySummary) -> list[Shown]:
     """Of a study: the results, and what is paired with the reference's if anything is."""
-
-    def regret(method: MethodSummary) -> str:
-        one = " [one run]" if method.n - method.n_without == 1 else ""
-        return _points(method.regret) + _ends(method.regret_low, method.regret_high, one)
-
-    results = Shown.of(
-        found.methods,
-        {
-            "method": lambda m: m.label,
-            "n": lambda m: f"{m.n - m.n_without} of {m.n}" if m.n_without else str(m.n),
-            "regret": regret,
-            "median": lambda m: _points(m.median_regret),
-            "rank": lambda m: "-" if m.average_rank is None else f"{m.average_rank:.2f}",
-            "full trainings": lambda m: f"{m.full_trainings:.4g}",
-            "trained": lambda m: f"{m.n_trials:.4g}",
-            "CPU s": lambda m: f"{m.cpu_s:.1f}",
-        },
+    results = []
+    for method in found.methods:
+        n, one = method.n - method.n_without, "[one run]" * (method.n - method.n_without == 1)
+        ends = interval(method.regret_low, method.regret_high, 2) or one
+        results.append(
+            {
+                "method": method.label,
+                "n": f"{n} of {method.n}" if method.n_without else str(n),
+                "regret": f"{_points(method.regret)} {ends}".rstrip(),
+                "median": _points(method.median_regret),
+                "rank": "-" if method.average_rank is None else f"{method.average_rank:.2f}",
+                "full trainings": f"{method.full_trainings:.4g}",
+                "trained": f"{method.n_trials:.4g}",
+                "CPU s": f"{method.cpu_s:.1f}",
+            }
+        )
+    paired = []
+    for method in found.methods:
+        if (test := method.test) is not None and method.p_holm is not None:
+            ratios = [ratio.text() if ratio else "-" for ratio in (method.speed_up_epochs, method.speed_up_trials)]
+            shift = f"{_points(test.shift, '+.2f')} {interval(test.low, test.high, 2)}".rstrip()
+            cells = {"method": method.label, f"minus {found.reference}": shift}
+            cells["it is better"] = f"{round(test.share_better * test.n)} of {test.n}"
+            cells["p (Holm)"] = f"{method.p_holm:.2g}"
+            paired.append(cells | {f"in {found.unit}": ratios[0], "in trainings": ratios[1]})
+    in_time = (
+        " Runs are charged modelled CPU time: a training that takes half as long as the default family's counts half "
+    )
+    in_time += "of its epochs."
+    shown = Shown.of(
+        results,
         f"{found.title}. Benchmark {found.benchmark}: regret of the chosen family in percentage points of test error "
         f"above {100 * found.best_test_error:.2f}%, the lowest known; mean over n runs with a 95% bootstrap interval, "
         "median, average rank; what a run spends in full trainings; how many trainings of any length it makes of them; "
-        "CPU seconds of the optimizer itself.",
+        f"CPU seconds of the optimizer itself.{in_time * (found.unit != 'student-epochs')}",
         f"{found.title}: {found.question}".rstrip(": "),
     )
-    paired = Shown.of(
-        [method for method in found.methods if method.test is not None and method.p_holm is not None],
-        {
-            "method": lambda m: m.label,
-            f"minus {found.reference}": lambda m: _points(m.test.shift, "+.2f") + _ends(m.test.low, m.test.high),
-            "it is better": lambda m: f"{round(m.test.share_better * m.test.n)} of {m.test.n}",
-            "p (Holm)": lambda m: f"{m.p_holm:.2g}",
-            f"in {found.unit}": lambda m: "-" if m.speed_up_epochs is None else m.speed_up_epochs.text(),
-            "in trainings": lambda m: "-" if m.speed_up_trials is None else m.speed_up_trials.text(),
-        },
+    if not paired:
+        return [shown]
+    against = Shown.of(
+        paired,
         f"{found.title}: each method's final regret minus that of {found.reference} on the same seeds (Hodges and "
         "Lehmann's shift in percentage points, 95% interval; positive is worse), in how many pairs it is better, "
         f"Wilcoxon's signed-rank test after Holm's correction, and how many times less {found.reference} needs to "
@@ -260,6 +254,4 @@ def study_tables(found: StudySummary) -> list[Shown]:
         "reach it).",
         f"Against {found.reference}",
     )
-    if found.unit != "student-epochs":
-        results = results._replace(caption=f"{results.caption} {IN_TIME}")
-    return [results, *([paired] if paired.rows else [])]
+    return [shown, against]

@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import altair as alt
 import numpy as np
@@ -42,7 +42,7 @@ class Group:
     """What to say of each single result."""
 
 
-def finite(value: Any) -> bool:
+def finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
@@ -130,9 +130,9 @@ def strips(
             first, median, third = np.maximum(np.quantile(own, (0.25, 0.5, 0.75)), floor).tolist()
             boxes.append({"x": first, "x2": third, "median": median, "at": middle - 0.2, "to": middle + 0.2})
         if finite(group.mean):
-            known = {"x": group.mean, "low": group.low, "high": group.high}
-            shown = known if all(map(finite, known.values())) else {"x": group.mean}
-            means.append({**about, "at": middle, **{name: factor * value for name, value in shown.items()}})
+            means.append({**about, "x": factor * group.mean, "at": middle})
+            if finite(group.low) and finite(group.high):
+                means[-1] |= {"low": factor * group.low, "high": factor * group.high}
     x = logarithmic("x", title, [max(v, floor) for v in values]) if log else axis_of("x", title)
     if limits is not None:
         x["scale"] = alt.Scale(domain=list(limits))
@@ -189,17 +189,17 @@ def critical_difference(ranks: Sequence[tuple[str, float, int]], difference: flo
     top = 1 + 0.25 * len(sets) + 0.1
     chart = _Rows(top + len(ordered), [place for _, _, place in ordered])
     axis = number("x", "average rank (1 is the best)", domain=[1, k], nice=False)
-    x = {"x": {**axis, "axis": alt.Axis(orient="bottom", tickMinStep=1)}}
+    x = {**axis, "axis": alt.Axis(orient="bottom", tickMinStep=1)}
     ruler = {"x": 1, "x2": min(1 + difference, k), "at": MIDDLE}
     same = [{"x": places[a], "x2": places[b], "at": 1.1 + 0.25 * i} for i, (a, b) in enumerate(sets)]
-    chart.add("rule", [ruler], {"style": "mean", "color": "@text"}, **x, x2=alt.X2("x2"))
-    chart.add("rule", same, {"strokeWidth": 4, "color": "@soft"}, **x, x2=alt.X2("x2"))
+    chart.add("rule", [ruler], {"style": "mean", "color": "@text"}, x=x, x2=alt.X2("x2"))
+    chart.add("rule", same, {"strokeWidth": 4, "color": "@soft"}, x=x, x2=alt.X2("x2"))
     rows = [
-        {"x": rank, "at": top + index + MIDDLE, "label": label, "place": place}
-        for index, (label, rank, place) in enumerate(ordered)
+        {"x": rank, "at": top + i + MIDDLE, "label": label, "place": place}
+        for i, (label, rank, place) in enumerate(ordered)
     ]
     said = tips("label:N", ("x:Q", ".2f", "average rank"))
-    chart.add("point", data(rows), "big", **x, color=chart.colour, tooltip=said)
+    chart.add("point", rows, "big", x=x, color=chart.colour, tooltip=said)
     chart.label([f"critical difference {difference:.2f}" + ("; grey bars: not told apart" if sets else "")])
     chart.label([f"{label} ({rank:.2f})" for label, rank, _ in ordered], first=top)
     return chart.chart(0.9)

@@ -51,7 +51,7 @@ def page(runs: Sequence[RunData]) -> str:
     many = len(runs) > 1
     body = [_overview(builder, runs)] if many else []
     body += [_article(builder, run, f"run{index}-" if many else "") for index, run in enumerate(runs)]
-    links = [(section.name, section.link) for section in SECTIONS[runs[0].kind]]
+    links = [(section.name, section.link) for section in KINDS[runs[0].kind][1]]
     links = [(f"run{index}-top", run.name) for index, run in enumerate(runs)] if many else links
     title = runs[0].name if not many else f"{len(runs)} runs"
     navigation = "".join(f'<a href="#{escape(name)}">{escape(text)}</a>' for name, text in links)
@@ -83,38 +83,26 @@ def page(runs: Sequence[RunData]) -> str:
     )
 
 
-NAMES = {
-    "search": "search",
-    "comparison": "comparison of search methods",
-    "study": "study of search methods on a benchmark",
-    "baselines": "students and distillation losses",
+KINDS = {
+    "search": ("search", search.SECTIONS),
+    "comparison": ("comparison of search methods", comparison.SECTIONS),
+    "study": ("study of search methods on a benchmark", comparison.OF_A_STUDY),
+    "baselines": ("students and distillation losses", comparison.OF_BASELINES),
 }
-
-
-SHARED = (search.settings, search.importance, search.front, search.calibration, search.confusion)
-FIRST = (comparison.answer, comparison.anytime, search.trials, comparison.family)
-BASELINES = (comparison.baselines_answer, comparison.baselines_found, search.calibration, search.confusion)
-STUDY = (comparison.study_answer, comparison.study_anytime, comparison.study_finals, comparison.statistics)
-SECTIONS = {
-    "search": (search.answer, search.anytime, search.trials, search.family, *SHARED, search.reproduce),
-    "comparison": (*FIRST, *SHARED, comparison.statistics, search.reproduce),
-    "baselines": (*BASELINES, comparison.baselines_statistics, search.reproduce),
-    "study": (*STUDY, search.reproduce),
-}
-"""Of each kind of run, in the order of the page."""
+"""What a run is called, and the sections of its page in their order."""
 
 
 def _article(builder: Page, run: RunData, prefix: str) -> str:
     """All sections of a run."""
-    task = run.task.get("name")
-    what = NAMES[run.kind] + (f" on {task}" if task else "")
+    what, sections = KINDS[run.kind]
+    what += f" on {run.task['name']}" if run.task.get("name") else ""
     if run.kind == "search":
         what += f" with {run.methods[0]}, seed {run.settings.get('seed')}"
     head = f'<h1 id="{prefix}top">{escape(run.name)}</h1><p class="subtitle">{escape(what[0].upper() + what[1:])}</p>'
     if run.problem:
         head += f'<p class="problem" role="alert">{escape(run.problem)}</p>'
     builder.figures = run_charts(run)
-    return f"<article>{head}{''.join(section.html(builder, run, prefix) for section in SECTIONS[run.kind])}</article>"
+    return f"<article>{head}{''.join(section.html(builder, run, prefix) for section in sections)}</article>"
 
 
 def _overview(builder: Page, runs: Sequence[RunData]) -> str:

@@ -177,3 +177,10 @@ def study_finals(page: ui.Page, run: RunData) -> Iterator[str]:
         return
     yield ui.lead("A point is a run.")
     yield page.chart("final_regret") + page.table("runs", RUN, run.table("finals"), ("regret, points", False))
+
+
+OF_BASELINES = (
+    *(baselines_answer, baselines_found, search.calibration, search.confusion, baselines_statistics, search.reproduce),
+)
+OF_A_STUDY = (study_answer, study_anytime, study_finals, statistics, search.reproduce)
+SECTIONS = (answer, anytime, search.trials, family, *search.OF_TRIALS, statistics, search.reproduce)

@@ -351,3 +351,7 @@ def reproduce(page: ui.Page, run: RunData) -> Iterator[str]:
 def _facts(facts: Mapping[str, Any]) -> str:
     pairs = (f"<dt>{ui.escape(str(name))}</dt><dd>{ui.escape(str(value))}</dd>" for name, value in facts.items())
     return f"<dl>{''.join(pairs)}</dl>"
+
+
+OF_TRIALS = (settings, importance, front, calibration, confusion)
+SECTIONS = (answer, anytime, trials, family, *OF_TRIALS, reproduce)
