@@ -91,6 +91,18 @@ def test_test_images_among_the_unlabelled_ones_are_found(photos, tmp_path):
     assert found["duplicates"]["in_two_classes"] == []
 
 
+def test_an_unlabelled_folder_beside_the_labelled_one_is_named_relatively(photos, tmp_path, monkeypatch):
+    (tmp_path / "more").mkdir()
+    noise(99).save(tmp_path / "more" / "y.png")
+    monkeypatch.chdir(tmp_path)
+    found = check_folder(get_task("imagefolder", data_dir=photos.name, image_size=16, unlabelled_dir="more"))
+    assert (found["n_unlabelled"], found["unreadable"], found["problem"]) == (1, [], None)
+    wanted = get_task("imagefolder", data_dir=photos.name, image_size=16, unlabelled_dir="more", n_unlabelled=2)
+    with pytest.raises(TaskError, match="has 1 pictures that the task has not already; the task wants 2") as error:
+        load_data(wanted)
+    assert check_folder(wanted)["problem"] == str(error.value)
+
+
 def test_uneven_and_small_classes_are_told(photos):
     for number in range(100, 160):
         noise(number).save(photos / "train" / "bay" / f"{number}.png")

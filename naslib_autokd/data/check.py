@@ -17,7 +17,7 @@ from naslib_autokd.data.decoding import Look, look_at, seconds_a_picture
 from naslib_autokd.data.folders import TOLD, ImageFiles, decided, layout_of, split_files
 from naslib_autokd.data.layout import BY_TOOLS, Layout, counted, pictures_below, some
 from naslib_autokd.data.load import resolve
-from naslib_autokd.data.unlabelled import others
+from naslib_autokd.data.unlabelled import others, too_few
 from naslib_autokd.files import cache_folder
 from naslib_autokd.tasks import Task, TaskError
 
@@ -90,6 +90,8 @@ def check_folder(task: Task, report: Callable[[str], None] = lambda line: None) 
         )
     elif untaught := [name for name, of in counts.items() if not of[0] and not task.n_teacher]:
         problem = f"no training image of class {some(untaught)} is left; add images or remove the class"
+    elif task.unlabelled_dir is not None:
+        problem = too_few(task, len(pictures) - n_labelled)
     return {
         "folder": str(layout.root),
         "n_classes": len(layout.classes),
@@ -124,12 +126,16 @@ def _look(root: Path, names: list[str], report: Callable[[str], None]) -> dict[s
 
 
 def _unlabelled(task: Task, layout: Layout, pictures: list[tuple[str, str, int]]) -> list[str]:
-    """Files of ``unlabelled_dir``, but for those that have labels, and copies of them."""
+    """Absolute paths of the files of ``unlabelled_dir``, but for those that have labels, and copies of them.
+
+    Raises:
+        TaskError: If the folder is not there.
+    """
     if task.unlabelled_dir is None:
         return []
     root = Path(task.unlabelled_dir).expanduser()
     names = others(root, pictures_below(root)[0], [layout.root / picture[1] for picture in pictures])
-    return [str(root / name) for name in names]
+    return [os.path.abspath(root / name) for name in names]
 
 
 def _estimate(task: Task, paths: list[Path], n: int) -> dict[str, Any]:

@@ -45,15 +45,23 @@ def read_unlabelled(task: Task, loaded: Loaded) -> Unlabelled:
         lines = [*lines, f"{left_out} of {len(found)} pictures are images of the task already, and are left out"]
     for line in lines:
         log.warning("%s: %s", root, line)
-    if not names or len(names) < task.n_unlabelled:
-        wanted = f"the task wants {task.n_unlabelled}" if task.n_unlabelled else "put some there"
-        raise TaskError(f"unlabelled_dir {root} has {len(names)} pictures that the task has not already; {wanted}")
+    if problem := too_few(task, len(names)):
+        raise TaskError(problem)
     order = split_rng(task, "order unlabelled").permutation(len(names))[: task.n_unlabelled or None]
     chosen = [names[index] for index in order]
     decoded = stored_images(
         [root / name for name in chosen], task.image_size, task.in_channels, skip_unreadable=task.skip_unreadable
     )
     return Unlabelled(decoded.images, tuple(chosen[index] for index in decoded.kept), decoded.skipped)
+
+
+def too_few(task: Task, n: int) -> str | None:
+    """What is wrong with ``n`` unlabelled pictures, if they are fewer than the task needs."""
+    if n and n >= task.n_unlabelled:
+        return None
+    wanted = f"the task wants {task.n_unlabelled}" if task.n_unlabelled else "put some there"
+    root = Path(str(task.unlabelled_dir)).expanduser()
+    return f"unlabelled_dir {root} has {n} pictures that the task has not already; {wanted}"
 
 
 def others(root: Path, names: Sequence[str], files: Sequence[Path]) -> list[str]:
