@@ -48,6 +48,9 @@ _OLD_REFUSALS = ("LimitError:", "ParameterBudgetError:")
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 
+GIVEN = " (given in Python)"
+"""Ends the name of a teacher that is an object, in ``run.yaml``: no command can ask for it."""
+
 TIMING_FIELDS = ("sample_s", "build_s", "train_s", "evaluate_s")
 
 

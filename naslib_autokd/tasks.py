@@ -202,7 +202,11 @@ class Task:
             TaskError: If it is not given or not there; ``content`` says what should be in it.
         """
         if self.data_dir is None:
-            raise TaskError(f"task {self.name!r} needs data_dir (--data-dir): the folder with {content}")
+            from_python = "; images that came from Python (data_from_dataset) are read there alone"
+            raise TaskError(
+                f"task {self.name!r} needs data_dir (--data-dir): the folder with {content}"
+                f"{from_python if self.dataset == 'imagefolder' else ''}"
+            )
         root = Path(self.data_dir).expanduser()
         if not root.is_dir() and not self.download:
             raise TaskError(f"data_dir {root} does not exist; it should be a folder with {content}")

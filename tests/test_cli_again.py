@@ -16,6 +16,7 @@ from naslib_autokd.cli import build_parser, main
 from naslib_autokd.commands._again import LIMIT_OPTIONS, command_of, comparison_code
 from naslib_autokd.distillation.runtime import Runtime
 from naslib_autokd.evaluators.student_limits import StudentLimits
+from naslib_autokd.records import GIVEN
 from naslib_autokd.runners import comparison
 from naslib_autokd.runners.comparison import AUTOKD_VS_DARTS
 from naslib_autokd.runners.run_folder import RUN, TASK, TRAININGS
@@ -96,6 +97,10 @@ def test_what_no_command_can_ask_for_has_none(tmp_path: Path) -> None:
     content["space"]["search_kd"] = False
     (folder / RUN).write_text(yaml.safe_dump(content))
     assert command_of(folder) == ""
+    given = {"evaluation": {"objective": "kd", "teacher": f"Net{GIVEN}"}}
+    assert command_of(folder_of(tmp_path / "c", get_task("digits"), **given)) == ""
+    images = folder_of(tmp_path / "d", get_task("imagefolder", name="from Python", n_classes=3))
+    assert command_of(images) == ""
     assert command_of(tmp_path) == ""
 
 

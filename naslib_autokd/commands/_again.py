@@ -13,6 +13,7 @@ from naslib_autokd.commands import _config
 from naslib_autokd.commands._parser import leaves
 from naslib_autokd.commands._types import name_of, settings_of
 from naslib_autokd.evaluators.student_limits import StudentLimits
+from naslib_autokd.records import GIVEN
 from naslib_autokd.runners.run_folder import (
     BUDGETS,
     FINALS,
@@ -167,7 +168,10 @@ def _values(folder: Path, settings: Mapping[str, Any], task: Mapping[str, Any]) 
     evaluation = settings.get("evaluation") or {}
     objectives = settings.get("objectives") or ["error"]
     objective = evaluation.get("objective") or "kd"
-    if not settings.get("start_with_default", True) or not task:
+    teacher = evaluation.get("teacher")
+    if not settings.get("start_with_default", True) or not task or str(teacher).endswith(GIVEN):
+        return {}
+    if task.get("dataset") == "imagefolder" and task.get("data_dir") is None:  # `data_from_dataset`
         return {}
     try:
         described = described_space(space_of_run(Task.from_dict(dict(task)), str(name), objectives, objective))
@@ -185,7 +189,7 @@ def _values(folder: Path, settings: Mapping[str, Any], task: Mapping[str, Any]) 
         "option": list((settings.get("options") or {}).items()),
         "objectives": ",".join(objectives),
         "objective": objective,
-        "teacher": evaluation.get("teacher"),
+        "teacher": teacher,
         "continue_from_checkpoint": bool(evaluation.get("continue_from_checkpoint")),
         "precision": evaluation.get("precision"),
         "no_cuda_graph": evaluation.get("cuda_graph") is False,

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -368,6 +369,22 @@ def evaluation_options(options: argparse.Namespace) -> dict[str, Any]:
         from naslib_autokd.distillation.training import TrainingSettings
 
         found["settings"] = TrainingSettings(precision=options.precision, cuda_graph=not options.no_cuda_graph)
+    return found
+
+
+def asked_evaluation(options: argparse.Namespace) -> dict[str, Any]:
+    """`KDEvaluator.asked` of the evaluator that `evaluator_from_options` will make."""
+    found: dict[str, Any] = {"objective": options.objective, "teacher": options.teacher}
+    if limits := student_limits(options):
+        found["limits"] = asdict(limits)
+    if asks_for_latency(options):
+        found["runtime"] = asdict(runtime_from_options(options))
+    if options.continue_from_checkpoint:
+        found["continue_from_checkpoint"] = True
+    if options.precision != "float32":
+        found["precision"] = options.precision
+    if options.no_cuda_graph:
+        found["cuda_graph"] = False
     return found
 
 

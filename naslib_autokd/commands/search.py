@@ -6,7 +6,6 @@ import argparse
 import itertools
 import json
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from naslib_autokd.commands import _config
@@ -16,13 +15,12 @@ from naslib_autokd.commands._options import (
     add_runtime_options,
     add_task_options,
     add_worker_options,
-    asks_for_latency,
+    asked_evaluation,
     check_places,
     engine_from_options,
     evaluator_from_options,
     parse_options,
     print_json,
-    runtime_from_options,
     student_limits,
     task_from_options,
     tell_of_images,
@@ -153,7 +151,7 @@ def run(options: argparse.Namespace) -> int:
     }
     names = logger_names(options.loggers) if options.loggers else []
     limits = student_limits(options)
-    with_latency = asks_for_latency(options)
+    evaluation = asked_evaluation(options)
     objectives = check_objectives(options.objectives.split(","))
     optimizer_options = parse_options(options.option)
     # what is wrong is told before the teacher is trained
@@ -162,17 +160,6 @@ def run(options: argparse.Namespace) -> int:
     searched: dict[str, Any] = {"options": optimizer_options, "objectives": objectives}
     make_optimizer(task, options.optimizer, space=space, **searched, **budget)
     tell_of_images(task)
-    evaluation: dict[str, Any] = {"objective": options.objective, "teacher": options.teacher}
-    if limits:
-        evaluation["limits"] = asdict(limits)
-    if with_latency:
-        evaluation["runtime"] = asdict(runtime_from_options(options))
-    if options.continue_from_checkpoint:
-        evaluation["continue_from_checkpoint"] = True
-    if options.precision != "float32":
-        evaluation["precision"] = options.precision
-    if options.no_cuda_graph:
-        evaluation["cuda_graph"] = False
     settings = run_settings(options.optimizer, space, seed=options.seed, evaluation=evaluation, **searched, **budget)
     check_run(options.out, task, settings)
     console, remarks = console_for(), console_for(stderr=True)

@@ -50,6 +50,15 @@ class HasObjective(Protocol):
 
 
 @runtime_checkable
+class SaysWhatWasAsked(Protocol):
+    """An evaluator that can be asked for again."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What results depend on besides the task, as ``run.yaml`` has it under ``evaluation``."""
+
+
+@runtime_checkable
 class HasTeacher(Protocol):
     """An evaluator with a teacher."""
 

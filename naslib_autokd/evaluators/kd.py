@@ -52,7 +52,7 @@ from naslib_autokd.records import MEASURED_OBJECTIVES, Proposal, Trial, content_
 from naslib_autokd.search_spaces import BuildsItself, DescribesStudents, HasSize
 from naslib_autokd.search_spaces.hnag.wiring import ParameterBudgetError, StudentSpec, fit_width
 from naslib_autokd.tasks import Task, did_you_mean, get_task
-from naslib_autokd.teachers.load import TeacherSource, is_trained_here, load_teacher
+from naslib_autokd.teachers.load import TeacherSource, is_trained_here, load_teacher, name_of_teacher
 from naslib_autokd.teachers.networks import InputAdapter
 from naslib_autokd.teachers.onnx import require_layers
 from naslib_autokd.teachers.soft_targets import SoftTargets
@@ -165,6 +165,7 @@ class KDEvaluator:
         self.threads, self.objective, self.time_limit_s = threads, objective, time_limit_s
         self.settings = settings or TrainingSettings()
         self.data = (load_data(get_task(task)) if data is None else data).to(self.device)
+        self._asked_teacher = name_of_teacher(teacher)
         self.task = self.data.task
         """The task with everything that only its data tell (number of classes of a folder, sizes) filled in."""
         self.teacher: Teacher = load_teacher(self.data, teacher, threads=threads, report=report)
@@ -185,6 +186,22 @@ class KDEvaluator:
         self._latency_model: Model | None = None
         self._teacher_test: Tensor | None = None
         self._score_batch: tuple[Tensor, LastFeatures] | None = None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What ``run.yaml`` says of it under ``evaluation``, as ``naslib-autokd search`` writes it there."""
+        found: dict[str, Any] = {"objective": self.objective, "teacher": self._asked_teacher}
+        if self.limits:
+            found["limits"] = asdict(self.limits)
+        if "latency" in self.measure:
+            found["runtime"] = asdict(self.runtime)
+        if self.checkpoints is not None:
+            found["continue_from_checkpoint"] = True
+        if self.settings.precision != "float32":
+            found["precision"] = self.settings.precision
+        if not self.settings.cuda_graph:
+            found["cuda_graph"] = False
+        return found
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

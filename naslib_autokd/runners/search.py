@@ -15,7 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from naslib_autokd.evaluators.base import Evaluator, HasImages, HasObjective, NamesTeacher, PredictsTrainingSeconds
+from naslib_autokd.evaluators.base import (
+    Evaluator,
+    HasImages,
+    HasObjective,
+    NamesTeacher,
+    PredictsTrainingSeconds,
+    SaysWhatWasAsked,
+)
 from naslib_autokd.optimizers.base import (
     Optimizer,
     OptimizerFactory,
@@ -104,8 +111,8 @@ def search(
             floor for short searches, whatever the optimizer. The trial has number -1 and counts in the budget. A
             space without a default (it has no ``default_candidate``) starts with the optimizer.
         max_failures: So many failed trials in a row end the search; None: never.
-        evaluation: What the results depend on besides the task (teacher, objective): kept in ``run.yaml``, and a run
-            is continued with the same only.
+        evaluation: What the results depend on besides the task (teacher, objective, limits): kept in ``run.yaml``, and
+            a run is continued with the same only. None: what the evaluator says of itself.
         stop: Asked before each trial; once true the running trials are finished and saved, and the search ends with
             `SearchInterrupted` (see `session.StopSignals`).
         progress: Called after each trial.
@@ -122,6 +129,8 @@ def search(
     """
     task = get_task(task)
     scorer = _scorer(scorer, evaluator, engine)
+    if evaluation is None and isinstance(scorer, SaysWhatWasAsked):
+        evaluation = scorer.asked
     objective = (evaluation or {}).get("objective") or (scorer.objective if isinstance(scorer, HasObjective) else "kd")
     space = search_space(task, space, objective=objective, out=None if out is None else folder_path(out))
     check_space(task, space)

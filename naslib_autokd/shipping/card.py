@@ -11,9 +11,9 @@ from naslib_autokd._version import __version__
 from naslib_autokd.data.prepare_picture import PREPARATION
 from naslib_autokd.escaping import code, markdown
 from naslib_autokd.evaluators.results import FinalResult
-from naslib_autokd.records import environment
+from naslib_autokd.records import TrialStore, environment
 from naslib_autokd.runners.finals import read_finals
-from naslib_autokd.runners.run_folder import FINALS, RESULT, read_settings
+from naslib_autokd.runners.run_folder import FINALS, RESULT, TRIALS, read_settings
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.shipping.members import find_family
 from naslib_autokd.shipping.student_file import PREPARATION_FILE, StudentFile, run_of
@@ -140,8 +140,8 @@ def model_card(
     if run:
         lines.append(
             f"- Search: optimizer {markdown(run.get('optimizer'))}, seed {markdown(run.get('seed'))}, "
-            f"{markdown(report.get('n_trials', '?'))} trials, {markdown(report.get('student_epochs', '?'))} "
-            f"student-epochs. {f'Again: {code(command)}.' if command else 'Its settings: `run.yaml`, `task.yaml`.'}"
+            f"{_spent(place, report)}. "
+            f"{f'Again: {code(command)}.' if command else 'Its settings: `run.yaml`, `task.yaml`.'}"
         )
         versions = ", ".join(f"{name} {value}" for name, value in environment.items() if isinstance(value, str))
         lines.append(f"- Environment: {markdown(versions)}.")
@@ -175,6 +175,21 @@ def _row(name: str, result: Mapping[str, Any]) -> str:
         f"| {name} | {accuracy} | {result['n_params']:,} | {result['macs']:,} | "
         f"{result['train_memory_bytes'] / 2**20:.1f} MiB |"
     )
+
+
+def _spent(run: Path, report: Mapping[str, Any]) -> str:
+    """Trials and epochs of the search; of one from Python, which writes no ``result.json``, by its trials."""
+    if report:
+        n_trials, epochs = (markdown(report.get(name, "?")) for name in ("n_trials", "student_epochs"))
+        return f"{n_trials} trials, {epochs} student-epochs"
+    try:
+        trials = list(TrialStore(run / TRIALS)) if (run / TRIALS).is_file() else []
+    except ValueError:  # the card can do without
+        trials = []
+    if not trials:
+        return "? trials, ? student-epochs"
+    n_counted = sum(not trial.refused for trial in trials)
+    return f"{n_counted} trials, {sum(trial.student_epochs for trial in trials)} student-epochs"
 
 
 def _report(path: Path) -> dict[str, Any]:

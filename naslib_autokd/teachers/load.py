@@ -18,7 +18,7 @@ from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import channels_last, limited_threads
 from naslib_autokd.files import cache_place, file_name, locked, write_whole
 from naslib_autokd.imports import imported
-from naslib_autokd.records import content_digest
+from naslib_autokd.records import GIVEN, content_digest
 from naslib_autokd.settings import did_you_mean
 from naslib_autokd.teachers.check import check_teacher
 from naslib_autokd.teachers.names import (
@@ -139,6 +139,8 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
     if callable(teacher):
         return as_teacher(teacher(), data)
     text = str(teacher).strip()
+    if text.endswith(GIVEN):
+        raise TeacherError(f"{text!r} is an object, which only Python can give again (KDEvaluator(..., teacher=...))")
     path = Path(text).expanduser()
     if len(several := split_teachers(text)) > 1:
         return as_teacher(several, data, report)
@@ -167,6 +169,15 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
             f"teacher {text!r} is neither an existing file nor of the form 'module:function'; {error}"
         ) from error
     return _by_name(architecture, data, report)
+
+
+def name_of_teacher(teacher: TeacherSource | None) -> str | None:
+    """What ``--teacher`` takes for it; of an object its kind and `records.GIVEN`."""
+    if teacher is None or isinstance(teacher, str | Path):
+        return None if teacher is None else str(teacher)
+    if isinstance(teacher, Sequence) and all(isinstance(one, str | Path) for one in teacher):
+        return ",".join(map(str, teacher))
+    return getattr(teacher, "__qualname__", type(teacher).__name__) + GIVEN
 
 
 def is_trained_here(teacher: TeacherSource) -> bool:

@@ -12,12 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load
 from torch import nn
 
 from naslib_autokd.cli import build_parser
-from naslib_autokd.commands._options import evaluation_options
+from naslib_autokd.commands._again import command_of
+from naslib_autokd.commands._options import asked_evaluation, evaluation_options
 from naslib_autokd.distillation.training import (
     PRECISIONS,
     TrainingResult,
@@ -29,8 +31,10 @@ from naslib_autokd.distillation.training import (
 )
 from naslib_autokd.evaluators import kd
 from naslib_autokd.evaluators.kd import FinalResult, KDEvaluator
+from naslib_autokd.evaluators.student_limits import StudentLimits
 from naslib_autokd.records import Proposal, TrialStore, derive_seed, is_out_of_memory
 from naslib_autokd.runners.limits import attempt
+from naslib_autokd.runners.run_folder import RunFolderError
 from naslib_autokd.runners.search import search
 from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.search_spaces.hnag.execution import without_bfloat16
@@ -257,6 +261,48 @@ def test_precision_is_an_option_and_in_every_record(tiny_data, cluttered_teacher
             expected = "float32" if without_bfloat16() else precision
             assert used == (expected, expected)
         assert ("precision_reason" in trial.info) == (precision == "auto" or trial.info["precision"] != precision)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        [],
+        ["--max-macs", "900000", "--max-memory", "6MB", "--precision", "auto", "--no-cuda-graph"],
+        ["--objective", "ce", "--max-latency-ms", "5", "--latency-batch", "2", "--continue-from-checkpoint"],
+        ["--objectives", "error,latency"],
+    ],
+)
+def test_an_evaluator_says_of_itself_what_the_command_writes_of_it(tiny_data, cluttered_teacher, tmp_path, typed):
+    """So a search from Python can be continued by the command, and the other way round."""
+    options = build_parser().parse_args(["search", *typed, "--out", str(tmp_path / "run")])
+    file = tmp_path / "teacher.safetensors"
+    write_checkpoint(cluttered_teacher, file, tiny_data)
+    options.teacher = str(file)
+    made = KDEvaluator(
+        tiny_data.task,
+        data=tiny_data,
+        objective=options.objective,
+        teacher=options.teacher,
+        **evaluation_options(options),
+    )
+    assert made.asked == asked_evaluation(options)
+
+
+def test_a_run_from_python_keeps_limits_and_says_that_its_teacher_is_an_object(tiny_data, cluttered_teacher, tmp_path):
+    out = tmp_path / "run"
+
+    def run(trials, **settings):
+        evaluator = KDEvaluator(tiny_data.task, data=tiny_data, **{"teacher": cluttered_teacher} | settings)
+        search(tiny_data.task, "random_search", evaluator=evaluator, n_trials=trials, out=out)
+
+    run(1, limits=StudentLimits(max_macs=900_000))
+    asked = yaml.safe_load((out / "run.yaml").read_text())["evaluation"]
+    assert (asked["teacher"], asked["limits"]["max_macs"]) == ("Teacher (given in Python)", 900_000)
+    assert command_of(out) == ""  # would search with the task's own teacher
+    with pytest.raises(RunFolderError, match="max_macs: 900000 there, 800000 asked for"):
+        run(2, limits=StudentLimits(max_macs=800_000))
+    with pytest.raises(TeacherError, match="which only Python can give again"):
+        train_member(out, next(iter(TrialStore(out / "trials.jsonl"))).candidate_digest)
 
 
 def test_graphs_are_the_default_of_a_gpu_can_be_switched_off_and_are_told_there(

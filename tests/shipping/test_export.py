@@ -14,9 +14,11 @@ import torch
 
 from naslib_autokd import cli, load_student
 from naslib_autokd.data import prepare_picture
-from naslib_autokd.records import derive_seed
+from naslib_autokd.records import TrialStore, derive_seed
 from naslib_autokd.runners.finals import read_finals
-from naslib_autokd.runners.run_folder import RUN
+from naslib_autokd.runners.run_folder import RUN, TRIALS
+from naslib_autokd.runners.search import search
+from naslib_autokd.search_spaces.hnag import HNAGSpace
 from naslib_autokd.shipping import export as module
 from naslib_autokd.shipping.export import export
 from naslib_autokd.shipping.student_file import ExportError, kept_student, read_student
@@ -157,6 +159,16 @@ def test_the_command(run, tmp_path, capsys):
 def test_seeds_of_final_students_are_in_their_files(run):
     seeds = {read_student(run / "students" / f"student-{i}.safetensors").result["seed"] for i in range(2)}
     assert seeds == {derive_seed(0, "final", 0), derive_seed(0, "final", 1)}
+
+
+def test_the_card_of_a_search_from_python_counts_its_trials(run, evaluator, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    space = HNAGSpace("hnag-small")
+    search(evaluator.task, "random_search", evaluator=evaluator, space=space, n_trials=2, out=folder)
+    trials = list(TrialStore(folder / TRIALS))
+    epochs = sum(trial.student_epochs for trial in trials)
+    assert f", 2 trials, {epochs} student-epochs" in export(folder, "safetensors").card.read_text()
 
 
 def test_the_card_has_the_command_that_it_is_given(run, tmp_path):
