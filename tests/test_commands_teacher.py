@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from naslib_autokd.cli import main
+from naslib_autokd.cli import build_parser, main
+from naslib_autokd.teachers.check import as_csv
 
 TINY_TASK = """\
 dataset: cluttered-digits
@@ -263,6 +264,15 @@ def test_numbers_that_are_none_are_refused(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit, match="2"):
         main(["teacher", "check", "--mean", "a,b"])
     assert "numbers with commas between, such as 0.485,0.456,0.406" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("ship, big", 'a "b"', "9", "it's"), ('"a"', ",")])
+def test_the_order_of_classes_that_is_told_can_be_typed(names: tuple[str, ...]) -> None:
+    """Names of folders may have commas and quotes."""
+    typed = ["teacher", "check", "--classes", as_csv(names)]
+    assert build_parser().parse_args(typed).classes == names
+    typed[-1] = "\n".join(names) + "\n"
+    assert build_parser().parse_args(typed).classes == names
 
 
 def test_names_are_listed_by_source(capsys: pytest.CaptureFixture[str]) -> None:

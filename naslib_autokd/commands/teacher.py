@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import sys
 import time
@@ -92,7 +93,8 @@ def add(commands: Any) -> None:
         "--classes",
         type=_names,
         metavar="A,B,...",
-        help="names of its classes (those of the task's), in its outputs' order",
+        help="names of its classes (those of the task's), in its outputs' order; a name with a comma in quotes "
+        '(\'"salt, pepper",oil\'), or a name on each line ("$(cat names.txt)")',
     )
     _add_input_size(stated)
     stated.add_argument(
@@ -141,9 +143,17 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
+    """Of classes: a line of CSV, so that a name may have commas in quotes; or a name on each line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        (found,) = [lines] if len(lines) > 1 else csv.reader(lines, skipinitialspace=True, strict=True)
+    except (ValueError, csv.Error):
+        found = []
+    names = tuple(name.strip() for name in found)
     if len(names) < 2 or len(set(names)) < len(names) or "" in names:
-        raise argparse.ArgumentTypeError("different names with commas between, such as cat,dog")
+        raise argparse.ArgumentTypeError(
+            "different names with commas between, such as cat,dog (in quotes if a name has a comma), or a name a line"
+        )
     return names
 
 

@@ -20,7 +20,8 @@ from naslib_autokd.tasks import CIFAR_FOLDERS, CIFAR_SOURCE, FILES_OF, Task, Tas
 
 
 def load_data(task: Task | str, device: torch.device | str = "cpu") -> TaskData:
-    """Read and prepare the images of a task; the result's ``task`` has all sizes filled in.
+    """Read and prepare the images of a task; the result's ``task`` has all sizes filled in, but for those of the test
+    split (``n_test``), which is read at the end.
 
     Raises:
         TaskError: If the data folder is missing, damaged, or a class is empty, or the task wants more images than

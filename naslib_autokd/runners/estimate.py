@@ -111,8 +111,8 @@ def _estimate(
         family = families.pop() if families else space.sample(rng)
         found.append(_measure(evaluator, family, clock))
     share = 2 / 3 if optimizer in LOW_BUDGETS and options.get("fidelity") != "full" else 1.0
-    n_trials, epochs = budget["n_trials"], budget["student_epochs"]
-    by_trials = np.inf if n_trials is None else max(1.0, n_trials * share) * full
+    asked, epochs = budget["n_trials"], budget["student_epochs"]
+    by_trials = np.inf if asked is None else max(1.0, asked * share) * full
     epochs = min(by_trials, np.inf if epochs is None else epochs)
     if (seconds := budget.get("training_seconds")) is not None:
         epochs = min(epochs, epochs_for_seconds(evaluator.task, space, evaluator, seconds)[0])
@@ -123,7 +123,7 @@ def _estimate(
     if budget["wall_s"] is not None and seconds > budget["wall_s"]:
         seconds = budget["wall_s"] + a_trial
         epochs = seconds * at_once / a_trial * share * full
-    n_trials = epochs / (share * full)
+    n_trials = min(epochs / (share * full), np.inf if asked is None else asked)
     processes = 1 if workers == 1 else 1 + workers
     memory = processes * psutil.Process().memory_info().rss + at_once * max(one.memory for one in found)
     record = float(np.mean([one.record_bytes for one in found]))

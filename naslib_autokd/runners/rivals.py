@@ -91,7 +91,7 @@ def chosen(names: Sequence[str]) -> list[str]:
         elif name in RIVALS or name.startswith("timm:"):
             found.append(name)
             if name.startswith(TIMM):
-                parse_architecture(SMALL_TIMM[0] if name == TIMM else name)
+                parse_architecture(f"timm:{SMALL_TIMM[0]}" if name == TIMM else name)
             elif name == PRUNED:
                 library()
         else:

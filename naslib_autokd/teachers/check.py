@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -236,6 +238,8 @@ def _one_sided(data: TaskData, evidence: _Evidence) -> str | None:
     if balanced >= needed:
         return None
     largest = int(counts.argmax())
+    uneven = int(counts[largest]) > 2 * int(counts[present].min())
+    advice = "Train it longer" + (" with the classes balanced (weights, or the rare ones drawn more often)" * uneven)
     weak = [
         f"{data.classes[index]} {float(recalls[index]):.1%} of {int(counts[index])}"
         for index in torch.argsort(torch.where(present, recalls, torch.inf))[: min(3, n_present - 1)].tolist()
@@ -244,7 +248,7 @@ def _one_sided(data: TaskData, evidence: _Evidence) -> str | None:
         f"it tells the classes hardly apart: on {evidence.where}, of which "
         f"{int(counts[largest]) / len(evidence.labels):.1%} are {data.classes[largest]!r}, it names {', '.join(weak)} "
         f"correctly, and {balanced:.1%} in the mean of the classes (one answer for all images: {1 / n_present:.1%}; "
-        f"needed: {needed:.1%}). Train it with the classes balanced (weights, or the rare ones drawn more often)"
+        f"needed: {needed:.1%}). {advice}"
     )
 
 
@@ -303,6 +307,13 @@ def _diagnosis(teacher: Teacher, data: TaskData, evidence: _Evidence, reached: f
     )
 
 
+def as_csv(names: Sequence[str]) -> str:
+    """What ``--classes`` takes: names with commas are in quotes."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
+
+
 def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence, inputs: bool = True) -> str | None:
     """Which of the usual mistakes explains a bad teacher: try to undo each and see which one helps most.
 
@@ -324,7 +335,7 @@ def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence, inputs: bool
     if permuted >= enough and moved and _are_exchanged(evidence.logits, evidence.labels, moved):
         shown = ", ".join(f"{source}->{target}" for source, target in list(moved.items())[:5])
         order = [data.classes[mapping[output]] for output in range(task.n_classes)]
-        names = ",".join(order) if len(order) <= FEW and not any("," in name for name in order) else "NAME,NAME,..."
+        names = as_csv(order) if len(order) <= FEW else "NAME,NAME,..."
         advice = "bring its classes into the order of the task, or state theirs (--classes "
         advice += f"{shlex.quote(names)} of 'naslib-autokd teacher check')"
         if permuted < worth:

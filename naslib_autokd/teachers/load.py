@@ -133,7 +133,7 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
     if isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, nn.Module):
-        return Teacher(teacher, data.mean, data.std, {"architecture": type(teacher).__name__})
+        return _of_own(teacher, type(teacher).__name__, data)
     if isinstance(teacher, Sequence) and not isinstance(teacher, str):
         return ensemble([as_teacher(one, data, report) for one in teacher], [str(one) for one in teacher], data)
     if callable(teacher):
@@ -157,9 +157,7 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
         made = _factory(text)()
         if isinstance(made, Teacher):
             return made
-        task_input = NetworkInput(data.mean, data.std, data.task.in_channels, None)
-        taken, notes = stated_input({}, task_input, "the task's", data.task)
-        return Teacher.of(made, taken, data.task, {"architecture": text, "notes": notes})
+        return _of_own(made, text, data)
     try:
         architecture = parse_architecture(text)
     except TeacherError as error:
@@ -169,6 +167,13 @@ def _as_teacher(teacher: TeacherSource, data: TaskData, report: Callable[[str], 
             f"teacher {text!r} is neither an existing file nor of the form 'module:function'; {error}"
         ) from error
     return _by_name(architecture, data, report)
+
+
+def _of_own(network: nn.Module, name: str, data: TaskData) -> Teacher:
+    """A network that says nothing of its input: taken to be the task's, and that is said."""
+    task_input = NetworkInput(data.mean, data.std, data.task.in_channels, None)
+    taken, notes = stated_input({}, task_input, "the task's", data.task)
+    return Teacher.of(network, taken, data.task, {"architecture": name, "notes": notes})
 
 
 def name_of_teacher(teacher: TeacherSource | None) -> str | None:

@@ -118,14 +118,15 @@ def parse_architecture(text: str, *, own: bool = False) -> ArchitectureName:
             raise TeacherError(f"{source} has no network {name!r}{nearest_name(name, _NAMES[source]())}")
         return ArchitectureName(source, found, weights)
     known: list[str] = []
+    missing = ""
     for source in SOURCES:
         try:
             if (found := _find(source, full, explicit=False)) is not None:
                 return ArchitectureName(source, found, weights)
             known += [name if source == "ours" else f"{source}:{name}" for name in _NAMES[source]()]
-        except ImportError:  # a library that is not there knows no names
-            continue
-    raise TeacherError(f"unknown network {full!r}{nearest_name(full, known)}")
+        except ImportError as error:  # a library that is not there knows no names
+            missing += f"; {error}"
+    raise TeacherError(f"unknown network {full!r}{nearest_name(full, known)}{missing}")
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str:

@@ -170,7 +170,10 @@ def _input(session: Any) -> tuple[str, list[Any]]:
         raise TeacherError(f"it takes {len(inputs)} inputs ({few(one.name for one in inputs)}), not images alone")
     (one,) = inputs
     if one.type != "tensor(float)" or len(one.shape) != 4:
-        raise TeacherError(f"it takes {one.type} of shape {one.shape}, not float32 (batch, channels, height, width)")
+        raise TeacherError(
+            f"it takes {one.type} of shape {one.shape}, not float32 (batch, channels, height, width): export it so, "
+            "without what turns bytes or other layouts into that (its scale is then told by --mean and --std)"
+        )
     if isinstance(one.shape[1], int) and one.shape[1] not in (1, 3):
         last = " (the channels come last: export it with the channels before height and width)"
         raise TeacherError(f"it takes images of shape {one.shape[1:]}{last if one.shape[3] in (1, 3) else ''}")

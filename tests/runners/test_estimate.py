@@ -39,6 +39,7 @@ def test_the_sums(evaluator):
     assert expected(evaluator, "random_search").student_epochs == 24 * full
     assert expected(evaluator, options={"fidelity": "full"}).student_epochs == 24 * full
     assert expected(evaluator, budget=NOTHING | {"n_trials": 24, "student_epochs": 50.0}).student_epochs == 50
+    assert expected(evaluator, budget=NOTHING | {"n_trials": 1}).n_trials == 1  # the default family, in full
     limited = expected(evaluator, n_finals=0, budget=NOTHING | {"n_trials": 24, "wall_s": 60.0})
     assert 60 < limited.seconds < 60 + 2 * full + limited.trial_s
     assert limited.n_trials < 24

@@ -202,6 +202,13 @@ def test_a_pruned_teacher_has_fewer_of_its_own_channels(evaluator):
 
 # --- timm -----------------------------------------------------------------------------------------------------------
 
+
+def test_the_small_one_of_timm_is_looked_for_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r'timm is not installed .*pip install "naslib_autokd\[timm\]"'):
+        chosen(["timm"])
+
+
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
 
