@@ -199,7 +199,8 @@ def split_teachers(text: str) -> list[str]:
 
 def _exists(text: str) -> bool:
     """Whether ``FILE``, ``FILE#KEY`` or either after ``NAME@`` is a file that exists."""
-    candidates = (split_key(one.strip()) for one in (text, text.partition("@")[2]))
+    name, _, after = text.partition("@")
+    candidates = (split_key(one.strip()) for one in (text, "" if "," in name else after))  # names have no commas
     return any(file and "," not in key and Path(file).expanduser().is_file() for file, key in candidates)
 
 

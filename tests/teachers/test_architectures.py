@@ -333,6 +333,8 @@ def test_a_comma_in_the_name_of_a_file_separates_nothing(colours, tmp_path):
         "resnet-medium",
     ]
     assert split_teachers("a.pt,b.pt,") == ["a.pt", "b.pt"]
+    for first in ("resnet-medium", str(one), f"own:build@{one}", "gone.pt"):  # the second one's file is there
+        assert split_teachers(f"{first},own:build@{other}") == [first, f"own:build@{other}"]
     assert with_weights("resnet-small", f"{one},{other}") == f"resnet-small@{one},resnet-small@{other}"
     read = as_teacher(f"resnet-small@{one}", colours)
     torch.testing.assert_close(read(colours.val_images[:3]), network.eval()(colours.normalise(colours.val_images[:3])))
