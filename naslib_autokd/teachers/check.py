@@ -15,7 +15,7 @@ from torch import Tensor
 from naslib_autokd.data.images import TaskData
 from naslib_autokd.distillation.training import accuracy
 from naslib_autokd.tasks import Task
-from naslib_autokd.teachers.names import TeacherError, few
+from naslib_autokd.teachers.names import TeacherError, few, other_number_of_classes
 from naslib_autokd.teachers.outputs import add_note, as_logits, some_training_images, take_logits
 from naslib_autokd.teachers.teacher import Ensemble, Teacher
 
@@ -85,10 +85,7 @@ def check_teacher(teacher: Teacher, data: TaskData, *, thorough: bool = False) -
     task, labels = data.task, data.val_labels
     classes = teacher.info.get("classes")
     if classes is not None and len(classes) != task.n_classes:
-        raise TeacherError(
-            f"the teacher was made for {len(classes)} classes ({few(classes)}), {task.name!r} has {task.n_classes} "
-            f"({few(data.classes)})"
-        )
+        raise TeacherError(f"the teacher was made for {other_number_of_classes(classes, data.classes, task.name)}")
     logits = _answers(teacher, data)
     if classes is not None and tuple(classes) != data.classes:
         raise TeacherError(
@@ -167,6 +164,7 @@ def _answers(teacher: Teacher, data: TaskData) -> Tensor:
             f"the teacher answers with shape {tuple(outputs.shape)} for {len(images)} images, but {task.name!r} has "
             f"{task.n_classes} classes; "
             + ("return two logits, those of the one output z are (0, z)" if one else "it was made for other classes")
+            + ("; if the task's are among them, return these alone" if outputs.shape[-1] > task.n_classes else "")
         )
     if not outputs.is_floating_point():
         kind = str(outputs.dtype).removeprefix("torch.")

@@ -28,6 +28,7 @@ from naslib_autokd.teachers.names import (
     TeacherError,
     few,
     is_file_name,
+    other_number_of_classes,
     parse_architecture,
     split_teachers,
 )
@@ -373,10 +374,7 @@ def read_checkpoint(path: str | Path, data: TaskData, architecture: Architecture
         raise TeacherError(f"{path} holds a {stated!r}: {error}; say which one: ARCHITECTURE@{path}") from error
     classes = stated_classes(file.metadata)
     if classes is not None and len(classes) != task.n_classes:
-        raise TeacherError(
-            f"{path} was trained for {len(classes)} classes ({few(classes)}), {task.name!r} has {task.n_classes} "
-            f"({few(data.classes)}); give a teacher for these classes, or train one (naslib-autokd teacher train)"
-        )
+        raise TeacherError(f"{path} was trained for {other_number_of_classes(classes, data.classes, task.name)}")
     given, notes = stated_input(file.metadata, *default_input(name, data), task)
     own = name.source not in SOURCES
     network = _factory(name.full)() if own else build_network(name, given.channels, task.n_classes)[0]

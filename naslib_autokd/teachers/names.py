@@ -220,5 +220,17 @@ def few(names: Any, count: int = 5) -> str:
     return ", ".join(shown[:count]) + (f", ... ({len(shown)})" if len(shown) > count else "")
 
 
+def other_number_of_classes(own: Sequence[str], wanted: Sequence[str], task: str) -> str:
+    """``own`` classes of a teacher against those that are ``wanted``, and what to do if it has these and more."""
+    told = f"{len(own)} classes ({few(own)}), {task!r} has {len(wanted)} ({few(wanted)})"
+    if not set(wanted) < set(own):
+        return f"{told}; give a teacher for these classes, or train one (naslib-autokd teacher train)"
+    places = [list(own).index(name) for name in wanted]
+    return (
+        f"{told}, which are its outputs {few(places, 30)}: give a module of your own that returns these alone "
+        "(module:function; docs/teachers_and_data.md, A teacher of more classes)"
+    )
+
+
 def shown_numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)

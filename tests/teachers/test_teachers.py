@@ -507,6 +507,9 @@ def test_a_checkpoint_for_another_number_of_classes_is_an_error(cluttered_teache
     fewer = replace(cluttered_data, task=replace(cluttered_data.task, n_classes=3), classes=("a", "b", "c"))
     with pytest.raises(TeacherError, match=r"was trained for 10 classes \(0, 1.*has 3 \(a, b, c\); give a teacher for"):
         read_checkpoint(tmp_path / "t.safetensors", fewer)
+    of_it = replace(fewer, classes=("7", "0", "3"))
+    with pytest.raises(TeacherError, match=r"has 3 \(7, 0, 3\), which are its outputs 7, 0, 3: give a module of your"):
+        read_checkpoint(tmp_path / "t.safetensors", of_it)
 
 
 # --- a training that goes on
