@@ -264,7 +264,7 @@ def front_figures(run: RunData) -> Figures:
     found = run.table("front")
     names = objectives_of(found)[1:]
     for name in names:
-        chart = curves.front(found, name, *UNITS[name], run.table("hypervolume"), staircase=len(names) == 1)
+        chart = curves.front(found, name, *UNITS[name], run.table("hypervolume"), steps=len(names) == 1)
         yield f"front_{name}", Figure(chart, "front", found)
 
 

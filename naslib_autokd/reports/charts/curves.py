@@ -61,9 +61,7 @@ def of_two(names: Sequence[str]) -> alt.Color:
     return alt.Color("of:N", scale=alt.Scale(domain=list(names), range=["@c0", "@soft"]))
 
 
-def incumbent_curve(
-    points: Sequence[Row], full: Sequence[Row], x: str, title: str, teacher: float | None = None
-) -> AnyChart:
+def incumbent_curve(points: Sequence[Row], full: Sequence[Row], x: str, title: str, teacher: float | None) -> AnyChart:
     """The best family's accuracy so far, and the full trainings themselves.
 
     Args:
@@ -153,11 +151,14 @@ def curves(
     y_axis = logarithmic("y", y_title, [*positive, floor]) if log else number("y", y_title, reverse=invert)
 
     def of(found: Iterable[Row]) -> list[Row]:
-        return [
-            {"method": row["method"], "x": row[x], "y": max(factor * row[y], floor), "seed": row.get("seed")}
-            | _band(row, factor, floor)
-            for row in found
-        ]
+        lines = []
+        for row in found:
+            about = {"method": row["method"], "seed": row.get("seed")}
+            lines.append({**about, "x": row[x], "y": max(factor * row[y], floor)})
+            ends = {end: factor * row[end] for end in ("low", "high") if row.get(end) is not None}
+            if len(ends) == 2 and all(map(math.isfinite, ends.values())):
+                lines[-1] |= {end: max(value, floor) for end, value in ends.items()}
+        return lines
 
     channels, look = {"x": x_axis, "y": y_axis}, by_method(methods, shown, dashed)
     picked = alt.selection_point(name="picked", fields=["method"], bind="legend")
@@ -183,13 +184,6 @@ def curves(
     hover = layer("point", points, {"opacity": 0}, **channels, tooltip=said)
     layers += [hover.add_params(picked) if faded else hover, *teacher_line(teacher)]
     return sized(alt.layer(*layers), 400, 0.34, names=shown if len(shown) > 1 else ())
-
-
-def _band(row: Row, factor: float, floor: float) -> Row:
-    """Ends of a band, if both are known."""
-    ends = {end: row.get(end) for end in ("low", "high")}
-    known = {end: factor * value for end, value in ends.items() if value is not None and math.isfinite(value)}
-    return {end: max(value, floor) for end, value in known.items()} if len(known) == 2 else {}
 
 
 def linked(rows: Sequence[Row], axes: Sequence[Mapping[str, Any]], colour: Any, height: float) -> alt.ConcatChart:
@@ -349,15 +343,13 @@ def dependence(rows: Sequence[Row], titles: Mapping[str, str]) -> AnyChart:
     return sized(alt.concat(*panels), None, 0.5, panel=105)
 
 
-def front(
-    rows: Sequence[Row], name: str, title: str, factor: float, over_time: Sequence[Row], *, staircase: bool
-) -> AnyChart:
+def front(rows: Sequence[Row], name: str, title: str, factor: float, over_time: Sequence[Row], steps: bool) -> AnyChart:
     """The front and all full trainings over one objective, and the dominated share of the box over student-epochs.
 
     Args:
         rows: ``family``, ``error``, the objective ``name``, ``on_front``, ``expected`` (by a model, not observed).
         over_time: Of the table ``hypervolume``; empty leaves the second panel out.
-        staircase: Whether the error and this objective are all there is, so that steps bound what is dominated.
+        steps: Whether the error and this objective are all there is, so that steps bound what is dominated.
     """
     chosen = sorted((row for row in rows if row["on_front"]), key=lambda row: row[name])
     kind = "expected" if any(row["expected"] for row in chosen) else "observed"
@@ -375,7 +367,7 @@ def front(
     brushed = layer("point", observed, "soft", **channels, color=where_linked(colour, BRUSH), tooltip=said)
     layers = [brushed.add_params(BRUSH)]
     channels["color"] = colour
-    layers += [layer("line", points, STEPS, **channels)] if staircase else []
+    layers += [layer("line", points, STEPS, **channels)] if steps else []
     layers.append(layer("point", points, {"shape": "diamond", "opacity": 1}, **channels, tooltip=said))
     panels: list[Any] = [alt.layer(*layers)]
     if over_time:

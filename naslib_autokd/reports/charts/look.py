@@ -145,19 +145,15 @@ def tips(*entries: str | tuple[str, ...]) -> list[alt.Tooltip]:
     return found
 
 
-def sized(
-    chart: Any, height: float | None, shrink: float, *, names: Sequence[str] = (), panel: float | None = None
-) -> Any:
+def sized(chart: Any, height: float | None, shrink: float, *, names: Sequence[str] = (), panel: float = 0) -> Any:
     """With its height on the page in pixels, and how much of it is left on paper.
 
     Args:
         height: None where the parts have their own.
         names: Of the legend, whose columns follow from the longest one.
-        panel: Least width of one of several panels on paper, in points.
+        panel: Least width of one of several panels on paper, in points; 0 for one panel.
     """
-    about = {"shrink": shrink, "longest": max(map(len, names), default=0)}
-    if panel is not None:
-        about["panel"] = panel
+    about = {"shrink": shrink, "longest": max(map(len, names), default=0), **({"panel": panel} if panel else {})}
     chart = chart.properties(usermeta=about)
     return chart if height is None else chart.properties(height=height)
 

@@ -232,11 +232,9 @@ def decomposition(panels: Sequence[tuple[str, Sequence[Row]]]) -> AnyChart:
 def _bars(rows: Sequence[Row], axis: Mapping[str, Any], ends: Mapping[str, str]) -> _Rows:
     """Bars from 0 to each of the ``ends`` (column of shares -> what it is), the last one dark, with ``low`` to
     ``high``."""
-    chart, percents = _Rows(max(1, len(rows))), (*ends, "low", "high")
-    bars = data(
-        {**_bar(i), "label": r["label"], "zero": 0, **{n: 100 * r[n] for n in percents}} for i, r in enumerate(rows)
-    )
-    titles = {**ends, "low": "", "high": ""}
+    chart, titles = _Rows(max(1, len(rows))), {**ends, "low": "", "high": ""}
+    bars = [{**_bar(i), "label": row["label"], "zero": 0} for i, row in enumerate(rows)]
+    bars = data({**bar, **{name: 100 * row[name] for name in titles}} for bar, row in zip(bars, rows, strict=True))
     said = tips("label:N", *((f"{name}:Q", ".1f", title) for name, title in titles.items()))
     for end, opacity in zip(ends, (0.35, 1) if len(ends) > 1 else (0.55,), strict=True):
         chart.add("rect", bars, {"opacity": opacity}, to="to", x=axis, x2=alt.X2(end), tooltip=said)

@@ -20,9 +20,6 @@ def _points(row: Row) -> str:
     return "not known" if row["difference"] is None else f"{100 * row['difference']:+.2f} {ends}".strip()
 
 
-# ---- several methods -----------------------------------------------------------------------------------------------
-
-
 @ui.section("answer", "Answer", "The answer")
 def answer(page: ui.Page, run: RunData) -> Iterator[str]:
     yield from search.answer.make(page, run)
@@ -91,9 +88,6 @@ def _ranks(ranks: Sequence[Row]) -> str:
     return f"{said}Methods whose ranks differ by less than {difference:.2f} are not told apart (Nemenyi)."
 
 
-# ---- compare-kd ----------------------------------------------------------------------------------------------------
-
-
 @ui.section("answer", "Answer", "The answer", "methods", "No training has finished yet.")
 def baselines_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     rows = run.table("methods")
@@ -120,9 +114,6 @@ def baselines_statistics(page: ui.Page, run: RunData) -> Iterator[str]:
     yield ui.lead("Test accuracy of each loss minus that of the same student with plain KD, paired by seed.")
     columns: ui.Columns = {"student, loss": "method", "pairs": "n", "minus plain KD, points": _points, **_P, **_P_HOLM}
     yield page.chart("tests") + ui.table(run.table("tests"), columns)
-
-
-# ---- a study -------------------------------------------------------------------------------------------------------
 
 
 @ui.section("answer", "Answer", "The answer")

@@ -21,8 +21,6 @@ from naslib_autokd.runners.trial_importance import LEAST_ANALYSED
 if TYPE_CHECKING:
     from naslib_autokd.search_spaces.hnag.wiring import Wiring
 
-# ---- the answer ----------------------------------------------------------------------------------------------------
-
 
 @ui.section("answer", "Answer", "The answer")
 def answer(page: ui.Page, run: RunData) -> Iterator[str]:
@@ -71,9 +69,6 @@ def student_cards(run: RunData, student: Mapping[str, Any], over: str) -> str:
         ("memory of a training step", ui.mebibytes(memory), ui.ratio(student.get("memory_ratio"))),
         None if agreement is None else ("agrees with the teacher", percent(agreement), "same class on test images"),
     )
-
-
-# ---- anytime and trials --------------------------------------------------------------------------------------------
 
 
 @ui.section("anytime", "Anytime", "During the search", needs="anytime")
@@ -131,9 +126,6 @@ def trials(page: ui.Page, run: RunData) -> Iterator[str]:
     columns_of = OF_A_RUN * (run.kind == "comparison") + TRIAL + measured + reason
     marked, ids = ("family", family) if family else None, [row["id"] for row in rows]
     yield page.table("trials", columns_of, rows, ("validation, %", True), marked, ids)
-
-
-# ---- the family ----------------------------------------------------------------------------------------------------
 
 
 @ui.section("family", "Family", "The family")
@@ -207,9 +199,6 @@ def pictures(page: ui.Page, run: RunData) -> Iterator[str]:
         captions, wirings = zip(*drawn.values(), strict=True)
         yield ui.heading("The only wiring of the family" if family.is_one_wiring else "Wirings of the family")
         yield page.figure([("", picture(wirings[0]) if family.is_one_wiring else picture(wirings, captions=captions))])
-
-
-# ---- settings ------------------------------------------------------------------------------------------------------
 
 
 @ui.section("settings", "Settings", "Settings of generator and distillation")
@@ -314,9 +303,6 @@ def confusion(page: ui.Page, run: RunData) -> Iterator[str]:
     errors = ui.table(most, {"true": "true", "predicted": "predicted", "images": "n"}, words=2)
     title = ui.heading(f"Most frequent errors of {method if several else 'the student'}")
     yield f'<div class="two left"><div>{chart}</div><div>{title}{errors}</div></div>'
-
-
-# ---- how to reproduce ----------------------------------------------------------------------------------------------
 
 
 @ui.section("reproduce", "Reproduce", "How to reproduce it")

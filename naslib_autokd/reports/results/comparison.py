@@ -42,8 +42,12 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
         trials += [(job.method, job.seed, trial) for trial in own]
         tables["trials"] += trial_tables.trial_rows(own, job.method, job.seed)
         tables["finals"] += final_tables.final_rows(finals, job.method, job.seed)
-        tables["anytime"] += _anytime_rows(job, own)
-        if job.result is not None and (student := kept_of(finals)) is not None:
+        if job.result is None:
+            tables["anytime"] += trial_tables.anytime_rows(own, job.method, job.seed)
+            continue
+        about_curve = {"method": job.method, "seed": job.seed, "one_shot": job.result.one_shot}
+        tables["anytime"] += [{**about_curve, job.result.curve_unit: x, "accuracy": y} for x, y in job.result.curve]
+        if (student := kept_of(finals)) is not None:
             kept.append((job, student))
     kept.sort(key=lambda item: -item[1].result.val_accuracy)
     counts = {name: [student.result.test_counts for job, student in kept if job.method == name] for name in methods}
@@ -100,13 +104,6 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
             for job, student in kept
         ],
     )
-
-
-def _anytime_rows(job: JobFolder, trials: Sequence[Trial]) -> list[run.Row]:
-    if job.result is None:
-        return trial_tables.anytime_rows(trials, job.method, job.seed)
-    about = {"method": job.method, "seed": job.seed, "one_shot": job.result.one_shot}
-    return [{**about, job.result.curve_unit: x, "accuracy": y} for x, y in job.result.curve]
 
 
 def _test_row(row: MethodResult) -> run.Row:

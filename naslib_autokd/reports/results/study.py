@@ -54,14 +54,19 @@ def study_tables(about: RunData) -> RunData:
 
 def result_tables(result: StudyResult, found: StudySummary) -> Tables:
     """Of a study with a run, and its summary."""
-    best, paired = result.best_test_error, [method for method in found.methods if method.test is not None]
+    best = result.best_test_error
+    tests = [
+        (own.label, test.n, test.shift, test.low, test.high, None, test.p_value, test.share_better, own.p_holm)
+        for own in found.methods
+        if (test := own.test) is not None
+    ]
     runs = ((run.method, run.seed, run.test_error[-1], run.n_trials, run.cpu_s) for run in result.runs)
     grid, ranks, n = rank_curves(result)
     shown = ranks.items() if found.friedman is not None else ()  # else ranks say nothing
     points = ((label, x, y, n) for label, own in shown for x, y in zip(grid, own, strict=True) if y == y)
     return {
         "methods": table(f"method {_OF_METHODS} speed_up_epochs", map(_method_line, found.methods)),
-        "tests": table(f"method {_OF_TESTS} p_holm", map(_test_line, paired)),
+        "tests": table(f"method {_OF_TESTS} p_holm", tests),
         "ranks": rank_rows([method.label for method in found.methods], found.friedman),
         "anytime": _curve_rows(result, "student_epochs"),
         "anytime_trials": _curve_rows(result, "trials"),
@@ -76,12 +81,6 @@ def result_tables(result: StudyResult, found: StudySummary) -> Tables:
 def _method_line(method: MethodSummary) -> list[Any]:
     ratio = "" if method.speed_up_epochs is None else method.speed_up_epochs.text()
     return [method.label, *(getattr(method, name) for name in _OF_METHODS.split()), ratio]
-
-
-def _test_line(method: MethodSummary) -> list[Any]:
-    test = method.test
-    assert test is not None
-    return [method.label, test.n, test.shift, test.low, test.high, None, test.p_value, test.share_better, method.p_holm]
 
 
 def _curve_rows(result: StudyResult, axis: Axis) -> list[Row]:
