@@ -75,14 +75,15 @@ _OUTLINES = {
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """(left, top, width, height)."""
+Weights = Mapping[Edge, float]
+"""Of edges that enter a learned merge, in [0, 1]."""
+Lanes = dict[tuple[int, int], list[int]]
 
 
 # ---- the layout ----------------------------------------------------------------------------------------------------
 
 
-def _arrange(
-    graph: Graph, widths: Sequence[float], gap: float
-) -> tuple[list[list[int]], dict[tuple[int, int], list[int]], list[float]]:
+def _arrange(graph: Graph, widths: Sequence[float], gap: float) -> tuple[list[list[int]], Lanes, list[float]]:
     """A graph's nodes in rows, the lanes of its edges (numbered after the nodes) in the rows on their way, and the
     centres of both, so that those of a row keep the gap between them (lanes a smaller one).
 
@@ -262,7 +263,7 @@ def _box(left: float, top: float, width: float, height: float) -> Row:
     return {"x": left, "x2": left + width, "y": top, "y2": top + height}
 
 
-def _of_weight(weights: Mapping[Edge, float], scale: float, legend: Mapping[str, Any]) -> dict[str, Any]:
+def _of_weight(weights: Weights, scale: float, legend: Mapping[str, Any]) -> dict[str, Any]:
     """Channels of a line for the weight of its edge."""
     low, high = min(weights.values()), max(weights.values())
     if high - low < 0.1:  # differences of nothing look like nothing
@@ -286,7 +287,7 @@ def _network(
     layout: _Layout,
     scale: float,
     among: Sequence[Wiring],
-    weights: Mapping[Edge, float] | None = None,
+    weights: Weights,
     stages: Sequence[str] = (),
 ) -> alt.LayerChart:
     """The chart of one wiring: every cell, frame, operation and edge is a row of its data.
@@ -304,10 +305,8 @@ def _network(
     for size, look in ((1, {"filled": False, "strokeOpacity": 0.65}), (2, frame)):
         boxes = [{"key": place_name(p), **_box(*box)} for p, box in layout.boxes.items() if len(p) == size]
         layers.append(layer("rect", boxes, _outline(scale, cornerRadius=(8 - 2 * size) * scale, **look), **span))
-    layers += [
-        *_lines(wiring, layout, scale, among, weights or {}),
-        *_marks(wiring, layout, scale, among, bool(stages)),
-    ]
+    layers += _lines(wiring, layout, scale, among, weights)
+    layers += _marks(wiring, layout, scale, among, bool(stages))
     if stages:
         middles = ((left + right) / 2 for _, left, right in layout.bands)
         names = [(x, height - 10 / scale, name) for x, name in zip(middles, stages, strict=True)]
@@ -319,9 +318,7 @@ def _network(
     return alt.layer(*layers).encode(x=x, y=y).properties(width=width, height=high)
 
 
-def _lines(
-    wiring: Wiring, layout: _Layout, scale: float, among: Sequence[Wiring], weights: Mapping[Edge, float]
-) -> Iterator[alt.Chart]:
+def _lines(wiring: Wiring, layout: _Layout, scale: float, among: Sequence[Wiring], weights: Weights) -> Iterator[Any]:
     plain, weighted = list[Row](), list[Row]()
     for place, graph, merges in graphs_of(wiring):
         for source, target in graph.edges:
@@ -348,9 +345,7 @@ def _lines(
             yield layer("line", rows, look, detail=alt.Detail("key:N"), **channels).transform_flatten(["x", "y"])
 
 
-def _marks(
-    wiring: Wiring, layout: _Layout, scale: float, among: Sequence[Wiring], detailed: bool
-) -> Iterator[alt.Chart]:
+def _marks(wiring: Wiring, layout: _Layout, scale: float, among: Sequence[Wiring], detailed: bool) -> Iterator[Any]:
     rows = []
     for place, name in operations_of(wiring):
         left, top, _, _ = layout.boxes[place]
@@ -363,14 +358,9 @@ def _marks(
     key = alt.Legend(orient="bottom", labelExpr=f"{json.dumps(said)}[datum.value]", symbolStrokeWidth=0.6)
     fills = alt.Scale(domain=names, range=[COLOURS[name] for name in names])
     shapes = alt.Scale(domain=names, range=[_OUTLINES[OPERATIONS[name].kind] for name in names])
-    yield layer(
-        "point",
-        rows,
-        _outline(scale, size=(2 * _RADIUS * scale) ** 2, opacity=1, strokeWidth=0.6 * scale),
-        fill=alt.Fill("operation:N", scale=fills, legend=key),
-        shape=alt.Shape("operation:N", scale=shapes, legend=key),
-        tooltip=tips(("key:N", "", "place"), "operation:N"),
-    )
+    fill, shape = alt.Fill("operation:N", scale=fills, legend=key), alt.Shape("operation:N", scale=shapes, legend=key)
+    look = _outline(scale, size=(2 * _RADIUS * scale) ** 2, opacity=1, strokeWidth=0.6 * scale)
+    yield layer("point", rows, look, fill=fill, shape=shape, tooltip=tips(("key:N", "", "place"), "operation:N"))
     if detailed and len(rows) < DETAILED:
         small = {"fontSize": 7.5 * scale, "tooltip": False}
         yield layer("text", rows, small, text=alt.Text("kernel:N"), color=alt.Color("ink:N", scale=None))
@@ -393,7 +383,7 @@ Part = tuple[Wiring, StudentSpec | None]
 def picture(
     items: Wiring | StudentSpec | Sequence[Wiring | StudentSpec],
     *,
-    merge_weights: Mapping[Edge, float] | None = None,
+    merge_weights: Weights | None = None,
     title: str = "",
     captions: Sequence[str] = (),
 ) -> AnyChart:
@@ -416,7 +406,7 @@ def picture(
         return _sheet(parts, title, captions) if several is items else _one(parts[0], merge_weights or {}, title)
 
 
-def _one(part: Part, weights: Mapping[Edge, float], title: str) -> AnyChart:
+def _one(part: Part, weights: Weights, title: str) -> AnyChart:
     wiring, spec = part
     if unknown := [edge for edge in weights if edge not in wiring_edges(wiring)]:
         raise ValueError(f"merge_weights has edges that wiring {wiring.digest} lacks, for example {unknown[0].label!r}")
@@ -440,13 +430,12 @@ def _sheet(parts: Sequence[Part], title: str, captions: Sequence[str]) -> AnyCha
     wirings = [wiring for wiring, _ in parts]
     layouts = [_layout(wiring) for wiring in wirings]
     own = [min(1.0, _TILE / one.width, _TILE_HEIGHT / one.height) for one in layouts]
+    names = captions or [f"wiring {wiring.digest}" for wiring in wirings]
     tiles = []
-    for part, layout, scale, caption in zip(
-        parts, layouts, own, captions or [f"wiring {wiring.digest}" for wiring in wirings], strict=True
-    ):
+    for part, layout, scale, name in zip(parts, layouts, own, names, strict=True):
         scale = min(scale, 2.5 * min(own)) if max(own) > 2.5 * min(own) else min(own)
-        head = _title(caption, [_facts(part)], _TILE, anchor="middle", orient="bottom", fontSize=12)
-        tiles.append(_network(part[0], layout, scale, wirings).properties(title=head))
+        head = _title(name, [_facts(part)], _TILE, anchor="middle", orient="bottom", fontSize=12)
+        tiles.append(_network(part[0], layout, scale, wirings, {}).properties(title=head))
     chart: AnyChart = alt.concat(*tiles, columns=_COLUMNS, center=True, spacing=22)
     head = {"title": _title(title, [], _COLUMNS * _TILE, anchor="start")} if title else {}
     return chart.properties(usermeta={**_FIXED, "panel": 170}, description=f"{title}: {', '.join(captions)}", **head)

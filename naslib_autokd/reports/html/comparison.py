@@ -10,8 +10,7 @@ from naslib_autokd.reports.html.search import SMALL, finals_table, pictures, stu
 from naslib_autokd.reports.results import Row, RunData
 from naslib_autokd.reports.tables import interval
 
-_P = {"p (paired t)": ui.shown("p_value", form=".2g")}
-_P_HOLM = {"p (Holm)": ui.shown("p_holm", form=".2g")}
+_P = {"p (paired t)": ui.shown("p_value", form=".2g"), "p (Holm)": ui.shown("p_holm", form=".2g")}
 
 
 def _points(row: Row) -> str:
@@ -70,7 +69,6 @@ def statistics(page: ui.Page, run: RunData) -> Iterator[str]:
             "difference, points": _points,
             "it is better in": lambda row: f"{round(row['share_better'] * row['n'])} of {row['n']}",
             **_P,
-            **_P_HOLM,
             "p (Wilcoxon)": ui.shown("p_wilcoxon", form=".2g"),
         }
         yield ui.heading("Paired differences") + ui.lead(what) + page.chart("tests") + ui.table(tests, columns)
@@ -112,7 +110,7 @@ NO_PAIRS = "Nothing to pair: it takes plain KD and another loss on the same seed
 @ui.section("statistics", "Statistics", "Against plain KD", "tests", NO_PAIRS)
 def baselines_statistics(page: ui.Page, run: RunData) -> Iterator[str]:
     yield ui.lead("Test accuracy of each loss minus that of the same student with plain KD, paired by seed.")
-    columns: ui.Columns = {"student, loss": "method", "pairs": "n", "minus plain KD, points": _points, **_P, **_P_HOLM}
+    columns: ui.Columns = {"student, loss": "method", "pairs": "n", "minus plain KD, points": _points, **_P}
     yield page.chart("tests") + ui.table(run.table("tests"), columns)
 
 
@@ -126,25 +124,20 @@ def study_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     best = min((row for row in rows if row["regret"] is not None), key=lambda row: row["regret"], default=None)
     ranked = min((row for row in rows if row["average_rank"]), key=lambda row: row["average_rank"], default=None)
     if best is not None:
-        ends, rank = interval(best["regret_low"], best["regret_high"], 2), "best average rank"
-        yield ui.cards(
-            ("lowest mean regret", best["method"], f"{100 * best['regret']:.2f} points {ends}"),
-            None
-            if ranked is None
-            else (rank, ranked["method"], f"{ranked['average_rank']:.2f} of {len(rows)} methods"),
-            ("runs", str(about["n_runs"]), f"{about['seeds']} seeds, benchmark {about['benchmark']}"),
-        )
+        ends, rank = interval(best["regret_low"], best["regret_high"], 2), None
+        if ranked is not None:
+            rank = ("best average rank", ranked["method"], f"{ranked['average_rank']:.2f} of {len(rows)} methods")
+        runs = ("runs", str(about["n_runs"]), f"{about['seeds']} seeds, benchmark {about['benchmark']}")
+        yield ui.cards(("lowest mean regret", best["method"], f"{100 * best['regret']:.2f} points {ends}"), rank, runs)
     yield ui.listed(run.conclusions)
     yield ui.heading("Methods") + ui.texts(about["tables"][0])
 
 
 @ui.section("anytime", "Anytime", "During the searches")
 def study_anytime(page: ui.Page, run: RunData) -> Iterator[str]:
-    over = {
-        str(run.answer.get("unit", "student-epochs")): "regret_over_student_epochs",
-        "trainings": "regret_over_trials",
-    }
-    chart = page.chart(*over.items(), ("average rank", "average_rank"))
+    unit = str(run.answer.get("unit", "student-epochs"))
+    regrets = ((unit, "regret_over_student_epochs"), ("trainings", "regret_over_trials"))
+    chart = page.chart(*regrets, ("average rank", "average_rank"))
     said = (
         "Mean regret of the incumbent over what was spent; click a name to see its line alone. The reference is thick."
     )
