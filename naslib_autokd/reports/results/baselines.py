@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from naslib_autokd.commands._again import command_of
@@ -25,15 +25,14 @@ def baseline_tables(about: RunData) -> RunData:
     labels = {(row.student, row.loss): label for label, row in rows.items()}
     results = [(labels[training.job[:2]], training.seed, training.result) for training in found.trainings]
     counts = {label: [result.test_counts for name, _, result in results if name == label] for label in rows}
-    every = [count for own in counts.values() for count in own]
-    counted, uncounted = final_tables.count_tables(counts, bool(results))
+    teacher = None if found.teacher is None else asdict(found.teacher)
+    about = final_tables.judged(about, counts, teacher, bool(results))
     failures = ((f"{student}, {loss}", seed, error) for student, loss, seed, error in found.failures)
     tables = {
         "finals": [final_tables.final_row(result, label, seed) for label, seed, result in results],
         "methods": [method_row(label, row, _OF_LOSSES) for label, row in rows.items()],
         "tests": [paired_row(name, row.gain, p_holm=row.p_holm) for name, row in rows.items() if row.gain is not None],
         "failures": table("method seed message", failures),
-        **counted,
     }
     answer: dict[str, Any] = {}
     said, n_failed = list[str](), len(found.failures)
@@ -46,17 +45,14 @@ def baseline_tables(about: RunData) -> RunData:
     if found.teacher is None:
         n = plural(len(results), "training")
         problem = f"The comparison is not finished ({n} so far): the same command continues it."
-    return replace(
-        about,
+    return about.having(
+        tables,
+        {"finals": "No training has finished yet."},
         kind="baselines",
         state="empty" if not results else "stopped" if problem else "finished",
         problem=problem,
-        tables=tables,
-        missing={"finals": "No training has finished yet.", **uncounted},
         answer=answer,
-        teacher=final_tables.teacher_row(None if found.teacher is None else asdict(found.teacher), every),
         conclusions=said,
-        classes=final_tables.classes_of(every),
         methods=list(rows),
         command=command_of(about.folder),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from naslib_autokd.commands._again import comparison_code
@@ -51,10 +50,9 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
             kept.append((job, student))
     kept.sort(key=lambda item: -item[1].result.val_accuracy)
     counts = {name: [student.result.test_counts for job, student in kept if job.method == name] for name in methods}
-    every = [count for own in counts.values() for count in own]
-    counted, uncounted = final_tables.count_tables(counts, bool(tables["finals"]))
     space = next((space for job in reversed(jobs) if (space := read_settings(job.path).get("space"))), None)
-    searched, unknown = trial_tables.searched_tables(trials, space, analyse)
+    about = final_tables.judged(about, counts, comparison.teacher, bool(tables["finals"]))
+    about = trial_tables.searched(about, trials, space, analyse)
     failures = run.table("method seed message", comparison.failures)
     tables |= {
         "anytime_mean": mean_curves(comparison.jobs),
@@ -67,10 +65,7 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
         ],
         "tests": [_test_row(row) for row in comparison.rows if row.difference is not None],
         "ranks": run.rank_rows([row.label for row in comparison.rows], rank_methods(comparison)),
-        **searched,
-        **counted,
     }
-    teacher = final_tables.teacher_row(comparison.teacher, every)
     answer: dict[str, Any] = {}
     export = ""
     if comparison.rows:
@@ -79,23 +74,19 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
     if kept:
         best, student = kept[0]
         answer |= {"student_method": best.method, "student_seed": best.seed}
-        answer["student"] = final_tables.student_answer(student.result, teacher, about.task)
+        answer["student"] = final_tables.student_answer(student.result, about.teacher, about.task)
         if best.result is not None and not best.result.one_shot:
             export = f"naslib-autokd export {shlex.quote(str(best.path))} --format onnx"
     state, problem = _progress(about, comparison, jobs)
     front = "A comparison's searches minimise the error alone, so there is no Pareto front."
-    none = no_trials([trial for _, _, trial in trials])
-    return replace(
-        about,
+    return about.having(
+        tables,
+        {**MISSING, **no_trials([trial for _, _, trial in trials]), "front": front, "ranks": run.RANKS_MISSING},
         kind="comparison",
         state=state,
         problem=problem,
-        tables=tables,
-        missing={**MISSING, **none, "front": front, "ranks": run.RANKS_MISSING, **unknown, **uncounted},
         answer=answer,
-        teacher=teacher,
         conclusions=what_it_shows(comparison) if comparison.rows else (),
-        classes=final_tables.classes_of(every),
         methods=methods,
         command=comparison_code(about.folder, about.settings, about.task, comparison.seeds),
         export_command=export,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.evaluators.results import FinalResult
-from naslib_autokd.reports.results.run import Missing, Row, Tables, interval_columns, table
+from naslib_autokd.reports.results.run import Row, RunData, interval_columns, table
 from naslib_autokd.runners.finals import FinalRecord, kept_of
 from naslib_autokd.runners.statistics import paired_shares, wilson_interval
 
@@ -31,12 +31,12 @@ def final_rows(records: Sequence[FinalRecord], method: str, seed: Any) -> list[R
     return [final_row(record.result, method, seed, record.index, record is kept) for record in records]
 
 
-def teacher_row(known: Mapping[str, Any] | None, counts: Iterable[Counts]) -> Row | None:
+def _teacher_row(known: Mapping[str, Any] | None, counts: Iterable[Counts]) -> Row | None:
     """The teacher's numbers; of an unfinished run its accuracy alone, from what was counted beside a student."""
     names = ("test_accuracy", *COSTS)
     if known:
         return {name: known.get(name) for name in names}
-    for count in filter(None, counts):
+    for count in counts:
         right = count["agreement"]["both"] + count["agreement"]["teacher"]
         return {**dict.fromkeys(names), "test_accuracy": right / count["n"]}
     return None
@@ -69,13 +69,15 @@ def student_answer(final: FinalResult, teacher: Row | None, task: Mapping[str, A
     return answer
 
 
-def classes_of(counts: Iterable[Counts]) -> tuple[str, ...]:
-    """Names of the classes; empty if nothing was counted."""
-    return next((tuple(count["classes"]) for count in counts if count), ())
+def judged(about: RunData, counts: Mapping[str, Sequence[Counts]], teacher: Any, trained: bool) -> RunData:
+    """``about`` with the teacher, the classes, and the tables ``calibration``, ``confusion`` and ``agreement`` of each
+    method's students, summed over its runs.
 
-
-def count_tables(counts: Mapping[str, Sequence[Counts]], trained: bool) -> tuple[Tables, Missing]:
-    """The tables ``calibration``, ``confusion`` and ``agreement`` of each method's students, summed over its runs."""
+    Args:
+        teacher: What is known of it, if anything is.
+        trained: Whether a final student was.
+    """
+    every = [count for own in counts.values() for count in own if count]
     known = {method: own for method, found in counts.items() if (own := [count for count in found if count])}
     bins, cells, agreement = list[Any](), list[Any](), list[Any]()
     for method, own in known.items():
@@ -94,7 +96,9 @@ def count_tables(counts: Mapping[str, Sequence[Counts]], trained: bool) -> tuple
     if trained:
         why = "The run is of a version that did not keep what its final students answer on the test images."
     of_classes = "The task has too many classes for a confusion matrix to be kept." if known else why
-    return tables, {"calibration": why, "agreement": why, "confusion": of_classes}
+    missing = {"calibration": why, "agreement": why, "confusion": of_classes}
+    classes = tuple(every[0]["classes"]) if every else ()
+    return about.having(tables, missing, teacher=_teacher_row(teacher, every), classes=classes)
 
 
 def _bins(runs: Sequence[Sequence[Counts]]) -> Iterator[tuple[Any, ...]]:

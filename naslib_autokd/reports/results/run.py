@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,10 @@ class RunData:
     def table(self, name: str) -> list[Row]:
         """The rows of a table; empty if the run has none."""
         return self.tables.get(name, [])
+
+    def having(self, tables: Tables, missing: Missing, **more: Any) -> RunData:
+        """The run with more tables, reasons why some are empty, and other fields."""
+        return replace(self, tables={**self.tables, **tables}, missing={**self.missing, **missing}, **more)
 
 
 # ---- what several kinds share --------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from naslib_autokd.commands._again import command_of
@@ -45,16 +44,14 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
     shown = [trials[place] for place in places]
     counts = [] if kept is None else [kept.result.test_counts]
     rows, finals = trial_tables.trial_rows(trials, label, seed), final_tables.final_rows(records, label, seed)
-    teacher = final_tables.teacher_row(result.get("teacher"), counts)
+    about = final_tables.judged(about, {label: counts}, result.get("teacher"), bool(records))
+    about = trial_tables.searched(about, [(label, seed, trial) for trial in shown], settings.get("space"), analyse)
     answer = _answer(trials, finals, result)
     if kept is not None:
-        answer["student"] = final_tables.student_answer(kept.result, teacher, about.task)
+        answer["student"] = final_tables.student_answer(kept.result, about.teacher, about.task)
     in_seconds = status.training_seconds if status.budget.get("training_seconds") else None
     answer |= {"student_epochs": status.student_epochs, "training_seconds": in_seconds}
     answer |= {"seconds": status.elapsed_s or result.get("search_s")}
-    by_whom = [(label, seed, trial) for trial in shown]
-    searched, unknown = trial_tables.searched_tables(by_whom, settings.get("space"), analyse)
-    counted, uncounted = final_tables.count_tables({label: counts}, bool(records))
     pairs = result.get("agreement") or agreement_rows(budget_agreement(trials))
     several = len(objectives) > 1
     tables = {
@@ -66,22 +63,17 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
         "front": trial_tables.front_rows(trials, objectives, result.get("front") or (), places) if several else [],
         "hypervolume": trial_tables.hypervolume_rows(trials, objectives) if several else [],
         "budget_agreement": [{"method": label, "run_seed": seed, **pair} for pair in pairs],
-        **searched,
-        **counted,
     }
     none = no_trials(trials)
     front = none["trials"] if several else "The search minimised the error alone, so there is no Pareto front."
-    return replace(
-        about,
+    return about.having(
+        tables,
+        {**MISSING, **none, "front": front},
         kind="search",
         state=status.state if trials or (folder / STATUS).exists() else "empty",
         problem=f"{_problem(status, len(finals))} {_sample(len(shown), len(trials))}".strip(),
-        tables=tables,
-        missing={**MISSING, **none, "front": front, **unknown, **uncounted},
         answer=answer if trials or finals else {},
-        teacher=teacher,
         conclusions=what_was_found(answer),
-        classes=final_tables.classes_of(counts),
         methods=(label,),
         command=command_of(folder),
         export_command=f"naslib-autokd export {shlex.quote(str(folder))} --format onnx" if kept else "",

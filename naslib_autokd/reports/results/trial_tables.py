@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from naslib_autokd.records import MEASURED_OBJECTIVES, Trial, TrialStore, full_trainings, objective_value
-from naslib_autokd.reports.results.run import Missing, Row, Tables, table
+from naslib_autokd.reports.results.run import Row, RunData, table
 from naslib_autokd.runners.pareto import hypervolume_over_time, objective_table, pareto_front
 from naslib_autokd.runners.searched import SearchedSettings
 from naslib_autokd.runners.trial_importance import LEAST_ANALYSED, analysed, dependence, importance
@@ -127,48 +127,40 @@ def hypervolume_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> list
     return table("student_epochs share_of_the_box_of_all_full_trainings", found)
 
 
-def searched_tables(found: Sequence[tuple[str, Any, Trial]], space: Any, analyse: bool) -> tuple[Tables, Missing]:
-    """The tables ``settings`` and ``hyperparameters``, by a model of the trials ``importance`` and ``dependence``, and
-    why the latter two are empty.
+def searched(about: RunData, found: Sequence[tuple[str, Any, Trial]], space: Any, analyse: bool) -> RunData:
+    """``about`` with the tables ``settings`` and ``hyperparameters`` and, by a model of the trials, ``importance`` and
+    ``dependence``.
 
     Args:
         found: Method, seed of the run, trial.
         space: As ``run.yaml`` describes it.
+        analyse: Whether to make the model.
     """
-    searched = SearchedSettings.of([trial for _, _, trial in found], space)
-    hyperparameters = searched.hyperparameters
-    about = ((method, seed, t.number, t.candidate_digest, t.budget_epochs, t.val_accuracy) for method, seed, t in found)
-    rows = table("method run_seed number family budget_epochs val_accuracy", about)
+    trials = [trial for _, _, trial in found]
+    settings = SearchedSettings.of(trials, space)
+    own = ((method, seed, t.number, t.candidate_digest, t.budget_epochs, t.val_accuracy) for method, seed, t in found)
+    rows = table("method run_seed number family budget_epochs val_accuracy", own)
+    varied = ((h.name, h.kind, h.log, h.low, h.high, list(map(str, h.choices))) for h in settings.hyperparameters)
     tables = {
-        "settings": [{**row, **values} for row, values in zip(rows, searched.values, strict=True)],
-        "hyperparameters": table(
-            "name type log low high choices",
-            ((own.name, own.kind, own.log, own.low, own.high, list(map(str, own.choices))) for own in hyperparameters),
-        ),
+        "settings": [{**row, **values} for row, values in zip(rows, settings.values, strict=True)],
+        "hyperparameters": table("name type log low high choices", varied),
     }
     if not analyse:
-        return tables, {}
-    model, missing = _model_tables(searched, [trial for _, _, trial in found])
-    return tables | model, missing
-
-
-def _model_tables(searched: SearchedSettings, trials: Sequence[Trial]) -> tuple[Tables, Missing]:
+        return about.having(tables, {})
     places, costs, of = analysed(trials)
     both = ("importance", "dependence")
     if (n := len(places)) < LEAST_ANALYSED:
         few = f"It takes at least {LEAST_ANALYSED} successful trainings to say what matters, and this run has {n}."
-        return {}, dict.fromkeys(both, few)
+        return about.having(tables, dict.fromkeys(both, few))
     try:
-        shares = importance(searched, places, costs)
+        shares = importance(settings, places, costs)
     except ValueError as error:
-        return {}, dict.fromkeys(both, f"Nothing can be said of what matters: {error}.")
+        return about.having(tables, dict.fromkeys(both, f"Nothing can be said of what matters: {error}."))
     lines = [(*line, shares.r2, shares.n, of) for line in zip(shares.names, shares.mean, shares.sd, strict=True)]
     lines.sort(key=lambda line: -line[1])
-    curves = {curve.name: curve for curve in dependence(searched, places, costs)}
+    tables["importance"] = table("hyperparameter importance sd r2 n trials", lines)
+    curves = {curve.name: curve for curve in dependence(settings, places, costs)}
     shown = [curves[name] for name, *_ in lines if name in curves]
-    tables = {
-        "importance": table("hyperparameter importance sd r2 n trials", lines),
-        "dependence": [{**row, "log": curve.log} for curve in shown for row in curve.rows()],
-    }
+    tables["dependence"] = [{**row, "log": curve.log} for curve in shown for row in curve.rows()]
     unknown = "Partial dependence needs the space that was searched, which cannot be made again from this run."
-    return tables, {"dependence": unknown}
+    return about.having(tables, {"dependence": unknown})
