@@ -177,17 +177,15 @@ def pictures(page: ui.Page, run: RunData) -> Iterator[str]:
     from naslib_autokd.search_spaces.hnag.parameters import Candidate
     from naslib_autokd.shipping.student_file import ExportError, read_trained
 
-    kept = run.students[0] if run.students else None
-    if kept is not None:
+    if run.kept:
         try:
-            spec, weights = read_trained(kept["path"])
+            spec, weights = read_trained(run.kept["path"])
         except ExportError as error:
             yield ui.missing(f"The kept student cannot be drawn: {' '.join(str(error).split())}.")
         else:
             yield ui.heading("The kept student, with its merge weights")
             yield page.figure([("", picture(spec, merge_weights=weights))])
-    values = run.answer.get("candidate") if kept is None else kept["candidate"]
-    if values:
+    if values := run.kept.get("candidate") or run.answer.get("candidate"):
         try:
             family = Candidate.from_dict(values)
         except ValueError:  # of another search space

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from naslib_autokd.commands._again import comparison_code
 from naslib_autokd.records import Trial, TrialStore
 from naslib_autokd.reports.results import final_tables, run, trial_tables
-from naslib_autokd.reports.results.search import MISSING, no_trials
+from naslib_autokd.reports.results.search import missing_of
 from naslib_autokd.reports.tables import comparison_table
-from naslib_autokd.runners.comparison import Comparison, JobFolder, mean_curves, rank_methods, read_comparison
+from naslib_autokd.runners.comparison import (
+    Comparison,
+    JobFolder,
+    JobResult,
+    mean_curves,
+    rank_methods,
+    read_comparison,
+)
 from naslib_autokd.runners.comparison import Row as MethodResult
 from naslib_autokd.runners.finals import FinalRecord, kept_of, read_finals
 from naslib_autokd.runners.run_folder import COMPARISON, STATUS, TRIALS, read_settings
@@ -35,7 +43,7 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
     methods = [method["label"] for method in about.settings.get("methods", [])]
     tables: run.Tables = {"trials": [], "finals": [], "anytime": []}
     trials: list[tuple[str, int, Trial]] = []
-    kept: list[tuple[JobFolder, FinalRecord]] = []
+    kept: list[tuple[JobFolder, JobResult, FinalRecord]] = []
     for job in jobs:
         own, finals = list(TrialStore(job.path / TRIALS)), read_finals(job.path)
         trials += [(job.method, job.seed, trial) for trial in own]
@@ -47,9 +55,9 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
         about_curve = {"method": job.method, "seed": job.seed, "one_shot": job.result.one_shot}
         tables["anytime"] += [{**about_curve, job.result.curve_unit: x, "accuracy": y} for x, y in job.result.curve]
         if (student := kept_of(finals)) is not None:
-            kept.append((job, student))
-    kept.sort(key=lambda item: -item[1].result.val_accuracy)
-    counts = {name: [student.result.test_counts for job, student in kept if job.method == name] for name in methods}
+            kept.append((job, job.result, student))
+    kept.sort(key=lambda item: -item[2].result.val_accuracy)
+    counts = {name: [student.result.test_counts for job, _, student in kept if job.method == name] for name in methods}
     space = next((space for job in reversed(jobs) if (space := read_settings(job.path).get("space"))), None)
     about = final_tables.judged(about, counts, comparison.teacher, bool(tables["finals"]))
     about = trial_tables.searched(about, trials, space, analyse)
@@ -67,21 +75,21 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
         "ranks": run.rank_rows([row.label for row in comparison.rows], rank_methods(comparison)),
     }
     answer: dict[str, Any] = {}
-    export = ""
     if comparison.rows:
         answer = {"reference": comparison.rows[0].label, "n_jobs": len(comparison.jobs)}
         answer |= {"seeds": list(comparison.seeds), "tables": [comparison_table(comparison)]}
     if kept:
-        best, student = kept[0]
+        best, result, student = kept[0]
         answer |= {"student_method": best.method, "student_seed": best.seed}
         answer["student"] = final_tables.student_answer(student.result, about.teacher, about.task)
-        if best.result is not None and not best.result.one_shot:
-            export = f"naslib-autokd export {shlex.quote(str(best.path))} --format onnx"
+        about = replace(about, kept={"path": student.path, "candidate": result.details.get("candidate")})
+        if not result.one_shot:
+            about = replace(about, export_command=f"naslib-autokd export {shlex.quote(str(best.path))} --format onnx")
     state, problem = _progress(about, comparison, jobs)
     front = "A comparison's searches minimise the error alone, so there is no Pareto front."
     return about.having(
         tables,
-        {**MISSING, **no_trials([trial for _, _, trial in trials]), "front": front, "ranks": run.RANKS_MISSING},
+        {**missing_of([trial for _, _, trial in trials]), "front": front, "ranks": run.RANKS_MISSING},
         kind="comparison",
         state=state,
         problem=problem,
@@ -89,11 +97,6 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
         conclusions=what_it_shows(comparison) if comparison.rows else (),
         methods=methods,
         command=comparison_code(about.folder, about.settings, about.task, comparison.seeds),
-        export_command=export,
-        students=[
-            {"path": student.path, "candidate": job.result and job.result.details.get("candidate")}
-            for job, student in kept
-        ],
     )
 
 

@@ -53,8 +53,8 @@ class RunData:
     """What started the run, as a shell command; of a comparison as lines of Python."""
     export_command: str = ""
     """What writes the best student as a file of its own; empty if there is none yet."""
-    students: Sequence[Mapping[str, Any]] = ()
-    """Kept students, the best one first: ``path`` (a .safetensors file), ``candidate`` (None if not known)."""
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """The best student that is kept: ``path`` (a .safetensors file), ``candidate`` (None if not known)."""
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from naslib_autokd.optimizers.base import budget_agreement
 from naslib_autokd.records import Trial, TrialStore, full_trainings, incumbent
 from naslib_autokd.reports.conclusions import what_was_found
 from naslib_autokd.reports.results import final_tables, trial_tables
-from naslib_autokd.reports.results.run import Row, RunData, interval_columns, plural
+from naslib_autokd.reports.results.run import Missing, Row, RunData, interval_columns, plural
 from naslib_autokd.runners.finals import kept_of, read_finals
 from naslib_autokd.runners.results import agreement_rows, remarks_on_answer, what_decided_widths
 from naslib_autokd.runners.run_folder import RESULT, STATUS, TRIALS, read_json
@@ -20,13 +20,13 @@ from naslib_autokd.runners.session import RunStatus, read_status
 from naslib_autokd.runners.statistics import SHARE, mean_interval
 from naslib_autokd.search_spaces.hnag import Candidate
 
-MISSING = {"finals": "No final student has been trained yet.", "failures": "No trial failed."}
 
-
-def no_trials(trials: Sequence[Trial]) -> dict[str, str]:
-    """Why the tables of trials are empty."""
+def missing_of(trials: Sequence[Trial]) -> Missing:
+    """Why tables of trials and students are empty."""
     why = "No trial has succeeded yet." if trials else "No trial has finished yet."
-    return dict.fromkeys(("trials", "anytime", "families", "settings", "hyperparameters"), why)
+    tables = ("trials", "anytime", "families", "settings", "hyperparameters", "front")
+    more = {"finals": "No final student has been trained yet.", "failures": "No trial failed."}
+    return {**dict.fromkeys(tables, why), **more}
 
 
 def search_tables(about: RunData, analyse: bool) -> RunData:
@@ -64,11 +64,12 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
         "hypervolume": trial_tables.hypervolume_rows(trials, objectives) if several else [],
         "budget_agreement": [{"method": label, "run_seed": seed, **pair} for pair in pairs],
     }
-    none = no_trials(trials)
-    front = none["trials"] if several else "The search minimised the error alone, so there is no Pareto front."
+    missing = missing_of(trials)
+    if not several:
+        missing["front"] = "The search minimised the error alone, so there is no Pareto front."
     return about.having(
         tables,
-        {**MISSING, **none, "front": front},
+        missing,
         kind="search",
         state=status.state if trials or (folder / STATUS).exists() else "empty",
         problem=f"{_problem(status, len(finals))} {_sample(len(shown), len(trials))}".strip(),
@@ -77,7 +78,7 @@ def search_tables(about: RunData, analyse: bool) -> RunData:
         methods=(label,),
         command=command_of(folder),
         export_command=f"naslib-autokd export {shlex.quote(str(folder))} --format onnx" if kept else "",
-        students=[{"path": kept.path, "candidate": answer.get("candidate")}] if kept else (),
+        kept={"path": kept.path, "candidate": answer.get("candidate")} if kept else {},
     )
 
 
@@ -108,8 +109,7 @@ def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str,
         answer["remarks"] = remarks_on_answer(trials, family)
     answer["width_decided_by"] = what_decided_widths(trials)
     answer["latency_of"] = trial_tables.latency_of(trials)
-    tested = [row["test_accuracy"] for row in finals if row["test_accuracy"] is not None]
-    if tested:
+    if tested := [row["test_accuracy"] for row in finals if row["test_accuracy"] is not None]:
         answer |= interval_columns("family_accuracy", mean_interval(tested, bounds=SHARE))
         answer["family_accuracy_n"] = len(tested)
     return answer
