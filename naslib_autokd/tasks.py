@@ -209,7 +209,8 @@ class Task:
             )
         root = Path(self.data_dir).expanduser()
         if not root.is_dir() and not self.download:
-            raise TaskError(f"data_dir {root} does not exist; it should be a folder with {content}")
+            where = "" if root.is_absolute() else f" in {Path.cwd()}"
+            raise TaskError(f"data_dir {root} does not exist{where}; it should be a folder with {content}")
         return root
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -136,6 +137,12 @@ def test_digests_of_tasks_stay_as_they_were(name):
     skipping = get_task(name, skip_unreadable=True)
     assert skipping.digest != task.digest
     assert Task.from_yaml(skipping.to_yaml()) == skipping
+
+
+def test_a_relative_folder_that_is_missing_is_told_with_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match=rf"data_dir photos does not exist in {re.escape(str(tmp_path))}; it should be"):
+        resolve(get_task("imagefolder", data_dir="photos"))
 
 
 @pytest.mark.parametrize("name", ["mit67", "flowers102"])

@@ -38,7 +38,8 @@ def read_unlabelled(task: Task, loaded: Loaded) -> Unlabelled:
     """
     root = Path(str(task.unlabelled_dir)).expanduser()
     if not root.is_dir():
-        raise TaskError(f"unlabelled_dir {root} does not exist; it should be a folder of pictures")
+        where = "" if root.is_absolute() else f" in {Path.cwd()}"
+        raise TaskError(f"unlabelled_dir {root} does not exist{where}; it should be a folder of pictures")
     found, lines = pictures_below(root)
     names = others(root, found, _files_of(task, loaded))
     if left_out := len(found) - len(names):

@@ -152,7 +152,11 @@ def _answers(teacher: Teacher, data: TaskData) -> Tensor:
         raise
     except Exception as error:  # the network is the user's: it may raise anything
         shape = f"{task.in_channels}x{task.image_size}x{task.image_size}"
-        raise TeacherError(f"the teacher cannot take the images of {task.name!r} ({shape}): {error}") from error
+        advice = "; if it was made for another size, state it (--input-size of 'naslib-autokd teacher check')"
+        resized = teacher.input_for(task).size != task.image_size
+        raise TeacherError(
+            f"the teacher cannot take the images of {task.name!r} ({shape}): {error}{'' if resized else advice}"
+        ) from error
     if outputs.numel() == len(images) and task.n_classes > 2 and _are_indices(outputs, task.n_classes):
         raise TeacherError(
             f"the teacher returns class indices (shape {tuple(outputs.shape)} for {len(images)} images); return "
@@ -390,12 +394,18 @@ def _other_inputs(teacher: Teacher, data: TaskData, images: Tensor) -> list[tupl
     ]
     if given.channels == 3:
         scales.append(("ImageNet's normalisation", *IMAGENET))
-    remedy = "images on the wrong scale; state the normalisation that it was trained with (--mean and --std of "
-    remedy += "'naslib-autokd teacher check', or Teacher(network, mean, std))"
     network = teacher.members[0]
     others: list[tuple[str, str, Teacher, Tensor]] = []
     for name, mean, std in scales:
         if len(mean) in (1, given.channels):
+            typed = " ".join(
+                f"--{option} {','.join(f'{value:.6g}' for value in values)}"
+                for option, values in (("mean", mean), ("std", std))
+            )
+            remedy = (
+                f"images on the wrong scale; state the normalisation that it was trained with ({typed}, if it is this, "
+                "of 'naslib-autokd teacher check', or Teacher(network, mean, std))"
+            )
             others.append((name, remedy, Teacher.of(network, replace(given, mean=mean, std=std), task), images))
     if given.size not in (None, task.image_size) or given.crop != 1:
         unresized = Teacher.of(network, replace(given, size=None, crop=1.0), task)

@@ -85,9 +85,12 @@ def test_a_right_teacher_passes(colours, thorough):
 @pytest.mark.parametrize(
     ("made_for", "said"),
     [
-        (((0.0,) * 3, (1.0,) * 3), r"with pixels in \[0, 1\] as input it reaches 100.0%.*--mean and --std"),
+        (
+            ((0.0,) * 3, (1.0,) * 3),
+            r"with pixels in \[0, 1\] as input it reaches 100.0%.*--mean 0 --std 1, if",
+        ),
         (((0.5,) * 3, (0.5,) * 3), r"with pixels in \[-1, 1\] as input"),
-        (((0.0,) * 3, (1 / 255,) * 3), r"with pixels in 0\.\.255 as input"),
+        (((0.0,) * 3, (1 / 255,) * 3), r"with pixels in 0\.\.255 as input.*--std 0.00392157, if"),
         (IMAGENET, "with ImageNet's normalisation as input"),
     ],
 )
