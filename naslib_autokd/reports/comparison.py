@@ -39,13 +39,11 @@ def write_csv(comparison: Comparison, path: str | Path) -> None:
 
 
 def anytime_figure(run: RunData, path: str | Path) -> None:
-    """Anytime curves over student-epochs, and beside them the final test accuracies: the two charts of the report.
+    """Anytime curves, and beside them the final test accuracies: the two charts of the report, as .png, .pdf or .svg.
 
-    Thin lines are seeds, thick ones their mean with a 95% bootstrap band; intervals of the final students are 95% over
-    seeds. A search's curve is the validation accuracy of its best full training so far; a one-shot method's (dashed) is
-    that of its supernet with shared weights (of the search that was chosen), on the images that train its architecture,
-    which says little about the cell that is cut out of it: the final students are what can be compared. The format
-    follows the suffix of ``path``: .png, .pdf or .svg.
+    Curves of one-shot methods (dashed) are of their supernet with shared weights, on the images that train its
+    architecture, which says little about the cell that is cut out of it: the final students are what can be compared.
+    Bands and intervals are 95% over seeds.
     """
     from naslib_autokd.reports.charts.curves import side_by_side
     from naslib_autokd.reports.figures import run_charts

@@ -20,8 +20,6 @@ def said(start: str, entries: Sequence[str], end: str = "") -> list[str]:
     return [f"{start} {'; '.join(entries)}{end}."] if entries else []
 
 
-# ---- searches ------------------------------------------------------------------------------------------------------
-
 STOPPED = {
     "n_trials": "the number of trials",
     "student_epochs": "the student-epochs",
@@ -85,9 +83,6 @@ def budget_agreement(rows: Iterable[Mapping[str, Any]], whose: str = "") -> list
     ]
 
 
-# ---- comparisons ---------------------------------------------------------------------------------------------------
-
-
 def what_it_shows(comparison: Comparison) -> list[str]:
     """Of a comparison of search methods on a task."""
     lines, first = [], comparison.rows[0].label
@@ -130,9 +125,6 @@ def what_it_shows(comparison: Comparison) -> list[str]:
             lines.append(f"{row.label} kept the space's default family, which it trains first, in {of}.")
     collapsed = [job for job in comparison.jobs if job.details.get("collapsed")]
     return lines + [f"{j.method} seed {j.seed} collapsed: {j.details.get('message')}." for j in collapsed]
-
-
-# ---- studies -------------------------------------------------------------------------------------------------------
 
 
 def conclusions(found: StudySummary) -> list[str]:

@@ -83,8 +83,8 @@ def write_importance_report(found: ImportanceReport, out: Path) -> list[Path]:
     folder.table("partial_dependence", columns, points)
 
     order = found.overall.ranking
-    titles = {"overall": "over the space"}
-    panels = [(titles.get(which, best), _chart_rows(i, order)) for which, i in decompositions.items()]
+    titles = ("over the space", best)
+    panels = [(title, _chart_rows(i, order)) for title, i in zip(titles, decompositions.values(), strict=False)]
     folder.chart("importance", decomposition(panels))
     if most := sorted(found.curves, key=lambda curve: -curve.range)[:MOST_PANELS]:
         curves = [{**row, "log": curve.log} for curve in most for row in curve.rows()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -154,27 +154,23 @@ def ratio(value: float | None, less: str = "smaller") -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, with a link in its navigation."""
+    """A part of the page, with a link in its navigation; decorates the function that yields its content."""
 
     name: str
     link: str
     title: str
-    needs: str
+    needs: str = ""
     """Table without which only `without`, or why it is empty, is said."""
-    without: str
-    make: Callable[[Page, RunData], Iterator[str]]
+    without: str = ""
+    make: Callable[[Page, RunData], Iterator[str]] = lambda page, run: iter(())
+
+    def __call__(self, make: Callable[[Page, RunData], Iterator[str]]) -> Section:
+        return replace(self, make=make)
 
     def html(self, page: Page, run: RunData, prefix: str) -> str:
         parts = why(run, self.needs, self.without) if self.needs and not run.table(self.needs) else ""
         content = parts or "".join(self.make(page, run))
         return f'<section id="{prefix}{self.name}"><h2>{escape(self.title)}</h2>{content}</section>'
-
-
-def section(
-    name: str, link: str, title: str, needs: str = "", without: str = ""
-) -> Callable[[Callable[[Page, RunData], Iterator[str]]], Section]:
-    """Makes a section of a function that yields its parts."""
-    return partial(Section, name, link, title, needs, without)
 
 
 def lead(text: str) -> str:
@@ -238,4 +234,5 @@ def texts(shown: Shown) -> str:
 
 
 def listed(sentences: Iterable[str]) -> str:
-    return f'<ul class="says">{"".join(f"<li>{escape(text)}</li>" for text in sentences)}</ul>'
+    lines = "".join(f"<li>{escape(text)}</li>" for text in sentences)
+    return f'<ul class="says">{lines}</ul>' if lines else ""

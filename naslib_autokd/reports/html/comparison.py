@@ -19,14 +19,14 @@ def _points(row: Row) -> str:
     return "not known" if row["difference"] is None else f"{100 * row['difference']:+.2f} {ends}".strip()
 
 
-@ui.section("answer", "Answer", "The answer")
+@ui.Section("answer", "Answer", "The answer")
 def answer(page: ui.Page, run: RunData) -> Iterator[str]:
     yield from search.answer.make(page, run)
     for shown in run.answer.get("tables", ()):
         yield ui.heading("Methods") + ui.lead(shown.title) + ui.texts(shown)
 
 
-@ui.section("anytime", "Anytime", "During the searches", "anytime", "No search has an incumbent yet.")
+@ui.Section("anytime", "Anytime", "During the searches", "anytime", "No search has an incumbent yet.")
 def anytime(page: ui.Page, run: RunData) -> Iterator[str]:
     said = (
         "Validation accuracy of the incumbent: thin lines are seeds, thick ones their mean with a 95% bootstrap band."
@@ -40,7 +40,7 @@ def anytime(page: ui.Page, run: RunData) -> Iterator[str]:
     yield page.chart("anytime")
 
 
-@ui.section("family", "Found", "What was found", needs="finals")
+@ui.Section("family", "Found", "What was found", needs="finals")
 def family(page: ui.Page, run: RunData) -> Iterator[str]:
     finals = run.table("finals")
     yield ui.lead("Final students of all seeds, each trained from scratch under the same protocol and judged once.")
@@ -50,7 +50,7 @@ def family(page: ui.Page, run: RunData) -> Iterator[str]:
     yield from pictures(page, run)
 
 
-@ui.section("statistics", "Statistics", "Statistics")
+@ui.Section("statistics", "Statistics", "Statistics")
 def statistics(page: ui.Page, run: RunData) -> Iterator[str]:
     tests, ranks = run.table("tests"), run.table("ranks")
     first = run.answer.get("reference", run.methods[0] if run.methods else "")
@@ -86,7 +86,7 @@ def _ranks(ranks: Sequence[Row]) -> str:
     return f"{said}Methods whose ranks differ by less than {difference:.2f} are not told apart (Nemenyi)."
 
 
-@ui.section("answer", "Answer", "The answer", "methods", "No training has finished yet.")
+@ui.Section("answer", "Answer", "The answer", "methods", "No training has finished yet.")
 def baselines_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     rows = run.table("methods")
     best = next(row for row in rows if row["method"] == run.answer["best"])
@@ -98,7 +98,7 @@ def baselines_answer(page: ui.Page, run: RunData) -> Iterator[str]:
         yield ui.heading("Students and losses") + ui.lead(shown.title) + ui.texts(shown)
 
 
-@ui.section("family", "Trainings", "Every training", "finals")
+@ui.Section("family", "Trainings", "Every training", "finals")
 def baselines_found(page: ui.Page, run: RunData) -> Iterator[str]:
     yield ui.lead("Each training was judged once on the test images, after its last epoch.")
     yield page.chart("finals") + finals_table(run)
@@ -107,14 +107,14 @@ def baselines_found(page: ui.Page, run: RunData) -> Iterator[str]:
 NO_PAIRS = "Nothing to pair: it takes plain KD and another loss on the same seed."
 
 
-@ui.section("statistics", "Statistics", "Against plain KD", "tests", NO_PAIRS)
+@ui.Section("statistics", "Statistics", "Against plain KD", "tests", NO_PAIRS)
 def baselines_statistics(page: ui.Page, run: RunData) -> Iterator[str]:
     yield ui.lead("Test accuracy of each loss minus that of the same student with plain KD, paired by seed.")
     columns: ui.Columns = {"student, loss": "method", "pairs": "n", "minus plain KD, points": _points, **_P}
     yield page.chart("tests") + ui.table(run.table("tests"), columns)
 
 
-@ui.section("answer", "Answer", "The answer")
+@ui.Section("answer", "Answer", "The answer")
 def study_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     rows, about = run.table("methods"), run.answer
     yield ui.lead(str(about.get("question", "")))
@@ -133,7 +133,7 @@ def study_answer(page: ui.Page, run: RunData) -> Iterator[str]:
     yield ui.heading("Methods") + ui.texts(about["tables"][0])
 
 
-@ui.section("anytime", "Anytime", "During the searches")
+@ui.Section("anytime", "Anytime", "During the searches")
 def study_anytime(page: ui.Page, run: RunData) -> Iterator[str]:
     unit = str(run.answer.get("unit", "student-epochs"))
     regrets = ((unit, "regret_over_student_epochs"), ("trainings", "regret_over_trials"))
@@ -154,7 +154,7 @@ RUN = (
 )
 
 
-@ui.section("family", "Final regrets", "Final regrets")
+@ui.Section("family", "Final regrets", "Final regrets")
 def study_finals(page: ui.Page, run: RunData) -> Iterator[str]:
     if all(row["regret"] is None for row in run.table("finals")):
         yield ui.missing("No run has finished with an incumbent.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from naslib_autokd.search_spaces.hnag.wiring import Wiring
 
 
-@ui.section("answer", "Answer", "The answer")
+@ui.Section("answer", "Answer", "The answer")
 def answer(page: ui.Page, run: RunData) -> Iterator[str]:
     found = run.answer
     student = found.get("student") or {}
@@ -45,8 +45,7 @@ def answer(page: ui.Page, run: RunData) -> Iterator[str]:
         yield ui.missing("Nothing has been found yet: no full training has succeeded.")
     finder = found.get("student_method")
     says = [f"The student above is of {finder} (seed {found['student_seed']})."] if finder else []
-    if says := [*says, *run.conclusions]:
-        yield ui.listed(says)
+    yield ui.listed([*says, *run.conclusions])
     if run.export_command:
         yield ui.heading("Take it with you") + ui.command(run.export_command)
 
@@ -71,15 +70,14 @@ def student_cards(run: RunData, student: Mapping[str, Any], over: str) -> str:
     )
 
 
-@ui.section("anytime", "Anytime", "During the search", needs="anytime")
+@ui.Section("anytime", "Anytime", "During the search", needs="anytime")
 def anytime(page: ui.Page, run: RunData) -> Iterator[str]:
     yield ui.lead("The incumbent is the family with the best mean of its trainings at the largest budget so far.")
     yield page.chart(*((axis, name) for name, axis, _, _ in AXES))
     agreement = budget_agreement(run.table("budget_agreement"))
     if len(agreement) > 1:
         yield page.chart("budget_agreement")
-    if agreement:
-        yield ui.listed(agreement)
+    yield ui.listed(agreement)
 
 
 RANGE = "Drag a range: trials outside it turn grey in all charts and leave the table; a click clears it."
@@ -107,7 +105,7 @@ MEASURED = (
 REASON = (ui.Column("reason", "message", more={"type": "text"}),)
 
 
-@ui.section("trials", "Trials", "Every trial", needs="trials")
+@ui.Section("trials", "Trials", "Every trial", needs="trials")
 def trials(page: ui.Page, run: RunData) -> Iterator[str]:
     rows, family = of_trials(run, "trials"), run.answer.get("family")
     failed = [row for row in run.table("failures") if "status" in row]
@@ -128,7 +126,7 @@ def trials(page: ui.Page, run: RunData) -> Iterator[str]:
     yield page.table("trials", columns_of, rows, ("validation, %", True), marked, ids)
 
 
-@ui.section("family", "Family", "The family")
+@ui.Section("family", "Family", "The family")
 def family(page: ui.Page, run: RunData) -> Iterator[str]:
     chart = page.chart("families")
     if chart:
@@ -199,7 +197,7 @@ def pictures(page: ui.Page, run: RunData) -> Iterator[str]:
         yield page.figure([("", picture(wirings[0]) if family.is_one_wiring else picture(wirings, captions=captions))])
 
 
-@ui.section("settings", "Settings", "Settings of generator and distillation")
+@ui.Section("settings", "Settings", "Settings of generator and distillation")
 def settings(page: ui.Page, run: RunData) -> Iterator[str]:
     if not run.table("hyperparameters") or all(row["val_accuracy"] is None for row in run.table("settings")):
         yield ui.why(run, "settings")
@@ -224,7 +222,7 @@ def settings(page: ui.Page, run: RunData) -> Iterator[str]:
     yield page.chart("partial_dependence")
 
 
-@ui.section("importance", "Importance", "What matters", needs="importance")
+@ui.Section("importance", "Importance", "What matters", needs="importance")
 def importance(page: ui.Page, run: RunData) -> Iterator[str]:
     first = run.table("importance")[0]
     said = (
@@ -238,7 +236,7 @@ def importance(page: ui.Page, run: RunData) -> Iterator[str]:
     yield page.chart("importance")
 
 
-@ui.section("front", "Front", "Pareto front", needs="front")
+@ui.Section("front", "Front", "Pareto front", needs="front")
 def front(page: ui.Page, run: RunData) -> Iterator[str]:
     rows = run.table("front")
     said = "Families that no other beats in all objectives."
@@ -263,7 +261,7 @@ JUDGED = {
 }
 
 
-@ui.section("calibration", "Calibration", "Calibration, and agreement with the teacher", needs="calibration")
+@ui.Section("calibration", "Calibration", "Calibration, and agreement with the teacher", needs="calibration")
 def calibration(page: ui.Page, run: RunData) -> Iterator[str]:
     caption = "ECE: expected calibration error. Larger dots hold more images."
     chart = page.chart(*file_names(run, "calibration").items(), caption=caption)
@@ -285,7 +283,7 @@ def _agreement(run: RunData) -> str:
     return ui.folded("As a table", ui.table(rows, {"method": "method", **columns}, words=2))
 
 
-@ui.section("confusion", "Confusion", "Confusion matrix", needs="confusion")
+@ui.Section("confusion", "Confusion", "Confusion matrix", needs="confusion")
 def confusion(page: ui.Page, run: RunData) -> Iterator[str]:
     rows, names = run.table("confusion"), file_names(run, "confusion", "confusion_student")
     several, method = len(names) > 1, run.answer.get("best", rows[0]["method"])
@@ -303,7 +301,7 @@ def confusion(page: ui.Page, run: RunData) -> Iterator[str]:
     yield f'<div class="two left"><div>{chart}</div><div>{title}{errors}</div></div>'
 
 
-@ui.section("reproduce", "Reproduce", "How to reproduce it")
+@ui.Section("reproduce", "Reproduce", "How to reproduce it")
 def reproduce(page: ui.Page, run: RunData) -> Iterator[str]:
     if run.command:
         told = "in Python" if run.command.startswith("from ") else "in a shell"

@@ -9,6 +9,7 @@ from typing import Any
 
 from naslib_autokd.commands._again import comparison_code
 from naslib_autokd.records import Trial, TrialStore
+from naslib_autokd.reports.conclusions import what_it_shows
 from naslib_autokd.reports.results import final_tables, run, trial_tables
 from naslib_autokd.reports.results.search import missing_of
 from naslib_autokd.reports.tables import comparison_table
@@ -37,8 +38,6 @@ def comparison_tables(about: run.RunData, analyse: bool) -> run.RunData:
     Its ``answer``: ``reference``, ``seeds``, ``n_jobs``, ``tables`` (as texts); of all methods' kept students the best
     by validation, whoever found it: ``student`` (see `student_answer`), ``student_method``, ``student_seed``.
     """
-    from naslib_autokd.reports.conclusions import what_it_shows
-
     comparison, jobs = read_comparison(about.folder)
     methods = [method["label"] for method in about.settings.get("methods", [])]
     tables: run.Tables = {"trials": [], "finals": [], "anytime": []}

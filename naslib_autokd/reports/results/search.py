@@ -108,7 +108,8 @@ def _answer(trials: Sequence[Trial], finals: Sequence[Row], result: Mapping[str,
         answer["expected_cost"] = None if expected == min((trial.cost for trial in own), default=None) else expected
         answer["remarks"] = remarks_on_answer(trials, family)
     answer["width_decided_by"] = what_decided_widths(trials)
-    answer["latency_of"] = trial_tables.latency_of(trials)
+    # by the last trial: runtime, batch, threads
+    answer["latency_of"] = next((t.info["latency_of"] for t in reversed(trials) if "latency_of" in t.info), "")
     if tested := [row["test_accuracy"] for row in finals if row["test_accuracy"] is not None]:
         answer |= interval_columns("family_accuracy", mean_interval(tested, bounds=SHARE))
         answer["family_accuracy_n"] = len(tested)

@@ -12,7 +12,7 @@ from naslib_autokd.reports.results.run import RANKS_MISSING, Row, RunData, Table
 from naslib_autokd.reports.tables import study_tables as shown_tables
 from naslib_autokd.runners.ablation import StudyResult, read_study
 from naslib_autokd.runners.run_folder import STUDY, read_yaml
-from naslib_autokd.runners.study_summary import Axis, MethodSummary, StudySummary, anytime_curves, rank_curves, summary
+from naslib_autokd.runners.study_summary import Axis, StudySummary, anytime_curves, rank_curves, summary
 
 _OF_METHODS = "n n_without regret regret_low regret_high median_regret average_rank full_trainings n_trials cpu_s"
 _OF_TESTS = "n difference low high p_value p_wilcoxon share_better"
@@ -55,6 +55,10 @@ def study_tables(about: RunData) -> RunData:
 def result_tables(result: StudyResult, found: StudySummary) -> Tables:
     """Of a study with a run, and its summary."""
     best = result.best_test_error
+    methods = []
+    for own in found.methods:
+        ratio = "" if own.speed_up_epochs is None else own.speed_up_epochs.text()
+        methods.append((own.label, *(getattr(own, name) for name in _OF_METHODS.split()), ratio))
     tests = [
         (own.label, test.n, test.shift, test.low, test.high, None, test.p_value, test.share_better, own.p_holm)
         for own in found.methods
@@ -65,7 +69,7 @@ def result_tables(result: StudyResult, found: StudySummary) -> Tables:
     shown = ranks.items() if found.friedman is not None else ()  # else ranks say nothing
     points = ((label, x, y, n) for label, own in shown for x, y in zip(grid, own, strict=True) if y == y)
     return {
-        "methods": table(f"method {_OF_METHODS} speed_up_epochs", map(_method_line, found.methods)),
+        "methods": table(f"method {_OF_METHODS} speed_up_epochs", methods),
         "tests": table(f"method {_OF_TESTS} p_holm", tests),
         "ranks": rank_rows([method.label for method in found.methods], found.friedman),
         "anytime": _curve_rows(result, "student_epochs"),
@@ -76,11 +80,6 @@ def result_tables(result: StudyResult, found: StudySummary) -> Tables:
             ((method, seed, error - best, error, *spent) for method, seed, error, *spent in runs),
         ),
     }
-
-
-def _method_line(method: MethodSummary) -> list[Any]:
-    ratio = "" if method.speed_up_epochs is None else method.speed_up_epochs.text()
-    return [method.label, *(getattr(method, name) for name in _OF_METHODS.split()), ratio]
 
 
 def _curve_rows(result: StudyResult, axis: Axis) -> list[Row]:

@@ -53,11 +53,6 @@ def trial_rows(trials: Sequence[Trial], method: str, run_seed: Any) -> list[Row]
     return table(f"method run_seed number family {_OUTCOME} {columns}", lines)
 
 
-def latency_of(trials: Sequence[Trial]) -> str:
-    """What was measured where it was, by the last trial: runtime, batch, threads; else empty."""
-    return next((trial.info["latency_of"] for trial in reversed(trials) if "latency_of" in trial.info), "")
-
-
 def anytime_rows(trials: Sequence[Trial], method: str, seed: Any) -> list[Row]:
     """The table ``anytime``: the observed incumbent each time it changed, and at the end."""
     store, seconds, before, lines = TrialStore(), 0.0, None, []
