@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from altair.utils.schemapi import debug_mode
@@ -140,14 +141,6 @@ def _place(run: RunData, method: str) -> int:
     return run.methods.index(method) if method in run.methods else len(run.methods)
 
 
-def _mean(rows: Sequence[Row], column: str) -> float:
-    return float(sum(row[column] for row in rows) / len(rows))
-
-
-def _teacher(run: RunData) -> float | None:
-    return None if run.teacher is None else run.teacher.get("test_accuracy")
-
-
 # ---- searches and comparisons --------------------------------------------------------------------------------------
 
 AXES = (
@@ -166,7 +159,8 @@ def _anytime(run: RunData) -> Figures:
     full = _at_the_largest_budget(done)
     for name, title, column, own in AXES:
         moved = [{**row, column: row[own]} for row in full]
-        yield name, Figure(curves.incumbent_curve(points, moved, column, title, _teacher(run)), "anytime", points)
+        chart = curves.incumbent_curve(points, moved, column, title, run.teacher.get("test_accuracy"))
+        yield name, Figure(chart, "anytime", points)
 
 
 def _at_the_largest_budget(rows: Sequence[Row]) -> list[Row]:
@@ -181,10 +175,10 @@ def _searches(run: RunData) -> Figures:
     if not all(unit in row for row in [*means, *points]):  # results of older versions
         unit = "student_epochs"
     if points:
-        look: dict[str, Any] = {"x_title": f"{BUDGET_UNITS[unit]} of the search", "teacher": _teacher(run)}
-        look |= {"emphasised": next(iter(run.methods), ""), "dashed": {r["method"] for r in points if r["one_shot"]}}
-        chart = curves.curves(means, unit, "accuracy", methods=run.methods, singles=points, **look)
-        yield "anytime", Figure(chart, "anytime", means or points)
+        look: dict[str, Any] = {"x_title": f"{BUDGET_UNITS[unit]} of the search", "singles": points}
+        look |= {"methods": run.methods, "emphasised": next(iter(run.methods), "")}
+        look |= {"teacher": run.teacher.get("test_accuracy"), "dashed": {r["method"] for r in points if r["one_shot"]}}
+        yield "anytime", Figure(curves.curves(means, unit, "accuracy", **look), "anytime", means or points)
 
 
 def several_searches(runs: Sequence[RunData]) -> AnyChart:
@@ -206,12 +200,12 @@ def _finals(run: RunData, found: Rows) -> AnyChart | None:
     groups = []
     for method, own in by_method(run, (row for row in found if row["test_accuracy"] is not None)).items():
         units = _grouped(own, lambda row: row["seed" if several else "index"]).values()
-        mean = mean_interval([_mean(unit, "test_accuracy") for unit in units], bounds=SHARE)
+        mean = mean_interval([fmean(row["test_accuracy"] for row in unit) for unit in units], bounds=SHARE)
         tips = [f"seed {row['seed']}, student {row['index']}{' (kept)' if row['kept'] else ''}" for row in own]
         label = method if several else f"final students (n = {len(own)})"
         values = [row["test_accuracy"] for row in own]
         groups.append(Group(label, values, _place(run, method), mean.mean, mean.low, mean.high, tips=tips))
-    teacher = _teacher(run)
+    teacher = run.teacher.get("test_accuracy")
     lines = {} if teacher is None else {f"teacher (test): {100 * teacher:.1f}": teacher}
     return rows.strips(groups, "test accuracy (%)", lines=lines) if groups else None
 
@@ -223,7 +217,7 @@ def _families(_: RunData, found: Rows) -> AnyChart | None:
     for index, (label, own) in enumerate(families.items()):
         values = [row["accuracy"] for row in own]
         tips = [f"{row['source']}, family {row['family']}" for row in own]
-        groups.append(Group(f"{label} (n = {len(own)})", values, index, _mean(own, "accuracy"), tips=tips))
+        groups.append(Group(f"{label} (n = {len(own)})", values, index, fmean(values), tips=tips))
     title = "validation accuracy of full trainings (%)"
     return rows.strips(groups, title, violins=True, bounds=SHARE) if groups else None
 
@@ -274,7 +268,8 @@ def _budget_agreement(_: RunData, found: Rows) -> AnyChart | None:
     groups = []
     for index, ((low, high), own) in enumerate(_grouped(known, lambda row: (row["low"], row["high"])).items()):
         label = f"{low} against {high} epochs (n = {sum(row['n'] for row in own)})"
-        groups.append(Group(label, [row["kendall_tau"] for row in own], index, _mean(own, "kendall_tau")))
+        values = [row["kendall_tau"] for row in own]
+        groups.append(Group(label, values, index, fmean(values)))
     title = "rank agreement of families (Kendall's tau)"
     look: dict[str, Any] = {"factor": 1.0, "violins": True, "limits": (-1.05, 1.05), "bounds": (-1.0, 1.0)}
     return rows.strips(groups, title, **look) if groups else None

@@ -47,15 +47,14 @@ class LiveSearch(Live):
 
 def answer_lines(run: RunData) -> list[str]:
     """Of a finished search: the kept student against the teacher, what was found, agreement of budgets."""
-    student, teacher = run.answer["student"], run.teacher
-    assert teacher is not None
 
     def about(of: Mapping[str, Any]) -> str:
         macs = f"{of['macs'] / 1e6:.2f} MMACs" if of["macs"] else "multiply-adds not counted"
         return f"test accuracy {percent(of['test_accuracy'])}, {n_parameters(of['n_params'])} parameters, {macs}"
 
+    student = run.answer["student"]
     agrees = f"agrees with the teacher on {percent(student['test_agreement'])}"
-    lines = [f"kept by validation: {about(student)}, {agrees}", f"teacher: {about(teacher)}"]
+    lines = [f"kept by validation: {about(student)}, {agrees}", f"teacher: {about(run.teacher)}"]
     return [*lines, *run.conclusions, *budget_agreement(run.table("budget_agreement"))]
 
 

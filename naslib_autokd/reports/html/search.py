@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -17,9 +17,8 @@ from naslib_autokd.reports.results import Row, RunData
 from naslib_autokd.reports.tables import UNITS, front_table, interval, objectives_of, percent
 from naslib_autokd.runners.run_folder import TASK
 from naslib_autokd.runners.trial_importance import LEAST_ANALYSED
-
-if TYPE_CHECKING:
-    from naslib_autokd.search_spaces.hnag.wiring import Wiring
+from naslib_autokd.search_spaces.hnag import Candidate
+from naslib_autokd.search_spaces.hnag.wiring import Wiring
 
 
 @ui.Section("answer", "Answer", "The answer")
@@ -52,7 +51,7 @@ def answer(page: ui.Page, run: RunData) -> Iterator[str]:
 
 def student_cards(run: RunData, student: Mapping[str, Any], over: str) -> str:
     """A student against the teacher; ``over``: what its interval is over."""
-    teacher = (run.teacher or {}).get("test_accuracy")
+    teacher = run.teacher.get("test_accuracy")
     ends = interval(student["test_accuracy_low"], student["test_accuracy_high"])
     against: tuple[str, ...] | None = None if teacher is None else ("teacher", percent(teacher))
     if student.get("difference") is not None:
@@ -172,7 +171,6 @@ N_WIRINGS = 6
 def pictures(page: ui.Page, run: RunData) -> Iterator[str]:
     """The kept student as it was trained, and other wirings of its family."""
     from naslib_autokd.reports.wirings import picture
-    from naslib_autokd.search_spaces.hnag.parameters import Candidate
     from naslib_autokd.shipping.student_file import ExportError, read_trained
 
     if run.kept:

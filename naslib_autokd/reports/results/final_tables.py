@@ -31,7 +31,7 @@ def final_rows(records: Sequence[FinalRecord], method: str, seed: Any) -> list[R
     return [final_row(record.result, method, seed, record.index, record is kept) for record in records]
 
 
-def _teacher_row(known: Mapping[str, Any] | None, counts: Iterable[Counts]) -> Row | None:
+def _teacher_row(known: Mapping[str, Any] | None, counts: Iterable[Counts]) -> Row:
     """The teacher's numbers; of an unfinished run its accuracy alone, from what was counted beside a student."""
     names = ("test_accuracy", *COSTS)
     if known:
@@ -39,10 +39,10 @@ def _teacher_row(known: Mapping[str, Any] | None, counts: Iterable[Counts]) -> R
     for count in counts:
         right = count["agreement"]["both"] + count["agreement"]["teacher"]
         return {**dict.fromkeys(names), "test_accuracy": right / count["n"]}
-    return None
+    return {}
 
 
-def student_answer(final: FinalResult, teacher: Row | None, task: Mapping[str, Any]) -> Row:
+def student_answer(final: FinalResult, teacher: Row, task: Mapping[str, Any]) -> Row:
     """A student against its teacher.
 
     ``test_accuracy`` with ``_low`` and ``_high`` (Wilson, over the ``n_test`` test images), ``test_agreement``,
@@ -57,7 +57,7 @@ def student_answer(final: FinalResult, teacher: Row | None, task: Mapping[str, A
     n = counts.get("n") or task.get("n_test") or 0
     low, high = wilson_interval(accuracy, n) if n else (None, None)
     answer |= {"n_test": n or None, "test_accuracy_low": low, "test_accuracy_high": high}
-    if teacher is None or teacher["test_accuracy"] is None:
+    if teacher.get("test_accuracy") is None:
         return answer
     answer["difference"] = accuracy - teacher["test_accuracy"]
     if counts:

@@ -41,8 +41,8 @@ class RunData:
     """For tables that may be."""
     answer: Mapping[str, Any] = field(default_factory=dict)
     """What was found, as the reader of each kind says; empty if nothing was yet."""
-    teacher: Row | None = None
-    """``test_accuracy``, ``n_params``, ``macs``, ``train_memory_bytes`` (None where not known)."""
+    teacher: Row = field(default_factory=dict)
+    """``test_accuracy``, ``n_params``, ``macs``, ``train_memory_bytes`` (None where not known); or empty."""
     conclusions: Sequence[str] = ()
     """Sentences on what the numbers show and what not."""
     classes: Sequence[str] = ()
