@@ -39,6 +39,7 @@ from naslib_autokd.shipping.student_file import (
     run_of,
 )
 from naslib_autokd.tasks import Task, did_you_mean
+from naslib_autokd.teachers.names import few
 
 BATCH = 256
 """Images that are judged at a time."""
@@ -273,7 +274,7 @@ def read_pictures(folder: Path, network: Network) -> Pictures:
     kept = torch.tensor(labels)[torch.from_numpy(decoded.kept)]
     left_out = f", {len(decoded.skipped)} unreadable left out" if decoded.skipped else ""
     missing = [name for index, name in enumerate(network.classes) if index not in set(labels)]
-    without = f", none of {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}" if missing else ""
+    without = f", none of {few(missing)}" if missing else ""
     what = f"{root} ({len(kept):,} pictures{left_out}{without})"
     return Pictures(torch.from_numpy(np.array(decoded.images)), kept, what)
 

@@ -216,7 +216,8 @@ def known_names() -> dict[str, tuple[str, ...] | str]:
 
 
 def few(names: Any, count: int = 5) -> str:
-    shown = [str(name) for name in names]
+    """The first ``count``; those with a comma in quotes."""
+    shown = [repr(name) if "," in str(name) and isinstance(name, str) else str(name) for name in names]
     return ", ".join(shown[:count]) + (f", ... ({len(shown)})" if len(shown) > count else "")
 
 

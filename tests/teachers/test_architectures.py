@@ -21,6 +21,7 @@ from naslib_autokd.teachers.load import as_teacher, load_teacher, read_checkpoin
 from naslib_autokd.teachers.names import (
     ArchitectureName,
     TeacherError,
+    few,
     known_names,
     parse_architecture,
     split_teachers,
@@ -374,6 +375,11 @@ def test_names_have_a_source_and_weights():
 def test_unknown_names_are_answered_with_the_nearest(name, message):
     with pytest.raises(TeacherError, match=message):
         published_weights(parse_architecture(name))
+
+
+def test_names_with_commas_are_told_apart():
+    assert few(["ship, big", "9"]) == "'ship, big', 9"
+    assert few(range(7)) == "0, 1, 2, 3, 4, ... (7)"
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch):
