@@ -42,6 +42,7 @@ from naslib_autokd.runners.run_folder import (
     RunFolder,
     RunFolderError,
     append_line,
+    check_run,
     cut_torn_line,
     open_run,
     read_json,
@@ -310,7 +311,7 @@ def compare(
         "evaluation": evaluation,
     }
     with RunFolder.own(out) as folder:
-        open_run(folder, task, about)
+        check_run(folder, task, about)
         store = folder.path / TRAININGS
         cut_torn_line(store)
         done = {training.job: training for training in read_trainings(store)}
@@ -322,6 +323,7 @@ def compare(
         )
         if needs := [key for key, chosen in settings.items() if chosen is not None and chosen.loss in TERMS]:
             require_layers(evaluator.teacher, f"the loss {needs[0]}")
+        open_run(folder, task, about)  # not before: the folder of a refused teacher is free for the right one
         found_rivals: list[Rival] = []
         left_out: dict[str, str] = {}
         if family is not None and asked_rivals:

@@ -46,6 +46,7 @@ from naslib_autokd.runners.run_folder import (
     CheckpointFile,
     RunFolder,
     RunFolderError,
+    check_run,
     open_run,
     read_json,
     read_settings,
@@ -310,8 +311,9 @@ def compare(
     }
     settings = json.loads(json.dumps(settings))  # as YAML will give it back
     with RunFolder.own(out) as folder:
-        open_run(folder, task, settings)
+        check_run(folder, task, settings)
         teacher_row = _prepare(task, device.split(",")[0], teacher, progress)
+        open_run(folder, task, settings)  # not before: the folder of a refused teacher is free for the right one
         jobs = [(method, seed) for seed in seeds for method in methods]
         places = {"scheduler": scheduler, "cluster": cluster}
         if scheduler is None and cluster is None:

@@ -29,6 +29,7 @@ from naslib_autokd.runners.engine import InProcessEngine
 from naslib_autokd.search_spaces import get_search_space
 from naslib_autokd.search_spaces.hnag import KDSettings
 from naslib_autokd.tasks import get_task
+from naslib_autokd.teachers.names import TeacherError
 from naslib_autokd.teachers.zoo import ZOO, build, features
 
 STUDENT = "resnet8x0.5"
@@ -229,6 +230,13 @@ def test_comparison_goes_on_where_it_stopped(task, tmp_path, monkeypatch):
     assert [row.loss for row in longer.rows] == ["kd"]
     with pytest.raises(ValueError, match="belongs to another run"):
         compare(task, [STUDENT], ["kd"], seeds=[0], out=tmp_path, workers=1, temperature=2.0)
+
+
+def test_the_folder_of_a_refused_teacher_is_free_for_the_right_one(task, tmp_path, monkeypatch):
+    count_trainings(monkeypatch)
+    with pytest.raises(TeacherError):
+        compare(task, [STUDENT], ["kd"], seeds=[0], out=tmp_path, workers=1, teacher="gone.safetensors")
+    assert compare(task, [STUDENT], ["kd"], seeds=[0], out=tmp_path, workers=1).trainings
 
 
 @pytest.mark.slow

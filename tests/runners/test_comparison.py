@@ -402,6 +402,13 @@ def test_cpu_seconds_are_those_of_all_sessions(tmp_path: Path) -> None:
         assert CPUSeconds(folder).so_far < 1
 
 
+def test_the_folder_of_a_refused_teacher_is_free_for_the_right_one(tmp_path: Path) -> None:
+    task = get_task("digits", n_train=64, n_teacher=200, n_val=64, n_test=64)
+    with pytest.raises(ValueError, match=r"gone.safetensors does not exist"):
+        compare(task, seeds=[1], budget=50, out=tmp_path, teacher="gone.safetensors")
+    assert not (tmp_path / "run.yaml").exists()
+
+
 def test_bad_settings_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one seed"):
         compare("cluttered-digits", seeds=[], budget=50, out=tmp_path)
