@@ -20,6 +20,8 @@ WIDE = 200
 """Columns of what is no terminal: a file has no edge."""
 QUIET_S = 5.0
 """No command is silent for longer."""
+AT_ONCE_S = 1.0
+"""What is done within this time of the first call is taken for work of an earlier session."""
 WIDTH_OF_BAR = 110
 """Columns that a bar with its text takes; below, a percentage stands for it."""
 
@@ -146,8 +148,10 @@ class Live:
 
     def _left(self, fraction: float) -> float | None:
         now = self._clock()
-        if self._first is None:  # what was done before, and how long the first part took, is not known
+        if self._first is None:
             self._first = (fraction, now)
+        if now - self._first[1] < AT_ONCE_S:  # done before, and how long that took is not known
+            self._first = (fraction, self._first[1])
             return None
         done = fraction - self._first[0]
         return (now - self._first[1]) * (1 - fraction) / done if done > 0 else None

@@ -71,6 +71,17 @@ def test_a_file_gets_a_line_now_and_then_without_codes() -> None:
     assert lines[-1] == "200 of 200 [red]"
 
 
+def test_what_is_to_come_is_not_judged_by_what_an_earlier_session_did() -> None:
+    """Nine of twenty jobs are there and told within a tenth of a second; the others take 100 s each."""
+    now, file = iter([0.01 * i for i in range(10)] + [100.0 * i for i in range(1, 12)]), io.StringIO()
+    with Live("work", Console(file=file), step=0, clock=lambda: next(now)) as live:
+        for done in range(1, 21):
+            live.show(done / 20, f"job {done}")
+    lines = file.getvalue().splitlines()
+    assert lines[8:12] == ["job 9", "job 10", "job 11, about 15 min to go", "job 12, about 13 min to go"]
+    assert not any("to go" in line for line in lines[:10])
+
+
 def test_a_file_gets_every_line_if_asked() -> None:
     file = io.StringIO()
     work(Console(file=file), n=50, step=0)
