@@ -326,8 +326,13 @@ def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence, inputs: bool
     themselves be right after the exchange and wrong before it.
     """
     task, n = data.task, len(evidence.labels)
-    if accuracy(evidence.logits, evidence.labels) > 1 - SUSPICIOUS_GAIN:
+    now = accuracy(evidence.logits, evidence.labels)
+    if now > 1 - SUSPICIOUS_GAIN:
         return None
+
+    def of(accuracy: float) -> str:  # what it is compared with, where that is not the validation accuracy
+        return f" of {evidence.where} instead of {accuracy:.1%}" if evidence.with_training else ""
+
     worth = max(min(3 / task.n_classes, 0.6), accuracy_floor(task) / 2)
     found: list[tuple[float, str]] = []
 
@@ -343,7 +348,8 @@ def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence, inputs: bool
         if permuted < worth:
             advice = f"so either {advice}, or it has learned too little so far (train it longer)"
         permutation = f"{shown}{', ...' if len(moved) > 5 else ''}"
-        found.append((permuted, f"with its classes permuted ({permutation}) it would reach {permuted:.1%}; {advice}"))
+        reached = f"it would reach {permuted:.1%}{of(now)}"
+        found.append((permuted, f"with its classes permuted ({permutation}) {reached}; {advice}"))
     n_images = next(number for size, number in TRIAL_IMAGES.items() if task.image_size <= size)
     images, labels = evidence.images[:n_images], evidence.labels[:n_images]
     right = evidence.logits[:n_images].argmax(dim=1) == labels
@@ -357,7 +363,7 @@ def _mistake(teacher: Teacher, data: TaskData, evidence: _Evidence, inputs: bool
             cause = f"so it is fed {advice}"
             if rescaled < accuracy_floor(task):
                 cause = f"so either it is fed {advice}, or it has learned too little so far (train it longer)"
-            found.append((rescaled, f"with {name} as input it reaches {rescaled:.1%}, {cause}"))
+            found.append((rescaled, f"with {name} as input it reaches {rescaled:.1%}{of(here)}, {cause}"))
     return max(found, key=lambda one: one[0], default=(0.0, None))[1]
 
 
