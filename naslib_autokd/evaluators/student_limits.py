@@ -83,6 +83,8 @@ def widest_within(
     measure: Callable[[Any, str], float],
     max_params: int,
     smallest: int,
+    narrowest: str = "the narrowest student of the family",
+    advice: str = "raise the limit or choose families with fewer nodes",
 ) -> tuple[Any, str]:
     """The student of the largest width that keeps the limits, to within 2% of its parameters, and what decides it.
 
@@ -94,6 +96,7 @@ def widest_within(
         fit: Parameters to the widest student with at most so many (``fit_width``).
         measure: Cost of a student by its name in `records.OBJECTIVES`.
         smallest: Parameters of the narrowest student.
+        narrowest: What an error calls it; ``advice`` is what it says to do.
 
     Raises:
         LimitError: If even the narrowest student breaks a limit, with what it needs.
@@ -103,12 +106,11 @@ def widest_within(
     broken = limits.broken(lambda cost: measure(best, cost))
     if broken:
         texts = [
-            f"{name}={amount(name, limit)}, but the narrowest student of the family needs {amount(name, value)} "
-            f"({LIMITS[name][1]})"
+            f"{name}={amount(name, limit)}, but {narrowest} needs {amount(name, value)} ({LIMITS[name][1]})"
             for name, (value, limit) in broken.items()
         ]
         needed = {name: value for name, (value, _) in broken.items()}
-        raise LimitError(f"{'; '.join(texts)}: raise the limit or choose families with fewer nodes", needed)
+        raise LimitError(f"{'; '.join(texts)}: {advice}", needed)
     widest = fit(max_params)
     decides = limits.first_broken(lambda cost: measure(widest, cost))
     if not decides:

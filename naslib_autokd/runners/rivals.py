@@ -181,7 +181,8 @@ def _widest(evaluator: KDEvaluator, name: str) -> Sized:
             f"max_params={max_params:,}, but its narrowest form needs {smallest:,}", {"max_params": smallest}
         )
     costs = cache(lambda sized, cost: evaluator.cost_of(sized, cost))
-    return widest_within(evaluator.limits, fit, costs, max_params, smallest)[0]
+    words = {"narrowest": "its narrowest form", "advice": "raise the limit or leave it out"}
+    return widest_within(evaluator.limits, fit, costs, max_params, smallest, **words)[0]
 
 
 def _of_timm(evaluator: KDEvaluator, name: str) -> tuple[Sized, str]:

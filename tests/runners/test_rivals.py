@@ -123,7 +123,7 @@ def test_a_limit_of_latency_is_measured_on_the_rival(evaluator, monkeypatch):
 def test_what_cannot_keep_a_limit_is_left_out_with_the_reason(evaluator):
     found, left_out = fitted(limited(evaluator, max_macs=20_000), ["resnet8", "mobilenet_v2"], one_epoch)
     assert not found
-    assert "max_macs=20000, but" in left_out["resnet8"]
+    assert "max_macs=20000, but its narrowest form needs" in left_out["resnet8"]
     tight = limited(evaluator)
     tight.task = replace(evaluator.task, max_params=3000)
     assert "max_params=3,000" in fitted(tight, ["mobilenet_v2"], one_epoch)[1]["mobilenet_v2"]
