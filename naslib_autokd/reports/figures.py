@@ -219,7 +219,7 @@ def _families(_: RunData, found: Rows) -> AnyChart | None:
         tips = [f"{row['source']}, family {row['family']}" for row in own]
         groups.append(Group(f"{label} (n = {len(own)})", values, index, fmean(values), tips=tips))
     title = "validation accuracy of full trainings (%)"
-    return rows.strips(groups, title, violins=True, bounds=SHARE) if groups else None
+    return rows.strips(groups, title, violins=SHARE) if groups else None
 
 
 def varied_settings(run: RunData) -> tuple[list[Row], list[Row]]:
@@ -271,8 +271,7 @@ def _budget_agreement(_: RunData, found: Rows) -> AnyChart | None:
         values = [row["kendall_tau"] for row in own]
         groups.append(Group(label, values, index, fmean(values)))
     title = "rank agreement of families (Kendall's tau)"
-    look: dict[str, Any] = {"factor": 1.0, "violins": True, "limits": (-1.05, 1.05), "bounds": (-1.0, 1.0)}
-    return rows.strips(groups, title, **look) if groups else None
+    return rows.strips(groups, title, factor=1.0, violins=(-1.0, 1.0), limits=(-1.05, 1.05)) if groups else None
 
 
 def _calibration(run: RunData) -> Figures:

@@ -119,7 +119,7 @@ class Shown(NamedTuple):
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, str]], caption: str, title: str) -> Shown:
         """Of rows by column; the first row has all columns."""
-        columns = list(rows[0])
+        columns = list(rows[0]) if rows else []
         return cls(columns, [[row.get(column, "") for column in columns] for row in rows], caption, title)
 
 
@@ -233,8 +233,8 @@ def study_tables(found: StudySummary) -> list[Shown]:
             paired.append(cells | {f"in {found.unit}": ratios[0], "in trainings": ratios[1]})
     in_time = (
         " Runs are charged modelled CPU time: a training that takes half as long as the default family's counts half "
+        "of its epochs."
     )
-    in_time += "of its epochs."
     shown = Shown.of(
         results,
         f"{found.title}. Benchmark {found.benchmark}: regret of the chosen family in percentage points of test error "

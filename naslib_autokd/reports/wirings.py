@@ -196,7 +196,7 @@ class _Layout(_Block):
     """Names of the stem and the head."""
 
 
-_CELL_GAP, _STAGE_ROOM = 26.0, 20.0
+_CELL_GAP = 26.0
 
 
 def _layout(wiring: Wiring) -> _Layout:

@@ -89,8 +89,7 @@ def strips(
     *,
     factor: float = 100.0,
     log: bool = False,
-    violins: bool = False,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
+    violins: tuple[float, float] | None = None,
     limits: tuple[float, float] | None = None,
     lines: Mapping[str, float] | None = None,
 ) -> AnyChart:
@@ -100,8 +99,8 @@ def strips(
         factor: Of all numbers: 100 for shares.
         log: Logarithmic where all values are above 0 and span more than a factor of 8; the lowest two in a hundred are
             drawn at the edge, which the title says.
-        violins: A density (Gaussian kernel, Scott's rule) between the lowest and the highest value instead of the box.
-        bounds: Values that are possible.
+        violins: Values that are possible: within them a density (Gaussian kernel, Scott's rule) around the lowest and
+            the highest value, instead of the box.
         limits: Of the axis.
         lines: Name and place of vertical lines; those with a name have a row of their own.
     """
@@ -124,8 +123,8 @@ def strips(
             for x, shift, tip in zip(own.tolist(), jitter.tolist(), said, strict=True)
         ]
         if len(own) >= 5 and violins and np.ptp(own) > 0:
-            grid = _density(own, factor * bounds[0], factor * bounds[1])
-            densities += [{**about, "x": x, "at": middle - d, "to": middle + d} for x, d in grid]
+            density = _density(own, factor * violins[0], factor * violins[1])
+            densities += [{**about, "x": x, "at": middle - d, "to": middle + d} for x, d in density]
         elif len(own) >= 5 and not violins:
             first, median, third = np.maximum(np.quantile(own, (0.25, 0.5, 0.75)), floor).tolist()
             boxes.append({"x": first, "x2": third, "median": median, "at": middle - 0.2, "to": middle + 0.2})
