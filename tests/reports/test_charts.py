@@ -22,7 +22,7 @@ from report_folders import Text, counts, final, write_baselines, write_compariso
 from naslib_autokd.records import TrialStore
 from naslib_autokd.reports import paper
 from naslib_autokd.reports.charts import images
-from naslib_autokd.reports.charts.curves import DASHES, by_method, curves
+from naslib_autokd.reports.charts.curves import DASHES, by_method, curves, trials
 from naslib_autokd.reports.charts.look import N_COLOURS, PAGE, PALETTES, coloured, log_ticks, specification
 from naslib_autokd.reports.charts.rows import Group, rank_groups, strips
 from naslib_autokd.reports.comparison import anytime_figure
@@ -381,6 +381,16 @@ def test_the_only_tick_of_an_axis_is_where_it_says(value: float) -> None:
     for chart in charts:
         shown = [text for text, _ in texts(picture(for_paper(chart, COLUMN_WIDTH), "svg").decode())]
         assert f"{value:,}" in shown
+
+
+def test_no_tick_stands_between_two_trials() -> None:
+    about = {"budget_epochs": 9, "teacher_agreement": None, "n_params": None}
+    for n in (2, 3, 9, 30):
+        rows = [{"number": i - 1, "id": i - 1, "val_accuracy": 0.8 + i / 100, **about} for i in range(n)]
+        ticks = [text for text, _ in texts(picture(for_paper(trials(rows), COLUMN_WIDTH), "svg").decode())]
+        named = ticks[: ticks.index("trial")]
+        assert len(named) > 1
+        assert not [text for text in named if "." in text], named
 
 
 def test_the_figure_of_a_comparison_names_every_method(runs: dict[str, RunData], tmp_path: Path) -> None:

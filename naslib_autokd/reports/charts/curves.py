@@ -215,7 +215,7 @@ def trials(rows: Sequence[Row]) -> AnyChart:
         params = None if row["n_params"] is None else row["n_params"] / 1000
         about = {"agreement": percent(row["teacher_agreement"]), "params": params}
         points.append(_point(row, **about, budget=epochs(row["budget_epochs"])))
-    panels = [{**number("trial", "trial"), "axis": alt.Axis(tickMinStep=1)}]
+    panels = [setting("trial", "trial", [point["trial"] for point in points], log=False)]
     for field, title in (("agreement", "agrees with the teacher (% of images)"), ("params", "parameters (thousand)")):
         if len({point[field] for point in points}) > 2:
             panels.append(number(field, title))
