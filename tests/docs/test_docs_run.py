@@ -246,6 +246,7 @@ COMMANDS: dict[str, str] = {
     "naslib-autokd bench verify my-task-v1.npz --generators 30 --seed 1 --out runs/verify": BENCH,
     # examples
     "python examples/run_autokd_vs_darts.py": EXAMPLE,
+    "python examples/run_autokd_vs_darts.py --budget 140 --seeds 5": EXAMPLE,
     "python examples/run_autokd_vs_darts.py --seeds 5 --task cluttered-digits --unit student_epochs "
     "--labels-only": EXAMPLE,
     "python examples/claim_kd_variants.py --seeds 8": KD_VARIANTS,
