@@ -192,6 +192,7 @@ def test_table_and_csv_show_every_row(tmp_path: Path) -> None:
 def test_progress_in_a_log_counts_the_jobs() -> None:
     console = Console(file=StringIO(), width=120, force_terminal=False)
     live = LiveComparison(AUTOKD_VS_DARTS[:2], [0, 1], console)
+    live._clock = iter(range(0, 100, 10)).__next__  # ten seconds a look
     with live:
         live.update(JobProgress("teacher", None, 1.0, "95.0%"))
         live.update(JobProgress("AutoKD", 0, 0.5, "trial 3"))
