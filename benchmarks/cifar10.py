@@ -10,7 +10,7 @@ at most the parameters and multiply-adds of a resnet8.
                 equal modelled seconds of training; trainings of 3 and 9 epochs
     families    two students of 27 epochs of every family that was kept
     students    the same of hand-designed networks, with several losses
-    losses      the same of AutoKD's families with the best of these losses
+    losses      the same of AutoKD's families with plain KD and other losses (the best of these, FitNet)
     report      every training and the records of all parts, in ``results/cifar10/BLOCK``, and the table of all blocks
 
 All parts are run unless ``--only`` names some; the same command continues, also with more seeds. With ``--all-images
@@ -54,7 +54,6 @@ SECONDS = 1200.0
 EPOCHS = 27
 TRAININGS = 2
 STUDENTS, LOSSES = ("resnet8", "resnet20x0.5"), ("ce", "kd", "fitnet", "dkd")
-FAMILY_LOSSES = ("fitnet",)
 PARTS = ("searches", "families", "students", "losses", "report")
 
 
@@ -133,7 +132,7 @@ def losses(options: argparse.Namespace, task: Task) -> None:
             workers=options.workers,
             teacher=options.teacher,
             family=next(Candidate.from_dict(dict(one.options)) for one in methods if one.label == METHODS[0].label),
-            family_losses=FAMILY_LOSSES,
+            family_losses=options.family_losses,
             limits=LIMITS,
             progress=lambda done, of, text: print(f"{done}/{of} {text}", flush=True),
         )
@@ -252,6 +251,7 @@ def main() -> None:
     parser.add_argument("--all-images", nargs="+", metavar="BLOCK", help="blocks whose families learn from all images")
     parser.add_argument("--students", nargs="+", default=STUDENTS, help="hand-designed networks (default: %(default)s)")
     parser.add_argument("--losses", nargs="+", default=LOSSES, help="of these (default: %(default)s)")
+    parser.add_argument("--family-losses", nargs="*", default=["fitnet"], help="of AutoKD's families, beside plain KD")
     parser.add_argument("--trainings", type=int, default=TRAININGS, help="of each student (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="parts (default: all that there are)")
     options = parser.parse_args()
