@@ -384,7 +384,7 @@ def _tell(found: dict[str, Any], options: argparse.Namespace, kept: str | None) 
         if found["preparation"]:
             lines.append(("pictures", found["preparation"]))
     classes = found["classes"]
-    names = few(classes).partition(", ... (")[0] + (", ..." if len(classes) > 5 else "")
+    names = few(classes[:5]) + (", ..." if len(classes) > 5 else "")
     stated = "as the teacher states them" if found["classes_stated"] else "taken to be the task's order"
     lines.append(("classes", f"{len(classes)}: {names} ({stated})"))
     if found["val_accuracy"] is not None:

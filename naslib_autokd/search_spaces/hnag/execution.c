@@ -285,8 +285,8 @@ static void scatter(const vec *dy, const REAL *weight, vec *dx, const Conv *c, i
     }
 }
 
-/* sums[o][i][tap] (+)= dy[o] x[i][tap] over some columns of some rows of outputs, or of all columns of several; `x` is rows
- * of inputs with their padding. */
+/* sums[o][i][tap] (+)= dy[o] x[i][tap] over some columns of a row of outputs, or of all columns of several rows; `x` is
+ * rows of inputs with their padding. */
 INLINE void weight_rows(const int ob, const int ib, const int taps, const vec *x, long x_stride, long x_row,
                         const vec *dy, vec *sums, long sum_stride, const Conv *c, long columns, long rows, int add) {
     vec acc[WEIGHT_OUT][6];
@@ -346,9 +346,9 @@ static const row_kernel ROW_KERNELS[WEIGHT_OUT][3][4] = {ROW_ENTRY(1), ROW_ENTRY
 #define ROW_TILE 64 /* vectors of dy per output channel that are multiplied with everything while in first-level cache */
 
 /* gradient[out][in][kh][kw] = sum over images and places of dy x, for some inputs at a time. Lanes are added up by
- * themselves, and together at the end. Rows of these inputs are kept as copies with zeros beside them, so that
- * left and right borders are no special case: the last kh, or of narrow maps, of which a tile has several rows, all; as
- * many inputs at a time as fit into the second-level cache. */
+ * themselves, and together at the end. Rows of these inputs are kept as copies with zeros beside them, so that left and
+ * right borders are no special case: the last kh, or of narrow maps, of which a tile has several rows, all; as many
+ * inputs at a time as fit into the second-level cache. */
 static void weight_gradient(const vec *x, const vec *dy, REAL *gradient, const Conv *c, int threads) {
     long pad_h = c->kh / 2, pad_w = c->kw / 2, taps = c->kh * c->kw, width = (c->w + 2 * pad_w) * c->nv;
     long tile = max_of(1, ROW_TILE / c->nv), at_once = inputs_at_once(c->kw), rows_at_once = max_of(1, tile / c->ow);
