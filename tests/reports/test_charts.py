@@ -400,6 +400,8 @@ def test_the_figure_of_a_comparison_names_every_method(runs: dict[str, RunData],
     shown = [text for text, _ in texts((tmp_path / "anytime.svg").read_text())]
     assert [shown.count(method) for method in runs["comparison"].methods] == [2, 2, 2]  # the legend, beside the row
     assert "1" not in shown  # no legend of places
+    ticks = shown[: shown.index("test accuracy (%)")]  # of all three axes: those of the right chart come last
+    assert all(re.fullmatch(r"[\d.]+", text) for text in ticks[-2:]), ticks
 
 
 def test_a_method_without_a_curve_leaves_the_others_their_colours() -> None:

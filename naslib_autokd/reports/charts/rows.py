@@ -49,7 +49,7 @@ def finite(value: float | None) -> TypeGuard[float]:
 def axis_of(field: str, title: str, **scale: Any) -> dict[str, Any]:
     """A quantitative channel with its title in lines of about equal length, and no more ticks than can be read."""
     lines = textwrap.wrap(title, len(title) // -(-len(title) // LONGEST) + 6)
-    ticks = alt.Axis(tickCount=alt.ExprRef("min(14, ceil(width / 40))"))
+    ticks = alt.Axis(tickCount=alt.ExprRef("width ? min(14, ceil(width / 40)) : 5"))  # 0 beside another chart
     return {**number(field, title, **scale), "title": lines if len(lines) > 1 else title, "axis": ticks}
 
 
